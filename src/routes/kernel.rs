@@ -1,0 +1,1 @@
+//! The kernel's side of routing: link, address and route of the overlay device.
