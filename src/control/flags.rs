@@ -10,6 +10,7 @@
 mod cli;
 mod error;
 mod go_style;
+mod values;
 
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -85,7 +86,7 @@ pub fn parse(
     }
     words.add_variables(&command, env)?;
     let cli = parse_words(&command, &words)?;
-    Ok(Invocation::Run(Box::new(cli.into_config(words.ignored)?)))
+    Ok(Invocation::Run(Box::new(cli.into_config(words.ignored))))
 }
 
 fn parse_words(command: &clap::Command, words: &go_style::Words) -> Result<Cli, FlagError> {

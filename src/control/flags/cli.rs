@@ -1,6 +1,5 @@
 //! The flags, as clap sees them. The doc comment of a field is its help text.
 
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZero;
 use std::path::PathBuf;
@@ -9,18 +8,13 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args, Command, Parser};
 
+use super::Config;
 use super::go_style::{variable_flag, variable_of};
-use super::{Config, FlagError};
+use super::values::{self, MAX_WORKERS, Maybe};
 use crate::control::config::BackendType;
 use crate::control::iface::IfaceSpec;
 use crate::control::registry::etcd::EtcdConfig;
 use crate::dataplane::Offloads;
-
-/// A setting whose empty text means "not set", as with every text flag of flannel.
-/// An alias, because clap's derive gives the name `Option` a meaning of its own.
-type Maybe<T> = Option<T>;
-/// An alias for the same reason: the list is one value, not one value an element.
-type Endpoints = Vec<String>;
 
 const ABOUT: &str = "\
 Joins this host to a flannel overlay network: leases a subnet in etcd, writes subnet.env, and
@@ -62,9 +56,9 @@ struct EtcdFlags {
         long,
         value_name = "URLS",
         default_value = "http://127.0.0.1:4001,http://127.0.0.1:2379",
-        value_parser = endpoints
+        value_parser = values::list
     )]
-    etcd_endpoints: Endpoints,
+    etcd_endpoints: values::List,
 
     /// Key prefix: the network config is read from PREFIX/config, leases live under
     /// PREFIX/subnets.
@@ -72,24 +66,24 @@ struct EtcdFlags {
     etcd_prefix: String,
 
     /// Private key of the client certificate, PEM.
-    #[arg(long, value_name = "FILE", default_value = "", hide_default_value = true, value_parser = maybe::<PathBuf>)]
+    #[arg(long, value_name = "FILE", default_value = "", hide_default_value = true, value_parser = values::maybe::<PathBuf>)]
     etcd_keyfile: Maybe<PathBuf>,
 
     /// Client certificate, PEM; needs --etcd-keyfile.
-    #[arg(long, value_name = "FILE", default_value = "", hide_default_value = true, value_parser = maybe::<PathBuf>)]
+    #[arg(long, value_name = "FILE", default_value = "", hide_default_value = true, value_parser = values::maybe::<PathBuf>)]
     etcd_certfile: Maybe<PathBuf>,
 
     /// Certificate authority that signed etcd's certificate, PEM. Without it the system's are
     /// trusted.
-    #[arg(long, value_name = "FILE", default_value = "", hide_default_value = true, value_parser = maybe::<PathBuf>)]
+    #[arg(long, value_name = "FILE", default_value = "", hide_default_value = true, value_parser = values::maybe::<PathBuf>)]
     etcd_cafile: Maybe<PathBuf>,
 
     /// etcd user; needs --etcd-password.
-    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true, value_parser = maybe::<String>)]
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true, value_parser = values::maybe::<String>)]
     etcd_username: Maybe<String>,
 
     /// Password of the etcd user. Prefer the variable: other users can read a command line.
-    #[arg(long, value_name = "PASSWORD", default_value = "", hide_default_value = true, value_parser = maybe::<String>)]
+    #[arg(long, value_name = "PASSWORD", default_value = "", hide_default_value = true, value_parser = values::maybe::<String>)]
     etcd_password: Maybe<String>,
 }
 
@@ -97,11 +91,11 @@ struct EtcdFlags {
 struct HostFlags {
     /// External interface, by name or IPv4 address; repeat to give several, tried in order.
     /// Without it: the interface that owns --public-ip if that is given, else the default route's.
-    #[arg(long, value_name = "NAME|IP", value_parser = spec)]
+    #[arg(long, value_name = "NAME|IP", value_parser = values::spec)]
     iface: Vec<IfaceSpec>,
 
     /// IPv4 address peers send to. Without it: the address of the external interface.
-    #[arg(long, value_name = "IP", default_value = "", hide_default_value = true, value_parser = maybe_ipv4)]
+    #[arg(long, value_name = "IP", default_value = "", hide_default_value = true, value_parser = values::maybe_ipv4)]
     public_ip: Maybe<Ipv4Addr>,
 }
 
@@ -109,23 +103,23 @@ struct HostFlags {
 struct SubnetFlags {
     /// File that tells others about the network, for docker and CNI plugins to read. The subnet in
     /// it is asked for again at the next start.
-    #[arg(long, value_name = "FILE", default_value = "/run/flannel/subnet.env", value_parser = path)]
+    #[arg(long, value_name = "FILE", default_value = "/run/flannel/subnet.env", value_parser = values::path)]
     subnet_file: PathBuf,
 
     /// Minutes before its expiry at which the lease is renewed, 1 to 1439.
-    #[arg(long, value_name = "MINUTES", default_value = "60", value_parser = margin)]
+    #[arg(long, value_name = "MINUTES", default_value = "60", value_parser = values::margin)]
     subnet_lease_renew_margin: u16,
 }
 
 #[derive(Debug, Args)]
 struct DataPlaneFlags {
     /// Backend to use whatever the network config's Backend.Type says: udp.
-    #[arg(long, value_name = "TYPE", default_value = "", hide_default_value = true, value_parser = maybe::<BackendType>)]
+    #[arg(long, value_name = "TYPE", default_value = "", hide_default_value = true, value_parser = values::maybe::<BackendType>)]
     backend: Maybe<BackendType>,
 
     /// Threads that carry packets, each with its own TUN queue and socket, 1 to 256. Without it:
     /// one a core.
-    #[arg(long, value_name = "NUMBER", value_parser = workers)]
+    #[arg(long, value_name = "NUMBER", value_parser = values::workers)]
     workers: Option<u16>,
 
     /// Kernel offloads to use where the kernel has them: auto, off, or a comma list of tso, uso,
@@ -137,18 +131,18 @@ struct DataPlaneFlags {
 #[derive(Debug, Args)]
 struct HealthFlags {
     /// Address of the health endpoint, which serves /healthz, /readyz and /stats.
-    #[arg(long, value_name = "IP", default_value = "0.0.0.0", value_parser = ip)]
+    #[arg(long, value_name = "IP", default_value = "0.0.0.0", value_parser = values::ip)]
     healthz_ip: IpAddr,
 
     /// Port of the health endpoint; 0 for none.
-    #[arg(long, value_name = "PORT", default_value = "0", value_parser = healthz_port)]
+    #[arg(long, value_name = "PORT", default_value = "0", value_parser = values::healthz_port)]
     healthz_port: u16,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct OtherFlags {
     /// Log level: 0 info, 1 debug, 3 trace. RUST_LOG, if set, is followed instead.
-    #[arg(long, value_name = "LEVEL", default_value = "0", value_parser = verbosity)]
+    #[arg(long, value_name = "LEVEL", default_value = "0", value_parser = values::verbosity)]
     v: u8,
 
     /// Print the version and exit.
@@ -162,7 +156,7 @@ pub(super) struct OtherFlags {
         hide_default_value = true,
         hide_possible_values = true,
         value_name = "BOOL",
-        value_parser = go_bool
+        value_parser = values::go_bool
     )]
     pub(super) version: bool,
 
@@ -173,12 +167,12 @@ pub(super) struct OtherFlags {
 
 impl Cli {
     /// The flags' values as the daemon wants them.
-    pub(super) fn into_config(self, ignored_words: Vec<String>) -> Result<Config, FlagError> {
+    pub(super) fn into_config(self, ignored_words: Vec<String>) -> Config {
         let Self { etcd, host, subnet, data_plane, health, other } = self;
         let healthz = SocketAddr::new(health.healthz_ip, health.healthz_port);
         let num_cores = std::thread::available_parallelism().map_or(1, NonZero::get);
-        Ok(Config {
-            etcd: etcd.into_config()?,
+        Config {
+            etcd: etcd.into_config(),
             backend: data_plane.backend,
             ifaces: host.iface,
             public_ip: host.public_ip,
@@ -189,7 +183,22 @@ impl Cli {
             offloads: data_plane.offload,
             verbosity: other.v,
             ignored_words,
-        })
+        }
+    }
+}
+
+impl EtcdFlags {
+    /// Endpoints and files are checked when the registry is opened.
+    fn into_config(self) -> EtcdConfig {
+        EtcdConfig {
+            endpoints: self.etcd_endpoints,
+            prefix: self.etcd_prefix,
+            ca_file: self.etcd_cafile,
+            cert_file: self.etcd_certfile,
+            key_file: self.etcd_keyfile,
+            username: self.etcd_username,
+            password: self.etcd_password,
+        }
     }
 }
 
@@ -202,89 +211,4 @@ pub(super) fn describe_variables(command: Command) -> Command {
             arg.help(format!("{help} [{variable}]"))
         }
     })
-}
-
-/// One TUN queue and one thread a worker; the kernel gives a TUN device at most 256 queues.
-/// `MAX_TAP_QUEUES` in `drivers/net/tun.c`.
-const MAX_WORKERS: u16 = 256;
-
-fn workers(text: &str) -> Result<u16, String> {
-    go_int(text, 1, MAX_WORKERS.into())
-}
-
-/// A lease lives for 1440 minutes; `main.go` has the same bounds.
-fn margin(text: &str) -> Result<u16, String> {
-    go_int(text, 1, 1439)
-}
-
-/// Flannel disables the endpoint for any port that is not positive.
-fn healthz_port(text: &str) -> Result<u16, String> {
-    let port: i32 = go_int(text, i32::MIN.into(), u16::MAX.into())?;
-    Ok(u16::try_from(port).unwrap_or(0))
-}
-
-fn verbosity(text: &str) -> Result<u8, String> {
-    go_int(text, 0, u8::MAX.into())
-}
-
-/// A number as Go's `strconv` reads it with base 0: decimal, `0x…`, `0b…`, `0o…` or `0…`.
-fn go_int<T: TryFrom<i64>>(text: &str, min: i64, max: i64) -> Result<T, String> {
-    let bad = || format!("{text:?} is not a whole number from {min} to {max}");
-    let (sign, digits) = match text.strip_prefix('-') {
-        Some(digits) => (-1, digits),
-        None => (1, text.strip_prefix('+').unwrap_or(text)),
-    };
-    let lower = digits.to_ascii_lowercase();
-    let (radix, digits) = match lower.as_bytes() {
-        [b'0', b'x', ..] => (16, &lower[2..]),
-        [b'0', b'o', ..] => (8, &lower[2..]),
-        [b'0', b'b', ..] => (2, &lower[2..]),
-        [b'0', _, ..] => (8, &lower[1..]),
-        _ => (10, lower.as_str()),
-    };
-    if digits.starts_with(['-', '+']) {
-        return Err(bad());
-    }
-    let number = sign * i64::from_str_radix(digits, radix).map_err(|_| bad())?;
-    if !(min..=max).contains(&number) {
-        return Err(bad());
-    }
-    T::try_from(number).map_err(|_| bad())
-}
-
-fn go_bool(text: &str) -> Result<bool, String> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
-        _ => Err(format!("{text:?} is neither true nor false")),
-    }
-}
-
-fn maybe<T: FromStr<Err: fmt::Display>>(text: &str) -> Result<Maybe<T>, String> {
-    if text.is_empty() {
-        return Ok(None);
-    }
-    text.parse().map(Some).map_err(|error: T::Err| error.to_string())
-}
-
-fn maybe_ipv4(text: &str) -> Result<Maybe<Ipv4Addr>, String> {
-    if text.is_empty() {
-        return Ok(None);
-    }
-    text.parse().map(Some).map_err(|_| format!("{text:?} is not an IPv4 address"))
-}
-
-fn ip(text: &str) -> Result<IpAddr, String> {
-    text.parse().map_err(|_| format!("{text:?} is not an IP address"))
-}
-
-fn spec(text: &str) -> Result<IfaceSpec, String> {
-    text.parse().map_err(|error: crate::control::iface::SpecError| error.to_string())
-}
-
-fn path(text: &str) -> Result<PathBuf, String> {
-    if text.is_empty() {
-        return Err("a file name is needed".to_owned());
-    }
-    Ok(PathBuf::from(text))
 }

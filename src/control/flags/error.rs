@@ -41,14 +41,6 @@ pub enum FlagError {
         /// What is wrong with the value, and what would be right.
         reason: String,
     },
-    /// Two flags that only work together, one of them missing.
-    #[error("flag --{given} needs --{missing}: give both or neither")]
-    Pair {
-        /// The flag that was given.
-        given: &'static str,
-        /// The one that was not.
-        missing: &'static str,
-    },
     /// Not a mistake: somebody asked for this help text.
     #[error("help was asked for")]
     Help(String),
