@@ -1,1 +1,13 @@
-//! Placeholder, written next.
+//! WHO owns which subnet: the network config, the leases of all nodes, and our own.
+
+pub mod acquire;
+pub mod allocate;
+mod backoff;
+pub mod config;
+mod go_json;
+pub mod lease;
+mod log_limit;
+pub mod registry;
+pub mod renew;
+mod time_text;
+pub mod watch;
