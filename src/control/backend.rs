@@ -10,10 +10,10 @@ use std::io;
 use serde::Serialize;
 
 use super::lease::{Lease, LeaseAttrs, LeaseEvent};
+use crate::dataplane::EngineError;
 use crate::dataplane::stats::StatsSnapshot;
 use crate::dataplane::tun::TunError;
 use crate::dataplane::udp::UdpError;
-use crate::dataplane::EngineError;
 use crate::routes::kernel::KernelError;
 
 /// Carries packets between this node and its peers, for as long as the value lives.

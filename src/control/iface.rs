@@ -111,7 +111,9 @@ pub enum IfaceError {
         present: String,
     },
     /// The default route leaves by several links.
-    #[error("the default route has no single interface: choose one with --iface; this host has {present}")]
+    #[error(
+        "the default route has no single interface: choose one with --iface; this host has {present}"
+    )]
     Multipath {
         /// Links and addresses there are.
         present: String,
@@ -160,10 +162,7 @@ pub fn select(
 
 type Choice<'a> = (&'a HostLink, Ipv4Addr);
 
-fn first_fitting<'a>(
-    host: &'a HostView,
-    specs: &[IfaceSpec],
-) -> Result<Choice<'a>, IfaceError> {
+fn first_fitting<'a>(host: &'a HostView, specs: &[IfaceSpec]) -> Result<Choice<'a>, IfaceError> {
     for spec in specs {
         let choice = match spec {
             IfaceSpec::Addr(addr) => owner(host, *addr).ok_or("no interface has this address"),

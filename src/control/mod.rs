@@ -6,12 +6,26 @@
 
 pub mod flags;
 pub mod preflight;
-mod signals;
+pub mod signals;
 pub mod health;
+pub mod config;
 pub mod iface;
 mod node;
+
+pub mod registry;
+pub mod lease;
+pub mod allocate;
+pub mod acquire;
+pub mod watch;
+pub mod renew;
+
 pub mod backend;
 pub mod subnet_file;
+
+mod backoff;
+mod go_json;
+mod log_limit;
+mod time_text;
 
 use std::convert::Infallible;
 use std::io;

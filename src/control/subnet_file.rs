@@ -106,9 +106,10 @@ fn subnet_in(text: &str) -> Option<Subnet> {
         (key.trim() == "FLANNEL_SUBNET").then_some(value)
     })?;
     let value = value.split(" #").next().unwrap_or(value).trim();
-    let value = ['"', '\''].into_iter().find_map(|quote| {
-        value.strip_prefix(quote).and_then(|value| value.strip_suffix(quote))
-    }).unwrap_or(value);
+    let value = ['"', '\'']
+        .into_iter()
+        .find_map(|quote| value.strip_prefix(quote).and_then(|value| value.strip_suffix(quote)))
+        .unwrap_or(value);
     let mut subnets = value.split(',').filter_map(|entry| entry.trim().parse::<Subnet>().ok());
     match (subnets.next(), subnets.next()) {
         (Some(only), None) => Some(only),

@@ -75,8 +75,7 @@ impl Backend for UdpBackend {
         let tun = tun.open().map_err(BackendError::Tun)?;
         let device = tun.name.clone();
         let (subnet, tun_addr) = (lease.subnet, lease.subnet.addr());
-        let link =
-            OverlayLink { name: &device, addr: tun_addr, mtu, network: network.network };
+        let link = OverlayLink { name: &device, addr: tun_addr, mtu, network: network.network };
         kernel::configure(&net, &link).await.map_err(BackendError::Kernel)?;
 
         let sockets = bind(SocketAddrV4::new(iface.addr, port), num_workers, offloads)?;
