@@ -21,7 +21,7 @@ Joins this host to a flannel overlay network: leases a subnet in etcd, writes su
 carries packets between the hosts' subnets.
 
 Every flag may be written -name or --name, with its value behind = or as the next word, and may
-also be given as the variable named below it; the command line wins.";
+also be given as the variable named in brackets; the command line wins.";
 
 #[derive(Debug, Parser)]
 #[command(
@@ -65,25 +65,25 @@ struct EtcdFlags {
     #[arg(long, value_name = "PREFIX", default_value = "/coreos.com/network")]
     etcd_prefix: String,
 
-    /// Private key of the client certificate, PEM.
-    #[arg(long, value_name = "FILE", default_value = "", hide_default_value = true, value_parser = values::maybe::<PathBuf>)]
+    /// Private key of the client certificate, PEM; goes with --etcd-certfile.
+    #[arg(long, value_name = "FILE", default_value = "", value_parser = values::maybe::<PathBuf>)]
     etcd_keyfile: Maybe<PathBuf>,
 
-    /// Client certificate, PEM; needs --etcd-keyfile.
-    #[arg(long, value_name = "FILE", default_value = "", hide_default_value = true, value_parser = values::maybe::<PathBuf>)]
+    /// Client certificate, PEM; goes with --etcd-keyfile.
+    #[arg(long, value_name = "FILE", default_value = "", value_parser = values::maybe::<PathBuf>)]
     etcd_certfile: Maybe<PathBuf>,
 
     /// Certificate authority that signed etcd's certificate, PEM. Without it the system's are
     /// trusted.
-    #[arg(long, value_name = "FILE", default_value = "", hide_default_value = true, value_parser = values::maybe::<PathBuf>)]
+    #[arg(long, value_name = "FILE", default_value = "", value_parser = values::maybe::<PathBuf>)]
     etcd_cafile: Maybe<PathBuf>,
 
-    /// etcd user; needs --etcd-password.
-    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true, value_parser = values::maybe::<String>)]
+    /// etcd user.
+    #[arg(long, value_name = "NAME", default_value = "", value_parser = values::maybe::<String>)]
     etcd_username: Maybe<String>,
 
-    /// Password of the etcd user. Prefer the variable: other users can read a command line.
-    #[arg(long, value_name = "PASSWORD", default_value = "", hide_default_value = true, value_parser = values::maybe::<String>)]
+    /// Password of the etcd user. Rather use the variable: anybody can read a command line.
+    #[arg(long, value_name = "PASSWORD", default_value = "", value_parser = values::maybe::<String>)]
     etcd_password: Maybe<String>,
 }
 
@@ -95,7 +95,7 @@ struct HostFlags {
     iface: Vec<IfaceSpec>,
 
     /// IPv4 address peers send to. Without it: the address of the external interface.
-    #[arg(long, value_name = "IP", default_value = "", hide_default_value = true, value_parser = values::maybe_ipv4)]
+    #[arg(long, value_name = "IP", default_value = "", value_parser = values::maybe_ipv4)]
     public_ip: Maybe<Ipv4Addr>,
 }
 
@@ -114,7 +114,7 @@ struct SubnetFlags {
 #[derive(Debug, Args)]
 struct DataPlaneFlags {
     /// Backend to use whatever the network config's Backend.Type says: udp.
-    #[arg(long, value_name = "TYPE", default_value = "", hide_default_value = true, value_parser = values::maybe::<BackendType>)]
+    #[arg(long, value_name = "TYPE", default_value = "", value_parser = values::maybe::<BackendType>)]
     backend: Maybe<BackendType>,
 
     /// Threads that carry packets, each with its own TUN queue and socket, 1 to 256. Without it:
@@ -202,13 +202,18 @@ impl EtcdFlags {
     }
 }
 
-/// Adds to every flag's help the variable that stands for it.
+/// Adds to every flag's help the variable that stands for it, and its default.
 pub(super) fn describe_variables(command: Command) -> Command {
     command.mut_args(|arg| match variable_flag(&arg).map(variable_of) {
         None => arg,
         Some(variable) => {
             let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
-            arg.help(format!("{help} [{variable}]"))
+            let default = arg.get_default_values().iter().map(|value| value.to_string_lossy());
+            let note = match default.collect::<String>().as_str() {
+                "" => format!("[{variable}]"),
+                default => format!("[{variable}, default {default}]"),
+            };
+            arg.help(format!("{help}\n{note}")).hide_default_value(true)
         }
     })
 }

@@ -29,7 +29,8 @@ pub(super) fn margin(text: &str) -> Result<u16, String> {
 
 /// Flannel disables the endpoint for any port that is not positive.
 pub(super) fn healthz_port(text: &str) -> Result<u16, String> {
-    let port: i32 = go_int(text, i32::MIN.into(), u16::MAX.into())?;
+    let port: i64 = go_int(text, i64::MIN, u16::MAX.into())
+        .map_err(|_| format!("{text:?} is not a port from 0 to 65535"))?;
     Ok(u16::try_from(port).unwrap_or(0))
 }
 
