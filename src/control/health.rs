@@ -45,6 +45,11 @@ impl Health {
         self.ready.store(true, Ordering::Relaxed);
     }
 
+    /// Whether `/readyz` answers well.
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Relaxed)
+    }
+
     /// The requests for statistics, for the caller to answer; until then there are none.
     pub fn stats_requests(&self) -> mpsc::Receiver<StatsRequest> {
         let (sender, receiver) = mpsc::channel(MAX_CONNECTIONS);
@@ -54,7 +59,8 @@ impl Health {
         receiver
     }
 
-    async fn ask_for_stats(&self) -> Option<String> {
+    /// The statistics; `None` while nobody answers for them.
+    pub(super) async fn ask_for_stats(&self) -> Option<String> {
         let (request, reply) = oneshot::channel();
         self.stats.get()?.try_send(request).ok()?;
         reply.await.ok()
@@ -121,9 +127,7 @@ async fn answer(
     const UNAVAILABLE: StatusCode = StatusCode::SERVICE_UNAVAILABLE;
     Ok(match request.uri().path() {
         "/healthz" => respond(StatusCode::OK, TEXT, "flanneld is running"),
-        "/readyz" if health.ready.load(Ordering::Relaxed) => {
-            respond(StatusCode::OK, TEXT, "flanneld is ready")
-        }
+        "/readyz" if health.is_ready() => respond(StatusCode::OK, TEXT, "flanneld is ready"),
         "/readyz" => respond(UNAVAILABLE, TEXT, "flanneld is not ready yet"),
         "/stats" => match health.ask_for_stats().await {
             Some(json) => respond(StatusCode::OK, "application/json", json),

@@ -79,7 +79,10 @@ impl<R: Registry> Node<'_, R> {
                 self.health.set_ready();
                 info!("flannel is ready");
             }
-            Err(error) => warn!("Failed to write subnet file: {error}"),
+            Err(error) => {
+                let error: &dyn std::error::Error = &error;
+                warn!(error, "Failed to write subnet file: this node will never be ready");
+            }
         }
     }
 
