@@ -1,7 +1,7 @@
 //! flanneld's command line and `FLANNELD_*` variables: strings become a [`Config`] here, once.
 //!
-//! Names and defaults are flannel's (`main.go`); [`cli`] declares them. Go's way of writing flags
-//! is turned into clap's by [`go_style`]. Past this module nothing checks a setting again, except
+//! Names and defaults are flannel's (`main.go`); `cli` declares them. Go's way of writing flags
+//! is turned into clap's by `go_style`. Past this module nothing checks a setting again, except
 //! for what only the host can tell: [`preflight`](super::preflight) and [`iface`](super::iface).
 //!
 //! A wrong flag or variable is an error. Flannel prints its usage and exits 0, which leaves a unit

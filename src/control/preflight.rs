@@ -37,7 +37,7 @@ pub enum PreflightError {
 const TUN: &str = "/dev/net/tun";
 
 /// Checks that overlay devices can be made. Makes nothing itself: tun-rs would even make a
-/// missing [`TUN`], behind the back of whoever set up the container.
+/// missing device node, behind the back of whoever set up the container.
 ///
 /// # Errors
 /// [`PreflightError`] with the first thing that is missing.

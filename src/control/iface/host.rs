@@ -33,10 +33,10 @@ fn host_link(message: LinkMessage) -> HostLink {
     let index = message.header.index;
     let mut link = HostLink { index, name: String::new(), mtu: 0, addrs: Vec::new() };
     for attribute in message.attributes {
-        match attribute {
-            LinkAttribute::IfName(name) => link.name = name,
-            LinkAttribute::Mtu(mtu) => link.mtu = mtu,
-            _ => {}
+        if let LinkAttribute::IfName(name) = attribute {
+            link.name = name;
+        } else if let LinkAttribute::Mtu(mtu) = attribute {
+            link.mtu = mtu;
         }
     }
     link
@@ -51,10 +51,10 @@ fn host_addr(message: &AddressMessage) -> Option<HostAddr> {
     let mut addr: Option<Ipv4Addr> = None;
     let mut flags = AddressFlags::from_bits_retain(message.header.flags.bits().into());
     for attribute in &message.attributes {
-        match attribute {
-            AddressAttribute::Local(IpAddr::V4(local)) => addr = Some(*local),
-            AddressAttribute::Flags(all) => flags = *all,
-            _ => {}
+        if let AddressAttribute::Local(IpAddr::V4(local)) = attribute {
+            addr = Some(*local);
+        } else if let AddressAttribute::Flags(all) = attribute {
+            flags = *all;
         }
     }
     Some(HostAddr {

@@ -98,12 +98,14 @@ fn route(message: &RouteMessage) -> Option<KernelRoute> {
     let mut table = u32::from(header.table);
     let (mut addr, mut link, mut metric) = (Ipv4Addr::UNSPECIFIED, None, 0);
     for attribute in &message.attributes {
-        match attribute {
-            RouteAttribute::Destination(RouteAddress::Inet(dst)) => addr = *dst,
-            RouteAttribute::Oif(index) => link = Some(*index),
-            RouteAttribute::Priority(priority) => metric = *priority,
-            RouteAttribute::Table(id) => table = *id,
-            _ => {}
+        if let RouteAttribute::Destination(RouteAddress::Inet(dst)) = attribute {
+            addr = *dst;
+        } else if let RouteAttribute::Oif(index) = attribute {
+            link = Some(*index);
+        } else if let RouteAttribute::Priority(priority) = attribute {
+            metric = *priority;
+        } else if let RouteAttribute::Table(id) = attribute {
+            table = *id;
         }
     }
     if header.kind != RouteType::Unicast || table != u32::from(RouteHeader::RT_TABLE_MAIN) {
@@ -120,8 +122,9 @@ pub(crate) fn failed(operation: String, error: rtnetlink::Error) -> KernelError 
 
 /// The kernel's own error where there is one: its text is what an operator can look up.
 fn into_io(error: rtnetlink::Error) -> io::Error {
-    match error {
-        rtnetlink::Error::NetlinkError(message) => message.to_io(),
-        other => io::Error::other(other),
+    if let rtnetlink::Error::NetlinkError(message) = error {
+        message.to_io()
+    } else {
+        io::Error::other(error)
     }
 }
