@@ -1,4 +1,5 @@
 //! Who may import whom, and where `unsafe` may stand. See the crate's documentation.
+#![allow(clippy::unwrap_used, missing_docs, reason = "a test or bench may panic")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,5 @@
 //! Two workers over in-memory devices, and an underlay between them that the test plays.
+#![allow(clippy::unwrap_used, missing_docs, reason = "a test or bench may panic")]
 
 use std::net::Ipv4Addr;
 use std::time::Instant;

@@ -5,7 +5,7 @@ use std::io::{self, IoSlice};
 use std::net::SocketAddrV4;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use crossbeam_channel::{Receiver, Sender, TryRecvError, unbounded};
 
 use super::offload::Offloads;
@@ -94,8 +94,9 @@ impl TunQueue for MemoryTun {
         let invalid = || io::Error::from_raw_os_error(libc::EINVAL);
         let header = <[u8; VNET_HDR_LEN]>::try_from(&header[..]).map_err(|_| invalid())?;
         let header = VnetHdr::decode(header).map_err(|_| invalid())?;
-        let packet = packet.iter().flat_map(|piece| piece.iter().copied()).collect();
-        self.to_host.send((header, packet)).map_err(|_| io::Error::from_raw_os_error(libc::EIO))
+        self.to_host
+            .send((header, join(packet)))
+            .map_err(|_| io::Error::from_raw_os_error(libc::EIO))
     }
 
     fn offloads(&self) -> Offloads {
@@ -159,14 +160,21 @@ impl UdpSocket for MemoryUdp {
         pieces: &[IoSlice<'_>],
     ) -> io::Result<()> {
         self.refusals.take()?;
-        let bytes = pieces.iter().flat_map(|piece| piece.iter().copied()).collect();
-        let sent = Sent { to, gso_size, bytes };
+        let sent = Sent { to, gso_size, bytes: join(pieces) };
         self.outgoing.send(sent).map_err(|_| io::Error::from_raw_os_error(libc::ENETUNREACH))
     }
 
     fn offloads(&self) -> Offloads {
         self.offloads
     }
+}
+
+fn join(pieces: &[IoSlice<'_>]) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(pieces.iter().map(|piece| piece.len()).sum());
+    for piece in pieces {
+        bytes.extend_from_slice(piece);
+    }
+    bytes.freeze()
 }
 
 fn try_recv<M>(channel: &Receiver<M>) -> io::Result<M> {
