@@ -9,5 +9,7 @@ pub mod lease;
 mod log_limit;
 pub mod registry;
 pub mod renew;
+#[cfg(test)]
+mod test_log;
 mod time_text;
 pub mod watch;
