@@ -65,7 +65,7 @@ pub enum ConfigError {
     Missing(&'static str),
     /// The network is not a range.
     #[error("Network: {0}")]
-    Network(#[source] SubnetError),
+    Network(SubnetError),
     /// The network is everything there is.
     #[error("Network: 0.0.0.0/0 is every address there is; an overlay needs a range of its own")]
     WholeInternet,
@@ -116,7 +116,7 @@ pub enum ConfigError {
     AddressFamily(&'static str),
     /// A backend this program does not have.
     #[error("Backend.Type: {0}")]
-    Backend(#[source] UnknownBackend),
+    Backend(UnknownBackend),
     /// `Backend` is no object.
     #[error("Backend: {0} is not a JSON object")]
     BackendShape(String),

@@ -25,6 +25,8 @@ pub mod subnet_file;
 mod backoff;
 mod go_json;
 mod log_limit;
+#[cfg(test)]
+mod test_log;
 mod time_text;
 
 use std::convert::Infallible;

@@ -7,6 +7,10 @@
 
 pub mod etcd;
 pub mod memory;
+#[cfg(test)]
+mod conformance;
+#[cfg(test)]
+pub(crate) mod test_etcd;
 
 use std::future::Future;
 use std::num::NonZeroI64;
@@ -48,7 +52,6 @@ pub struct Malformed {
     /// The revision of its last write.
     pub revision: Revision,
     /// What is wrong with it.
-    #[source]
     pub reason: LeaseError,
 }
 

@@ -221,3 +221,52 @@ impl MemoryWatch {
         Ok((!changes.is_empty()).then_some(Batch { revision: store.revision, changes }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::registry::conformance::{self, Rig};
+
+    impl Rig for MemoryRegistry {
+        type Registry = Self;
+
+        fn registry(&self) -> &Self {
+            self
+        }
+
+        async fn set_config(&self, text: &str) {
+            Self::set_config(self, text);
+        }
+
+        async fn put(&self, key: &str, value: &str) {
+            Self::put(self, key, value);
+        }
+
+        async fn remove(&self, key: &str) {
+            Self::remove(self, key);
+        }
+
+        async fn expire(&self, _: &Lease) {
+            self.advance(LEASE_TTL);
+        }
+
+        async fn compact(&self) {
+            Self::compact(self);
+        }
+    }
+
+    #[tokio::test]
+    async fn keeps_the_promises_of_a_registry() {
+        conformance::check(&MemoryRegistry::new()).await;
+    }
+
+    #[tokio::test]
+    async fn lost_answers_are_not_lost_writes() {
+        let registry = MemoryRegistry::new();
+        registry.fail_next(1, Fault::NotAnswered);
+        let attrs = LeaseAttrs::udp([192, 0, 2, 1].into());
+        let subnet = "10.1.1.0/24".parse().unwrap();
+        assert!(registry.create(subnet, &attrs).await.is_err());
+        assert_eq!(registry.list(&Scope::All).await.unwrap().entries.len(), 1);
+    }
+}
