@@ -64,7 +64,7 @@ impl KernelError {
 }
 
 /// The host's links, addresses and routes, as far as a backend needs them.
-#[expect(async_fn_in_trait, reason = "the control plane runs on one thread: no bound is wanted")]
+#[expect(async_fn_in_trait, reason = "all callers run on one thread: no bound is wanted")]
 pub trait HostNet {
     /// Finds a link by name.
     ///
@@ -157,7 +157,7 @@ async fn warn_of_foreign_route(
 
 #[cfg(test)]
 mod tests {
-    use super::memory::MemoryNet;
+    use super::memory::{MemoryNet, at_once};
     use super::*;
 
     fn overlay() -> OverlayLink<'static> {
@@ -169,31 +169,31 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn overlay_device_gets_address_sizes_and_the_network_route() {
+    #[test]
+    fn overlay_device_gets_address_sizes_and_the_network_route() {
         let net = MemoryNet::with_links(["eth0", "flannel0"]);
-        configure(&net, &overlay()).await.unwrap();
+        at_once(configure(&net, &overlay())).unwrap();
         let device = net.state("flannel0");
         assert_eq!(device.addrs, [Ipv4Addr::new(10, 1, 15, 0)]);
         assert_eq!((device.mtu, device.txqueuelen, device.up), (1472, 1000, true));
         let route = KernelRoute { dst: overlay().network, link: Some(2), metric: 0 };
-        assert_eq!(net.routes().await.unwrap(), [route]);
+        assert_eq!(at_once(net.routes()).unwrap(), [route]);
     }
 
-    #[tokio::test]
-    async fn route_by_another_link_is_left_alone() {
+    #[test]
+    fn route_by_another_link_is_left_alone() {
         let net = MemoryNet::with_links(["eth0", "flannel0"]);
-        let eth0 = net.link("eth0").await.unwrap();
-        net.set_up(&eth0).await.unwrap();
-        net.add_route(overlay().network, &eth0).await.unwrap();
-        configure(&net, &overlay()).await.unwrap();
+        let eth0 = at_once(net.link("eth0")).unwrap();
+        at_once(net.set_up(&eth0)).unwrap();
+        at_once(net.add_route(overlay().network, &eth0)).unwrap();
+        at_once(configure(&net, &overlay())).unwrap();
         let route = KernelRoute { dst: overlay().network, link: Some(1), metric: 0 };
-        assert_eq!(net.routes().await.unwrap(), [route]);
+        assert_eq!(at_once(net.routes()).unwrap(), [route]);
     }
 
-    #[tokio::test]
-    async fn missing_device_is_an_error_that_names_it() {
-        let error = configure(&MemoryNet::with_links(["eth0"]), &overlay()).await.unwrap_err();
+    #[test]
+    fn missing_device_is_an_error_that_names_it() {
+        let error = at_once(configure(&MemoryNet::with_links(["eth0"]), &overlay())).unwrap_err();
         assert_eq!(error.to_string(), "find link flannel0");
     }
 }

@@ -108,6 +108,7 @@ fn bad_variable_is_named_unless_the_flag_is_given() {
 fn mistakes_are_told_in_one_line() {
     let cases = [
         ("-ifac x", "unknown flag --ifac: did you mean --iface? (flanneld --help lists all flags)"),
+        ("-interface=eth1", "unknown flag --interface: did you mean --iface?"),
         ("-ip-masq", "unknown flag --ip-masq: flanneld --help lists all flags"),
         ("-x=1", "unknown flag --x: flanneld --help lists all flags"),
         ("-v", "flag --v needs a value: write --v=VALUE"),

@@ -2,10 +2,20 @@
 
 use std::io;
 use std::net::Ipv4Addr;
+use std::pin::pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 
 use super::{HostNet, KernelError, KernelRoute, Link, RouteAdded};
 use crate::routes::Subnet;
+
+/// The output of a future that never waits, as none of [`MemoryNet`]'s does.
+pub fn at_once<T>(future: impl Future<Output = T>) -> T {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => output,
+        Poll::Pending => panic!("a future on memory waits"),
+    }
+}
 
 /// A host with links, numbered from 1.
 #[derive(Debug, Default)]
