@@ -2,6 +2,7 @@
 //!
 //! Tests that need a network make a user and network namespace of their own, so none needs root.
 //! Where namespaces are forbidden they fail.
+#![allow(clippy::unwrap_used, missing_docs, reason = "a test or bench may panic")]
 
 use std::fs;
 use std::io::{BufRead, BufReader};
