@@ -187,11 +187,12 @@ fn is_final(error: &Error) -> bool {
 
 /// An error with its causes, which `Error` itself keeps to itself.
 pub(super) fn describe(error: &Error) -> String {
-    let (mut text, mut source) = match error {
-        Error::GRpcStatus(status) => (status.message().to_owned(), status.source()),
-        Error::TransportError(error) => (error.to_string(), error.source()),
-        error => (error.to_string(), None),
-    };
+    let (mut text, mut source) = (error.to_string(), None);
+    if let Error::GRpcStatus(status) = error {
+        (text, source) = (status.message().to_owned(), status.source());
+    } else if let Error::TransportError(error) = error {
+        source = error.source();
+    }
     while let Some(cause) = source {
         let cause_text = cause.to_string();
         if !text.contains(&cause_text) {

@@ -1,3 +1,6 @@
+use std::path::Path;
+use std::process::Command;
+
 use super::*;
 use crate::control::registry::LeaseWatch;
 use crate::control::registry::conformance::{self, Rig};
@@ -179,6 +182,30 @@ async fn user_is_shown_to_etcd_and_refused_without_the_password() {
     let error = stranger.config().await.unwrap_err().to_string();
     assert!(error.contains("invalid user ID or password"), "{error}");
     assert!(!error.contains("wr0ng"), "{error}");
+}
+
+#[tokio::test]
+async fn ca_file_alone_is_enough_for_tls() {
+    let dir = tempfile::tempdir().unwrap();
+    let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+    let made = Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"])
+        .args(["-days", "2", "-subj", "/CN=etcd", "-addext", "subjectAltName=IP:127.0.0.1"])
+        .args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout"])
+        .args([&key, Path::new("-out"), &cert])
+        .output()
+        .expect("cannot run `openssl`: install openssl");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let server = EtcdServer::start_with_tls(&cert, &key).await;
+
+    let mut config = config(&[&server.url]);
+    let stranger = EtcdRegistry::with_timings(&config, FAST).await.unwrap();
+    let error = stranger.config().await.unwrap_err().to_string();
+    assert!(error.contains("certificate"), "{error}");
+
+    config.ca_file = Some(cert);
+    let registry = EtcdRegistry::with_timings(&config, FAST).await.unwrap();
+    assert_eq!(registry.config().await, Ok(None));
 }
 
 /// Short enough for tests, long enough for a busy machine.
