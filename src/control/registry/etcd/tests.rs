@@ -1,5 +1,9 @@
+use std::future::pending;
 use std::path::Path;
 use std::process::Command;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 use super::*;
 use crate::control::registry::LeaseWatch;
@@ -115,6 +119,42 @@ async fn dead_and_silent_endpoints_among_living_ones_are_passed_over() {
     let registry = registry(&["http://127.0.0.1:1", &silent_url, &server.url]).await;
     create(&registry, "10.1.1.0/24").await;
     assert_eq!(registry.list(&Scope::All).await.unwrap().entries.len(), 1);
+}
+
+#[tokio::test]
+async fn connection_that_fell_silent_is_not_used_again() {
+    let server = EtcdServer::start().await;
+    let (url, frozen) = proxy(server.url.trim_start_matches("http://").to_owned()).await;
+    let registry = registry(&[&url]).await;
+    assert_eq!(registry.config().await, Ok(None));
+    frozen.send_replace(1); // the connections made so far, as when a router forgets them
+    let error = registry.config().await.unwrap_err().to_string();
+    assert!(error.ends_with("no answer within 2s"), "{error}");
+    assert_eq!(registry.config().await, Ok(None));
+}
+
+/// A TCP proxy that carries nothing more on the first so many connections.
+async fn proxy(to: String) -> (String, watch::Sender<usize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (sender, num_frozen) = watch::channel(0);
+    tokio::spawn(async move {
+        for number in 0.. {
+            let (mut inner, _) = listener.accept().await.unwrap();
+            let mut outer = TcpStream::connect(&to).await.unwrap();
+            let mut num_frozen = num_frozen.clone();
+            tokio::spawn(async move {
+                let is_frozen = tokio::select! {
+                    _ = tokio::io::copy_bidirectional(&mut inner, &mut outer) => false,
+                    frozen = num_frozen.wait_for(|&num| number < num) => frozen.is_ok(),
+                };
+                if is_frozen {
+                    pending().await // holds both ends open
+                }
+            });
+        }
+    });
+    (url, sender)
 }
 
 #[tokio::test]
