@@ -176,6 +176,50 @@ fn deleted_device_ends_the_daemon_with_status_1() {
 }
 
 #[test]
+fn daemons_share_a_registry_in_a_file() {
+    let host = Host::new();
+    host.output(&["ip", "addr", "add", "10.0.0.8/32", "dev", "lo"]);
+    let file = host.dir.path().join("registry.json");
+    let flag = format!("file:{}", file.display());
+    let daemon = |name: &str, addr: &str| {
+        host.start(name, &["-registry", &flag, "-iface", addr, "-offload", "off", "-workers", "1"])
+    };
+    let first = daemon("first", "10.0.0.7");
+    let missing = format!("config in file {} does not exist", file.display());
+    first.wait_for(&missing);
+    fs::write(&file, "{ \"config\": {").unwrap();
+    first.wait_for("not a registry: EOF while parsing");
+    let typed = r#"{ "config": {"Network": "10.1.0.0/16"}, "by": "hand",
+        "leases": {"10.1.8.0-24": {"PublicIP": "10.0.0.8", "note": "reserved"}} }"#;
+    fs::write(&file, typed).unwrap();
+    first.wait_for("Subnet added: 10.1.8.0/24");
+    let second = daemon("second", "10.0.0.8");
+    second.wait_for("Found lease (ip: 10.1.8.0/24 ipv6: ::/0) for current IP (10.0.0.8), reusing");
+    second.wait_for("Subnet added: 10.1.");
+
+    // A hand edit while both run, then an accident, then the repair.
+    let text = fs::read_to_string(&file).unwrap();
+    let entry = "\"10.1.8.0-24\": {\"PublicIP\": \"10.0.0.8\", \"note\": \"reserved\"}";
+    assert!(text.contains(entry) && text.contains("\"by\": \"hand\""), "{text}");
+    let more =
+        text.replace(entry, &format!("\"10.1.99.0-24\": {{\"PublicIP\": \"10.0.0.9\"}}, {entry}"));
+    fs::write(&file, &more).unwrap();
+    first.wait_for("Subnet added: 10.1.99.0/24");
+    fs::write(&file, &more[..50]).unwrap();
+    second.wait_for("trying again");
+    fs::write(&file, &text).unwrap();
+    let log = second.wait_for("Subnet removed: 10.1.99.0/24");
+    assert_eq!(log.matches("Subnet removed: ").count(), 1, "{log}");
+
+    for daemon in [first, second] {
+        daemon.signal("TERM");
+        let (status, log) = daemon.end();
+        assert_eq!(status.code(), Some(0), "{log}");
+    }
+    assert_eq!(fs::read_to_string(&file).unwrap(), text);
+}
+
+#[test]
 fn signal_while_waiting_for_config_is_a_clean_end_and_no_log_holds_the_password() {
     let host = Host::new();
     let user = ["-etcd-username", "u", "-etcd-password", "sesame", "-v", "9"];

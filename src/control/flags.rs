@@ -23,12 +23,15 @@ use self::cli::Cli;
 pub use self::error::FlagError;
 use super::config::BackendType;
 use super::iface::IfaceSpec;
+use super::registry::RegistryKind;
 use super::registry::etcd::EtcdConfig;
 use crate::dataplane::Offloads;
 
 /// Everything the daemon was told, as values.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// Where config and leases are kept.
+    pub registry: RegistryKind,
     /// How to reach etcd, and the key prefix.
     pub etcd: EtcdConfig,
     /// Overrides the network config's `Backend.Type`.

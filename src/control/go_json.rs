@@ -7,6 +7,7 @@
 use std::fmt;
 
 use serde::de::{Deserialize, DeserializeOwned, Deserializer, MapAccess, Visitor};
+use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
 /// An object whose members keep their order and are read on demand.
@@ -26,6 +27,25 @@ impl Object {
     /// Reads one object and nothing after it. The error carries line and column.
     pub(crate) fn parse(text: &[u8]) -> serde_json::Result<Self> {
         serde_json::from_slice(text)
+    }
+
+    /// The members in their order.
+    pub(crate) fn members(&self) -> impl Iterator<Item = (&str, &RawValue)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), &**value))
+    }
+
+    /// Gives the member `name` a value: in place if it is there, at the end if it is not.
+    pub(crate) fn set(&mut self, name: &str, value: Box<RawValue>) {
+        let mut named = self.0.iter_mut().rev().filter(|(key, _)| key.eq_ignore_ascii_case(name));
+        match named.next() {
+            Some(member) => member.1 = value,
+            None => self.0.push((name.to_owned(), value)),
+        }
+    }
+
+    /// Takes away every member `name`.
+    pub(crate) fn remove(&mut self, name: &str) {
+        self.0.retain(|(key, _)| !key.eq_ignore_ascii_case(name));
     }
 
     /// The text of the member `name`, be it `null`; `None` when it is absent.
@@ -84,6 +104,12 @@ impl WrongType {
             shown.push('…');
         }
         shown
+    }
+}
+
+impl Serialize for Object {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.members())
     }
 }
 

@@ -25,6 +25,7 @@ pub mod subnet_file;
 mod backoff;
 mod go_json;
 mod log_limit;
+mod replace_file;
 #[cfg(test)]
 mod test_log;
 mod time_text;
@@ -47,6 +48,8 @@ use self::iface::{ExternalInterface, IfaceError};
 use self::node::{Node, notify};
 use self::preflight::PreflightError;
 use self::registry::etcd::{EtcdConfigError, EtcdRegistry};
+use self::registry::file::FileRegistry;
+use self::registry::{Registry, RegistryKind};
 use self::renew::LeaseLost;
 use self::signals::{SignalError, StopSignals};
 use crate::routes::kernel::{self, KernelError, Netlink};
@@ -88,41 +91,51 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
     let runtime = Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(DaemonError::Runtime)?;
     runtime.block_on(async {
-        // 1. What the operator and the host got wrong, before anything is touched.
-        let registry = EtcdRegistry::connect(&config.etcd).await?;
-        preflight::check()?;
-        if let Some(word) = config.ignored_words.first() {
-            warn!(from = word, "ignoring what follows the first word that is no flag");
-        }
-        // 2. From here on a signal ends us in good order.
-        let mut signals = StopSignals::install()?;
-        // 3. The health endpoint, not ready yet.
-        let health = Arc::new(Health::default());
-        if let Some(addr) = config.healthz {
-            health::start(addr, Arc::clone(&health)).await?;
-        }
-        // 4. The node, until it fails or we are told to stop. Of two signals the second kills.
-        let result = tokio::select! {
-            biased;
-            signal = signals.stop() => {
-                info!("{signal} received, stopping");
-                notify(NotifyState::Stopping);
-                Ok(())
+        match &config.registry {
+            RegistryKind::Etcd => {
+                let registry = EtcdRegistry::connect(&config.etcd).await?;
+                run_with(&config, &registry).await
             }
-            end = join(&config, &registry, &health) => end.map(|never| match never {}),
-        };
-        // 5. The node is gone by now, and with it workers, sockets and device.
-        if result.is_ok() {
-            info!("Exiting cleanly...");
+            RegistryKind::File(path) => run_with(&config, &FileRegistry::new(path)).await,
         }
-        result
     })
 }
 
+/// The life of the daemon once its registry is known.
+async fn run_with<R: Registry>(config: &Config, registry: &R) -> Result<(), DaemonError> {
+    // 1. What the operator and the host got wrong, before anything is touched.
+    preflight::check()?;
+    if let Some(word) = config.ignored_words.first() {
+        warn!(from = word, "ignoring what follows the first word that is no flag");
+    }
+    // 2. From here on a signal ends us in good order.
+    let mut signals = StopSignals::install()?;
+    // 3. The health endpoint, not ready yet.
+    let health = Arc::new(Health::default());
+    if let Some(addr) = config.healthz {
+        health::start(addr, Arc::clone(&health)).await?;
+    }
+    // 4. The node, until it fails or we are told to stop. Of two signals the second kills.
+    let result = tokio::select! {
+        biased;
+        signal = signals.stop() => {
+            info!("{signal} received, stopping");
+            notify(NotifyState::Stopping);
+            Ok(())
+        }
+        end = join(config, registry, &health) => end.map(|never| match never {}),
+    };
+    // 5. The node is gone by now, and with it workers, sockets and device.
+    if result.is_ok() {
+        info!("Exiting cleanly...");
+    }
+    result
+}
+
 /// Finds out by which interface this node joins and what network it is, then lives in it.
-async fn join(
+async fn join<R: Registry>(
     config: &Config,
-    registry: &EtcdRegistry,
+    registry: &R,
     health: &Health,
 ) -> Result<Infallible, DaemonError> {
     // 4a. The external interface, if it was named: a wrong name is better noticed before a long
@@ -134,7 +147,11 @@ async fn join(
     // 4b. The subnet we had, and the network config: waited for, however long it takes.
     let previous = subnet_file::previous_subnet(&config.subnet_file);
     let shown = previous.map_or("None".to_owned(), |subnet| subnet.to_string());
-    info!("Created subnet manager: Etcd Local Manager with Previous Subnet: {shown}");
+    let kind = match config.registry {
+        RegistryKind::Etcd => "Etcd",
+        RegistryKind::File(_) => "File",
+    };
+    info!("Created subnet manager: {kind} Local Manager with Previous Subnet: {shown}");
     let network = wait_for_config(registry, config.backend).await;
     info!("Found network config - Backend type: {}", network.backend.backend_type());
     let iface = match named {

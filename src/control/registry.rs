@@ -3,10 +3,12 @@
 //! A registry is a small database with history: every write gets a [`Revision`], a list is a
 //! [`Snapshot`] at one revision, and a watch delivers every change after a revision, in order.
 //! Writes are conditional: an entry changes only if it still is as the writer saw it.
-//! [`etcd`] implements it for real, [`memory`] in this process.
+//! [`etcd`] and [`file`](mod@file) implement it for real, [`memory`] in this process.
 
 pub mod etcd;
+pub mod file;
 pub mod memory;
+mod history;
 #[cfg(test)]
 mod conformance;
 #[cfg(test)]
@@ -14,10 +16,38 @@ pub(crate) mod test_etcd;
 
 use std::future::Future;
 use std::num::NonZeroI64;
+use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use super::lease::{Lease, LeaseAttrs, LeaseError};
 use crate::routes::Subnet;
+
+/// Which registry the daemon is to use. Parses from `etcd` or `file:PATH`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RegistryKind {
+    /// The one that the etcd settings lead to.
+    Etcd,
+    /// The one in this file.
+    File(PathBuf),
+}
+
+/// A text that names no registry.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is neither etcd nor file:PATH")]
+pub struct UnknownRegistry(String);
+
+impl FromStr for RegistryKind {
+    type Err = UnknownRegistry;
+
+    fn from_str(text: &str) -> Result<Self, UnknownRegistry> {
+        match (text, text.strip_prefix("file:")) {
+            ("etcd", _) => Ok(Self::Etcd),
+            (_, Some(path)) if !path.is_empty() => Ok(Self::File(path.into())),
+            _ => Err(UnknownRegistry(text.to_owned())),
+        }
+    }
+}
 
 /// How long a lease holds unless it is renewed: flannel's `subnetTTL` in `pkg/subnet/etcd`.
 pub const LEASE_TTL: Duration = Duration::from_secs(24 * 60 * 60);
@@ -57,6 +87,14 @@ pub struct Malformed {
 
 /// One entry as read: a lease, or the reason why it is none.
 pub type Read = Result<Lease, Malformed>;
+
+/// The key of an entry, less what all entries share.
+pub(crate) fn key_of(entry: &Read) -> &str {
+    match entry {
+        Ok(lease) => &lease.entry.key,
+        Err(malformed) => &malformed.key,
+    }
+}
 
 /// All entries of a [`Scope`] at one revision, in byte order of their keys.
 #[derive(Debug, Clone, PartialEq)]

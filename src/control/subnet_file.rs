@@ -1,14 +1,14 @@
 //! subnet.env: what this host's network is, for docker and CNI plugins, and for our next start.
 
 use std::fmt;
-use std::fs::{self, DirBuilder, Permissions};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::net::Ipv4Addr;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use tracing::warn;
 
+use super::replace_file::{FileError, replace_file};
 use crate::routes::Subnet;
 
 /// The contents of subnet.env.
@@ -37,15 +37,6 @@ impl fmt::Display for SubnetEnv {
     }
 }
 
-/// Why subnet.env was not written.
-#[derive(Debug, thiserror::Error)]
-#[error("{operation} {path}")]
-pub struct SubnetFileError {
-    operation: &'static str,
-    path: PathBuf,
-    source: io::Error,
-}
-
 impl SubnetEnv {
     /// Replaces the file at `path` as a whole: a reader sees the old text or the new, never half.
     ///
@@ -53,32 +44,9 @@ impl SubnetEnv {
     /// directories are made.
     ///
     /// # Errors
-    /// [`SubnetFileError`] naming the file or directory.
-    pub fn write(&self, path: &Path) -> Result<(), SubnetFileError> {
-        let directory = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            Some(_) | None => Path::new("."),
-        };
-        let failed = |operation, path: &Path| {
-            let path = path.to_owned();
-            move |source| SubnetFileError { operation, path, source }
-        };
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(directory)
-            .map_err(failed("create directory", directory))?;
-        let mode = fs::metadata(path).map_or(0o644, |existing| existing.permissions().mode());
-        let mut file = tempfile::Builder::new()
-            .prefix(".subnet.env.")
-            .tempfile_in(directory)
-            .map_err(failed("create a temporary file in", directory))?;
-        file.write_all(self.to_string().as_bytes())
-            .and_then(|()| file.as_file().set_permissions(Permissions::from_mode(mode)))
-            .and_then(|()| file.as_file().sync_all())
-            .map_err(failed("write", file.path()))?;
-        file.persist(path).map_err(|error| error.error).map_err(failed("replace", path))?;
-        Ok(())
+    /// [`FileError`] naming the file or directory.
+    pub fn write(&self, path: &Path) -> Result<(), FileError> {
+        replace_file(path, &self.to_string())
     }
 }
 
@@ -122,6 +90,9 @@ fn subnet_in(text: &str) -> Option<Subnet> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     const ENV: &str = "FLANNEL_NETWORK=10.1.0.0/16\nFLANNEL_SUBNET=10.1.15.1/24\n\

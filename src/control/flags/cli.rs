@@ -13,12 +13,13 @@ use super::go_style::{variable_flag, variable_of};
 use super::values::{self, MAX_WORKERS, Maybe};
 use crate::control::config::BackendType;
 use crate::control::iface::IfaceSpec;
+use crate::control::registry::RegistryKind;
 use crate::control::registry::etcd::EtcdConfig;
 use crate::dataplane::Offloads;
 
 const ABOUT: &str = "\
-Joins this host to a flannel overlay network: leases a subnet in etcd, writes subnet.env, and
-carries packets between the hosts' subnets.
+Joins this host to a flannel overlay network: leases a subnet in etcd or in a file, writes
+subnet.env, and carries packets between the hosts' subnets.
 
 Every flag may be written -name or --name, with its value behind = or as the next word, and may
 also be given as the variable named in brackets; the command line wins.";
@@ -35,6 +36,8 @@ also be given as the variable named in brackets; the command line wins.";
     term_width = 96
 )]
 pub(super) struct Cli {
+    #[command(flatten, next_help_heading = "Registry")]
+    registry: RegistryFlags,
     #[command(flatten, next_help_heading = "etcd")]
     etcd: EtcdFlags,
     #[command(flatten, next_help_heading = "This host")]
@@ -47,6 +50,14 @@ pub(super) struct Cli {
     health: HealthFlags,
     #[command(flatten, next_help_heading = "Other")]
     pub(super) other: OtherFlags,
+}
+
+#[derive(Debug, Args)]
+struct RegistryFlags {
+    /// Where network config and leases are kept: etcd, or file:PATH for a JSON file that the daemons
+    /// of one machine share.
+    #[arg(long, value_name = "REGISTRY", default_value = "etcd", value_parser = RegistryKind::from_str)]
+    registry: RegistryKind,
 }
 
 #[derive(Debug, Args)]
@@ -168,10 +179,11 @@ pub(super) struct OtherFlags {
 impl Cli {
     /// The flags' values as the daemon wants them.
     pub(super) fn into_config(self, ignored_words: Vec<String>) -> Config {
-        let Self { etcd, host, subnet, data_plane, health, other } = self;
+        let Self { registry, etcd, host, subnet, data_plane, health, other } = self;
         let healthz = SocketAddr::new(health.healthz_ip, health.healthz_port);
         let num_cores = std::thread::available_parallelism().map_or(1, NonZero::get);
         Config {
+            registry: registry.registry,
             etcd: etcd.into_config(),
             backend: data_plane.backend,
             ifaces: host.iface,

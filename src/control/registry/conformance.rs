@@ -194,13 +194,6 @@ async fn read(rig: &impl Rig, key: &str) -> Option<Read> {
     rig.registry().list(&scope).await.unwrap().entries.pop()
 }
 
-fn key_of(entry: &Read) -> &str {
-    match entry {
-        Ok(lease) => &lease.entry.key,
-        Err(malformed) => &malformed.key,
-    }
-}
-
 /// The next `num` changes, and the revision of the last batch.
 async fn collect(watch: &mut impl LeaseWatch, num: usize) -> (Vec<Change>, Revision) {
     let mut changes = Vec::new();

@@ -12,7 +12,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use self::store::{Cas, Store};
+use self::store::Store;
+use super::history::Cas;
 use super::{
     Batch, Entry, LEASE_TTL, LeaseWatch, Registry, RegistryError, Revision, Scope, Snapshot, Write,
     read_entry,
@@ -71,7 +72,7 @@ impl MemoryRegistry {
 
     /// Deletes an entry, as the operator does.
     pub fn remove(&self, key: &str) {
-        self.write(|store| store.delete(key));
+        self.write(|store| store.history.delete(key));
     }
 
     /// Moves the clock on; what expires until then is deleted.
@@ -81,7 +82,7 @@ impl MemoryRegistry {
 
     /// Forgets the history up to now: a watch that is behind has to list again.
     pub fn compact(&self) {
-        self.write(|store| store.compacted = store.revision);
+        self.write(|store| store.history.keep_last(1));
     }
 
     /// Ends every watch, as the loss of a connection does.
@@ -145,7 +146,7 @@ impl Registry for MemoryRegistry {
     }
 
     async fn list(&self, scope: &Scope) -> Result<Snapshot, RegistryError> {
-        self.call("list leases", |store| store.list(scope)).await
+        self.call("list leases", |store| store.history.list(scope)).await
     }
 
     async fn watch(&self, scope: &Scope, after: Revision) -> Result<MemoryWatch, RegistryError> {
@@ -182,14 +183,13 @@ impl Registry for MemoryRegistry {
     }
 }
 
-fn outcome(store: &Store, key: &str, written: Option<Entry>) -> Write {
-    let now = store.read(key);
-    match (written, now) {
-        (Some(entry), Some(Ok(lease))) => {
-            let expires = entry.ttl_lease.map(|_| Instant::now() + LEASE_TTL);
-            Write::Done(Lease { expires, entry, ..lease })
+fn outcome(store: &Store, key: &str, is_written: bool) -> Write {
+    match store.history.read(key) {
+        Some(Ok(lease)) if is_written => {
+            let expires = lease.entry.ttl_lease.map(|_| Instant::now() + LEASE_TTL);
+            Write::Done(Lease { expires, ..lease.clone() })
         }
-        (_, now) => Write::Refused(now),
+        found => Write::Refused(found.cloned()),
     }
 }
 
@@ -214,11 +214,7 @@ impl MemoryWatch {
         if store.generation != self.generation {
             return Err(RegistryError::WatchEnded { reason: "connection lost".to_owned() });
         }
-        if self.position.0 + 1 < store.compacted.0 || self.position > store.revision {
-            return Err(RegistryError::HistoryGone { after: self.position });
-        }
-        let changes = store.changes_after(self.position, &self.scope);
-        Ok((!changes.is_empty()).then_some(Batch { revision: store.revision, changes }))
+        store.history.after(self.position, &self.scope)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use crate::control::lease::{Lease, LeaseEvent};
-use crate::control::registry::{Change, Malformed, Read, Revision, Snapshot};
+use crate::control::registry::{Change, Malformed, Read, Revision, Snapshot, key_of};
 use crate::routes::Subnet;
 
 /// The leases of all other nodes.
@@ -26,9 +26,9 @@ impl LeaseTable {
 
     /// Takes over everything there is. Removals come first.
     pub(super) fn replace(&mut self, snapshot: Snapshot) -> Vec<LeaseEvent> {
-        let listed: HashSet<&String> = snapshot.entries.iter().map(key_of).collect();
-        self.malformed.retain(|key, _| listed.contains(key));
-        let is_gone = |key: &&String| !listed.contains(key);
+        let listed: HashSet<&str> = snapshot.entries.iter().map(key_of).collect();
+        self.malformed.retain(|key, _| listed.contains(key.as_str()));
+        let is_gone = |key: &&String| !listed.contains(key.as_str());
         let gone: Vec<String> = self.known.keys().filter(is_gone).cloned().collect();
         let mut events: Vec<LeaseEvent> = gone.iter().filter_map(|key| self.forget(key)).collect();
         events.extend(snapshot.entries.into_iter().filter_map(|entry| self.learn(entry)));
@@ -78,12 +78,5 @@ impl LeaseTable {
             let num = self.malformed.len();
             tracing::warn!("skipped {malformed} (now {num} such entries)");
         }
-    }
-}
-
-fn key_of(entry: &Read) -> &String {
-    match entry {
-        Ok(lease) => &lease.entry.key,
-        Err(malformed) => &malformed.key,
     }
 }
