@@ -151,16 +151,40 @@ fn taken_udp_port_is_told_and_the_device_goes() {
 }
 
 #[test]
-fn lost_lease_ends_the_daemon_with_status_1() {
+fn deleted_lease_ends_the_daemon_with_status_1_if_it_is_to() {
     let host = Host::with_etcd();
     host.put_config(r#"{"Network":"10.1.0.0/16"}"#);
-    let daemon = host.start("a", &["-iface", "10.0.0.7"]);
+    let daemon = host.start("a", &["-iface", "10.0.0.7", "-on-lease-loss", "exit"]);
     daemon.wait_for("Watching for new subnet leases");
     host.etcdctl(&["del", "--prefix", "/coreos.com/network/subnets/"]);
     let (status, log) = daemon.end();
     assert_eq!(status.code(), Some(1), "{log}");
     assert!(only_error(&log).contains("lease lost: "), "{log}");
     assert!(host.links_named_flannel().is_empty());
+}
+
+#[test]
+fn deleted_lease_is_reacquired_and_one_taken_over_ends_the_daemon_with_status_1() {
+    let host = Host::with_etcd();
+    host.put_config(r#"{"Network":"10.1.0.0/16"}"#);
+    let daemon = host.start("a", &["-iface", "10.0.0.7"]);
+    daemon.wait_for("Watching for new subnet leases");
+    let subnets = ["--prefix", "/coreos.com/network/subnets/"];
+    let lease =
+        || host.etcdctl(&[&["get", "--keys-only"][..], &subnets].concat()).trim().to_owned();
+    let key = lease();
+    host.etcdctl(&[&["del"][..], &subnets].concat());
+    daemon.wait_for("was deleted by somebody and was created anew");
+    assert_eq!(lease(), key);
+    assert_eq!(host.links_named_flannel(), ["flannel0"]);
+
+    host.etcdctl(&["put", &key, r#"{"PublicIP":"10.0.0.9"}"#]);
+    let (status, log) = daemon.end();
+    assert_eq!(status.code(), Some(1), "{log}");
+    let last = only_error(&log);
+    assert!(last.contains(" of 10.0.0.7 now belongs to 10.0.0.9"), "{last}");
+    assert!(host.links_named_flannel().is_empty());
+    assert!(host.etcdctl(&["get", &key]).contains("10.0.0.9"), "not overwritten");
 }
 
 #[test]

@@ -25,6 +25,7 @@ use super::config::BackendType;
 use super::iface::IfaceSpec;
 use super::registry::RegistryKind;
 use super::registry::etcd::EtcdConfig;
+use super::renew::OnLeaseLoss;
 use crate::dataplane::Offloads;
 
 /// Everything the daemon was told, as values.
@@ -44,6 +45,8 @@ pub struct Config {
     pub subnet_file: PathBuf,
     /// How long before its expiry the lease is renewed.
     pub renew_margin: Duration,
+    /// What to do when somebody deletes the lease.
+    pub on_lease_loss: OnLeaseLoss,
     /// Where the health endpoint listens; `None` without one.
     pub healthz: Option<SocketAddr>,
     /// Workers of the data plane, 1 to 256.

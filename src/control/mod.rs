@@ -16,6 +16,7 @@ pub mod registry;
 pub mod lease;
 pub mod allocate;
 pub mod acquire;
+pub mod claim;
 pub mod watch;
 pub mod renew;
 
@@ -50,7 +51,7 @@ use self::preflight::PreflightError;
 use self::registry::etcd::{EtcdConfigError, EtcdRegistry};
 use self::registry::file::FileRegistry;
 use self::registry::{Registry, RegistryKind};
-use self::renew::LeaseLost;
+use self::renew::{KeepPolicy, LeaseLost};
 use self::signals::{SignalError, StopSignals};
 use crate::routes::kernel::{self, KernelError, Netlink};
 
@@ -165,7 +166,7 @@ async fn join<R: Registry>(
         network: network.clone(),
         previous,
         subnet_file: &config.subnet_file,
-        renew_margin: config.renew_margin,
+        keep: KeepPolicy { margin: config.renew_margin, on_loss: config.on_lease_loss },
         health,
     };
     match backend {

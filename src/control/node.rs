@@ -4,21 +4,21 @@ use std::convert::Infallible;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::pin::pin;
-use std::time::Duration;
 
 use sd_notify::NotifyState;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 use super::DaemonError;
 use super::acquire::acquire_lease;
 use super::backend::{Backend, BackendStats};
+use super::claim::{Claim, Conflict, as_text};
 use super::config::NetworkConfig;
 use super::health::Health;
 use super::lease::Lease;
 use super::registry::Registry;
-use super::renew::keep_lease;
+use super::renew::{KeepPolicy, keep_lease};
 use super::subnet_file::SubnetEnv;
 use super::watch::follow_leases;
 use crate::routes::Subnet;
@@ -34,8 +34,8 @@ pub(super) struct Node<'a, R> {
     pub(super) previous: Option<Subnet>,
     /// Where subnet.env is to be.
     pub(super) subnet_file: &'a Path,
-    /// How long before its expiry the lease is renewed.
-    pub(super) renew_margin: Duration,
+    /// How the lease is kept.
+    pub(super) keep: KeepPolicy,
     /// Is told when we are ready, and asks for statistics.
     pub(super) health: &'a Health,
 }
@@ -48,6 +48,7 @@ struct Stats {
     #[serde(serialize_with = "as_text")]
     subnet: Subnet,
     public_ip: Ipv4Addr,
+    conflicts: Vec<Conflict>,
     mtu: u16,
     #[serde(flatten)]
     backend: BackendStats,
@@ -95,10 +96,11 @@ impl<R: Registry> Node<'_, R> {
         let mut stats_requests = self.health.stats_requests();
         // Unbounded, yet never long: it is filled and emptied by this one task, turn by turn.
         let (sink, mut changes) = mpsc::unbounded_channel();
-        let mut follow = pin!(follow_leases(self.registry, lease.subnet, |events| {
+        let claim = Claim::new(lease.subnet, lease.attrs.public_ip);
+        let mut follow = pin!(follow_leases(self.registry, &claim, |events| {
             drop(sink.send(events));
         }));
-        let mut keep = pin!(keep_lease(self.registry, lease, self.renew_margin));
+        let mut keep = pin!(keep_lease(self.registry, lease, self.keep, &claim, |_| {}));
         info!("Running backend.");
         info!("Watching for new subnet leases");
         notify(NotifyState::Ready);
@@ -107,10 +109,11 @@ impl<R: Registry> Node<'_, R> {
                 Some(events) = changes.recv() => backend.apply(events),
                 Some(request) = stats_requests.recv() => {
                     // Whoever asked may be gone by now.
-                    drop(request.send(self.stats(lease, &backend)));
+                    drop(request.send(self.stats(&claim, &backend)));
                 }
                 failure = backend.failed() => return Err(failure.into()),
                 lost = &mut keep => {
+                    error!("{lost}: forwarding for {} ends", claim.subnet);
                     error!("Lease has been revoked. Shutting down daemon.");
                     return Err(lost.into());
                 }
@@ -119,11 +122,12 @@ impl<R: Registry> Node<'_, R> {
         }
     }
 
-    fn stats<B: Backend>(&self, lease: &Lease, backend: &B) -> String {
+    fn stats<B: Backend>(&self, claim: &Claim, backend: &B) -> String {
         let stats = Stats {
             network: self.network.network,
-            subnet: lease.subnet,
-            public_ip: lease.attrs.public_ip,
+            subnet: claim.subnet,
+            public_ip: claim.public_ip,
+            conflicts: claim.conflicts(),
             mtu: backend.mtu(),
             backend: backend.stats(),
         };
@@ -137,10 +141,6 @@ pub(super) fn notify(state: NotifyState<'_>) {
     if let Err(error) = sd_notify::notify(&[state]) {
         warn!(%error, "cannot notify systemd");
     }
-}
-
-fn as_text<S: Serializer>(subnet: &Subnet, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(subnet)
 }
 
 #[cfg(test)]

@@ -56,6 +56,11 @@ pub const LEASE_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Revision(pub i64);
 
+impl Revision {
+    /// That of an entry which was not read from the registry: none has it.
+    pub const UNKNOWN: Self = Self(0);
+}
+
 /// What an entry's expiry is bound to: an etcd lease, of which our [`Lease`] is the content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TtlLease(pub NonZeroI64);

@@ -12,20 +12,21 @@ pub(crate) use feed::{Feed, Update};
 use std::convert::Infallible;
 
 use self::table::LeaseTable;
+use super::claim::Claim;
 use super::lease::LeaseEvent;
 use super::registry::{Registry, Scope};
-use crate::routes::Subnet;
 
 /// Hands `sink` every change to the leases of all nodes but our own, for as long as it is polled.
 ///
 /// The first call, as soon as the registry answers, carries everything there is, be it nothing.
-/// Each later one carries at least one event. A lease that is only renewed is no event.
+/// Each later one carries at least one event. A lease that is only renewed is no event. Leases
+/// that contradict our own claim are noted in `own`.
 ///
 /// # Cancel safety
 /// May be dropped at any time; it starts from nothing when called again.
 pub async fn follow_leases<R: Registry>(
     registry: &R,
-    own: Subnet,
+    own: &Claim,
     mut sink: impl FnMut(Vec<LeaseEvent>),
 ) -> Infallible {
     let mut feed = Feed::new(registry, Scope::All);

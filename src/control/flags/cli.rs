@@ -15,6 +15,7 @@ use crate::control::config::BackendType;
 use crate::control::iface::IfaceSpec;
 use crate::control::registry::RegistryKind;
 use crate::control::registry::etcd::EtcdConfig;
+use crate::control::renew::OnLeaseLoss;
 use crate::dataplane::Offloads;
 
 const ABOUT: &str = "\
@@ -120,6 +121,11 @@ struct SubnetFlags {
     /// Minutes before its expiry at which the lease is renewed, 1 to 1439.
     #[arg(long, value_name = "MINUTES", default_value = "60", value_parser = values::margin)]
     subnet_lease_renew_margin: u16,
+
+    /// What to do when the lease is deleted before it expires: reacquire (the same subnet, or exit if
+    /// another node has it), or exit.
+    #[arg(long, value_name = "ACTION", default_value = "reacquire", value_parser = OnLeaseLoss::from_str)]
+    on_lease_loss: OnLeaseLoss,
 }
 
 #[derive(Debug, Args)]
@@ -190,6 +196,7 @@ impl Cli {
             public_ip: host.public_ip,
             subnet_file: subnet.subnet_file,
             renew_margin: Duration::from_secs(60) * subnet.subnet_lease_renew_margin.into(),
+            on_lease_loss: subnet.on_lease_loss,
             healthz: (healthz.port() > 0).then_some(healthz),
             num_workers: data_plane.workers.map_or(num_cores.min(MAX_WORKERS.into()), usize::from),
             offloads: data_plane.offload,

@@ -3,7 +3,10 @@ use super::*;
 #[test]
 fn defaults_are_flannels() {
     let config = config("");
-    assert_eq!(config.registry, RegistryKind::Etcd);
+    assert_eq!(
+        (config.registry, config.on_lease_loss),
+        (RegistryKind::Etcd, OnLeaseLoss::Reacquire)
+    );
     assert_eq!(config.etcd.endpoints, ["http://127.0.0.1:4001", "http://127.0.0.1:2379"]);
     assert_eq!(config.etcd.prefix, "/coreos.com/network");
     assert_eq!((&config.etcd.ca_file, &config.etcd.username), (&None, &None));
@@ -60,8 +63,9 @@ fn every_flag_reaches_the_config() {
         "-etcd-endpoints https://a:1,https://b:2 -etcd-prefix /p -etcd-keyfile k -etcd-certfile c \
          -etcd-cafile ca -etcd-username u -etcd-password secret -backend UDP -public-ip 192.0.2.1 \
          -subnet-file f -subnet-lease-renew-margin 1439 -healthz-ip 127.0.0.1 -healthz-port 8080 \
-         -workers 256 -offload gso,gro -registry file:/r.json",
+         -workers 256 -offload gso,gro -registry file:/r.json -on-lease-loss exit",
     );
+    assert_eq!(config.on_lease_loss, OnLeaseLoss::Exit);
     assert_eq!(config.registry, RegistryKind::File(PathBuf::from("/r.json")));
     let etcd = &config.etcd;
     assert_eq!(etcd.endpoints, ["https://a:1", "https://b:2"]);
@@ -125,6 +129,7 @@ fn mistakes_are_told_in_one_line() {
         ("-public-ip ::1", "flag --public-ip: \"::1\" is not an IPv4 address"),
         ("-backend gre", "flag --backend: unknown backend \"gre\"; this flanneld knows udp"),
         ("-subnet-file=", "flag --subnet-file: a file name is needed"),
+        ("-on-lease-loss x", "flag --on-lease-loss: \"x\" is neither reacquire nor exit"),
         ("-registry consul", "flag --registry: \"consul\" is neither etcd nor file:PATH"),
         ("-registry file:", "flag --registry: \"file:\" is neither etcd nor file:PATH"),
         ("-version=x", "flag --version: \"x\" is neither true nor false"),

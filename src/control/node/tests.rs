@@ -1,6 +1,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::rc::Rc;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
@@ -10,6 +11,7 @@ use crate::control::config;
 use crate::control::lease::{LeaseAttrs, LeaseEvent};
 use crate::control::registry::Scope;
 use crate::control::registry::memory::MemoryRegistry;
+use crate::control::renew::OnLeaseLoss;
 use crate::dataplane::EngineError;
 use crate::dataplane::stats::StatsSnapshot;
 
@@ -111,7 +113,7 @@ impl World {
             network: config::parse(r#"{"Network":"10.1.0.0/16"}"#, None).unwrap(),
             previous: Some("10.1.5.0/24".parse().unwrap()),
             subnet_file: &subnet_file,
-            renew_margin: Duration::from_secs(3600),
+            keep: KeepPolicy { margin: Duration::from_secs(3600), on_loss: OnLeaseLoss::Exit },
             health: &self.health,
         };
         let (fail, failure) = oneshot::channel();

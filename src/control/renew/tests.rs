@@ -5,7 +5,7 @@ use crate::control::lease::LeaseAttrs;
 use crate::control::registry::etcd::{EtcdConfig, EtcdRegistry};
 use crate::control::registry::memory::{Fault, MemoryRegistry};
 use crate::control::registry::test_etcd::EtcdServer;
-use crate::control::registry::{LEASE_TTL, Revision};
+use crate::control::registry::{LEASE_TTL, Malformed, Write};
 use crate::control::test_log::Logs;
 use crate::control::watch::follow_leases;
 
@@ -13,6 +13,8 @@ const OURS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const THEIRS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 const KEY: &str = "10.1.1.0-24";
 const MARGIN: Duration = Duration::from_secs(60 * 60);
+const EXIT: KeepPolicy = KeepPolicy { margin: MARGIN, on_loss: OnLeaseLoss::Exit };
+const REACQUIRE: KeepPolicy = KeepPolicy { margin: MARGIN, on_loss: OnLeaseLoss::Reacquire };
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
 #[tokio::test(start_paused = true)]
@@ -20,7 +22,8 @@ async fn lease_is_renewed_an_hour_before_it_expires_and_lives_for_days() {
     let logs = Logs::capture();
     let registry = MemoryRegistry::new();
     let lease = create(&registry).await;
-    let keep = keep_lease(&registry, &lease, MARGIN);
+    let claim = claim();
+    let keep = keep_lease(&registry, &lease, EXIT, &claim, |_| {});
     let lost = tokio::select! {
         lost = keep => Some(lost),
         () = pass(&registry, HOUR * 24 * 10) => None,
@@ -72,7 +75,8 @@ async fn loss_is_noticed_by_the_renewal_when_no_watch_can_tell() {
         if let Some(thief) = thief {
             registry.put(KEY, &LeaseAttrs::udp(thief).to_json());
         }
-        let mut keeper = Keeper::new(&registry, lease, MARGIN);
+        let claim = claim();
+        let mut keeper = Keeper::new(&registry, lease, EXIT, &claim, |_| {});
         assert!(keeper.renew().await.is_err());
         assert_eq!(owner(&registry).await, thief);
     }
@@ -83,7 +87,8 @@ async fn failing_renewals_go_on_for_as_long_as_the_lease_stands() {
     let logs = Logs::capture();
     let registry = MemoryRegistry::new();
     let lease = create(&registry).await;
-    let mut keeper = Keeper::new(&registry, lease, MARGIN);
+    let claim = claim();
+    let mut keeper = Keeper::new(&registry, lease, EXIT, &claim, |_| {});
     tokio::time::advance(HOUR * 23).await;
     registry.fail_next(50, Fault::NotAsked);
     let expires = keeper.lease.expires.unwrap();
@@ -100,7 +105,8 @@ async fn failing_renewals_go_on_for_as_long_as_the_lease_stands() {
 async fn renewal_whose_answer_was_lost_is_our_own_write() {
     let registry = MemoryRegistry::new();
     let lease = create(&registry).await;
-    let mut keeper = Keeper::new(&registry, lease, MARGIN);
+    let claim = claim();
+    let mut keeper = Keeper::new(&registry, lease, EXIT, &claim, |_| {});
     registry.fail_next(1, Fault::NotAnswered);
     for _ in 0..3 {
         assert_eq!(keeper.renew().await, Ok(()));
@@ -113,7 +119,8 @@ async fn lease_that_expired_during_an_outage_is_created_anew_if_free() {
     for (thief, expected) in [(None, Ok(())), (Some(THEIRS), Err(THEIRS))] {
         let registry = MemoryRegistry::new();
         let lease = create(&registry).await;
-        let mut keeper = Keeper::new(&registry, lease, MARGIN);
+        let claim = claim();
+        let mut keeper = Keeper::new(&registry, lease, EXIT, &claim, |_| {});
         tokio::time::advance(LEASE_TTL).await;
         registry.advance(LEASE_TTL);
         if let Some(thief) = thief {
@@ -133,8 +140,9 @@ async fn lease_that_expired_during_an_outage_is_created_anew_if_free() {
 async fn expiry_seen_by_the_watch_creates_the_lease_anew() {
     let registry = MemoryRegistry::new();
     let lease = create(&registry).await;
+    let claim = claim();
     let lost = tokio::select! {
-        lost = keep_lease(&registry, &lease, MARGIN) => Some(lost),
+        lost = keep_lease(&registry, &lease, EXIT, &claim, |_| {}) => Some(lost),
         () = async {
             tokio::time::sleep(HOUR).await; // the watch stands
             registry.fail_next(200, Fault::NotAsked);
@@ -175,7 +183,8 @@ async fn real_etcd_keeps_the_same_etcd_lease_and_tells_of_the_loss() {
     };
     let registry = EtcdRegistry::connect(&config).await.unwrap();
     let lease = create(&registry).await;
-    let mut keeper = Keeper::new(&registry, lease.clone(), MARGIN);
+    let claim = claim();
+    let mut keeper = Keeper::new(&registry, lease.clone(), EXIT, &claim, |_| {});
     assert_eq!(keeper.renew().await, Ok(()));
     assert_eq!(keeper.lease.entry.ttl_lease, lease.entry.ttl_lease);
     let mut client = server.client().await;
@@ -197,11 +206,127 @@ fn all_of_it_can_run_on_any_thread() {
     let attrs = LeaseAttrs::udp(OURS);
     assert_send(wait_for_config(&registry, None));
     assert_send(acquire_lease(&registry, &config, &attrs, None));
-    assert_send(follow_leases(&registry, config.network, drop));
+    let claim = claim();
+    assert_send(follow_leases(&registry, &claim, drop));
     assert_send(async {
         let lease = create(&registry).await;
-        keep_lease(&registry, &lease, MARGIN).await
+        keep_lease(&registry, &lease, EXIT, &claim, |_| {}).await
     });
+}
+
+#[tokio::test(start_paused = true)]
+async fn deleted_lease_is_created_anew_if_free_and_if_so_asked() {
+    let overlapping = ("10.1.0.0-23", THEIRS);
+    let wrong_key = (KEY, THEIRS);
+    for thief in [None, Some(wrong_key), Some(overlapping)] {
+        let logs = Logs::capture();
+        let registry = MemoryRegistry::new();
+        let lease = create(&registry).await;
+        let claim = claim();
+        let mut held = Vec::new();
+        let keep =
+            keep_lease(&registry, &lease, REACQUIRE, &claim, |lease| held.push(lease.clone()));
+        let operator = async {
+            tokio::time::sleep(HOUR).await;
+            registry.fail_next(9, Fault::NotAsked);
+            if let Some((key, thief)) = thief {
+                registry.put(key, &LeaseAttrs::udp(thief).to_json());
+            }
+            if thief != Some(wrong_key) {
+                registry.remove(KEY);
+            }
+            tokio::time::sleep(HOUR).await;
+        };
+        let lost = tokio::select! {
+            lost = keep => Some(lost),
+            () = operator => None,
+        };
+        let expected = thief.map(|_| "lease 10.1.1.0/24 of 192.0.2.1 now belongs to 192.0.2.2");
+        assert_eq!(lost.map(|lost| lost.to_string()).as_deref(), expected);
+        let is_ours_again = usize::from(thief.is_none());
+        assert_eq!(
+            (held.len(), owner(&registry).await == Some(OURS)),
+            (is_ours_again, thief.is_none())
+        );
+        assert_eq!(logs.count("was deleted by somebody and was created anew"), is_ours_again);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_node_with_our_public_ip_is_noticed_and_nothing_is_overwritten() {
+    let logs = Logs::capture();
+    let registry = MemoryRegistry::new();
+    let config = parse(r#"{"Network":"10.1.0.0/16"}"#, None).unwrap();
+    let lease = create(&registry).await;
+    let claim = claim();
+    let keep = keep_lease(&registry, &lease, REACQUIRE, &claim, |_| {});
+    let other = async {
+        tokio::time::sleep(HOUR).await;
+        assert_eq!(claim.conflicts(), []);
+        acquire_lease(&registry, &config, &LeaseAttrs::udp(OURS), None).await.unwrap();
+        let written = revision(&registry).await;
+        tokio::time::sleep(HOUR).await;
+        assert_eq!(revision(&registry).await, written);
+        assert_eq!(claim.conflicts().len(), 1);
+        // It leaves; our next renewal still finds its trace, the one after that none.
+        pass(&registry, HOUR * 24).await;
+        assert_eq!(claim.conflicts().len(), 1);
+        pass(&registry, HOUR * 23).await;
+        assert_eq!(claim.conflicts(), []);
+    };
+    tokio::select! {
+        lost = keep => panic!("{lost}"),
+        () = other => {}
+    }
+    let line = "conflict: our lease 10.1.1.0/24 of 192.0.2.1 is also written by another node";
+    assert_eq!(logs.count(line), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn renewals_whose_answers_are_lost_are_no_conflict() {
+    let registry = MemoryRegistry::new();
+    let lease = create(&registry).await;
+    let claim = claim();
+    let keep = keep_lease(&registry, &lease, REACQUIRE, &claim, |_| {});
+    let outages = async {
+        for _ in 0..5 {
+            registry.end_watches();
+            registry.fail_next(7, Fault::NotAnswered);
+            pass(&registry, HOUR * 23).await;
+        }
+    };
+    tokio::select! {
+        lost = keep => panic!("{lost}"),
+        () = outages => {}
+    }
+    assert_eq!(claim.conflicts(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn lease_of_an_earlier_life_is_looked_for_before_anything_is_written() {
+    for (found, expected) in [(Some(OURS), None), (None, None), (Some(THEIRS), Some(THEIRS))] {
+        let registry = MemoryRegistry::new();
+        let mut lease = create(&registry).await;
+        lease.entry.revision = Revision::UNKNOWN;
+        if found != Some(OURS) {
+            registry.remove(KEY);
+        }
+        if found == Some(THEIRS) {
+            registry.put(KEY, &LeaseAttrs::udp(THEIRS).to_json());
+        }
+        registry.fail_next(30, Fault::NotAsked);
+        let claim = claim();
+        let lost = tokio::select! {
+            lost = keep_lease(&registry, &lease, REACQUIRE, &claim, |_| {}) => Some(lost),
+            () = tokio::time::sleep(HOUR) => None,
+        };
+        let new_owner = lost.map(|lost| match lost {
+            LeaseLost::TakenOver { new_owner, .. } => new_owner,
+            LeaseLost::Deleted { .. } | LeaseLost::Overwritten { .. } => panic!("{lost}"),
+        });
+        assert_eq!((new_owner, claim.conflicts().len()), (expected, 0));
+        assert_eq!(owner(&registry).await, Some(expected.unwrap_or(OURS)));
+    }
 }
 
 /// What becomes of `lease` once `somebody` has acted; to be noticed within a minute of that.
@@ -211,10 +336,15 @@ async fn lost_after<R: Registry>(
     somebody: impl Future<Output = ()>,
     acts_for: Duration,
 ) -> LeaseLost {
-    let keep = keep_lease(registry, lease, MARGIN);
+    let claim = claim();
+    let keep = keep_lease(registry, lease, EXIT, &claim, |_| {});
     let keep = tokio::time::timeout(acts_for + Duration::from_secs(60), keep);
     let (lost, ()) = tokio::join!(keep, somebody);
     lost.expect("the loss is noticed in time")
+}
+
+fn claim() -> Claim {
+    Claim::new("10.1.1.0/24".parse().unwrap(), OURS)
 }
 
 /// Lets time pass, here and in the registry.

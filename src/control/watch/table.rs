@@ -2,25 +2,25 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use crate::control::claim::Claim;
 use crate::control::lease::{Lease, LeaseEvent};
 use crate::control::registry::{Change, Malformed, Read, Revision, Snapshot, key_of};
-use crate::routes::Subnet;
 
 /// The leases of all other nodes.
 ///
 /// An entry that does not read as a lease changes nothing: what was known of its key stays, until
 /// the entry is deleted. Stock treats one such entry as the loss of all peers.
 #[derive(Debug)]
-pub(super) struct LeaseTable {
-    own: Subnet,
+pub(super) struct LeaseTable<'a> {
+    own: &'a Claim,
     /// By key, not by subnet: on a dual-stack network two keys can name the same IPv4 subnet.
     known: BTreeMap<String, Lease>,
     /// Keys of the malformed entries, with the revision that was complained about.
     malformed: BTreeMap<String, Revision>,
 }
 
-impl LeaseTable {
-    pub(super) fn new(own: Subnet) -> Self {
+impl<'a> LeaseTable<'a> {
+    pub(super) fn new(own: &'a Claim) -> Self {
         Self { own, known: BTreeMap::new(), malformed: BTreeMap::new() }
     }
 
@@ -53,16 +53,28 @@ impl LeaseTable {
             }
         };
         self.malformed.remove(&lease.entry.key);
-        if lease.subnet == self.own {
+        self.own.compare(&lease);
+        if lease.subnet == self.own.subnet {
             return None;
         }
         let before = self.known.insert(lease.entry.key.clone(), lease.clone());
+        if let Some(before) =
+            before.as_ref().filter(|before| before.attrs.public_ip != lease.attrs.public_ip)
+        {
+            let subnet = lease.subnet;
+            tracing::warn!(
+                "lease {subnet} of {} was overwritten: it is {}'s now",
+                before.attrs,
+                lease.attrs
+            );
+        }
         let is_news = before.is_none_or(|before| before.attrs != lease.attrs);
         is_news.then_some(LeaseEvent::Added(lease))
     }
 
     fn forget(&mut self, key: &str) -> Option<LeaseEvent> {
         self.malformed.remove(key);
+        self.own.settle(key);
         let gone = self.known.remove(key)?;
         let heir = self.known.values().find(|lease| lease.subnet == gone.subnet);
         Some(match heir {
