@@ -200,6 +200,56 @@ fn deleted_device_ends_the_daemon_with_status_1() {
 }
 
 #[test]
+fn restart_without_etcd_keeps_subnet_and_peers_and_settles_when_it_is_back() {
+    let mut host = Host::with_etcd();
+    host.put_config(r#"{"Network":"10.1.0.0/16"}"#);
+    let peer = "/coreos.com/network/subnets/10.1.9.0-24";
+    host.etcdctl(&["put", peer, r#"{"PublicIP":"10.0.0.9"}"#]);
+    let env = host.dir.path().join("a.env");
+    let state = host.dir.path().join("a.state.json");
+    let daemon = host.start("a", &["-iface", "10.0.0.7"]);
+    eventually("state", || fs::read_to_string(&state).ok().filter(|s| s.contains("10.1.9.0-24")));
+    daemon.signal("TERM");
+    assert_eq!(daemon.end().0.code(), Some(0));
+    let subnet = fs::read_to_string(&env).unwrap();
+
+    host.stop_etcd();
+    fs::remove_file(&env).unwrap();
+    let daemon = host.start("a", &["-iface", "10.0.0.7"]);
+    daemon.wait_for("do not agree with its subnet");
+    daemon.wait_for("Couldn't fetch network config");
+    daemon.signal("TERM");
+    assert_eq!(daemon.end().0.code(), Some(0));
+
+    fs::write(&env, &subnet).unwrap();
+    let started = Instant::now();
+    let daemon = host.start("a", &["-iface", "10.0.0.7"]);
+    let log = daemon.wait_for("Watching for new subnet leases");
+    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+    assert!(log.contains(" and 1 peers from "), "{log}");
+    assert_eq!(fs::read_to_string(&env).unwrap(), subnet);
+    assert_eq!(host.links_named_flannel(), ["flannel0"]);
+    host.start_etcd();
+    let log = daemon.wait_for("is still ours");
+    assert!(!log.contains("Subnet removed") && !log.contains("conflict"), "{log}");
+
+    // Somebody takes the subnet while both are away.
+    daemon.signal("TERM");
+    assert_eq!(daemon.end().0.code(), Some(0));
+    let keys = host.etcdctl(&["get", "--prefix", "--keys-only", "/coreos.com/network/subnets/"]);
+    let own = keys.lines().find(|key| !key.is_empty() && *key != peer).unwrap().to_owned();
+    host.etcdctl(&["put", &own, r#"{"PublicIP":"10.0.0.8"}"#]);
+    host.stop_etcd();
+    let daemon = host.start("a", &["-iface", "10.0.0.7"]);
+    daemon.wait_for("Watching for new subnet leases");
+    host.start_etcd();
+    let (status, log) = daemon.end();
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(only_error(&log).contains(" of 10.0.0.7 now belongs to 10.0.0.8"), "{log}");
+    assert!(!state.exists() && host.etcdctl(&["get", &own]).contains("10.0.0.8"));
+}
+
+#[test]
 fn daemons_share_a_registry_in_a_file() {
     let host = Host::new();
     host.output(&["ip", "addr", "add", "10.0.0.8/32", "dev", "lo"]);
@@ -292,12 +342,23 @@ impl Host {
 
     fn with_etcd() -> Self {
         let mut host = Self::new();
-        let mut etcd = host.command(&["etcd", "--data-dir"]);
-        etcd.arg(host.dir.path().join("etcd")).stdout(Stdio::null()).stderr(Stdio::null());
-        host.etcd = Some(etcd.spawn().unwrap());
-        let healthy = || host.command(&["etcdctl", "endpoint", "health"]).output().unwrap();
-        eventually("etcd is up", || healthy().status.success().then_some(()));
+        host.start_etcd();
         host
+    }
+
+    fn start_etcd(&mut self) {
+        let mut etcd = self.command(&["etcd", "--data-dir"]);
+        etcd.arg(self.dir.path().join("etcd")).stdout(Stdio::null()).stderr(Stdio::null());
+        self.etcd = Some(etcd.spawn().unwrap());
+        let healthy = || self.command(&["etcdctl", "endpoint", "health"]).output().unwrap();
+        eventually("etcd is up", || healthy().status.success().then_some(()));
+    }
+
+    /// Ends it at once, as a power failure does.
+    fn stop_etcd(&mut self) {
+        let mut etcd = self.etcd.take().unwrap();
+        etcd.kill().unwrap();
+        etcd.wait().unwrap();
     }
 
     fn command(&self, command: &[&str]) -> Command {

@@ -5,7 +5,7 @@
 
 mod wait;
 
-pub use wait::wait_for_config;
+pub use wait::{FoundConfig, NotYet, read_config, wait_for_config};
 
 use std::fmt;
 use std::net::Ipv4Addr;

@@ -22,11 +22,13 @@ pub mod renew;
 
 pub mod backend;
 pub mod subnet_file;
+pub mod replace_file;
+mod state_file;
 
 mod backoff;
 mod go_json;
 mod log_limit;
-mod replace_file;
+
 #[cfg(test)]
 mod test_log;
 mod time_text;
@@ -34,6 +36,7 @@ mod time_text;
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tokio::runtime::Builder;
@@ -42,7 +45,7 @@ use tracing::{info, warn};
 use self::acquire::AcquireError;
 use self::backend::BackendError;
 use self::backend::udp::{UdpBackend, UdpSetup};
-use self::config::{BackendConfig, wait_for_config};
+use self::config::{BackendConfig, FoundConfig, NotYet, read_config, wait_for_config};
 use self::flags::Config;
 use self::health::{Health, HealthError};
 use self::iface::{ExternalInterface, IfaceError};
@@ -53,6 +56,8 @@ use self::registry::file::FileRegistry;
 use self::registry::{Registry, RegistryKind};
 use self::renew::{KeepPolicy, LeaseLost};
 use self::signals::{SignalError, StopSignals};
+use self::state_file::{Past, Remembered, StateFile};
+use crate::routes::Subnet;
 use crate::routes::kernel::{self, KernelError, Netlink};
 
 /// Why the daemon ended by itself.
@@ -145,7 +150,8 @@ async fn join<R: Registry>(
     tokio::spawn(connection);
     let is_named = !config.ifaces.is_empty() || config.public_ip.is_some();
     let named = if is_named { Some(external_interface(config, &net).await?) } else { None };
-    // 4b. The subnet we had, and the network config: waited for, however long it takes.
+    // 4b. The subnet we had, and the network config: waited for, however long it takes, unless we
+    //     remember both.
     let previous = subnet_file::previous_subnet(&config.subnet_file);
     let shown = previous.map_or("None".to_owned(), |subnet| subnet.to_string());
     let kind = match config.registry {
@@ -153,18 +159,20 @@ async fn join<R: Registry>(
         RegistryKind::File(_) => "File",
     };
     info!("Created subnet manager: {kind} Local Manager with Previous Subnet: {shown}");
-    let network = wait_for_config(registry, config.backend).await;
+    let state = StateFile::beside(&config.subnet_file, registry.config_name());
+    let (found, iface, past) =
+        find_network(config, registry, &net, named, &state, previous).await?;
+    let network = found.network;
     info!("Found network config - Backend type: {}", network.backend.backend_type());
-    let iface = match named {
-        Some(iface) => iface,
-        None => external_interface(config, &net).await?,
-    };
     // 4c. Lease, overlay device, subnet.env, workers, READY=1, and the loop.
     let backend = network.backend;
     let node = Node {
         registry,
         network: network.clone(),
+        config_text: &found.text,
         previous,
+        past,
+        state: &state,
         subnet_file: &config.subnet_file,
         keep: KeepPolicy { margin: config.renew_margin, on_loss: config.on_lease_loss },
         health,
@@ -176,6 +184,47 @@ async fn join<R: Registry>(
             node.live::<UdpBackend>(setup).await
         }
     }
+}
+
+/// How long the registry may take to answer before we start with what we remember.
+const FIRST_ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The network config, the external interface, and our past if the registry is not there to ask.
+///
+/// A registry that answers is believed: only it knows whether the config is another by now.
+async fn find_network<R: Registry>(
+    config: &Config,
+    registry: &R,
+    net: &Netlink,
+    named: Option<ExternalInterface>,
+    state: &StateFile,
+    previous: Option<Subnet>,
+) -> Result<(FoundConfig, ExternalInterface, Option<Past>), DaemonError> {
+    let first = read_config(registry, config.backend);
+    let found = match tokio::time::timeout(FIRST_ANSWER_TIMEOUT, first).await {
+        Ok(Ok(found)) => found,
+        Ok(Err(NotYet::Missing { .. } | NotYet::Invalid { .. })) => {
+            wait_for_config(registry, config.backend).await
+        }
+        Ok(Err(NotYet::Registry(_))) | Err(_) => {
+            let iface = match &named {
+                Some(iface) => Some(iface.clone()),
+                None => external_interface(config, net).await.ok(),
+            };
+            let remembered = iface.and_then(|iface| {
+                Some((state.recall(previous, config.backend, iface.public_ip)?, iface))
+            });
+            if let Some((Remembered { config: found, past }, iface)) = remembered {
+                return Ok((found, iface, Some(past)));
+            }
+            wait_for_config(registry, config.backend).await
+        }
+    };
+    let iface = match named {
+        Some(iface) => iface,
+        None => external_interface(config, net).await?,
+    };
+    Ok((found, iface, None))
 }
 
 async fn external_interface(

@@ -14,11 +14,12 @@ use super::DaemonError;
 use super::acquire::acquire_lease;
 use super::backend::{Backend, BackendStats};
 use super::claim::{Claim, Conflict, as_text};
-use super::config::NetworkConfig;
+use super::config::{NetworkConfig, wait_for_config};
 use super::health::Health;
-use super::lease::Lease;
+use super::lease::{Lease, LeaseEvent};
 use super::registry::Registry;
 use super::renew::{KeepPolicy, keep_lease};
+use super::state_file::{Past, Recorder, StateFile};
 use super::subnet_file::SubnetEnv;
 use super::watch::follow_leases;
 use crate::routes::Subnet;
@@ -30,8 +31,14 @@ pub(super) struct Node<'a, R> {
     pub(super) registry: &'a R,
     /// The overlay.
     pub(super) network: NetworkConfig,
+    /// The text of its config.
+    pub(super) config_text: &'a str,
     /// The subnet we had before.
     pub(super) previous: Option<Subnet>,
+    /// What to start with while the registry is away.
+    pub(super) past: Option<Past>,
+    /// Keeps what the next start may need.
+    pub(super) state: &'a StateFile,
     /// Where subnet.env is to be.
     pub(super) subnet_file: &'a Path,
     /// How the lease is kept.
@@ -63,12 +70,43 @@ impl<R: Registry> Node<'_, R> {
     ///
     /// # Cancel safety
     /// Dropping the future stops the backend, which leaves nothing on the host but subnet.env.
-    pub(super) async fn live<B: Backend>(self, setup: B::Setup) -> Result<Infallible, DaemonError> {
+    pub(super) async fn live<B: Backend>(
+        mut self,
+        setup: B::Setup,
+    ) -> Result<Infallible, DaemonError> {
         let attrs = B::attrs(&setup);
-        let lease = acquire_lease(self.registry, &self.network, &attrs, self.previous).await?;
-        let backend = B::start(setup, &lease).await?;
-        self.announce(&lease, backend.mtu());
-        self.work(&lease, backend).await
+        let is_remembered = self.past.is_some();
+        let Past { own, peers } = match self.past.take() {
+            Some(past) => past,
+            None => {
+                let (registry, network) = (self.registry, &self.network);
+                let own = acquire_lease(registry, network, &attrs, self.previous).await?;
+                Past { own, peers: Vec::new() }
+            }
+        };
+        let mut backend = B::start(setup, &own).await?;
+        if !peers.is_empty() {
+            backend.apply(peers.iter().cloned().map(LeaseEvent::Added).collect());
+        }
+        self.announce(&own, backend.mtu());
+        tokio::select! {
+            end = self.work(own, peers, backend) => end,
+            never = self.compare_config(), if is_remembered => match never {},
+        }
+    }
+
+    /// Tells the operator if the config that we remember is no longer the overlay's. As when it
+    /// changes while we run, we stay with ours.
+    async fn compare_config(&self) -> Infallible {
+        let backend = self.network.backend.backend_type();
+        let found = wait_for_config(self.registry, Some(backend)).await;
+        if found.network != self.network {
+            warn!(
+                "{} is not what it was when this node last ran: restart to follow it",
+                self.registry.config_name(),
+            );
+        }
+        std::future::pending().await
     }
 
     /// Tells the host what its network is. A node that cannot still serves its peers.
@@ -90,23 +128,33 @@ impl<R: Registry> Node<'_, R> {
     /// Feeds the backend with its peers' leases, and watches over it and over our lease.
     async fn work<B: Backend>(
         &self,
-        lease: &Lease,
+        own: Lease,
+        peers: Vec<Lease>,
         mut backend: B,
     ) -> Result<Infallible, DaemonError> {
         let mut stats_requests = self.health.stats_requests();
         // Unbounded, yet never long: it is filled and emptied by this one task, turn by turn.
         let (sink, mut changes) = mpsc::unbounded_channel();
-        let claim = Claim::new(lease.subnet, lease.attrs.public_ip);
-        let mut follow = pin!(follow_leases(self.registry, &claim, |events| {
+        let (hold, mut held) = mpsc::unbounded_channel();
+        let claim = Claim::new(own.subnet, own.attrs.public_ip);
+        let mut record = Recorder::new(self.state, self.config_text, own.clone(), &peers);
+        let mut follow = pin!(follow_leases(self.registry, &claim, peers, |events| {
             drop(sink.send(events));
         }));
-        let mut keep = pin!(keep_lease(self.registry, lease, self.keep, &claim, |_| {}));
+        let mut keep = pin!(keep_lease(self.registry, &own, self.keep, &claim, |lease| {
+            drop(hold.send(lease.clone()));
+        }));
         info!("Running backend.");
         info!("Watching for new subnet leases");
         notify(NotifyState::Ready);
         loop {
             tokio::select! {
-                Some(events) = changes.recv() => backend.apply(events),
+                Some(events) = changes.recv() => {
+                    record.apply(&events);
+                    backend.apply(events);
+                }
+                Some(lease) = held.recv() => record.hold(lease),
+                () = record.due() => record.write(),
                 Some(request) = stats_requests.recv() => {
                     // Whoever asked may be gone by now.
                     drop(request.send(self.stats(&claim, &backend)));
@@ -115,6 +163,7 @@ impl<R: Registry> Node<'_, R> {
                 lost = &mut keep => {
                     error!("{lost}: forwarding for {} ends", claim.subnet);
                     error!("Lease has been revoked. Shutting down daemon.");
+                    record.forget();
                     return Err(lost.into());
                 }
                 never = &mut follow => match never {},

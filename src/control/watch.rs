@@ -13,12 +13,13 @@ use std::convert::Infallible;
 
 use self::table::LeaseTable;
 use super::claim::Claim;
-use super::lease::LeaseEvent;
+use super::lease::{Lease, LeaseEvent};
 use super::registry::{Registry, Scope};
 
 /// Hands `sink` every change to the leases of all nodes but our own, for as long as it is polled.
 ///
-/// The first call, as soon as the registry answers, carries everything there is, be it nothing.
+/// The first call, as soon as the registry answers, carries everything there is, be it nothing;
+/// or, if some leases are `known` from elsewhere, what is different from them.
 /// Each later one carries at least one event. A lease that is only renewed is no event. Leases
 /// that contradict our own claim are noted in `own`.
 ///
@@ -27,10 +28,11 @@ use super::registry::{Registry, Scope};
 pub async fn follow_leases<R: Registry>(
     registry: &R,
     own: &Claim,
+    known: Vec<Lease>,
     mut sink: impl FnMut(Vec<LeaseEvent>),
 ) -> Infallible {
     let mut feed = Feed::new(registry, Scope::All);
-    let mut table = LeaseTable::new(own);
+    let mut table = LeaseTable::new(own, known);
     let mut is_first = true;
     loop {
         let events = match feed.next().await {

@@ -9,9 +9,19 @@ use crate::control::registry::{Registry, RegistryError};
 /// How often the config is looked at: flannel's `main.go` waits one second, too.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
+/// A network config, and the text that it was read from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundConfig {
+    /// What the operator wrote.
+    pub text: String,
+    /// What it means.
+    pub network: NetworkConfig,
+}
+
 /// Why there is no config to start with yet.
 #[derive(Debug, thiserror::Error)]
-enum NotYet {
+#[expect(missing_docs, reason = "each says what it is")]
+pub enum NotYet {
     #[error("{name} does not exist")]
     Missing { name: String },
     #[error("{name}: {error}")]
@@ -28,7 +38,7 @@ enum NotYet {
 pub async fn wait_for_config<R: Registry>(
     registry: &R,
     backend: Option<BackendType>,
-) -> NetworkConfig {
+) -> FoundConfig {
     let mut log = LogLimit::default();
     let mut has_waited = false;
     loop {
@@ -54,12 +64,19 @@ pub async fn wait_for_config<R: Registry>(
     }
 }
 
-async fn read_config<R: Registry>(
+/// The network config as it is now.
+///
+/// # Errors
+/// [`NotYet`] when there is none that can be used.
+pub async fn read_config<R: Registry>(
     registry: &R,
     backend: Option<BackendType>,
-) -> Result<NetworkConfig, NotYet> {
+) -> Result<FoundConfig, NotYet> {
     let name = || registry.config_name();
     let text = registry.config().await.map_err(NotYet::Registry)?;
     let text = text.ok_or_else(|| NotYet::Missing { name: name() })?;
-    parse(&text, backend).map_err(|error| NotYet::Invalid { name: name(), error })
+    match parse(&text, backend) {
+        Ok(network) => Ok(FoundConfig { text, network }),
+        Err(error) => Err(NotYet::Invalid { name: name(), error }),
+    }
 }

@@ -10,11 +10,13 @@ use crate::control::backend::BackendError;
 use crate::control::config;
 use crate::control::lease::{LeaseAttrs, LeaseEvent};
 use crate::control::registry::Scope;
-use crate::control::registry::memory::MemoryRegistry;
+use crate::control::registry::memory::{Fault, MemoryRegistry};
 use crate::control::renew::OnLeaseLoss;
+use crate::control::test_log::Logs;
 use crate::dataplane::EngineError;
 use crate::dataplane::stats::StatsSnapshot;
 
+const CONFIG: &str = r#"{"Network":"10.1.0.0/16"}"#;
 const PEER: &str = r#"{"PublicIP":"192.0.2.2","PublicIPv6":null}"#;
 
 #[tokio::test(start_paused = true)]
@@ -73,6 +75,63 @@ async fn node_that_cannot_write_subnet_env_works_but_is_not_ready() {
     assert!(!world.health.is_ready());
 }
 
+#[tokio::test(start_paused = true)]
+async fn node_starts_with_what_it_remembers_and_settles_with_the_registry_later() {
+    let logs = Logs::capture();
+    let world = World::new();
+    world.registry.put("10.1.9.0-24", PEER);
+    world.registry.put("10.1.10.0-24", PEER);
+    let recorded = async { world.until(|log| log.peers.len() == 2).await };
+    world.live_while(recorded).await;
+    assert!(world.recall().is_none(), "nothing was written yet");
+    let written = async {
+        while world.recall().is_none() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    world.live_while(written).await;
+    *world.log.borrow_mut() = Log::default();
+
+    // While the registry is away one peer leaves, and another comes.
+    world.registry.remove("10.1.9.0-24");
+    world.registry.put("10.1.11.0-24", PEER);
+    world.registry.fail_next(10, Fault::NotAsked);
+    world.registry.set_config(r#"{"Network":"10.1.0.0/17"}"#);
+    *world.past.borrow_mut() = world.recall();
+    let act = async {
+        world.until(|log| log.peers.len() == 2).await;
+        assert!(world.log.borrow().peers.contains("10.1.9.0/24"), "as far as we knew");
+        while !world.health.is_ready() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(logs.count("is still ours"), 0);
+        world.until(|log| log.peers.contains("10.1.11.0/24")).await;
+        assert!(!world.log.borrow().peers.contains("10.1.9.0/24"));
+        let lines = ["registry is back: lease 10.1.5.0/24 is still ours", "restart to follow it"];
+        while lines.iter().any(|line| logs.count(line) == 0) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    assert!(world.live_while(act).await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn remembered_subnet_that_was_taken_meanwhile_ends_the_node_and_is_forgotten() {
+    let world = World::new();
+    let written = async {
+        while world.recall().is_none() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    world.live_while(written).await;
+    world.registry.put("10.1.5.0-24", PEER);
+    *world.past.borrow_mut() = world.recall();
+    let error = world.live_while(std::future::pending()).await.unwrap().to_string();
+    assert_eq!(error, "lease lost");
+    assert!(world.recall().is_none());
+    assert_eq!(world.leased().await, None, "the other node's lease stands");
+}
+
 /// A registry, a host and a backend that exist only in a test.
 struct World {
     registry: MemoryRegistry,
@@ -80,6 +139,7 @@ struct World {
     health: Health,
     log: Rc<RefCell<Log>>,
     fail: RefCell<Option<oneshot::Sender<EngineError>>>,
+    past: RefCell<Option<Past>>,
 }
 
 /// What became of the backend.
@@ -98,7 +158,12 @@ impl World {
             health: Health::default(),
             log: Rc::default(),
             fail: RefCell::default(),
+            past: RefCell::default(),
         }
+    }
+
+    fn state(&self) -> StateFile {
+        StateFile::beside(&self.subnet_file(), self.registry.config_name())
     }
 
     fn subnet_file(&self) -> std::path::PathBuf {
@@ -108,10 +173,14 @@ impl World {
     /// Lets a node live until `act` is through, or returns what it died of before that.
     async fn live_while(&self, act: impl Future<Output = ()>) -> Option<DaemonError> {
         let subnet_file = self.subnet_file();
+        let state = self.state();
         let node = Node {
             registry: &self.registry,
-            network: config::parse(r#"{"Network":"10.1.0.0/16"}"#, None).unwrap(),
+            network: config::parse(CONFIG, None).unwrap(),
+            config_text: CONFIG,
             previous: Some("10.1.5.0/24".parse().unwrap()),
+            past: self.past.borrow_mut().take(),
+            state: &state,
             subnet_file: &subnet_file,
             keep: KeepPolicy { margin: Duration::from_secs(3600), on_loss: OnLeaseLoss::Exit },
             health: &self.health,
@@ -125,6 +194,12 @@ impl World {
             () = act => None,
             () = deadline => panic!("nothing happens: {:?}", self.log.borrow()),
         }
+    }
+
+    fn recall(&self) -> Option<Past> {
+        let previous = "10.1.5.0/24".parse().ok();
+        let recalled = self.state().recall(previous, None, ip("192.0.2.1"));
+        recalled.map(|remembered| remembered.past)
     }
 
     async fn until(&self, condition: impl Fn(&Log) -> bool) {

@@ -1,7 +1,7 @@
 //! [`FileRegistry`]: the registry in one JSON file, for labs and small static networks.
 //!
 //! A person may write it, and several daemons on one machine may share it. What it looks like is
-//! told in [`document`]. Daemons write under a lock (`flock` on `<path>.lock`), each time by
+//! told in `file/document.rs`. Daemons write under a lock (`flock` on `<path>.lock`), each time by
 //! replacing the file as a whole; readers need no lock. inotify tells of changes, whoever made
 //! them. A file that cannot be read or understood is an outage, like an etcd that does not
 //! answer: it is neither an empty registry nor ever written to.

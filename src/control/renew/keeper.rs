@@ -43,9 +43,10 @@ impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
         claim: &'r Claim,
         sink: S,
     ) -> Self {
+        let is_known = lease.entry.revision != Revision::UNKNOWN;
         let mut keeper = Self {
             registry,
-            is_in_doubt: lease.entry.revision == Revision::UNKNOWN,
+            is_in_doubt: !is_known,
             is_shared: false,
             lease,
             policy,
@@ -55,7 +56,9 @@ impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
             backoff: Backoff::new(Duration::from_secs(1), Duration::from_secs(60)),
             log: LogLimit::default(),
         };
-        keeper.schedule();
+        if is_known {
+            keeper.schedule();
+        }
         keeper
     }
 
@@ -164,6 +167,9 @@ impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
             self.claim.share(&lease);
         }
         let had = std::mem::replace(&mut self.lease.entry, lease.entry);
+        if had.revision == Revision::UNKNOWN {
+            tracing::info!("registry is back: lease {} is still ours", self.lease.subnet);
+        }
         if self.lease.is_reservation() {
             tracing::info!("lease {} is a reservation", self.lease.subnet);
             self.lease.expires = None;

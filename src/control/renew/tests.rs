@@ -207,7 +207,7 @@ fn all_of_it_can_run_on_any_thread() {
     assert_send(wait_for_config(&registry, None));
     assert_send(acquire_lease(&registry, &config, &attrs, None));
     let claim = claim();
-    assert_send(follow_leases(&registry, &claim, drop));
+    assert_send(follow_leases(&registry, &claim, Vec::new(), drop));
     assert_send(async {
         let lease = create(&registry).await;
         keep_lease(&registry, &lease, EXIT, &claim, |_| {}).await

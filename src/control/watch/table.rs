@@ -20,8 +20,9 @@ pub(super) struct LeaseTable<'a> {
 }
 
 impl<'a> LeaseTable<'a> {
-    pub(super) fn new(own: &'a Claim) -> Self {
-        Self { own, known: BTreeMap::new(), malformed: BTreeMap::new() }
+    pub(super) fn new(own: &'a Claim, known: Vec<Lease>) -> Self {
+        let known = known.into_iter().map(|lease| (lease.entry.key.clone(), lease)).collect();
+        Self { own, known, malformed: BTreeMap::new() }
     }
 
     /// Takes over everything there is. Removals come first.

@@ -197,8 +197,9 @@ impl Followed {
         let handed = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&handed);
         let task = tokio::spawn(async move {
+            let known = Vec::new();
             let own = Claim::new("10.1.0.0/24".parse().unwrap(), Ipv4Addr::new(192, 0, 2, 0));
-            follow_leases(&*registry, &own, move |events| {
+            follow_leases(&*registry, &own, known, move |events| {
                 let mut handed = sink.lock().unwrap();
                 if handed.is_empty() {
                     handed.push("|".to_owned());

@@ -70,6 +70,12 @@ impl Document {
         self.members.raw(name).map(RawValue::get).filter(|text| *text != "null")
     }
 
+    /// Gives the member `name` a value.
+    pub(crate) fn set_member(&mut self, name: &str, value: Box<RawValue>) {
+        self.members.set(name, value);
+        self.is_changed = true;
+    }
+
     /// The entries in byte order of their keys.
     pub(crate) fn entries(&self) -> BTreeMap<&str, &RawValue> {
         self.leases.iter().map(|(key, raw)| (key.as_str(), &**raw)).collect()

@@ -1,0 +1,201 @@
+//! The state file: what this node knew of the overlay when it last ran.
+//!
+//! It stands beside subnet.env (`subnet.state.json` for `subnet.env`) and lets a node start while
+//! its registry is away, with the subnet it had and the peers it knew. Its form is that of a
+//! [`Document`], with two members more: `registry` says whose state it is, `own` which of the
+//! leases is ours. A peer's expiry is not in it, as nobody but the registry knows it.
+
+mod recorder;
+
+pub(super) use recorder::Recorder;
+
+use std::fs;
+use std::io;
+use std::net::Ipv4Addr;
+use std::num::NonZeroI64;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use serde_json::value::{RawValue, to_raw_value};
+use tokio::time::Instant;
+
+use super::config::{self, BackendType, FoundConfig};
+use super::lease::Lease;
+use super::registry::file::document::{Document, DocumentError, expires};
+use super::registry::{Entry, Revision, TtlLease, read_entry};
+use super::replace_file::{FileError, replace_file};
+use crate::routes::Subnet;
+
+/// Where the state is kept, and whose it is.
+#[derive(Debug)]
+pub(super) struct StateFile {
+    path: PathBuf,
+    registry: String,
+}
+
+/// The overlay as this node last knew it.
+#[derive(Debug)]
+pub(super) struct Remembered {
+    /// The network config.
+    pub(super) config: FoundConfig,
+    /// The leases.
+    pub(super) past: Past,
+}
+
+/// The leases as this node last knew them. Their revisions are unknown.
+#[derive(Debug)]
+pub(super) struct Past {
+    /// Our own.
+    pub(super) own: Lease,
+    /// Those of all other nodes.
+    pub(super) peers: Vec<Lease>,
+}
+
+/// Why a state is of no use.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StateError {
+    #[error("read {path}: {source}")]
+    Read { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Document(#[from] DocumentError),
+    #[error("it is that of {0}")]
+    OtherRegistry(String),
+    #[error("it has no usable network config")]
+    Config,
+    #[error("it does not say which lease is ours")]
+    Own,
+    #[error("subnet.env and network config do not agree with its subnet {0}")]
+    OtherSubnet(Subnet),
+    #[error("lease {0} has expired")]
+    Expired(Subnet),
+}
+
+impl StateFile {
+    /// That of the node which writes `subnet_file` and uses the registry of this name.
+    pub(super) fn beside(subnet_file: &Path, registry: String) -> Self {
+        Self { path: subnet_file.with_extension("state.json"), registry }
+    }
+
+    /// Reads what can be relied on without asking the registry; `None` if there is no state.
+    ///
+    /// # Errors
+    /// [`StateError`]. Not a reason to stop: there is the registry to be waited for.
+    pub(super) fn load(
+        &self,
+        previous: Option<Subnet>,
+        backend: Option<BackendType>,
+    ) -> Result<Option<Remembered>, StateError> {
+        let text = match fs::read(&self.path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(StateError::Read { path: self.path.clone(), source }),
+        };
+        let document = Document::parse(&text)?;
+        let registry: String = member(&document, "registry").unwrap_or_default();
+        if registry != self.registry {
+            return Err(StateError::OtherRegistry(registry));
+        }
+        let text = document.member("config").ok_or(StateError::Config)?.to_owned();
+        let network = config::parse(&text, backend).map_err(|_| StateError::Config)?;
+        let own_key: String = member(&document, "own").ok_or(StateError::Own)?;
+        let mut leases: Vec<Lease> = document.entries().into_iter().filter_map(lease).collect();
+        let place = leases.iter().position(|lease| lease.entry.key == own_key);
+        let own = leases.remove(place.ok_or(StateError::Own)?);
+        if previous != Some(own.subnet) || !network.accepts(own.subnet) {
+            return Err(StateError::OtherSubnet(own.subnet));
+        }
+        if own.expires.is_some_and(|expires| expires <= Instant::now()) {
+            return Err(StateError::Expired(own.subnet));
+        }
+        let config = FoundConfig { text, network };
+        Ok(Some(Remembered { config, past: Past { own, peers: leases } }))
+    }
+
+    /// The same, if it is the state of a node with this public IP. Says in one line what becomes
+    /// of it.
+    pub(super) fn recall(
+        &self,
+        previous: Option<Subnet>,
+        backend: Option<BackendType>,
+        public_ip: Ipv4Addr,
+    ) -> Option<Remembered> {
+        let path = self.path.display();
+        match self.load(previous, backend) {
+            Ok(Some(remembered)) if remembered.past.own.attrs.public_ip == public_ip => {
+                let Past { own, peers } = &remembered.past;
+                tracing::warn!(
+                    "registry does not answer: starting with lease {} and {} peers from {path}; \
+                     will settle with the registry when it is back",
+                    own.subnet,
+                    peers.len(),
+                );
+                Some(remembered)
+            }
+            Ok(Some(Remembered { past: Past { own, .. }, .. })) => {
+                tracing::warn!("{path} is of no use: our public IP is no longer {}", own.attrs);
+                None
+            }
+            Ok(None) => None,
+            Err(error) => {
+                tracing::warn!("{path} is of no use: {error}");
+                None
+            }
+        }
+    }
+
+    /// Replaces the state.
+    fn save<'a>(
+        &self,
+        config: &str,
+        own: &Lease,
+        peers: impl Iterator<Item = &'a Lease>,
+    ) -> Result<(), SaveError> {
+        let mut document = Document::default();
+        document.set_member("registry", to_raw_value(&self.registry)?);
+        document.set_member("own", to_raw_value(&own.entry.key)?);
+        document.set_member("config", RawValue::from_string(config.to_owned())?);
+        let left = own.expires.map(|at| at.saturating_duration_since(Instant::now()));
+        document.put(&own.entry.key, &own.attrs, left.map(|left| SystemTime::now() + left))?;
+        for peer in peers {
+            document.put(&peer.entry.key, &peer.attrs, None)?;
+        }
+        Ok(replace_file(&self.path, &document.to_string())?)
+    }
+
+    /// Takes the state away: what it says is known to be wrong.
+    fn remove(&self) {
+        if let Err(error) = fs::remove_file(&self.path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %self.path.display(), %error, "cannot remove the state file");
+        }
+    }
+}
+
+/// Why the state was not saved.
+#[derive(Debug, thiserror::Error)]
+enum SaveError {
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+fn member(document: &Document, name: &str) -> Option<String> {
+    serde_json::from_str(document.member(name)?).ok()
+}
+
+/// One entry as a lease whose expiry, if it has one, stands on our clock.
+fn lease((key, raw): (&str, &RawValue)) -> Option<Lease> {
+    let expires = expires(raw).ok()?.map(|at| {
+        let left = at.duration_since(SystemTime::now()).unwrap_or_default();
+        Instant::now() + left
+    });
+    let ttl_lease = expires.map(|_| TtlLease(NonZeroI64::MIN));
+    let entry = Entry { key: key.to_owned(), revision: Revision::UNKNOWN, ttl_lease };
+    let lease = read_entry(entry, raw.get().as_bytes()).ok()?;
+    Some(Lease { expires, ..lease })
+}
+
+#[cfg(test)]
+mod tests;

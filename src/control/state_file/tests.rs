@@ -1,0 +1,119 @@
+use std::time::Duration;
+
+use super::*;
+use crate::control::lease::{LeaseAttrs, LeaseEvent, print_key};
+use crate::control::registry::LEASE_TTL;
+use crate::control::test_log::Logs;
+
+const CONFIG: &str = r#"{"network":  "10.1.0.0/16"}"#;
+
+#[tokio::test(start_paused = true)]
+async fn what_was_recorded_is_remembered() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = file(&dir);
+    assert!(load(&file).unwrap().is_none());
+    let mut recorder = Recorder::new(&file, CONFIG, own(), &[lease("10.1.7.0/24", "192.0.2.7")]);
+    recorder.apply(&[
+        LeaseEvent::Added(lease("10.1.8.0/24", "192.0.2.8")),
+        LeaseEvent::Removed("10.1.7.0/24".parse().unwrap()),
+        LeaseEvent::Added(lease("10.1.9.0/24", "192.0.2.9")),
+    ]);
+    recorder.due().await;
+    recorder.write();
+    let Remembered { config, past: Past { own, peers } } = load(&file).unwrap().unwrap();
+    assert_eq!((config.text.as_str(), config.network.subnet_len), (CONFIG, 24));
+    assert_eq!((own.entry.key.as_str(), own.entry.revision), ("10.1.5.0-24", Revision::UNKNOWN));
+    assert!(!own.is_reservation());
+    let left = own.expires.unwrap() - Instant::now();
+    assert!(LEASE_TTL.abs_diff(left) < Duration::from_secs(60), "{left:?}");
+    let peers: Vec<String> =
+        peers.iter().map(|peer| format!("{} {}", peer.subnet, peer.attrs)).collect();
+    assert_eq!(peers, ["10.1.8.0/24 192.0.2.8", "10.1.9.0/24 192.0.2.9"]);
+    recorder.forget();
+    assert!(load(&file).unwrap().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn changes_are_written_together_and_not_too_often() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = file(&dir);
+    let mut recorder = Recorder::new(&file, CONFIG, own(), &[]);
+    let start = Instant::now();
+    let mut num_writes = 0;
+    while start.elapsed() < Duration::from_secs(60) {
+        tokio::select! {
+            () = recorder.due() => {
+                recorder.write();
+                num_writes += 1;
+            }
+            () = tokio::time::sleep(Duration::from_millis(50)) => recorder.hold(own()),
+        }
+    }
+    assert!((11..=13).contains(&num_writes), "{num_writes}");
+    assert!(tokio::time::timeout(Duration::from_secs(9), recorder.due()).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn state_that_cannot_be_relied_on_is_refused_with_the_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = file(&dir);
+    let mut recorder = Recorder::new(&file, CONFIG, own(), &[]);
+    recorder.write();
+    let good = fs::read_to_string(&file.path).unwrap();
+    let refused = |previous: &str| file.load(previous.parse().ok(), None).unwrap_err().to_string();
+    assert!(refused("10.1.6.0/24").contains("do not agree with its subnet 10.1.5.0/24"));
+    assert!(refused("no subnet.env").contains("do not agree with its subnet"));
+    for (part, other, reason) in [
+        ("etcd key /config", "etcd key /other", "it is that of etcd key /other"),
+        ("10.1.0.0/16", "10.2.0.0/16", "do not agree with its subnet"),
+        ("10.1.0.0/16", "10.1.0.0/33", "no usable network config"),
+        ("\"own\"", "\"owner\"", "does not say which lease is ours"),
+        ("\"own\": \"10.1.5.0-24\"", "\"own\": \"10.1.6.0-24\"", "which lease is ours"),
+        ("\"Expires\":\"20", "\"Expires\":\"19", "does not say which lease is ours"),
+        ("\"Expires\":\"", "\"Expires\":1,\"x\":\"", "lease 10.1.5.0/24 has expired"),
+        ("}\n", "", "not a registry: EOF"),
+    ] {
+        let bad = good.replacen(part, other, 9);
+        assert_ne!(bad, good, "{part}");
+        fs::write(&file.path, bad).unwrap();
+        assert!(refused("10.1.5.0/24").contains(reason), "{reason}: {}", refused("10.1.5.0/24"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn state_that_cannot_be_written_is_complained_about_once_a_minute() {
+    let logs = Logs::capture();
+    let dir = tempfile::tempdir().unwrap();
+    let file = file(&dir);
+    fs::create_dir(&file.path).unwrap();
+    let mut recorder = Recorder::new(&file, CONFIG, own(), &[]);
+    for _ in 0..3 {
+        recorder.write();
+    }
+    assert_eq!(logs.count("cannot save the state for the next start"), 1);
+    assert!(load(&file).is_err());
+}
+
+fn file(dir: &tempfile::TempDir) -> StateFile {
+    let file = StateFile::beside(&dir.path().join("a.env"), "etcd key /config".to_owned());
+    assert_eq!(file.path, dir.path().join("a.state.json"));
+    file
+}
+
+fn load(file: &StateFile) -> Result<Option<Remembered>, StateError> {
+    file.load("10.1.5.0/24".parse().ok(), None)
+}
+
+fn own() -> Lease {
+    let ttl_lease = Some(TtlLease(NonZeroI64::MAX));
+    let lease = lease("10.1.5.0/24", "192.0.2.5");
+    let entry = Entry { ttl_lease, ..lease.entry };
+    Lease { expires: Some(Instant::now() + LEASE_TTL), entry, ..lease }
+}
+
+fn lease(subnet: &str, public_ip: &str) -> Lease {
+    let subnet = subnet.parse().unwrap();
+    let attrs = LeaseAttrs::udp(public_ip.parse().unwrap());
+    let entry = Entry { key: print_key(subnet), revision: Revision(7), ttl_lease: None };
+    Lease { subnet, attrs, expires: None, entry }
+}
