@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::allocate;
 use super::backoff::Backoff;
 use super::config::NetworkConfig;
+use super::dice::dice;
 use super::lease::{Lease, LeaseAttrs, print_key};
 use super::log_limit::LogLimit;
 use super::registry::{Registry, RegistryError, Scope, Snapshot, Write};
@@ -173,7 +174,7 @@ impl<R: Registry> Acquirer<'_, R> {
             self.config.subnet_min,
             self.config.subnet_max,
         );
-        allocate::pick(self.config, snapshot.taken(), &mut rand::rng())
+        allocate::pick(self.config, snapshot.taken(), &mut dice())
     }
 }
 

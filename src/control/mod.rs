@@ -26,9 +26,11 @@ pub mod replace_file;
 mod state_file;
 
 mod backoff;
+mod dice;
 mod go_json;
 mod log_limit;
-
+#[cfg(test)]
+mod model_tests;
 #[cfg(test)]
 mod test_log;
 mod time_text;

@@ -119,6 +119,8 @@ pub async fn keep_lease<R: Registry>(
     let mut keeper = Keeper::new(registry, lease.clone(), policy, claim, sink);
     loop {
         let still_ours = tokio::select! {
+            // News first: a renewal that does not know them would be refused.
+            biased;
             update = feed.next() => keeper.observe(update).await,
             () = until(keeper.renew_at) => keeper.renew().await,
         };

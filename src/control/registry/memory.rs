@@ -6,10 +6,11 @@
 
 mod store;
 
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use self::store::Store;
@@ -31,7 +32,7 @@ pub struct MemoryRegistry {
 struct Shared {
     store: Mutex<Store>,
     /// Wakes the watches after every write.
-    changed: watch::Sender<()>,
+    changed: Notify,
 }
 
 /// How a call fails.
@@ -47,7 +48,6 @@ pub enum Fault {
 #[derive(Debug)]
 pub struct MemoryWatch {
     shared: Arc<Shared>,
-    changed: watch::Receiver<()>,
     scope: Scope,
     position: Revision,
     generation: u64,
@@ -57,7 +57,7 @@ impl MemoryRegistry {
     /// An empty registry.
     pub fn new() -> Self {
         let store = Mutex::new(Store::new());
-        Self { shared: Arc::new(Shared { store, changed: watch::Sender::new(()) }) }
+        Self { shared: Arc::new(Shared { store, changed: Notify::new() }) }
     }
 
     /// Writes the network config, as the operator does.
@@ -95,9 +95,21 @@ impl MemoryRegistry {
         self.write(|store| store.faults.extend(std::iter::repeat_n(fault, num)));
     }
 
+    /// Makes all calls succeed again.
+    pub fn heal(&self) {
+        self.write(|store| store.faults.clear());
+    }
+
+    /// A watch that is set up without a call that might fail.
+    pub(crate) fn watch_now(&self, scope: &Scope, after: Revision) -> MemoryWatch {
+        let generation = self.shared.lock().generation;
+        let shared = Arc::clone(&self.shared);
+        MemoryWatch { shared, scope: scope.clone(), position: after, generation }
+    }
+
     fn write<T>(&self, work: impl FnOnce(&mut Store) -> T) -> T {
         let answer = work(&mut self.shared.lock());
-        self.shared.changed.send_replace(());
+        self.shared.changed.notify_waiters();
         answer
     }
 
@@ -150,14 +162,8 @@ impl Registry for MemoryRegistry {
     }
 
     async fn watch(&self, scope: &Scope, after: Revision) -> Result<MemoryWatch, RegistryError> {
-        self.call("watch leases", |store| MemoryWatch {
-            shared: Arc::clone(&self.shared),
-            changed: self.shared.changed.subscribe(),
-            scope: scope.clone(),
-            position: after,
-            generation: store.generation,
-        })
-        .await
+        self.call("watch leases", |_| ()).await?;
+        Ok(self.watch_now(scope, after))
     }
 
     async fn create(&self, subnet: Subnet, attrs: &LeaseAttrs) -> Result<Write, RegistryError> {
@@ -195,20 +201,27 @@ fn outcome(store: &Store, key: &str, is_written: bool) -> Write {
 
 impl LeaseWatch for MemoryWatch {
     async fn next(&mut self) -> Result<Batch, RegistryError> {
+        let shared = Arc::clone(&self.shared);
         loop {
-            self.changed.borrow_and_update();
+            let mut changed = pin!(shared.changed.notified());
+            // Whatever is written from here on is noticed.
+            changed.as_mut().enable();
             if let Some(batch) = self.pending()? {
                 self.position = batch.revision;
                 return Ok(batch);
             }
-            if self.changed.changed().await.is_err() {
-                return Err(RegistryError::WatchEnded { reason: "registry is gone".to_owned() });
-            }
+            changed.await;
         }
     }
 }
 
 impl MemoryWatch {
+    /// How far it is.
+    #[cfg(test)]
+    pub(crate) const fn position(&self) -> Revision {
+        self.position
+    }
+
     fn pending(&self) -> Result<Option<Batch>, RegistryError> {
         let store = self.shared.lock();
         if store.generation != self.generation {
