@@ -20,6 +20,7 @@ pub mod watch;
 pub mod renew;
 
 pub mod backend;
+pub mod firewall;
 pub mod subnet_file;
 
 mod backoff;
@@ -136,7 +137,7 @@ async fn join(
     tokio::spawn(connection);
     let host = iface::read(&net).await?;
     let iface = iface::select(&host, &config.ifaces, config.public_ip)?;
-    // 4c. Lease, overlay device, subnet.env, workers, READY=1, and the loop.
+    // 4c. Lease, overlay device, workers; rules, subnet.env, READY=1 beside the loop.
     let backend = network.backend;
     let node = Node {
         registry,
@@ -144,6 +145,7 @@ async fn join(
         previous,
         subnet_file: &config.subnet_file,
         renew_margin: config.renew_margin,
+        firewall: config.firewall,
         health,
     };
     match backend {
