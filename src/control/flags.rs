@@ -24,7 +24,7 @@ pub use self::error::FlagError;
 use super::config::BackendType;
 use super::iface::IfaceSpec;
 use super::registry::etcd::EtcdConfig;
-use crate::dataplane::Offloads;
+use crate::dataplane::{Offloads, ThreadConfig};
 
 /// Everything the daemon was told, as values.
 #[derive(Debug, Clone)]
@@ -47,6 +47,8 @@ pub struct Config {
     pub num_workers: usize,
     /// Offloads the data plane may use.
     pub offloads: Offloads,
+    /// How the workers share the cores.
+    pub threads: ThreadConfig,
     /// Log level: 0 info, 1 and 2 debug, 3 and up trace.
     pub verbosity: u8,
     /// Words after the last flag, which Go's flag parser leaves alone; worth a warning.

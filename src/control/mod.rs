@@ -153,8 +153,15 @@ async fn join(
     };
     match backend {
         BackendConfig::Udp { port } => {
-            let (num_workers, offloads) = (config.num_workers, config.offloads);
-            let setup = UdpSetup { net, iface, network, port, num_workers, offloads };
+            let setup = UdpSetup {
+                net,
+                iface,
+                network,
+                port,
+                num_workers: config.num_workers,
+                offloads: config.offloads,
+                threads: config.threads,
+            };
             node.live::<UdpBackend>(setup).await
         }
     }

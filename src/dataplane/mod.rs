@@ -31,5 +31,5 @@ pub mod stats;
 mod sys;
 
 pub use drop_reason::DropReason;
-pub use engine::{Engine, EngineConfig, EngineError};
+pub use engine::{Engine, EngineConfig, EngineError, ThreadConfig};
 pub use offload::Offloads;

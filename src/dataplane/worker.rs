@@ -14,7 +14,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_utils::CachePadded;
 use mio::unix::SourceFd;
@@ -46,11 +46,13 @@ const UDP: Token = Token(1);
 pub(super) const WAKE: Token = Token(2);
 
 /// What a turn left behind.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Turn {
-    /// Nothing more is ready: sleep.
+    /// Nothing was ready.
+    Idle,
+    /// Everything that was ready is done.
     Done,
-    /// The turn's limit came first: take another turn.
+    /// The turn's limit came first.
     MoreToDo,
 }
 
@@ -132,20 +134,18 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
     /// [`Lost`] when the TUN device is gone.
     pub fn turn(&mut self, now: Instant) -> Result<Turn, Lost> {
         self.routes.refresh();
-        let egress = self.egress(now)?;
-        let ingress = self.ingress(now)?;
-        if egress == Turn::MoreToDo || ingress == Turn::MoreToDo {
+        let turn = self.egress(now)?.max(self.ingress(now)?);
+        if turn == Turn::MoreToDo {
             self.stats.turns_cut.add(1);
-            return Ok(Turn::MoreToDo);
         }
-        Ok(Turn::Done)
+        Ok(turn)
     }
 
     fn egress(&mut self, now: Instant) -> Result<Turn, Lost> {
         if self.is_blocked && !self.send_pending() {
-            return Ok(Turn::Done);
+            return Ok(Turn::Idle);
         }
-        for _ in 0..EGRESS_TURN {
+        for num_read in 0..EGRESS_TURN {
             let Some(room) = self.encap.room() else {
                 if self.send_pending() {
                     continue;
@@ -160,7 +160,7 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
                 Err(error) if is_gone(&error) => return Err(lost_tun(error)),
                 Err(_) => {
                     self.send_pending();
-                    return Ok(Turn::Done);
+                    return Ok(if num_read == 0 { Turn::Idle } else { Turn::Done });
                 }
             }
         }
@@ -226,7 +226,7 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
     }
 
     fn ingress(&mut self, now: Instant) -> Result<Turn, Lost> {
-        for _ in 0..INGRESS_TURN {
+        for num_calls in 0..INGRESS_TURN {
             match self.udp.recv(&mut self.batch) {
                 Ok(num_buffers) => {
                     self.count_overflows();
@@ -242,7 +242,7 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
                     if error.kind() != io::ErrorKind::WouldBlock {
                         self.stats.socket_errors.add(1);
                     }
-                    return Ok(Turn::Done);
+                    return Ok(if num_calls == 0 { Turn::Idle } else { Turn::Done });
                 }
             }
         }
@@ -363,20 +363,33 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
 }
 
 impl<T: TunQueue + AsRawFd, U: UdpSocket + AsRawFd> Worker<T, U> {
-    /// Takes turns until `stop` is set and the worker is woken through [`WAKE`].
+    /// Takes turns until `stop` is set and the worker is woken through [`WAKE`]. Finding nothing to
+    /// do, it looks again for `busy_poll` before it sleeps.
     ///
     /// # Errors
     /// [`Lost`] when the TUN device is gone, or the kernel refuses to poll.
-    pub(super) fn run(mut self, mut poll: Poll, stop: &AtomicBool) -> Result<(), Lost> {
-        let lost_poll = |source| Lost { what: "poll", source };
+    pub(super) fn run(
+        mut self,
+        mut poll: Poll,
+        stop: &AtomicBool,
+        busy_poll: Duration,
+    ) -> Result<(), Lost> {
         let (tun, udp) = (self.tun.as_raw_fd(), self.udp.as_raw_fd());
         let registry = poll.registry();
         registry.register(&mut SourceFd(&tun), TUN, Interest::READABLE).map_err(lost_poll)?;
         registry.register(&mut SourceFd(&udp), UDP, Interest::READABLE).map_err(lost_poll)?;
         let mut watches_writable = false;
         let mut events = Events::with_capacity(4);
+        let mut last_active = Instant::now();
         while !stop.load(Ordering::Relaxed) {
-            if self.turn(Instant::now())? == Turn::MoreToDo {
+            let now = Instant::now();
+            match self.turn(now)? {
+                Turn::MoreToDo => continue,
+                Turn::Done => last_active = now,
+                Turn::Idle => {}
+            }
+            if now.duration_since(last_active) < busy_poll && !self.is_blocked {
+                std::hint::spin_loop();
                 continue;
             }
             // Asked for only while blocked: the kernel would report every datagram that leaves.
@@ -395,7 +408,7 @@ impl<T: TunQueue + AsRawFd, U: UdpSocket + AsRawFd> Worker<T, U> {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => {
                     return Err(lost_poll(error));
                 }
-                Ok(()) | Err(_) => {}
+                Ok(()) | Err(_) => last_active = Instant::now(),
             }
         }
         Ok(())
@@ -406,6 +419,10 @@ impl<T: TunQueue + AsRawFd, U: UdpSocket + AsRawFd> Worker<T, U> {
 /// `tun_chr_write_iter` in drivers/net/tun.c say EBADFD then.
 fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EBADFD | libc::EBADF | libc::ENODEV | libc::EFAULT))
+}
+
+const fn lost_poll(source: io::Error) -> Lost {
+    Lost { what: "poll", source }
 }
 
 const fn lost_tun(source: io::Error) -> Lost {

@@ -19,7 +19,7 @@ use crate::control::iface::ExternalInterface;
 use crate::control::lease::{Lease, LeaseAttrs, LeaseEvent};
 use crate::dataplane::tun::TunConfig;
 use crate::dataplane::udp::{KernelUdp, UdpError, bind_group};
-use crate::dataplane::{Engine, EngineConfig, EngineError, Offloads};
+use crate::dataplane::{Engine, EngineConfig, EngineError, Offloads, ThreadConfig};
 use crate::routes::kernel::{self, Netlink, OverlayLink};
 use crate::routes::publish::{self, RoutePublisher};
 
@@ -48,6 +48,8 @@ pub struct UdpSetup {
     pub num_workers: usize,
     /// Offloads that may be used.
     pub offloads: Offloads,
+    /// How the workers share the cores.
+    pub threads: ThreadConfig,
 }
 
 /// The running udp backend.
@@ -69,7 +71,7 @@ impl Backend for UdpBackend {
     }
 
     async fn start(setup: UdpSetup, lease: &Lease) -> Result<Self, BackendError> {
-        let UdpSetup { net, iface, network, port, num_workers, offloads } = setup;
+        let UdpSetup { net, iface, network, port, num_workers, offloads, threads } = setup;
         let mtu = tun_mtu(&iface)?;
         let tun = TunConfig { name: "flannel%d".to_owned(), num_queues: num_workers, offloads };
         let tun = tun.open().map_err(BackendError::Tun)?;
@@ -80,7 +82,7 @@ impl Backend for UdpBackend {
 
         let sockets = bind(SocketAddrV4::new(iface.addr, port), num_workers, offloads)?;
         let (publisher, routes) = publish::channel();
-        let config = EngineConfig { subnet, tun_addr, tun_mtu: mtu };
+        let config = EngineConfig { subnet, tun_addr, tun_mtu: mtu, threads };
         let engine = Engine::start(config, tun, sockets, routes).map_err(BackendError::Engine)?;
         let failures = forward_failures(&engine)?;
         info!(%device, mtu, workers = num_workers, "overlay device is up");

@@ -14,7 +14,7 @@ use super::values::{self, MAX_WORKERS, Maybe};
 use crate::control::config::BackendType;
 use crate::control::iface::IfaceSpec;
 use crate::control::registry::etcd::EtcdConfig;
-use crate::dataplane::Offloads;
+use crate::dataplane::{Offloads, ThreadConfig};
 
 const ABOUT: &str = "\
 Joins this host to a flannel overlay network: leases a subnet in etcd, writes subnet.env, and
@@ -126,6 +126,25 @@ struct DataPlaneFlags {
     /// gso, gro.
     #[arg(long, value_name = "NAMES", default_value = "auto", value_parser = Offloads::from_str)]
     offload: Offloads,
+
+    /// Keep each worker on a core of its own, as far as there are enough.
+    #[arg(
+        long,
+        action = ArgAction::Set,
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "false",
+        default_missing_value = "true",
+        hide_possible_values = true,
+        value_name = "BOOL",
+        value_parser = values::go_bool
+    )]
+    pin_workers: bool,
+
+    /// Microseconds for which a worker with nothing to do looks again before it sleeps, 0 to
+    /// 1000000: lower latency for a busy core.
+    #[arg(long, value_name = "MICROSECONDS", default_value = "0", value_parser = values::busy_poll)]
+    busy_poll: Duration,
 }
 
 #[derive(Debug, Args)]
@@ -181,6 +200,7 @@ impl Cli {
             healthz: (healthz.port() > 0).then_some(healthz),
             num_workers: data_plane.workers.map_or(num_cores.min(MAX_WORKERS.into()), usize::from),
             offloads: data_plane.offload,
+            threads: ThreadConfig { pin: data_plane.pin_workers, busy_poll: data_plane.busy_poll },
             verbosity: other.v,
             ignored_words,
         }
