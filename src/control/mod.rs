@@ -160,6 +160,7 @@ async fn join(
                 port,
                 num_workers: config.num_workers,
                 offloads: config.offloads,
+                source_ports: config.source_ports,
                 threads: config.threads,
             };
             node.live::<UdpBackend>(setup).await

@@ -28,6 +28,7 @@ use super::encap::Encap;
 use super::icmp::{IcmpError, IcmpLimit, MAX_REPLY_LEN};
 use super::offload::Offloads;
 use super::recv_batch::{MAX_BUFFERS, RecvBatch};
+use super::send_queue::Path;
 use super::sender::Sender;
 use super::stats::WorkerStats;
 use super::tun::TunQueue;
@@ -298,7 +299,7 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
         let Some(len) = error.reply(&offender, packet, self.tun_addr, &mut reply) else { return };
         if self.may_send_icmp(now) {
             // An ICMP error is a courtesy: one that the socket does not take is not retried.
-            drop(self.udp.send(next_hop.addr, None, &[IoSlice::new(&reply[..len])]));
+            drop(self.udp.send(Path::shared(next_hop.addr), None, &[IoSlice::new(&reply[..len])]));
         }
     }
 
