@@ -1,1 +1,2 @@
+//! Written next.
 fn main() {}

@@ -1,7 +1,177 @@
-//! What the workers counted.
+//! What the workers counted: plain counters, one writer each, read by anybody.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 
+use super::drop_reason::DropReason;
+
+/// A counter that one thread adds to. It needs no locked instruction, only a store that cannot
+/// be torn.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`. Only the counter's own worker calls this.
+    #[inline]
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+
+    /// The count.
+    pub fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Counters of one direction of one worker.
+#[derive(Debug, Default)]
+pub struct DirectionStats {
+    /// Inner packets forwarded; each segment of a superpacket counts.
+    pub packets: Counter,
+    /// Their bytes, inner headers included.
+    pub bytes: Counter,
+    /// System calls that carried them out: sends, or writes to the TUN.
+    pub writes: Counter,
+    drops: [Counter; DropReason::ALL.len()],
+}
+
+impl DirectionStats {
+    /// Counts `num` packets that ended here for `reason`.
+    #[inline]
+    pub fn drop(&self, reason: DropReason, num: u64) {
+        self.drops[reason as usize].add(num);
+    }
+
+    /// How many packets ended here for `reason`.
+    pub fn dropped(&self, reason: DropReason) -> u64 {
+        self.drops[reason as usize].value()
+    }
+
+    fn snapshot(&self) -> DirectionSnapshot {
+        let drops = DropReason::ALL.iter().map(|&reason| (reason.name(), self.dropped(reason)));
+        DirectionSnapshot {
+            packets: self.packets.value(),
+            bytes: self.bytes.value(),
+            writes: self.writes.value(),
+            drops: drops.collect(),
+        }
+    }
+}
+
+/// Counters of one worker.
+#[derive(Debug, Default)]
+pub struct WorkerStats {
+    /// TUN → underlay.
+    pub egress: DirectionStats,
+    /// Underlay → TUN.
+    pub ingress: DirectionStats,
+    /// ICMP errors sent.
+    pub icmp_sent: Counter,
+    /// ICMP errors not sent because there were too many.
+    pub icmp_limited: Counter,
+    /// Turns that stopped at their limit with more to do.
+    pub turns_cut: Counter,
+    /// Receive calls that failed for another reason than that nothing was there.
+    pub socket_errors: Counter,
+    /// Sleeps: times the worker found nothing to do.
+    pub polls: Counter,
+    /// Offloads in use, as bits: see [`WorkerStats::set_offloads`].
+    offloads: AtomicU64,
+}
+
+impl WorkerStats {
+    /// Publishes which offloads are in use.
+    pub fn set_offloads(&self, offloads: super::Offloads) {
+        let super::Offloads { tso, uso, gso, gro } = offloads;
+        let bits = [tso, uso, gso, gro].into_iter().rev();
+        let bits = bits.fold(0, |bits, on| bits << 1 | u64::from(on));
+        self.offloads.store(bits, Ordering::Relaxed);
+    }
+
+    /// Which offloads are in use.
+    pub fn offloads(&self) -> super::Offloads {
+        let bits = self.offloads.load(Ordering::Relaxed);
+        let on = |bit: u64| bits & (1 << bit) != 0;
+        super::Offloads { tso: on(0), uso: on(1), gso: on(2), gro: on(3) }
+    }
+
+    /// Reads every counter.
+    pub fn snapshot(&self) -> WorkerSnapshot {
+        WorkerSnapshot {
+            offloads: self.offloads().to_string(),
+            egress: self.egress.snapshot(),
+            ingress: self.ingress.snapshot(),
+            icmp_sent: self.icmp_sent.value(),
+            icmp_limited: self.icmp_limited.value(),
+            turns_cut: self.turns_cut.value(),
+            socket_errors: self.socket_errors.value(),
+            polls: self.polls.value(),
+        }
+    }
+}
+
 /// A reading of all counters; serialises to the JSON that `/stats` serves.
 #[derive(Debug, Clone, Default, Serialize)]
-pub struct StatsSnapshot {}
+pub struct StatsSnapshot {
+    /// One entry for each worker, by number.
+    pub workers: Vec<WorkerSnapshot>,
+}
+
+/// A reading of one worker's counters; [`WorkerStats`] says what each means.
+#[derive(Debug, Clone, Serialize)]
+#[expect(missing_docs, reason = "WorkerStats says it")]
+pub struct WorkerSnapshot {
+    /// Names of the offloads in use, or `off`.
+    pub offloads: String,
+    pub egress: DirectionSnapshot,
+    pub ingress: DirectionSnapshot,
+    pub icmp_sent: u64,
+    pub icmp_limited: u64,
+    pub turns_cut: u64,
+    pub socket_errors: u64,
+    pub polls: u64,
+}
+
+/// A reading of one direction's counters; [`DirectionStats`] says what each means.
+#[derive(Debug, Clone, Serialize)]
+#[expect(missing_docs, reason = "DirectionStats says it")]
+pub struct DirectionSnapshot {
+    pub packets: u64,
+    pub bytes: u64,
+    pub writes: u64,
+    /// Packets that ended here, by [`DropReason::name`].
+    pub drops: BTreeMap<&'static str, u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataplane::Offloads;
+
+    #[test]
+    fn offloads_read_back_as_published() {
+        let stats = WorkerStats::default();
+        for offloads in [
+            Offloads::AUTO,
+            Offloads::OFF,
+            Offloads { tso: true, uso: false, gso: true, gro: false },
+            Offloads { tso: false, uso: true, gso: false, gro: false },
+        ] {
+            stats.set_offloads(offloads);
+            assert_eq!(stats.offloads(), offloads);
+        }
+    }
+
+    #[test]
+    fn snapshot_names_every_drop_reason() {
+        let stats = WorkerStats::default();
+        stats.ingress.drop(DropReason::Oversized, 3);
+        let json = serde_json::to_value(stats.snapshot()).unwrap();
+        assert_eq!(json["ingress"]["drops"]["oversized"], 3);
+        assert_eq!(json["egress"]["drops"]["no_route"], 0);
+        let drops = json["ingress"]["drops"].as_object().unwrap();
+        assert_eq!(drops.len(), DropReason::ALL.len());
+    }
+}

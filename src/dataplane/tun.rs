@@ -1,6 +1,35 @@
-//! A queue of the multi-queue TUN device.
+//! The overlay's device: one queue of a multi-queue TUN for each worker.
+
+use std::fmt::Debug;
+use std::fs::File;
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+
+use tracing::info;
+use tun_rs::{DeviceBuilder, SyncDevice};
 
 use super::offload::Offloads;
+use super::sys;
+use super::vnet_hdr::{VNET_HDR_LEN, VnetHdr};
+
+/// A TUN queue as a worker sees it. Nothing here waits.
+pub trait TunQueue: Debug + Send {
+    /// Reads one packet, or superpacket, to the front of `buffer` and returns its length.
+    ///
+    /// # Errors
+    /// `WouldBlock` when nothing is there; otherwise what the device reports.
+    fn read(&self, buffer: &mut [u8]) -> io::Result<(VnetHdr, usize)>;
+
+    /// Writes one packet, or superpacket. `pieces[0]` is its encoded vnet header, which a queue
+    /// without such headers leaves out; the packet's bytes follow.
+    ///
+    /// # Errors
+    /// What the device reports; the packet is then lost.
+    fn write(&self, pieces: &[IoSlice<'_>]) -> io::Result<()>;
+
+    /// Which superpackets may be written.
+    fn offloads(&self) -> Offloads;
+}
 
 /// How to make the TUN device.
 #[derive(Debug, Clone)]
@@ -23,7 +52,18 @@ pub enum TunError {
         name: String,
         /// What the kernel said.
         #[source]
-        source: std::io::Error,
+        source: io::Error,
+    },
+    /// The kernel refused a queue of the device.
+    #[error("open queue {queue} of TUN device {name}")]
+    Queue {
+        /// The device's name.
+        name: String,
+        /// Number of the queue.
+        queue: usize,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
     },
 }
 
@@ -32,6 +72,20 @@ pub enum TunError {
 pub struct TunDevice {
     /// The name the kernel gave, such as `flannel0`.
     pub name: String,
+    /// Its queues.
+    pub(super) queues: Vec<KernelTun>,
+}
+
+/// One queue of a kernel TUN device.
+#[derive(Debug)]
+pub struct KernelTun {
+    file: File,
+    /// Whether packets carry a vnet header.
+    vnet_hdr: bool,
+    /// Whether TCP superpackets are read and may be written.
+    pub(super) tso: bool,
+    /// Whether UDP superpackets are read and may be written.
+    pub(super) uso: bool,
 }
 
 impl TunConfig {
@@ -40,9 +94,98 @@ impl TunConfig {
     /// # Errors
     /// [`TunError`] when the kernel refuses the device or a queue.
     pub fn open(&self) -> Result<TunDevice, TunError> {
-        Err(TunError::Create {
-            name: self.name.clone(),
-            source: std::io::ErrorKind::Unsupported.into(),
-        })
+        let create = |vnet_hdr| {
+            DeviceBuilder::new()
+                .name(self.name.as_str())
+                .multi_queue(true)
+                .offload(vnet_hdr)
+                .enable(false)
+                .build_sync()
+        };
+        let wants_vnet_hdr = self.offloads.tso || self.offloads.uso;
+        let mut vnet_hdr = wants_vnet_hdr;
+        let first = create(wants_vnet_hdr).or_else(|refused| {
+            let plain = create(false)?;
+            if wants_vnet_hdr {
+                info!(error = %refused, "kernel has no TUN offload: one packet per read and write");
+            }
+            vnet_hdr = false;
+            Ok(plain)
+        });
+        let first = first.map_err(|source| TunError::Create { name: self.name.clone(), source })?;
+        let name =
+            first.name().map_err(|source| TunError::Create { name: self.name.clone(), source })?;
+
+        let mut devices = vec![first];
+        for queue in 1..self.num_queues {
+            let opened = devices[0].try_clone();
+            let device =
+                opened.map_err(|source| TunError::Queue { name: name.clone(), queue, source })?;
+            devices.push(device);
+        }
+        let (tso, uso) =
+            if vnet_hdr { set_offloads(&devices[0], self.offloads) } else { (false, false) };
+        let mut queues = Vec::with_capacity(devices.len());
+        for (queue, device) in devices.iter().enumerate() {
+            let file = nonblocking_file(device);
+            let file =
+                file.map_err(|source| TunError::Queue { name: name.clone(), queue, source })?;
+            queues.push(KernelTun { file, vnet_hdr, tso, uso });
+        }
+        Ok(TunDevice { name, queues })
+    }
+}
+
+/// Sets the device's offload mask; returns what of TSO and USO the kernel took.
+fn set_offloads(device: &SyncDevice, offloads: Offloads) -> (bool, bool) {
+    const TSO: libc::c_uint = libc::TUN_F_TSO4 | libc::TUN_F_TSO_ECN;
+    // The kernel takes USO only for both families together (`set_offload` in drivers/net/tun.c).
+    const USO: libc::c_uint = libc::TUN_F_USO4 | libc::TUN_F_USO6;
+    let tso = if offloads.tso { TSO } else { 0 };
+    let uso = if offloads.uso { USO } else { 0 };
+    let refused = match sys::tun_offload::set(device.as_fd(), libc::TUN_F_CSUM | tso | uso) {
+        Ok(()) => return (offloads.tso, offloads.uso),
+        Err(refused) => refused,
+    };
+    if offloads.uso && sys::tun_offload::set(device.as_fd(), libc::TUN_F_CSUM | tso).is_ok() {
+        info!(error = %refused, "kernel has no UDP superpackets at the TUN: one UDP packet at a time");
+        return (offloads.tso, false);
+    }
+    info!(error = %refused, "kernel has no superpackets at the TUN: one packet at a time");
+    (false, false)
+}
+
+/// The queue's descriptor, to be read and written by ourselves.
+fn nonblocking_file(device: &SyncDevice) -> io::Result<File> {
+    device.set_nonblocking(true)?;
+    Ok(File::from(device.as_fd().try_clone_to_owned()?))
+}
+
+impl TunQueue for KernelTun {
+    fn read(&self, buffer: &mut [u8]) -> io::Result<(VnetHdr, usize)> {
+        if !self.vnet_hdr {
+            return Ok((VnetHdr::default(), (&self.file).read(buffer)?));
+        }
+        let mut header = [0; VNET_HDR_LEN];
+        let mut room = [IoSliceMut::new(&mut header), IoSliceMut::new(buffer)];
+        let len = (&self.file).read_vectored(&mut room)?;
+        let header = VnetHdr::decode(header);
+        let header = header.map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+        Ok((header, len.saturating_sub(VNET_HDR_LEN)))
+    }
+
+    fn write(&self, pieces: &[IoSlice<'_>]) -> io::Result<()> {
+        let pieces = if self.vnet_hdr { pieces } else { pieces.get(1..).unwrap_or_default() };
+        (&self.file).write_vectored(pieces).map(drop)
+    }
+
+    fn offloads(&self) -> Offloads {
+        Offloads { tso: self.tso, uso: self.uso, ..Offloads::OFF }
+    }
+}
+
+impl AsRawFd for KernelTun {
+    fn as_raw_fd(&self) -> RawFd {
+        self.file.as_raw_fd()
     }
 }

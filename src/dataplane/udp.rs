@@ -1,8 +1,41 @@
-//! The underlay sockets.
+//! The underlay: sockets that carry one inner packet per datagram, with no header before it.
 
+use std::fmt::Debug;
+use std::io::{self, IoSlice};
 use std::net::SocketAddrV4;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 
+use socket2::{Domain, MsgHdr, SockAddr, Socket, Type};
+use tracing::{info, warn};
+
+use super::cmsg::Cmsg;
 use super::offload::Offloads;
+use super::recv_batch::RecvBatch;
+use super::sys;
+
+/// An underlay socket as a worker sees it. Nothing here waits.
+pub trait UdpSocket: Debug + Send {
+    /// Receives buffers into `batch` and returns how many, at least one.
+    ///
+    /// # Errors
+    /// `WouldBlock` when nothing is there; otherwise what the socket reports.
+    fn recv(&self, batch: &mut RecvBatch) -> io::Result<usize>;
+
+    /// Sends the bytes of `pieces` to `to`: as one datagram, or cut into datagrams of `gso_size`
+    /// bytes of which the last may be shorter.
+    ///
+    /// # Errors
+    /// `WouldBlock` when the send buffer is full; otherwise what the socket reports.
+    fn send(
+        &self,
+        to: SocketAddrV4,
+        gso_size: Option<u16>,
+        pieces: &[IoSlice<'_>],
+    ) -> io::Result<()>;
+
+    /// Which of GSO and GRO this socket does.
+    fn offloads(&self) -> Offloads;
+}
 
 /// Why the underlay sockets could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -14,13 +47,33 @@ pub enum UdpError {
         addr: SocketAddrV4,
         /// What the kernel said.
         #[source]
-        source: std::io::Error,
+        source: io::Error,
+    },
+    /// A socket or one of its options was refused.
+    #[error("make UDP socket for {addr}")]
+    Socket {
+        /// The address asked for.
+        addr: SocketAddrV4,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
     },
 }
 
-/// One underlay socket of a group that shares an address.
+/// A kernel socket of a group that shares one address (`SO_REUSEPORT`): the kernel gives all
+/// datagrams of one peer to the same socket.
 #[derive(Debug)]
-pub struct KernelUdp {}
+pub struct KernelUdp {
+    socket: Socket,
+    /// Whether sends may be cut by the kernel.
+    pub(super) gso: bool,
+    /// Whether received datagrams may come in rows.
+    pub(super) gro: bool,
+}
+
+/// Bytes asked for in each direction: some 60 rows of datagrams, enough to ride out a
+/// scheduling delay of a few milliseconds at 10 Gb/s.
+const SOCKET_BUFFER_LEN: libc::c_int = 4 << 20;
 
 /// Binds `num_sockets` sockets to `addr`, which nobody else may hold.
 ///
@@ -31,6 +84,102 @@ pub fn bind_group(
     num_sockets: usize,
     offloads: Offloads,
 ) -> Result<Vec<KernelUdp>, UdpError> {
-    let _ = (num_sockets, offloads);
-    Err(UdpError::Bind { addr, source: std::io::ErrorKind::Unsupported.into() })
+    // A group lets further sockets of the same user in, so a second flanneld would silently take
+    // part of our traffic: first see that the address is free.
+    let probe = new_socket(addr)?;
+    bind(&probe, addr)?;
+    drop(probe);
+
+    let mut group = Vec::with_capacity(num_sockets);
+    for index in 0..num_sockets {
+        let socket = new_socket(addr)?;
+        socket.set_reuse_port(true).map_err(|source| UdpError::Socket { addr, source })?;
+        grow_buffers(&socket);
+        let gro = offloads.gro && enable_gro(&socket, index == 0);
+        let gso = offloads.gso && probe_gso(&socket, index == 0);
+        bind(&socket, addr)?;
+        group.push(KernelUdp { socket, gso, gro });
+    }
+    Ok(group)
+}
+
+fn new_socket(addr: SocketAddrV4) -> Result<Socket, UdpError> {
+    let make = || {
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+        socket.set_nonblocking(true)?;
+        Ok(socket)
+    };
+    make().map_err(|source| UdpError::Socket { addr, source })
+}
+
+fn bind(socket: &Socket, addr: SocketAddrV4) -> Result<(), UdpError> {
+    socket.bind(&addr.into()).map_err(|source| UdpError::Bind { addr, source })
+}
+
+/// Asks for large buffers: past the system's limit if we may, else as far as it goes. A refusal
+/// costs throughput under load, never correctness.
+fn grow_buffers(socket: &Socket) {
+    for (force, plain) in
+        [(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF), (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF)]
+    {
+        let set = |option| {
+            sys::sockopt::set_int(socket.as_fd(), libc::SOL_SOCKET, option, SOCKET_BUFFER_LEN)
+        };
+        if let Err(error) = set(force).or_else(|_| set(plain)) {
+            warn!(%error, "UDP socket keeps its default buffer size");
+        }
+    }
+}
+
+/// Turns on `UDP_GRO` (Linux 5.0); `log` to say so when it is refused.
+fn enable_gro(socket: &Socket, log: bool) -> bool {
+    let result = sys::sockopt::set_int(socket.as_fd(), libc::SOL_UDP, libc::UDP_GRO, 1);
+    if let (Err(error), true) = (&result, log) {
+        info!(%error, "kernel has no UDP_GRO: receiving one datagram at a time");
+    }
+    result.is_ok()
+}
+
+/// Whether the kernel knows `UDP_SEGMENT` (Linux 4.18); `log` to say so when it does not.
+fn probe_gso(socket: &Socket, log: bool) -> bool {
+    // 0 is the default and changes nothing.
+    let result = sys::sockopt::set_int(socket.as_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, 0);
+    if let (Err(error), true) = (&result, log) {
+        info!(%error, "kernel has no UDP_SEGMENT: sending one datagram at a time");
+    }
+    result.is_ok()
+}
+
+impl UdpSocket for KernelUdp {
+    fn recv(&self, batch: &mut RecvBatch) -> io::Result<usize> {
+        sys::recvmmsg::recv(self.socket.as_fd(), batch)
+    }
+
+    fn send(
+        &self,
+        to: SocketAddrV4,
+        gso_size: Option<u16>,
+        pieces: &[IoSlice<'_>],
+    ) -> io::Result<()> {
+        let to = SockAddr::from(to);
+        let message = MsgHdr::new().with_addr(&to).with_buffers(pieces);
+        match gso_size {
+            None => self.socket.sendmsg(&message, libc::MSG_DONTWAIT)?,
+            Some(gso_size) => {
+                let cmsg = Cmsg::udp_segment(gso_size);
+                self.socket.sendmsg(&message.with_control(&cmsg.0), libc::MSG_DONTWAIT)?
+            }
+        };
+        Ok(())
+    }
+
+    fn offloads(&self) -> Offloads {
+        Offloads { gso: self.gso, gro: self.gro, ..Offloads::OFF }
+    }
+}
+
+impl AsRawFd for KernelUdp {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
 }

@@ -84,7 +84,7 @@ impl Leases {
             self.ctl().arg("put").arg(&key).arg(&value).arg(format!("--lease={id}")).run()?;
             return Ok(subnet);
         }
-        let txn = format!("version(\"{key}\") = \"0\"\n\nput {key} '{value}' --lease={id}\n\n\n");
+        let txn = format!("version(\"{key}\") = \"0\"\n\nput {key} {value:?} --lease={id}\n\n\n");
         let said = self.ctl().arg("txn").stdin(txn).run()?;
         if !said.contains("SUCCESS") {
             return Err(LabError::Unreadable {

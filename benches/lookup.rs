@@ -1,0 +1,68 @@
+//! Route lookup: ns per destination, at 10 to 100,000 leases. Random destinations, all routed.
+#![allow(clippy::unwrap_used, missing_docs, reason = "a test or bench may panic")]
+
+use std::hint::black_box;
+use std::net::Ipv4Addr;
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use twill::routes::{NextHop, Route, RouteTable, Subnet};
+
+/// Destinations per iteration: enough that the loop around them costs nothing.
+const NUM_LOOKUPS: usize = 4096;
+
+fn routes(num: u32) -> Vec<Route> {
+    let route = |number: u32| Route {
+        subnet: Subnet::new(Ipv4Addr::from_bits(0x0a00_0000 + (number << 8)), 24).unwrap(),
+        next_hop: NextHop::new(format!("192.0.2.{}:8285", number % 250).parse().unwrap()),
+    };
+    (0..num).map(route).collect()
+}
+
+/// A fixed sequence of numbers below `bound` (xorshift, Marsaglia 2003).
+fn numbers(bound: u32) -> impl Iterator<Item = u32> {
+    let mut state = 0x2545_f491_u32;
+    std::iter::repeat_with(move || {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        state % bound
+    })
+}
+
+fn lookup(criterion: &mut Criterion) {
+    let network = "10.0.0.0/7".parse().unwrap();
+    let mut group = criterion.benchmark_group("lookup");
+    group.throughput(Throughput::Elements(NUM_LOOKUPS as u64));
+    for num in [10, 1_000, 10_000, 100_000] {
+        let destinations: Vec<Ipv4Addr> = numbers(num << 8)
+            .take(NUM_LOOKUPS)
+            .map(|offset| Ipv4Addr::from_bits(0x0a00_0000 + offset))
+            .collect();
+        let direct = RouteTable::build(network, 24, routes(num));
+        // As if every lease had another length than SubnetLen says: all in the trie.
+        let trie = RouteTable::build(network, 23, routes(num));
+        for (case, table) in [("direct", &direct), ("trie", &trie)] {
+            group.bench_function(BenchmarkId::new(case, num), |bencher| {
+                bencher.iter(|| {
+                    for &dst in &destinations {
+                        black_box(table.lookup(black_box(dst)));
+                    }
+                });
+            });
+        }
+    }
+    group.finish();
+
+    let mut group = criterion.benchmark_group("build");
+    for num in [1_000, 100_000] {
+        let routes = routes(num);
+        group.throughput(Throughput::Elements(u64::from(num)));
+        group.bench_function(BenchmarkId::new("direct", num), |bencher| {
+            bencher.iter(|| RouteTable::build(network, 24, routes.iter().copied()));
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, lookup);
+criterion_main!(benches);

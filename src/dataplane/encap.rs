@@ -1,0 +1,109 @@
+//! Inner packet → datagrams for its peer. Egress, between the TUN and the socket; no I/O.
+//!
+//! Packets stand where they were read, one behind the other in an arena; what leaves are ranges
+//! of it, behind headers of their own where a superpacket was split.
+
+use super::checksum::decrement_ttl;
+use super::classify::{self, Inner};
+use super::drop_reason::DropReason;
+use super::headers::MAX_PACKET_LEN;
+use super::send_queue::SendQueue;
+use super::split::{Split, complete_checksum};
+use super::vnet_hdr::VnetHdr;
+use crate::routes::RouteTable;
+
+/// Length of the arena, in bytes: the superpackets of a turn should still be in the second-level
+/// cache when the kernel copies them out.
+const ARENA_LEN: usize = 512 << 10;
+
+/// The egress arrow from TUN to socket.
+#[derive(Debug)]
+pub struct Encap {
+    arena: Box<[u8]>,
+    /// Length of the arena's front that queued datagrams refer to.
+    used: usize,
+    queue: SendQueue,
+}
+
+impl Encap {
+    /// An empty arrow; with `gso`, datagrams are packed into runs.
+    pub fn new(gso: bool) -> Self {
+        let arena = vec![0; ARENA_LEN].into_boxed_slice();
+        Self { arena, used: 0, queue: SendQueue::new(gso) }
+    }
+
+    /// Room for one more packet of any length, or `None` until the queue is sent.
+    #[inline]
+    pub fn room(&mut self) -> Option<&mut [u8]> {
+        self.arena.get_mut(self.used..self.used + MAX_PACKET_LEN)
+    }
+
+    /// Takes the packet of `len` bytes, read to the front of [`room`](Self::room), to the send
+    /// queue. Returns whether a run is full, so that sending it now costs nothing.
+    ///
+    /// # Errors
+    /// Why the packet ends here; it still stands at the front of the room.
+    #[inline]
+    pub fn forward(
+        &mut self,
+        header: &VnetHdr,
+        len: usize,
+        routes: &RouteTable,
+    ) -> Result<bool, DropReason> {
+        let start = self.used;
+        let packet = &mut self.arena[start..start + len];
+        let inner = classify::inner(packet)?;
+        if let (None, Some(partial)) = (header.gso, header.checksum) {
+            complete_checksum(packet, inner.protocol, partial)?;
+        }
+        let next_hop = routes.lookup(inner.dst).ok_or(DropReason::NoRoute)?;
+        if inner.ttl <= 1 {
+            return Err(DropReason::TtlExpired);
+        }
+        decrement_ttl(packet);
+
+        let mut is_full = false;
+        match header.gso {
+            None => is_full = self.queue.push(next_hop.addr, &[], start..start + len),
+            Some(gso) => {
+                for segment in Split::new(packet, inner, gso)? {
+                    let payload = start + segment.payload.start..start + segment.payload.end;
+                    is_full |= self.queue.push(next_hop.addr, segment.headers(), payload);
+                }
+            }
+        }
+        self.used = (start + len).next_multiple_of(64).min(ARENA_LEN);
+        Ok(is_full)
+    }
+
+    /// The packet that [`forward`](Self::forward) just refused, for an ICMP error to quote: its
+    /// description and its first bytes as they would have left, so a superpacket's first segment.
+    pub fn refused(&self, header: &VnetHdr, len: usize, quote: &mut Vec<u8>) -> Option<Inner> {
+        let packet = &self.arena[self.used..self.used + len];
+        let inner = classify::inner(packet).ok()?;
+        quote.clear();
+        match header.gso {
+            None => quote.extend_from_slice(&packet[..len.min(inner.header_len + 8)]),
+            Some(gso) => {
+                let first = Split::new(packet, inner, gso).ok()?.next()?;
+                quote.extend_from_slice(first.headers());
+            }
+        }
+        Some(inner)
+    }
+
+    /// What waits to be sent, and the arena that its pieces refer to.
+    pub fn pending(&mut self) -> (&mut SendQueue, &[u8]) {
+        (&mut self.queue, &self.arena)
+    }
+
+    /// Reuses the arena from its start if nothing refers to it any more.
+    pub fn reclaim(&mut self) {
+        if self.queue.runs().is_empty() {
+            self.used = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,127 @@
+use super::*;
+use crate::dataplane::packet_builder::PacketBuilder;
+use crate::dataplane::send_queue::MAX_PIECES;
+use crate::dataplane::vnet_hdr::{Gso, PartialChecksum};
+use crate::routes::{NextHop, Route};
+
+fn routes() -> RouteTable {
+    let route = |subnet: &str, peer: &str| Route {
+        subnet: subnet.parse().unwrap(),
+        next_hop: NextHop::new(peer.parse().unwrap()),
+    };
+    let network = "10.1.0.0/16".parse().unwrap();
+    RouteTable::build(network, 24, [route("10.1.16.0/24", "192.168.64.3:8285")])
+}
+
+/// What one packet, read from the TUN, leaves as.
+fn forward(header: &VnetHdr, packet: &[u8]) -> Result<Vec<Vec<u8>>, DropReason> {
+    let mut encap = Encap::new(true);
+    encap.room().unwrap()[..packet.len()].copy_from_slice(packet);
+    encap.forward(header, packet.len(), &routes())?;
+    let (queue, arena) = encap.pending();
+    let mut datagrams = Vec::new();
+    for run in queue.runs() {
+        assert_eq!(run.to, "192.168.64.3:8285".parse().unwrap());
+        for index in 0..run.num_datagrams() {
+            let mut slices = [std::io::IoSlice::new(&[]); MAX_PIECES];
+            let pieces = run.gather(index..index + 1, arena, &mut slices);
+            datagrams.push(pieces.iter().flat_map(|piece| piece.to_vec()).collect());
+        }
+    }
+    Ok(datagrams)
+}
+
+fn hex(text: &str) -> Vec<u8> {
+    let digits: String = text.split_whitespace().collect();
+    (0..digits.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap())
+        .collect()
+}
+
+#[test]
+fn packet_leaves_as_stock_sends_it() {
+    let tun = hex("45000024123440004011f58f0a010f020a011002000102030405060708090a0b0c0d0e0f");
+    let wire = hex("45000024123440003f11f68f0a010f020a011002000102030405060708090a0b0c0d0e0f");
+    assert_eq!(forward(&VnetHdr::default(), &tun), Ok(vec![wire]));
+}
+
+#[test]
+fn ttl_steps_as_stock_does_but_never_wraps() {
+    for (ttl, expected) in [(255, Ok(254)), (64, Ok(63)), (2, Ok(1))] {
+        let packet = PacketBuilder::udp("10.1.15.2:1", "10.1.16.2:2").ttl(ttl).build();
+        assert_eq!(forward(&VnetHdr::default(), &packet).map(|sent| sent[0][8]), expected);
+    }
+    for ttl in [1, 0] {
+        let packet = PacketBuilder::udp("10.1.15.2:1", "10.1.16.2:2").ttl(ttl).build();
+        assert_eq!(forward(&VnetHdr::default(), &packet), Err(DropReason::TtlExpired));
+    }
+}
+
+#[test]
+fn missing_route_is_noticed_before_the_ttl() {
+    let packet = PacketBuilder::udp("10.1.15.2:1", "10.1.99.2:2").ttl(1).build();
+    assert_eq!(forward(&VnetHdr::default(), &packet), Err(DropReason::NoRoute));
+}
+
+#[test]
+fn superpacket_leaves_as_its_segments() {
+    let payload: Vec<u8> = (0..=255).cycle().take(3000).collect();
+    let packet = |payload: &[u8], id: u16, sequence: u32, ttl| {
+        let builder = PacketBuilder::tcp("10.1.15.2:4000", "10.1.16.2:5001").payload(payload);
+        builder.id(id).sequence(sequence, 1).ttl(ttl).build()
+    };
+    let header = VnetHdr {
+        gso: Some(Gso::Tcp4 { gso_size: 1400 }),
+        checksum: Some(PartialChecksum { start: 20, offset: 16 }),
+        header_len: 40,
+    };
+    let expected = vec![
+        packet(&payload[..1400], 7, 0, 63),
+        packet(&payload[1400..2800], 8, 1400, 63),
+        packet(&payload[2800..], 9, 2800, 63),
+    ];
+    assert_eq!(forward(&header, &packet(&payload, 7, 0, 64)), Ok(expected));
+}
+
+#[test]
+fn partial_checksum_is_completed_before_a_packet_is_quoted() {
+    let complete = PacketBuilder::udp("10.1.15.2:1", "10.1.99.2:2").payload(&[5; 40]).build();
+    let mut packet = complete.clone();
+    let pseudo = crate::dataplane::checksum::Sum::of_pseudo_header(
+        [10, 1, 15, 2].into(),
+        [10, 1, 99, 2].into(),
+        17,
+        48,
+    );
+    packet[26..28].copy_from_slice(&pseudo.fold());
+    let checksum = Some(PartialChecksum { start: 20, offset: 6 });
+    let header = VnetHdr { checksum, ..VnetHdr::default() };
+
+    let mut encap = Encap::new(true);
+    encap.room().unwrap()[..packet.len()].copy_from_slice(&packet);
+    assert_eq!(encap.forward(&header, packet.len(), &routes()), Err(DropReason::NoRoute));
+    let mut quote = Vec::new();
+    assert!(encap.refused(&header, packet.len(), &mut quote).is_some());
+    assert_eq!(quote, complete[..28]);
+}
+
+#[test]
+fn arena_is_reused_once_all_is_sent() {
+    let mut encap = Encap::new(true);
+    let packet = PacketBuilder::udp("10.1.15.2:1", "10.1.16.2:2").payload(&[0; 60_000]).build();
+    let mut num_taken = 0;
+    while let Some(room) = encap.room() {
+        room[..packet.len()].copy_from_slice(&packet);
+        encap.forward(&VnetHdr::default(), packet.len(), &routes()).unwrap();
+        num_taken += 1;
+    }
+    assert!(num_taken >= ARENA_LEN / MAX_PACKET_LEN - 1, "{num_taken}");
+    encap.reclaim();
+    assert!(encap.room().is_none(), "still referred to");
+    let (queue, _) = encap.pending();
+    let num = queue.runs().len();
+    queue.release(num);
+    encap.reclaim();
+    assert!(encap.room().is_some());
+}

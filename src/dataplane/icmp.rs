@@ -1,0 +1,134 @@
+//! ICMP errors to the sender of a packet that ended here (RFC 792, RFC 1122 §3.2.2, RFC 1812 §4.3).
+
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use super::checksum::{Sum, write_ipv4_checksum};
+use super::classify::Inner;
+use super::drop_reason::DropReason;
+use super::headers::{IPV4_HEADER_LEN, ipv4, protocol, set_u16};
+
+/// Longest reply: IPv4 header, ICMP header, the offender's header and 8 bytes behind it.
+pub const MAX_REPLY_LEN: usize = IPV4_HEADER_LEN + 8 + 60 + 8;
+
+/// Which error is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IcmpError {
+    /// No lease covers the destination.
+    NetUnreachable,
+    /// The TTL ended here.
+    TimeExceeded,
+}
+
+impl IcmpError {
+    /// The error that a router sends for `reason`, if any.
+    pub const fn for_drop(reason: DropReason) -> Option<Self> {
+        match reason {
+            DropReason::NoRoute => Some(Self::NetUnreachable),
+            DropReason::TtlExpired => Some(Self::TimeExceeded),
+            DropReason::TooShort
+            | DropReason::NotIpv4
+            | DropReason::BadHeaderLength
+            | DropReason::BadTotalLength
+            | DropReason::BadHeaderChecksum
+            | DropReason::BadFragment
+            | DropReason::BadSuperpacket
+            | DropReason::Oversized
+            | DropReason::MartianSource
+            | DropReason::NotOurSubnet
+            | DropReason::TooBigForPath
+            | DropReason::NoBuffers
+            | DropReason::SendRefused
+            | DropReason::TunRefused => None,
+        }
+    }
+
+    /// Type, code, and the TTL the reply starts with.
+    const fn fields(self) -> (u8, u8, u8) {
+        match self {
+            // The TTL is stock's (`send_net_unreachable` in proxy_amd64.c): the way back is short.
+            Self::NetUnreachable => (3, 0, 8),
+            Self::TimeExceeded => (11, 0, 64),
+        }
+    }
+
+    /// Writes the reply to `reply` and returns its length, or `None` where a router must keep
+    /// silent. `quote` starts with the offender's header, which `offender` describes; at most 8
+    /// bytes behind it are quoted, and never a byte that is not the offender's.
+    pub fn reply(
+        self,
+        offender: &Inner,
+        quote: &[u8],
+        src: Ipv4Addr,
+        reply: &mut [u8; MAX_REPLY_LEN],
+    ) -> Option<usize> {
+        if !may_be_answered(offender, quote) {
+            return None;
+        }
+        let quote = &quote[..quote.len().min(offender.header_len + 8)];
+        let len = IPV4_HEADER_LEN + 8 + quote.len();
+        let (icmp_type, code, ttl) = self.fields();
+
+        let (ip, icmp) = reply[..len].split_at_mut(IPV4_HEADER_LEN);
+        ip.fill(0);
+        ip[0] = 0x45;
+        set_u16(ip, ipv4::TOTAL_LEN, u16::try_from(len).ok()?);
+        ip[ipv4::TTL] = ttl;
+        ip[ipv4::PROTOCOL] = protocol::ICMP;
+        ip[ipv4::SRC..ipv4::DST].copy_from_slice(&src.octets());
+        ip[ipv4::DST..].copy_from_slice(&offender.src.octets());
+        write_ipv4_checksum(ip);
+
+        icmp[..8].copy_from_slice(&[icmp_type, code, 0, 0, 0, 0, 0, 0]);
+        icmp[8..].copy_from_slice(quote);
+        let checksum = Sum::of(icmp).checksum();
+        icmp[2..4].copy_from_slice(&checksum);
+        Some(len)
+    }
+}
+
+/// Whether an ICMP error may be sent about this packet (RFC 1122 §3.2.2): never about an ICMP
+/// error, a fragment without transport header, or a packet to or from anything but one host.
+fn may_be_answered(offender: &Inner, quote: &[u8]) -> bool {
+    let is_icmp_error = offender.protocol == protocol::ICMP
+        && !matches!(quote.get(offender.header_len), Some(0 | 8 | 13..=18));
+    let src = offender.src;
+    let src_is_a_host = !matches!(src.octets()[0], 0 | 127 | 224..);
+    let dst_is_a_host = !(offender.dst.is_multicast() || offender.dst.is_broadcast());
+    !is_icmp_error && !offender.is_later_fragment && src_is_a_host && dst_is_a_host
+}
+
+/// How many ICMP errors may leave: a token bucket.
+#[derive(Debug)]
+pub struct IcmpLimit {
+    tokens: u32,
+    refilled: Instant,
+}
+
+/// Errors sent at once before the limit bites; Linux has the same (`icmp_msgs_burst`).
+const BURST: u32 = 50;
+/// Time for one more error: 1,000 a second, as Linux had for long (`icmp_msgs_per_sec`).
+const INTERVAL: Duration = Duration::from_millis(1);
+
+impl IcmpLimit {
+    /// A full bucket.
+    pub const fn new(now: Instant) -> Self {
+        Self { tokens: BURST, refilled: now }
+    }
+
+    /// Takes one token, if there is one.
+    pub fn allow(&mut self, now: Instant) -> bool {
+        let elapsed = now.saturating_duration_since(self.refilled);
+        let earned = u32::try_from(elapsed.as_micros() / INTERVAL.as_micros()).unwrap_or(BURST);
+        if earned > 0 {
+            self.tokens = self.tokens.saturating_add(earned).min(BURST);
+            self.refilled = now;
+        }
+        let allowed = self.tokens > 0;
+        self.tokens = self.tokens.saturating_sub(1);
+        allowed
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,185 @@
+//! A TUN queue and an underlay socket in memory, for tests and benches without a kernel.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::net::SocketAddrV4;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::{Bytes, BytesMut};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, unbounded};
+
+use super::offload::Offloads;
+use super::recv_batch::{MAX_BUFFERS, RecvBatch};
+use super::tun::TunQueue;
+use super::udp::UdpSocket;
+use super::vnet_hdr::{VNET_HDR_LEN, VnetHdr};
+
+/// A packet or superpacket at the TUN.
+pub type TunPacket = (VnetHdr, Bytes);
+
+/// What one send call carried.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sent {
+    /// The peer.
+    pub to: SocketAddrV4,
+    /// Length of each datagram but the last, if there are several.
+    pub gso_size: Option<u16>,
+    /// All datagrams, one behind the other.
+    pub bytes: Bytes,
+}
+
+impl Sent {
+    /// The datagrams as a receiver without GRO would see them.
+    pub fn datagrams(&self) -> impl Iterator<Item = &[u8]> {
+        self.bytes.chunks(self.gso_size.map_or(self.bytes.len().max(1), usize::from))
+    }
+}
+
+/// Errors that a device reports in turn before it works again.
+#[derive(Debug, Clone, Default)]
+pub struct Refusals(Arc<Mutex<VecDeque<i32>>>);
+
+impl Refusals {
+    /// Makes the next call fail with `errno`.
+    pub fn push(&self, errno: i32) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push_back(errno);
+    }
+
+    fn take(&self) -> io::Result<()> {
+        let errno = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+        errno.map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno)))
+    }
+}
+
+/// The worker's end of a TUN queue.
+#[derive(Debug)]
+pub struct MemoryTun {
+    from_host: Receiver<TunPacket>,
+    to_host: Sender<TunPacket>,
+    offloads: Offloads,
+    refusals: Refusals,
+}
+
+/// The host's end of a TUN queue.
+#[derive(Debug)]
+pub struct MemoryHost {
+    /// What the host routes into the device.
+    pub send: Sender<TunPacket>,
+    /// What the worker wrote.
+    pub written: Receiver<TunPacket>,
+    /// Makes writes fail.
+    pub refusals: Refusals,
+}
+
+/// A TUN queue that reads and writes what `offloads` says, and its host.
+pub fn tun(offloads: Offloads) -> (MemoryTun, MemoryHost) {
+    let (send, from_host) = unbounded();
+    let (to_host, written) = unbounded();
+    let refusals = Refusals::default();
+    let host = MemoryHost { send, written, refusals: refusals.clone() };
+    (MemoryTun { from_host, to_host, offloads, refusals }, host)
+}
+
+impl TunQueue for MemoryTun {
+    fn read(&self, buffer: &mut [u8]) -> io::Result<(VnetHdr, usize)> {
+        let (header, packet) = try_recv(&self.from_host)?;
+        let len = packet.len().min(buffer.len());
+        buffer[..len].copy_from_slice(&packet[..len]);
+        Ok((header, len))
+    }
+
+    fn write(&self, pieces: &[IoSlice<'_>]) -> io::Result<()> {
+        self.refusals.take()?;
+        let Some((header, packet)) = pieces.split_first() else { return Ok(()) };
+        let invalid = || io::Error::from_raw_os_error(libc::EINVAL);
+        let header = <[u8; VNET_HDR_LEN]>::try_from(&header[..]).map_err(|_| invalid())?;
+        let header = VnetHdr::decode(header).map_err(|_| invalid())?;
+        self.to_host
+            .send((header, join(packet)))
+            .map_err(|_| io::Error::from_raw_os_error(libc::EIO))
+    }
+
+    fn offloads(&self) -> Offloads {
+        self.offloads
+    }
+}
+
+/// The worker's end of an underlay socket.
+#[derive(Debug)]
+pub struct MemoryUdp {
+    incoming: Receiver<(Option<usize>, Bytes)>,
+    outgoing: Sender<Sent>,
+    offloads: Offloads,
+    refusals: Refusals,
+}
+
+/// The underlay's end of a socket.
+#[derive(Debug)]
+pub struct MemoryUnderlay {
+    /// What arrives at the socket: the length of each datagram, if GRO joined several.
+    pub send: Sender<(Option<usize>, Bytes)>,
+    /// What the worker sent.
+    pub sent: Receiver<Sent>,
+    /// Makes sends fail.
+    pub refusals: Refusals,
+}
+
+/// A socket with what `offloads` says of GSO and GRO, and its underlay.
+pub fn udp(offloads: Offloads) -> (MemoryUdp, MemoryUnderlay) {
+    let (send, incoming) = unbounded();
+    let (outgoing, sent) = unbounded();
+    let refusals = Refusals::default();
+    let underlay = MemoryUnderlay { send, sent, refusals: refusals.clone() };
+    (MemoryUdp { incoming, outgoing, offloads, refusals }, underlay)
+}
+
+impl UdpSocket for MemoryUdp {
+    fn recv(&self, batch: &mut RecvBatch) -> io::Result<usize> {
+        let mut num = 0;
+        while num < MAX_BUFFERS {
+            let (gro_size, bytes) = match try_recv(&self.incoming) {
+                Ok(incoming) => incoming,
+                Err(_) if num > 0 => break,
+                Err(error) => return Err(error),
+            };
+            let (mut rooms, _) = batch.room();
+            if let Some(room) = rooms.nth(num) {
+                let len = bytes.len().min(room.len());
+                room[..len].copy_from_slice(&bytes[..len]);
+                batch.set(num, len, gro_size);
+                num += 1;
+            }
+        }
+        Ok(num)
+    }
+
+    fn send(
+        &self,
+        to: SocketAddrV4,
+        gso_size: Option<u16>,
+        pieces: &[IoSlice<'_>],
+    ) -> io::Result<()> {
+        self.refusals.take()?;
+        let sent = Sent { to, gso_size, bytes: join(pieces) };
+        self.outgoing.send(sent).map_err(|_| io::Error::from_raw_os_error(libc::ENETUNREACH))
+    }
+
+    fn offloads(&self) -> Offloads {
+        self.offloads
+    }
+}
+
+fn join(pieces: &[IoSlice<'_>]) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(pieces.iter().map(|piece| piece.len()).sum());
+    for piece in pieces {
+        bytes.extend_from_slice(piece);
+    }
+    bytes.freeze()
+}
+
+fn try_recv<M>(channel: &Receiver<M>) -> io::Result<M> {
+    channel.try_recv().map_err(|error| match error {
+        TryRecvError::Empty => io::ErrorKind::WouldBlock.into(),
+        TryRecvError::Disconnected => io::Error::from_raw_os_error(libc::EBADFD),
+    })
+}

@@ -1,0 +1,61 @@
+//! Where one receive call puts its buffers.
+
+use super::cmsg::Cmsg;
+use super::headers::MAX_PACKET_LEN;
+
+/// Most buffers that one call receives. Enough that a call's own cost vanishes, few enough that
+/// a batch of full ones stays in a 1 MiB second-level cache.
+pub const MAX_BUFFERS: usize = 8;
+
+/// Distance between two buffers: room for the largest UDP payload, and an odd number of cache
+/// lines, so that the first bytes of all buffers do not fall into one set of the cache.
+const STRIDE: usize = MAX_PACKET_LEN.next_multiple_of(64) + 3 * 64;
+
+/// Up to [`MAX_BUFFERS`] received buffers; each holds one datagram, or with `UDP_GRO` a row of
+/// datagrams of equal length, the last of which may be shorter.
+#[derive(Debug)]
+pub struct RecvBatch {
+    bytes: Box<[u8]>,
+    lens: [usize; MAX_BUFFERS],
+    gro_sizes: [Option<usize>; MAX_BUFFERS],
+    pub(super) cmsgs: [Cmsg; MAX_BUFFERS],
+}
+
+impl Default for RecvBatch {
+    fn default() -> Self {
+        Self {
+            bytes: vec![0; STRIDE * MAX_BUFFERS].into_boxed_slice(),
+            lens: [0; MAX_BUFFERS],
+            gro_sizes: [None; MAX_BUFFERS],
+            cmsgs: [Cmsg::EMPTY; MAX_BUFFERS],
+        }
+    }
+}
+
+impl RecvBatch {
+    /// The whole room of every buffer, and every control message buffer, for the receive call.
+    pub(super) fn room(&mut self) -> (std::slice::ChunksExactMut<'_, u8>, &mut [Cmsg]) {
+        (self.bytes.chunks_exact_mut(STRIDE), &mut self.cmsgs)
+    }
+
+    /// Records what buffer `index` received.
+    pub(super) fn set(&mut self, index: usize, len: usize, gro_size: Option<usize>) {
+        self.lens[index] = len.min(STRIDE);
+        self.gro_sizes[index] = gro_size;
+    }
+
+    /// The bytes received into buffer `index`.
+    #[inline]
+    pub fn buffer(&self, index: usize) -> &[u8] {
+        let start = index * STRIDE;
+        &self.bytes[start..start + self.lens[index]]
+    }
+
+    /// The bytes received into buffer `index`, and the length of each datagram in them.
+    #[inline]
+    pub fn datagrams_mut(&mut self, index: usize) -> (&mut [u8], usize) {
+        let len = self.lens[index];
+        let start = index * STRIDE;
+        (&mut self.bytes[start..start + len], self.gro_sizes[index].unwrap_or(len).max(1))
+    }
+}

@@ -1,0 +1,195 @@
+//! Datagrams on their way out, packed into runs. Egress, last stage before the socket.
+//!
+//! A *run* is what one system call sends: datagrams to one peer, all of one length but for the
+//! last, which may be shorter. Runs of one peer leave in the order in which they were opened, and
+//! only its newest takes more datagrams: so packets to one peer never overtake each other.
+
+use std::io::IoSlice;
+use std::net::SocketAddrV4;
+use std::ops::Range;
+
+/// Most datagrams in one UDP GSO send: what every kernel with UDP GSO (4.18 on) accepts.
+/// `UDP_MAX_SEGMENTS` in `include/linux/udp.h`; kernels from 6.9 take 128.
+pub const MAX_GSO_SEGMENTS: usize = 64;
+
+/// Most bytes in one UDP GSO send: 65,535 less the outer IPv4 and UDP headers.
+const MAX_RUN_LEN: usize = 65_535 - 20 - 8;
+
+/// Most pieces of one run: headers and payload of every datagram.
+pub const MAX_PIECES: usize = 2 * MAX_GSO_SEGMENTS;
+
+/// A stretch of bytes to send.
+#[derive(Debug, Clone)]
+enum Piece {
+    /// Of the run's own header bytes.
+    Headers(Range<usize>),
+    /// Of the arena that holds the packets.
+    Arena(Range<usize>),
+}
+
+/// Datagrams to one peer that one system call can send.
+#[derive(Debug)]
+pub struct Run {
+    /// The peer.
+    pub to: SocketAddrV4,
+    /// Length of every datagram but perhaps the last, in bytes.
+    datagram_len: usize,
+    num_datagrams: usize,
+    /// Length of all datagrams together, in bytes.
+    len: usize,
+    /// No more datagrams: the last was shorter, the run is full, or a newer run is open.
+    is_sealed: bool,
+    headers: Vec<u8>,
+    pieces: Vec<Piece>,
+    /// Index into `pieces` of each datagram's first piece.
+    starts: Vec<usize>,
+}
+
+impl Run {
+    fn new() -> Self {
+        Self {
+            to: SocketAddrV4::new(std::net::Ipv4Addr::UNSPECIFIED, 0),
+            datagram_len: 0,
+            num_datagrams: 0,
+            len: 0,
+            is_sealed: false,
+            headers: Vec::new(),
+            pieces: Vec::with_capacity(MAX_PIECES),
+            starts: Vec::with_capacity(MAX_GSO_SEGMENTS),
+        }
+    }
+
+    fn reopen(&mut self, to: SocketAddrV4, datagram_len: usize) {
+        self.to = to;
+        self.datagram_len = datagram_len;
+        self.num_datagrams = 0;
+        self.len = 0;
+        self.is_sealed = false;
+        self.headers.clear();
+        self.pieces.clear();
+        self.starts.clear();
+    }
+
+    const fn takes(&self, datagram_len: usize) -> bool {
+        !self.is_sealed
+            && datagram_len <= self.datagram_len
+            && self.len + datagram_len <= MAX_RUN_LEN
+    }
+
+    fn push(&mut self, headers: &[u8], body: Range<usize>, max_datagrams: usize) {
+        self.starts.push(self.pieces.len());
+        let datagram_len = headers.len() + body.len();
+        if !headers.is_empty() {
+            let start = self.headers.len();
+            self.headers.extend_from_slice(headers);
+            self.pieces.push(Piece::Headers(start..self.headers.len()));
+        }
+        if !body.is_empty() {
+            self.pieces.push(Piece::Arena(body));
+        }
+        self.num_datagrams += 1;
+        self.len += datagram_len;
+        self.is_sealed = datagram_len < self.datagram_len
+            || self.num_datagrams == max_datagrams
+            || self.len + self.datagram_len > MAX_RUN_LEN;
+    }
+
+    /// How many datagrams the run holds.
+    pub const fn num_datagrams(&self) -> usize {
+        self.num_datagrams
+    }
+
+    /// Length of all datagrams together, in bytes.
+    pub const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether the run holds nothing.
+    pub const fn is_empty(&self) -> bool {
+        self.num_datagrams == 0
+    }
+
+    /// What `UDP_SEGMENT` must be told, or `None` for a single datagram.
+    pub fn gso_size(&self) -> Option<u16> {
+        if self.num_datagrams < 2 {
+            return None;
+        }
+        u16::try_from(self.datagram_len).ok()
+    }
+
+    /// Gathers the pieces of the datagrams in `range` into `slices`; returns the filled part.
+    pub fn gather<'s, 'a>(
+        &'a self,
+        range: Range<usize>,
+        arena: &'a [u8],
+        slices: &'s mut [IoSlice<'a>; MAX_PIECES],
+    ) -> &'s [IoSlice<'a>] {
+        let piece_at = |datagram: usize| self.starts.get(datagram).copied();
+        let first = piece_at(range.start).unwrap_or(self.pieces.len());
+        let last = piece_at(range.end).unwrap_or(self.pieces.len());
+        let pieces = &self.pieces[first..last];
+        for (slice, piece) in slices.iter_mut().zip(pieces) {
+            *slice = IoSlice::new(match piece {
+                Piece::Headers(range) => &self.headers[range.clone()],
+                Piece::Arena(range) => &arena[range.clone()],
+            });
+        }
+        &slices[..pieces.len()]
+    }
+}
+
+/// The runs that wait to be sent, oldest first.
+#[derive(Debug)]
+pub struct SendQueue {
+    runs: Vec<Run>,
+    /// Emptied runs, kept for their memory.
+    spare: Vec<Run>,
+    /// Datagrams per run: [`MAX_GSO_SEGMENTS`], or 1 without GSO.
+    max_datagrams: usize,
+}
+
+impl SendQueue {
+    /// An empty queue; without `gso` every run holds one datagram.
+    pub fn new(gso: bool) -> Self {
+        let mut queue = Self { runs: Vec::new(), spare: Vec::new(), max_datagrams: 1 };
+        queue.set_gso(gso);
+        queue
+    }
+
+    /// Packs further datagrams into runs of many, or of one.
+    pub fn set_gso(&mut self, gso: bool) {
+        self.max_datagrams = if gso { MAX_GSO_SEGMENTS } else { 1 };
+    }
+
+    /// Adds a datagram for `to`: `headers`, which are copied, then `body`, a range of the arena.
+    /// Returns whether its run is full, and so is better sent at once.
+    #[inline]
+    pub fn push(&mut self, to: SocketAddrV4, headers: &[u8], body: Range<usize>) -> bool {
+        let datagram_len = headers.len() + body.len();
+        let newest = self.runs.iter().rposition(|run| run.to == to);
+        let index = match newest {
+            Some(index) if self.runs[index].takes(datagram_len) => index,
+            Some(_) | None => {
+                let mut run = self.spare.pop().unwrap_or_else(Run::new);
+                run.reopen(to, datagram_len);
+                self.runs.push(run);
+                self.runs.len() - 1
+            }
+        };
+        self.runs[index].push(headers, body, self.max_datagrams);
+        self.runs[index].is_sealed
+    }
+
+    /// The runs, oldest first.
+    pub fn runs(&self) -> &[Run] {
+        &self.runs
+    }
+
+    /// Forgets the oldest `num` runs: they are sent, or dropped.
+    pub fn release(&mut self, num: usize) {
+        self.spare.extend(self.runs.drain(..num));
+    }
+}
+
+#[cfg(test)]
+mod tests;

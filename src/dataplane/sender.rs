@@ -1,0 +1,158 @@
+//! Runs → the underlay socket, and what to do when the kernel refuses one.
+
+use std::io::{self, IoSlice};
+use std::ops::Range;
+
+use tracing::warn;
+
+use super::drop_reason::DropReason;
+use super::send_queue::{MAX_PIECES, Run};
+use super::stats::DirectionStats;
+use super::udp::UdpSocket;
+
+/// What a refused send means for the datagrams in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refusal {
+    /// The send buffer is full: try again when the socket is writable.
+    Blocked,
+    /// The device cannot do UDP GSO at all (`udp_send_skb` in net/ipv4/udp.c).
+    NoGso,
+    /// The datagrams are too long for the path, or in a shape that only GSO minds.
+    TooBig,
+    /// They end here.
+    Drop(DropReason),
+}
+
+/// Maps what `sendmsg` reports to what is done about it.
+fn refusal(error: &io::Error) -> Refusal {
+    match error.raw_os_error() {
+        Some(libc::EAGAIN) => Refusal::Blocked,
+        Some(libc::EIO) => Refusal::NoGso,
+        Some(libc::EMSGSIZE | libc::EINVAL) => Refusal::TooBig,
+        Some(libc::ENOBUFS | libc::ENOMEM) => Refusal::Drop(DropReason::NoBuffers),
+        // EPERM is netfilter's; ECONNREFUSED reports an earlier datagram's ICMP error; the rest
+        // says that the underlay has no way to the peer.
+        _ => Refusal::Drop(DropReason::SendRefused),
+    }
+}
+
+/// Sends runs through a socket, falling back from GSO where the kernel refuses it.
+#[derive(Debug)]
+pub struct Sender {
+    gso: bool,
+}
+
+impl Sender {
+    /// A sender that uses GSO if `gso`.
+    pub const fn new(gso: bool) -> Self {
+        Self { gso }
+    }
+
+    /// Whether GSO is still in use: a device that cannot do it turns it off for good.
+    pub const fn gso(&self) -> bool {
+        self.gso
+    }
+
+    /// Sends the oldest of `runs` first, counting each datagram as sent or dropped. Returns how
+    /// many runs are done with; fewer than all of them only if the socket's buffer is full.
+    pub fn send(
+        &mut self,
+        socket: &impl UdpSocket,
+        runs: &[Run],
+        arena: &[u8],
+        stats: &DirectionStats,
+    ) -> usize {
+        for (index, run) in runs.iter().enumerate() {
+            if !self.send_run(socket, run, arena, stats) {
+                return index;
+            }
+        }
+        runs.len()
+    }
+
+    /// Whether the run is done with: sent, or dropped and counted.
+    fn send_run(
+        &mut self,
+        socket: &impl UdpSocket,
+        run: &Run,
+        arena: &[u8],
+        stats: &DirectionStats,
+    ) -> bool {
+        let num = run.num_datagrams();
+        let is_gso = run.gso_size().is_some();
+        if is_gso && !self.gso {
+            self.send_singly(socket, run, arena, stats);
+            return true;
+        }
+        let Err(error) = send_datagrams(socket, run, 0..num, arena) else {
+            stats.packets.add(num as u64);
+            stats.bytes.add(run.len() as u64);
+            stats.writes.add(1);
+            return true;
+        };
+        match refusal(&error) {
+            Refusal::Blocked => return false,
+            Refusal::NoGso if is_gso => {
+                warn!(%error, "device refuses UDP GSO: sending one datagram at a time from now on");
+                self.gso = false;
+                self.send_singly(socket, run, arena, stats);
+            }
+            // Without GSO the kernel fragments what is longer than a path MTU it has learned.
+            Refusal::TooBig if is_gso => self.send_singly(socket, run, arena, stats),
+            Refusal::TooBig => stats.drop(DropReason::TooBigForPath, num as u64),
+            Refusal::NoGso => stats.drop(DropReason::SendRefused, num as u64),
+            Refusal::Drop(reason) => stats.drop(reason, num as u64),
+        }
+        true
+    }
+
+    /// Sends every datagram of `run` by itself; what does not go at once is dropped, as a router
+    /// drops at a full queue.
+    fn send_singly(
+        &self,
+        socket: &impl UdpSocket,
+        run: &Run,
+        arena: &[u8],
+        stats: &DirectionStats,
+    ) {
+        for index in 0..run.num_datagrams() {
+            let reason = match send_datagrams(socket, run, index..index + 1, arena) {
+                Ok(len) => {
+                    stats.packets.add(1);
+                    stats.bytes.add(len as u64);
+                    stats.writes.add(1);
+                    continue;
+                }
+                Err(error) => match refusal(&error) {
+                    Refusal::Blocked => DropReason::NoBuffers,
+                    Refusal::TooBig => DropReason::TooBigForPath,
+                    Refusal::NoGso => DropReason::SendRefused,
+                    Refusal::Drop(reason) => reason,
+                },
+            };
+            stats.drop(reason, 1);
+        }
+    }
+}
+
+/// One send of the run's datagrams in `range`; returns their length in bytes.
+fn send_datagrams(
+    socket: &impl UdpSocket,
+    run: &Run,
+    range: Range<usize>,
+    arena: &[u8],
+) -> io::Result<usize> {
+    let gso_size = if range.len() > 1 { run.gso_size() } else { None };
+    let mut slices = [IoSlice::new(&[]); MAX_PIECES];
+    let pieces = run.gather(range, arena, &mut slices);
+    loop {
+        match socket.send(run.to, gso_size, pieces) {
+            Ok(()) => return Ok(pieces.iter().map(|piece| piece.len()).sum()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

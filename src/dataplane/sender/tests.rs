@@ -1,0 +1,82 @@
+use std::net::SocketAddrV4;
+
+use super::*;
+use crate::dataplane::memory::{self, MemoryUdp, MemoryUnderlay};
+use crate::dataplane::offload::Offloads;
+use crate::dataplane::send_queue::SendQueue;
+
+const ARENA: [u8; 100] = [7; 100];
+
+fn peer() -> SocketAddrV4 {
+    "192.0.2.1:8285".parse().unwrap()
+}
+
+/// Sends three datagrams of one run while the socket reports `errnos` in turn.
+fn send(errnos: &[i32]) -> (usize, Sender, DirectionStats, Vec<memory::Sent>) {
+    let (socket, underlay): (MemoryUdp, MemoryUnderlay) = memory::udp(Offloads::AUTO);
+    for &errno in errnos {
+        underlay.refusals.push(errno);
+    }
+    let mut queue = SendQueue::new(true);
+    for _ in 0..3 {
+        queue.push(peer(), &[], 0..10);
+    }
+    let (mut sender, stats) = (Sender::new(true), DirectionStats::default());
+    let num_done = sender.send(&socket, queue.runs(), &ARENA, &stats);
+    (num_done, sender, stats, underlay.sent.try_iter().collect())
+}
+
+#[test]
+fn run_leaves_as_one_send() {
+    let (num_done, sender, stats, sent) = send(&[]);
+    assert_eq!((num_done, sent.len(), sent[0].gso_size), (1, 1, Some(10)));
+    assert_eq!((stats.packets.value(), stats.bytes.value(), stats.writes.value()), (3, 30, 1));
+    assert!(sender.gso());
+}
+
+#[test]
+fn full_buffer_keeps_the_run() {
+    let (num_done, _, stats, sent) = send(&[libc::EAGAIN]);
+    assert_eq!((num_done, sent.len(), stats.packets.value()), (0, 0, 0));
+}
+
+#[test]
+fn interrupted_send_is_repeated() {
+    let (num_done, _, _, sent) = send(&[libc::EINTR, libc::EINTR]);
+    assert_eq!((num_done, sent.len()), (1, 1));
+}
+
+#[test]
+fn device_without_gso_turns_it_off_for_good_and_loses_nothing() {
+    let (num_done, sender, stats, sent) = send(&[libc::EIO]);
+    assert_eq!((num_done, sent.len(), stats.packets.value()), (1, 3, 3));
+    assert!(sent.iter().all(|sent| sent.gso_size.is_none()));
+    assert!(!sender.gso());
+}
+
+#[test]
+fn run_too_big_for_the_path_is_sent_singly_and_gso_stays() {
+    for errno in [libc::EMSGSIZE, libc::EINVAL] {
+        let (_, sender, stats, sent) = send(&[errno]);
+        assert_eq!((sent.len(), stats.packets.value()), (3, 3));
+        assert!(sender.gso());
+    }
+}
+
+#[test]
+fn what_cannot_leave_is_counted_by_reason() {
+    for (errno, reason) in [
+        (libc::ENOBUFS, DropReason::NoBuffers),
+        (libc::ENETUNREACH, DropReason::SendRefused),
+        (libc::EPERM, DropReason::SendRefused),
+        (libc::ECONNREFUSED, DropReason::SendRefused),
+    ] {
+        let (num_done, _, stats, sent) = send(&[errno]);
+        assert_eq!((num_done, sent.len(), stats.dropped(reason)), (1, 0, 3), "errno {errno}");
+    }
+    let (_, _, stats, sent) = send(&[libc::EMSGSIZE, libc::EMSGSIZE, 0, libc::EAGAIN]);
+    assert_eq!(sent.len(), 0);
+    assert_eq!(stats.dropped(DropReason::TooBigForPath), 1);
+    assert_eq!(stats.dropped(DropReason::SendRefused), 1);
+    assert_eq!(stats.dropped(DropReason::NoBuffers), 1);
+}

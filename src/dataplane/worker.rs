@@ -1,0 +1,399 @@
+//! ← start here: one worker, both directions, run to completion on one thread.
+//!
+//! A worker owns one TUN queue and one UDP socket. Each *turn* takes what is ready on both, within
+//! limits, and leaves nothing half done: so neither direction starves the other, and what is read
+//! together is sent together. When a turn finds nothing, the worker sleeps in `poll`.
+//!
+//! ```text
+//! egress:   tun.read → Encap::forward (classify, lookup, TTL, split, pack) → Sender → udp.send
+//! ingress:  udp.recv → Accept::packet (classify, checks, TTL) → Coalescer → tun.write
+//! ```
+
+use std::io::{self, IoSlice};
+use std::net::Ipv4Addr;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use crossbeam_utils::CachePadded;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use tracing::warn;
+
+use super::coalesce::{self, Coalescer, PacketAt, Scratch};
+use super::decap::Accept;
+use super::drop_reason::DropReason;
+use super::encap::Encap;
+use super::icmp::{IcmpError, IcmpLimit, MAX_REPLY_LEN};
+use super::offload::Offloads;
+use super::recv_batch::{MAX_BUFFERS, RecvBatch};
+use super::sender::Sender;
+use super::stats::WorkerStats;
+use super::tun::TunQueue;
+use super::udp::UdpSocket;
+use super::vnet_hdr::VnetHdr;
+use crate::routes::publish::RouteSubscriber;
+
+/// Most packets or superpackets read from the TUN in one turn.
+const EGRESS_TURN: usize = 64;
+/// Most receive calls in one turn, of up to [`MAX_BUFFERS`] buffers each.
+const INGRESS_TURN: usize = 4;
+
+const TUN: Token = Token(0);
+const UDP: Token = Token(1);
+/// The token under which whoever stops the worker wakes it.
+pub(super) const WAKE: Token = Token(2);
+
+/// What a turn left behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// Nothing more is ready: sleep.
+    Done,
+    /// The turn's limit came first: take another turn.
+    MoreToDo,
+}
+
+/// The worker's device or socket failed for good.
+#[derive(Debug, thiserror::Error)]
+#[error("lost the {what}")]
+pub struct Lost {
+    /// `TUN queue` or `poll`.
+    pub what: &'static str,
+    /// What the kernel said.
+    #[source]
+    pub source: io::Error,
+}
+
+/// One thread's share of the data plane.
+#[derive(Debug)]
+pub struct Worker<T, U> {
+    tun: T,
+    udp: U,
+    /// Address of the TUN device: the source of ICMP errors.
+    tun_addr: Ipv4Addr,
+    accept: Accept,
+    routes: RouteSubscriber,
+    encap: Encap,
+    sender: Sender,
+    batch: RecvBatch,
+    coalescer: Coalescer,
+    offloads: Offloads,
+    /// The socket's send buffer is full: read nothing from the TUN until it drains.
+    is_blocked: bool,
+    icmp_limit: IcmpLimit,
+    quote: Vec<u8>,
+    stats: Arc<CachePadded<WorkerStats>>,
+}
+
+impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
+    /// A worker between `tun` and `udp`, with whatever offloads both have.
+    pub fn new(
+        tun: T,
+        udp: U,
+        tun_addr: Ipv4Addr,
+        accept: Accept,
+        routes: RouteSubscriber,
+    ) -> Self {
+        let Offloads { tso, uso, .. } = tun.offloads();
+        let Offloads { gso, gro, .. } = udp.offloads();
+        let offloads = Offloads { tso, uso, gso, gro };
+        let stats = Arc::new(CachePadded::new(WorkerStats::default()));
+        stats.set_offloads(offloads);
+        Self {
+            tun,
+            udp,
+            tun_addr,
+            accept,
+            routes,
+            encap: Encap::new(gso),
+            sender: Sender::new(gso),
+            batch: RecvBatch::default(),
+            coalescer: Coalescer::new(offloads),
+            offloads,
+            is_blocked: false,
+            icmp_limit: IcmpLimit::new(Instant::now()),
+            quote: Vec::with_capacity(MAX_REPLY_LEN),
+            stats,
+        }
+    }
+
+    /// The worker's counters, to be read by anybody at any time.
+    pub fn stats(&self) -> Arc<CachePadded<WorkerStats>> {
+        Arc::clone(&self.stats)
+    }
+
+    /// Takes what is ready in both directions, within the limits of a turn.
+    ///
+    /// # Errors
+    /// [`Lost`] when the TUN device is gone.
+    pub fn turn(&mut self, now: Instant) -> Result<Turn, Lost> {
+        self.routes.refresh();
+        let egress = self.egress(now)?;
+        let ingress = self.ingress(now)?;
+        if egress == Turn::MoreToDo || ingress == Turn::MoreToDo {
+            self.stats.turns_cut.add(1);
+            return Ok(Turn::MoreToDo);
+        }
+        Ok(Turn::Done)
+    }
+
+    fn egress(&mut self, now: Instant) -> Result<Turn, Lost> {
+        if self.is_blocked && !self.send_pending() {
+            return Ok(Turn::Done);
+        }
+        for _ in 0..EGRESS_TURN {
+            let Some(room) = self.encap.room() else {
+                if self.send_pending() {
+                    continue;
+                }
+                return Ok(Turn::Done);
+            };
+            match self.tun.read(room) {
+                Ok((header, len)) => self.forward(&header, len, now)?,
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    self.stats.egress.drop(DropReason::BadSuperpacket, 1);
+                }
+                Err(error) if is_gone(&error) => return Err(lost_tun(error)),
+                Err(_) => {
+                    self.send_pending();
+                    return Ok(Turn::Done);
+                }
+            }
+        }
+        self.send_pending();
+        Ok(Turn::MoreToDo)
+    }
+
+    fn forward(&mut self, header: &VnetHdr, len: usize, now: Instant) -> Result<(), Lost> {
+        match self.encap.forward(header, len, self.routes.table()) {
+            Ok(true) => {
+                self.send_pending();
+            }
+            Ok(false) => {}
+            Err(reason) => {
+                self.stats.egress.drop(reason, 1);
+                if let Some(error) = IcmpError::for_drop(reason) {
+                    self.answer_local(error, header, len, now)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends every waiting run; returns false if the socket's buffer is full.
+    fn send_pending(&mut self) -> bool {
+        let (queue, arena) = self.encap.pending();
+        let had_gso = self.sender.gso();
+        let num_done = self.sender.send(&self.udp, queue.runs(), arena, &self.stats.egress);
+        self.is_blocked = num_done < queue.runs().len();
+        queue.release(num_done);
+        if had_gso && !self.sender.gso() {
+            queue.set_gso(false);
+            self.offloads.gso = false;
+            self.stats.set_offloads(self.offloads);
+        }
+        self.encap.reclaim();
+        !self.is_blocked
+    }
+
+    /// Tells a sender on this side of the TUN why its packet, just refused, ended here.
+    fn answer_local(
+        &mut self,
+        error: IcmpError,
+        header: &VnetHdr,
+        len: usize,
+        now: Instant,
+    ) -> Result<(), Lost> {
+        let Some(offender) = self.encap.refused(header, len, &mut self.quote) else {
+            return Ok(());
+        };
+        let mut reply = [0; MAX_REPLY_LEN];
+        let Some(len) = error.reply(&offender, &self.quote, self.tun_addr, &mut reply) else {
+            return Ok(());
+        };
+        if !self.may_send_icmp(now) {
+            return Ok(());
+        }
+        let mut slices = [IoSlice::new(&[]); coalesce::MAX_PIECES];
+        match self.tun.write(coalesce::gather_plain(&reply[..len], &mut slices)) {
+            Err(error) if is_gone(&error) => Err(lost_tun(error)),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    fn ingress(&mut self, now: Instant) -> Result<Turn, Lost> {
+        for _ in 0..INGRESS_TURN {
+            match self.udp.recv(&mut self.batch) {
+                Ok(num_buffers) => {
+                    self.take_in(num_buffers, now);
+                    self.write_out()?;
+                    if num_buffers < MAX_BUFFERS {
+                        return Ok(Turn::Done);
+                    }
+                }
+                Err(error) => {
+                    // Nothing there; or an error about a datagram sent earlier, which says
+                    // nothing about the socket. In neither case is it worth another try now.
+                    if error.kind() != io::ErrorKind::WouldBlock {
+                        self.stats.socket_errors.add(1);
+                    }
+                    return Ok(Turn::Done);
+                }
+            }
+        }
+        Ok(Turn::MoreToDo)
+    }
+
+    /// Checks every datagram of the batch and collects the sound ones for writing.
+    fn take_in(&mut self, num_buffers: usize, now: Instant) {
+        for buffer in 0..num_buffers {
+            let mut start = 0;
+            loop {
+                let (bytes, datagram_len) = self.batch.datagrams_mut(buffer);
+                let end = (start + datagram_len).min(bytes.len());
+                let datagram = &mut bytes[start..end];
+                let len = datagram.len();
+                match self.accept.packet(datagram) {
+                    Ok(inner) => {
+                        self.coalescer.push(&self.batch, PacketAt { buffer, start, len }, &inner);
+                    }
+                    Err(reason) => {
+                        self.stats.ingress.drop(reason, 1);
+                        if reason == DropReason::TtlExpired {
+                            self.answer_peer(PacketAt { buffer, start, len }, now);
+                        }
+                    }
+                }
+                start = end;
+                if start >= self.batch.buffer(buffer).len() {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Tells a sender beyond the underlay that its packet's TTL ended here. The reply goes
+    /// straight to the peer that has the sender's subnet, never through the TUN.
+    fn answer_peer(&mut self, at: PacketAt, now: Instant) {
+        let packet = at.bytes(&self.batch);
+        let Ok(offender) = super::classify::inner(packet) else { return };
+        let Some(next_hop) = self.routes.table().lookup(offender.src) else { return };
+        let mut reply = [0; MAX_REPLY_LEN];
+        let error = IcmpError::TimeExceeded;
+        let Some(len) = error.reply(&offender, packet, self.tun_addr, &mut reply) else { return };
+        if self.may_send_icmp(now) {
+            // An ICMP error is a courtesy: one that the socket does not take is not retried.
+            drop(self.udp.send(next_hop.addr, None, &[IoSlice::new(&reply[..len])]));
+        }
+    }
+
+    fn may_send_icmp(&mut self, now: Instant) -> bool {
+        let allowed = self.icmp_limit.allow(now);
+        let counter = if allowed { &self.stats.icmp_sent } else { &self.stats.icmp_limited };
+        counter.add(1);
+        allowed
+    }
+
+    /// Writes what was collected to the TUN.
+    fn write_out(&mut self) -> Result<(), Lost> {
+        let mut is_refused = false;
+        for item in self.coalescer.items() {
+            let num = item.segments().len() as u64;
+            let mut scratch = Scratch::default();
+            let mut slices = [IoSlice::new(&[]); coalesce::MAX_PIECES];
+            let pieces = item.gather(&self.batch, &mut scratch, &mut slices);
+            match self.tun.write(pieces) {
+                Ok(()) => {
+                    self.stats.ingress.packets.add(num);
+                    self.stats.ingress.bytes.add(item.packets_len() as u64);
+                    self.stats.ingress.writes.add(1);
+                }
+                Err(error) if is_gone(&error) => return Err(lost_tun(error)),
+                Err(error) if num > 1 && error.raw_os_error() == Some(libc::EINVAL) => {
+                    if !is_refused {
+                        warn!(%error, "TUN refuses superpackets: writing one packet at a time from now on");
+                    }
+                    is_refused = true;
+                    self.write_singly(item.segments())?;
+                }
+                Err(_) => self.stats.ingress.drop(DropReason::TunRefused, num),
+            }
+        }
+        self.coalescer.clear();
+        if is_refused {
+            (self.offloads.tso, self.offloads.uso) = (false, false);
+            self.coalescer.set_offloads(self.offloads);
+            self.stats.set_offloads(self.offloads);
+        }
+        Ok(())
+    }
+
+    /// Writes the packets of a refused superpacket as they came.
+    fn write_singly(&self, segments: &[PacketAt]) -> Result<(), Lost> {
+        for at in segments {
+            let packet = at.bytes(&self.batch);
+            let mut slices = [IoSlice::new(&[]); coalesce::MAX_PIECES];
+            match self.tun.write(coalesce::gather_plain(packet, &mut slices)) {
+                Ok(()) => {
+                    self.stats.ingress.packets.add(1);
+                    self.stats.ingress.bytes.add(packet.len() as u64);
+                    self.stats.ingress.writes.add(1);
+                }
+                Err(error) if is_gone(&error) => return Err(lost_tun(error)),
+                Err(_) => self.stats.ingress.drop(DropReason::TunRefused, 1),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<T: TunQueue + AsRawFd, U: UdpSocket + AsRawFd> Worker<T, U> {
+    /// Takes turns until `stop` is set and the worker is woken through [`WAKE`].
+    ///
+    /// # Errors
+    /// [`Lost`] when the TUN device is gone, or the kernel refuses to poll.
+    pub(super) fn run(mut self, mut poll: Poll, stop: &AtomicBool) -> Result<(), Lost> {
+        let lost_poll = |source| Lost { what: "poll", source };
+        let (tun, udp) = (self.tun.as_raw_fd(), self.udp.as_raw_fd());
+        let registry = poll.registry();
+        registry.register(&mut SourceFd(&tun), TUN, Interest::READABLE).map_err(lost_poll)?;
+        registry.register(&mut SourceFd(&udp), UDP, Interest::READABLE).map_err(lost_poll)?;
+        let mut watches_writable = false;
+        let mut events = Events::with_capacity(4);
+        while !stop.load(Ordering::Relaxed) {
+            if self.turn(Instant::now())? == Turn::MoreToDo {
+                continue;
+            }
+            // Asked for only while blocked: the kernel would report every datagram that leaves.
+            if watches_writable != self.is_blocked {
+                watches_writable = self.is_blocked;
+                let interest = if watches_writable {
+                    Interest::READABLE | Interest::WRITABLE
+                } else {
+                    Interest::READABLE
+                };
+                let registry = poll.registry();
+                registry.reregister(&mut SourceFd(&udp), UDP, interest).map_err(lost_poll)?;
+            }
+            self.stats.polls.add(1);
+            match poll.poll(&mut events, None) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => {
+                    return Err(lost_poll(error));
+                }
+                Ok(()) | Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether the TUN device behind the queue no longer exists: `tun_chr_read_iter` and
+/// `tun_chr_write_iter` in drivers/net/tun.c say EBADFD then.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EBADFD | libc::EBADF | libc::ENODEV | libc::EFAULT))
+}
+
+const fn lost_tun(source: io::Error) -> Lost {
+    Lost { what: "TUN queue", source }
+}

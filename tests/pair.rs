@@ -1,0 +1,314 @@
+//! Two workers over in-memory devices, and an underlay between them that the test plays.
+#![allow(clippy::unwrap_used, missing_docs, reason = "a test or bench may panic")]
+
+use std::net::Ipv4Addr;
+use std::time::Instant;
+
+use bytes::Bytes;
+use twill::dataplane::decap::Accept;
+use twill::dataplane::memory::{self, MemoryHost, MemoryTun, MemoryUdp, MemoryUnderlay, TunPacket};
+use twill::dataplane::packet_builder::PacketBuilder;
+use twill::dataplane::split::Split;
+use twill::dataplane::vnet_hdr::{Gso, PartialChecksum, VnetHdr};
+use twill::dataplane::worker::{Turn, Worker};
+use twill::dataplane::{DropReason, Offloads, classify};
+use twill::routes::publish::{self, RoutePublisher};
+use twill::routes::{NextHop, Route, RouteTable};
+
+/// One node: its worker, the host behind its TUN, and the underlay before its socket.
+struct Node {
+    worker: Worker<MemoryTun, MemoryUdp>,
+    host: MemoryHost,
+    underlay: MemoryUnderlay,
+    routes: RoutePublisher,
+}
+
+/// Node A has 10.1.15.0/24, node B 10.1.16.0/24; each knows the other.
+fn pair(a: Offloads, b: Offloads) -> (Node, Node) {
+    (node(15, 16, a), node(16, 15, b))
+}
+
+fn node(own: u8, peer: u8, offloads: Offloads) -> Node {
+    let subnet = |number| format!("10.1.{number}.0/24").parse().unwrap();
+    let (tun, host) = memory::tun(offloads);
+    let (udp, underlay) = memory::udp(offloads);
+    let (routes, subscriber) = publish::channel();
+    let next_hop = NextHop::new(format!("192.0.2.{peer}:8285").parse().unwrap());
+    let route = Route { subnet: subnet(peer), next_hop };
+    routes.publish(RouteTable::build("10.1.0.0/16".parse().unwrap(), 24, [route]));
+    let accept = Accept { subnet: subnet(own), tun_mtu: 1472 };
+    let tun_addr = Ipv4Addr::new(10, 1, own, 0);
+    Node { worker: Worker::new(tun, udp, tun_addr, accept, subscriber), host, underlay, routes }
+}
+
+impl Node {
+    fn send(&self, header: VnetHdr, packet: &[u8]) {
+        self.host.send.send((header, Bytes::copy_from_slice(packet))).unwrap();
+    }
+
+    fn run(&mut self) {
+        while self.worker.turn(Instant::now()).unwrap() == Turn::MoreToDo {}
+    }
+
+    /// What the host behind the TUN received, superpackets split.
+    fn received(&self) -> Vec<Vec<u8>> {
+        self.host.written.try_iter().flat_map(split).collect()
+    }
+
+    fn dropped(&self, reason: DropReason) -> (u64, u64) {
+        let stats = self.worker.stats();
+        (stats.egress.dropped(reason), stats.ingress.dropped(reason))
+    }
+}
+
+fn split((header, packet): TunPacket) -> Vec<Vec<u8>> {
+    let Some(gso) = header.gso else { return vec![packet.to_vec()] };
+    let inner = classify::inner(&packet).unwrap();
+    let segments = Split::new(&packet, inner, gso).unwrap();
+    segments.map(|segment| [segment.headers(), &packet[segment.payload.clone()]].concat()).collect()
+}
+
+/// Carries what `from` sent to `to`, joined as `UDP_GRO` would if `to` asked for it.
+fn carry(from: &Node, to: &Node, gro: bool) {
+    for sent in from.underlay.sent.try_iter() {
+        let gso_size = sent.gso_size.map(usize::from);
+        if gro {
+            to.underlay.send.send((gso_size, sent.bytes)).unwrap();
+            continue;
+        }
+        for datagram in sent.datagrams() {
+            to.underlay.send.send((None, Bytes::copy_from_slice(datagram))).unwrap();
+        }
+    }
+}
+
+fn tcp_superpacket(payload: &[u8]) -> (VnetHdr, Vec<u8>) {
+    let builder = PacketBuilder::tcp("10.1.15.2:4000", "10.1.16.2:5001");
+    let packet = builder.fragment(0x4000).payload(payload).build();
+    let checksum = Some(PartialChecksum { start: 20, offset: 16 });
+    (VnetHdr { gso: Some(Gso::Tcp4 { gso_size: 1400 }), checksum, header_len: 40 }, packet)
+}
+
+fn pattern(len: usize) -> Vec<u8> {
+    (0..len).map(|at| u8::try_from(at * 31 % 253).unwrap()).collect()
+}
+
+#[test]
+fn every_combination_of_offloads_carries_the_same_packets() {
+    let switches = [Offloads::AUTO, Offloads::OFF, Offloads { gso: false, ..Offloads::AUTO }];
+    for a in switches {
+        for b in switches {
+            let (mut left, mut right) = pair(a, b);
+            let payload = pattern(60_000);
+            let (header, packet) = tcp_superpacket(&payload);
+            if a.tso {
+                left.send(header, &packet);
+            } else {
+                for packet in split((header, packet.clone().into())) {
+                    left.send(VnetHdr::default(), &packet);
+                }
+            }
+            left.run();
+            carry(&left, &right, b.gro);
+            right.run();
+            let received = right.received();
+            let carried: Vec<u8> =
+                received.iter().flat_map(|packet| packet[40..].to_vec()).collect();
+            assert_eq!(carried, payload, "{a} to {b}");
+            assert!(received.iter().all(|packet| packet[8] == 62), "two hops");
+            let stats = (left.worker.stats(), right.worker.stats());
+            assert_eq!(stats.0.egress.packets.value(), 43, "{a} to {b}");
+            assert_eq!(stats.1.ingress.packets.value(), 43, "{a} to {b}");
+        }
+    }
+}
+
+#[test]
+fn superpacket_costs_one_send_and_one_write() {
+    let (mut left, mut right) = pair(Offloads::AUTO, Offloads::AUTO);
+    let (header, packet) = tcp_superpacket(&pattern(40 * 1400));
+    left.send(header, &packet);
+    left.run();
+    carry(&left, &right, true);
+    right.run();
+    assert_eq!(left.worker.stats().egress.writes.value(), 1);
+    assert_eq!(right.worker.stats().ingress.writes.value(), 1);
+}
+
+#[test]
+fn small_packets_to_one_peer_leave_in_one_send_and_in_order() {
+    let (mut left, mut right) = pair(Offloads::AUTO, Offloads::AUTO);
+    for index in 0..50_u16 {
+        let payload = [&index.to_be_bytes()[..], &[0; 60]].concat();
+        let builder = PacketBuilder::udp("10.1.15.2:4000", "10.1.16.2:53").id(index);
+        left.send(VnetHdr::default(), &builder.payload(&payload).build());
+    }
+    left.run();
+    assert_eq!(left.worker.stats().egress.writes.value(), 1);
+    carry(&left, &right, true);
+    right.run();
+    let order: Vec<u8> = right.received().iter().map(|packet| packet[29]).collect();
+    assert_eq!(order, (0..50).collect::<Vec<u8>>());
+}
+
+#[test]
+fn unknown_destination_is_answered_with_net_unreachable() {
+    let (mut left, _) = pair(Offloads::AUTO, Offloads::AUTO);
+    let packet = PacketBuilder::udp("10.1.15.2:4000", "10.1.99.2:53").build();
+    left.send(VnetHdr::default(), &packet);
+    left.run();
+    let replies = left.received();
+    assert_eq!(replies.len(), 1);
+    assert_eq!((replies[0][20], replies[0][21]), (3, 0));
+    assert_eq!(left.dropped(DropReason::NoRoute), (1, 0));
+    assert!(left.underlay.sent.is_empty());
+}
+
+#[test]
+fn superpacket_without_route_is_quoted_as_its_first_segment() {
+    let (mut left, _) = pair(Offloads::AUTO, Offloads::AUTO);
+    left.routes.publish(RouteTable::empty());
+    let (header, packet) = tcp_superpacket(&pattern(30_000));
+    left.send(header, &packet);
+    left.run();
+    let replies = left.received();
+    let first = split((header, packet.into())).swap_remove(0);
+    assert_eq!(replies[0][28..], first[..28]);
+}
+
+#[test]
+fn ttl_that_ends_at_ingress_is_answered_through_the_underlay() {
+    let (left, mut right) = pair(Offloads::AUTO, Offloads::AUTO);
+    for ttl in [1, 0] {
+        let builder = PacketBuilder::udp("10.1.15.2:4000", "10.1.16.2:53");
+        right.underlay.send.send((None, builder.ttl(ttl).build().into())).unwrap();
+    }
+    right.run();
+    assert!(right.received().is_empty(), "nothing reaches the TUN");
+    assert_eq!(right.dropped(DropReason::TtlExpired), (0, 2));
+    let replies: Vec<_> = right.underlay.sent.try_iter().collect();
+    assert_eq!(replies.len(), 2);
+    assert_eq!(replies[0].to, "192.0.2.15:8285".parse().unwrap());
+    let inner = classify::inner(&replies[0].bytes).unwrap();
+    assert_eq!((inner.src, inner.dst), ([10, 1, 16, 0].into(), [10, 1, 15, 2].into()));
+    assert_eq!(replies[0].bytes[20..22], [11, 0]);
+    drop(left);
+}
+
+#[test]
+fn icmp_errors_are_limited() {
+    let (mut left, _) = pair(Offloads::AUTO, Offloads::AUTO);
+    let packet = PacketBuilder::udp("10.1.15.2:4000", "10.1.99.2:53").build();
+    for _ in 0..10_000 {
+        left.send(VnetHdr::default(), &packet);
+    }
+    left.run();
+    let stats = left.worker.stats();
+    assert_eq!(stats.icmp_sent.value() + stats.icmp_limited.value(), 10_000);
+    assert!(stats.icmp_limited.value() > 1000, "{}", stats.icmp_limited.value());
+    assert_eq!(left.received().len() as u64, stats.icmp_sent.value());
+}
+
+#[test]
+fn garbage_is_dropped_under_its_reason_and_legal_traffic_passes() {
+    let (_, mut right) = pair(Offloads::AUTO, Offloads::AUTO);
+    let legal = PacketBuilder::udp("10.1.15.2:4000", "10.1.16.2:53").payload(&[1; 100]);
+    let mut lying = legal.build();
+    lying[3] ^= 1;
+    let mut corrupt = legal.build();
+    corrupt[10] ^= 1;
+    let mut ipv6 = legal.build();
+    ipv6[0] = 0x60;
+    let garbage: Vec<(Vec<u8>, DropReason)> = vec![
+        (vec![], DropReason::TooShort),
+        (vec![0x45; 19], DropReason::TooShort),
+        (lying, DropReason::BadTotalLength),
+        (corrupt, DropReason::BadHeaderChecksum),
+        (ipv6, DropReason::NotIpv4),
+        (legal.clone().payload(&[0; 2000]).build(), DropReason::Oversized),
+        (legal.clone().fragment(0x3fff).build(), DropReason::BadFragment),
+        (PacketBuilder::udp("10.1.15.2:1", "8.8.8.8:53").build(), DropReason::NotOurSubnet),
+        (PacketBuilder::udp("127.0.0.1:1", "10.1.16.2:53").build(), DropReason::MartianSource),
+    ];
+    for (bytes, _) in &garbage {
+        right.underlay.send.send((None, bytes.clone().into())).unwrap();
+        right.underlay.send.send((None, legal.build().into())).unwrap();
+    }
+    right.run();
+    assert_eq!(right.received(), vec![legal.ttl(63).build(); garbage.len()]);
+    for (bytes, reason) in garbage {
+        assert!(right.dropped(reason).1 > 0, "{reason:?} for {bytes:?}");
+    }
+}
+
+#[test]
+fn full_send_buffer_holds_egress_back_and_lets_ingress_go_on() {
+    let (mut left, _) = pair(Offloads::AUTO, Offloads::AUTO);
+    let out = PacketBuilder::udp("10.1.15.2:4000", "10.1.16.2:53").build();
+    let into = PacketBuilder::udp("10.1.16.2:53", "10.1.15.2:4000").build();
+    left.underlay.refusals.push(libc::EAGAIN);
+    left.underlay.refusals.push(libc::EAGAIN);
+    left.send(VnetHdr::default(), &out);
+    left.run();
+    left.send(VnetHdr::default(), &out);
+    left.underlay.send.send((None, into.into())).unwrap();
+    left.run();
+    assert!(left.underlay.sent.is_empty(), "still blocked");
+    assert_eq!(left.received().len(), 1, "the other direction goes on");
+    left.run();
+    let num: usize = left.underlay.sent.try_iter().map(|sent| sent.datagrams().count()).sum();
+    assert_eq!(num, 2, "nothing was lost");
+}
+
+#[test]
+fn device_without_gso_is_noticed_and_loses_nothing() {
+    let (mut left, mut right) = pair(Offloads::AUTO, Offloads::AUTO);
+    left.underlay.refusals.push(libc::EIO);
+    let (header, packet) = tcp_superpacket(&pattern(28_000));
+    for _ in 0..2 {
+        left.send(header, &packet);
+    }
+    left.run();
+    carry(&left, &right, true);
+    right.run();
+    assert_eq!(right.received().len(), 40);
+    assert_eq!(left.worker.stats().offloads().to_string(), "tso,uso,gro");
+}
+
+#[test]
+fn tun_that_refuses_superpackets_gets_their_packets() {
+    let (mut left, mut right) = pair(Offloads::AUTO, Offloads::AUTO);
+    right.host.refusals.push(libc::EINVAL);
+    let (header, packet) = tcp_superpacket(&pattern(28_000));
+    for _ in 0..2 {
+        left.send(header, &packet);
+        left.run();
+        carry(&left, &right, true);
+        right.run();
+    }
+    let received = right.received();
+    assert_eq!(received.len(), 40);
+    assert!(received.iter().all(|packet| classify::inner(packet).is_ok()));
+    assert_eq!(right.worker.stats().offloads().to_string(), "gso,gro");
+    assert_eq!(right.dropped(DropReason::TunRefused), (0, 0));
+}
+
+#[test]
+fn deleted_device_ends_the_worker() {
+    let (mut left, _) = pair(Offloads::AUTO, Offloads::AUTO);
+    let (orphan, _) = crossbeam_channel::unbounded();
+    left.host.send = orphan; // the memory device reports EBADFD once its host is gone
+    let lost = left.worker.turn(Instant::now()).unwrap_err();
+    assert_eq!(lost.to_string(), "lost the TUN queue");
+}
+
+#[test]
+fn published_table_routes_the_next_turn() {
+    let (mut left, _) = pair(Offloads::AUTO, Offloads::AUTO);
+    let next_hop = NextHop::new("198.51.100.7:8285".parse().unwrap());
+    let route = Route { subnet: "10.1.16.0/24".parse().unwrap(), next_hop };
+    left.routes.publish(RouteTable::build("10.1.0.0/16".parse().unwrap(), 24, [route]));
+    left.send(VnetHdr::default(), &PacketBuilder::udp("10.1.15.2:1", "10.1.16.2:2").build());
+    left.run();
+    assert_eq!(left.underlay.sent.try_recv().unwrap().to, next_hop.addr);
+}
