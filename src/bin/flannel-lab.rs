@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::fs;
-use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -12,12 +11,13 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use twill::lab::daemon::Daemon;
 use twill::lab::demo::{self, Plan};
+use twill::lab::inside::{self, Inside};
 use twill::lab::network::DEFAULT_CONFIG;
-use twill::lab::progress::step;
+use twill::lab::progress::{print, step};
 use twill::lab::state::LabState;
 use twill::lab::status::LabStatus;
 use twill::lab::topology::Names;
-use twill::lab::{Lab, LabError, LabSpec, stand_in, teardown};
+use twill::lab::{Lab, LabError, LabSpec, teardown};
 
 /// Makes networks of flanneld nodes on this machine: network namespaces, a real etcd, pods.
 ///
@@ -46,12 +46,9 @@ enum Task {
     Exec(ExecArgs),
     /// Removes a lab, also one whose maker crashed. A lab that is gone is no error.
     Down(NameArg),
-    /// A stand-in for a stock node, with stock's flags.
-    #[command(hide = true, disable_help_flag = true)]
-    StandIn {
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        flags: Vec<String>,
-    },
+    /// What the lab itself runs in its namespaces.
+    #[command(subcommand, hide = true, name = inside::COMMAND)]
+    Inside(Inside),
 }
 
 #[derive(Debug, Args)]
@@ -161,7 +158,7 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Status(args) => status(&args),
         Task::Exec(args) => exec(&args),
         Task::Down(args) => Ok(teardown::remove(&Names::new(&args.name)?)?),
-        Task::StandIn { flags } => Ok(stand_in::run(&flags)?),
+        Task::Inside(inside) => Ok(inside.run()?),
     }
 }
 
@@ -184,19 +181,17 @@ fn up(args: LabArgs) -> anyhow::Result<()> {
     let name = args.name.name;
     let lab = Lab::up(args.shape.spec(name.clone())?)?;
     lab.keep()?;
-    print(&format!(
-        "lab {name} stays until `flannel-lab down --name {name}`\n\
-         logs and state are in {}\n",
-        Names::new(&name)?.dir().display()
-    ))
+    let dir = Names::new(&name)?.dir();
+    let (down, dir) = (format!("flannel-lab down --name {name}"), dir.display());
+    Ok(print(&format!("lab {name} stays until `{down}`\nlogs and state are in {dir}\n"))?)
 }
 
 fn status(args: &StatusArgs) -> anyhow::Result<()> {
     let status = LabStatus::of(&LabState::load(&Names::new(&args.name.name)?)?)?;
     if args.json {
-        return print(&(serde_json::to_string_pretty(&status)? + "\n"));
+        return Ok(print(&(serde_json::to_string_pretty(&status)? + "\n"))?);
     }
-    print(&status.table())
+    Ok(print(&status.table())?)
 }
 
 /// Becomes the command: its input, its output and its exit status are the caller's.
@@ -240,9 +235,4 @@ fn named(own: &Path, path: &str) -> anyhow::Result<Daemon> {
     }
     let program = fs::canonicalize(path).with_context(|| format!("find flanneld {path}"))?;
     Ok(Daemon::flanneld(program))
-}
-
-/// Writes to standard output; a reader that went away is an error like any other.
-fn print(text: &str) -> anyhow::Result<()> {
-    io::stdout().write_all(text.as_bytes()).context("write to standard output")
 }

@@ -14,10 +14,10 @@ pub enum Carrier {
     Raw,
     /// The kernel's vxlan device.
     Vxlan,
-    /// flanneld, as it was started.
-    Twill,
+    /// flanneld, as the lab was told to run it.
+    Overlay,
     /// flanneld restarted with [`OFFLOAD_OFF`].
-    TwillOffloadOff,
+    OverlayOffloadOff,
 }
 
 /// How flanneld moves one packet per system call, on one thread: as stock does.
@@ -34,15 +34,20 @@ const PAIR: [usize; 2] = [0, 1];
 
 impl Carrier {
     /// All, fastest first.
-    pub const ALL: [Self; 4] = [Self::Raw, Self::Vxlan, Self::Twill, Self::TwillOffloadOff];
+    pub const ALL: [Self; 4] = [Self::Raw, Self::Vxlan, Self::Overlay, Self::OverlayOffloadOff];
 
-    /// Its name in reports.
-    pub fn name(self) -> String {
+    /// Its name in reports on `lab`: `twill` only if both ends are.
+    pub fn name(self, lab: &Lab) -> String {
+        let overlay = match twills(lab) {
+            2 => "twill",
+            1 => "twill and another",
+            _ => "another flanneld",
+        };
         match self {
             Self::Raw => "raw".to_owned(),
             Self::Vxlan => "vxlan".to_owned(),
-            Self::Twill => "twill".to_owned(),
-            Self::TwillOffloadOff => format!("twill {OFFLOAD_OFF}"),
+            Self::Overlay => overlay.to_owned(),
+            Self::OverlayOffloadOff => format!("{overlay} {OFFLOAD_OFF}"),
         }
     }
 
@@ -57,14 +62,14 @@ impl Carrier {
         let mtu = match self {
             Self::Raw => underlay_mtu,
             Self::Vxlan => underlay_mtu - VXLAN_OVERHEAD,
-            Self::Twill | Self::TwillOffloadOff => mtu,
+            Self::Overlay | Self::OverlayOffloadOff => mtu,
         };
         for (end, peer) in [(&ends[0], &ends[1]), (&ends[1], &ends[0])] {
             let subnet = &peer.subnet;
             let route = match self {
                 Self::Raw => format!("replace {subnet} via {} dev eth0", peer.node.addr()),
                 Self::Vxlan => format!("replace {subnet} via {} dev vxlan0 onlink", peer.vtep()),
-                Self::Twill | Self::TwillOffloadOff => format!("flush exact {subnet}"),
+                Self::Overlay | Self::OverlayOffloadOff => format!("flush exact {subnet}"),
             };
             end.node.netns().ip(&format!("route {route}"))?;
             end.node.set_pod_mtu(mtu)?;
@@ -76,8 +81,8 @@ impl Carrier {
     fn run_daemons(self, lab: &mut Lab) -> Result<(), LabError> {
         let off = match self {
             Self::Raw | Self::Vxlan => return Ok(()), // they do not ask flanneld
-            Self::Twill => false,
-            Self::TwillOffloadOff => true,
+            Self::Overlay => false,
+            Self::OverlayOffloadOff => true,
         };
         let mut restarted = Vec::new();
         for index in PAIR {
@@ -102,9 +107,13 @@ impl Carrier {
 
 /// Whether a node of the pair can run with [`OFFLOAD_OFF`] at all.
 pub fn offload_can_be_off(lab: &Lab) -> bool {
-    PAIR.iter()
-        .filter_map(|index| lab.nodes().get(*index))
-        .any(|node| node.daemon().knows(OFFLOAD_FLAG))
+    twills(lab) > 0
+}
+
+/// How many nodes of the pair run a flanneld that takes twill's flags.
+fn twills(lab: &Lab) -> usize {
+    let pair = PAIR.iter().filter_map(|index| lab.nodes().get(*index));
+    pair.filter(|node| node.daemon().knows(OFFLOAD_FLAG)).count()
 }
 
 /// Creates the vxlan devices of the pair, with static neighbours, as flannel's vxlan backend does.

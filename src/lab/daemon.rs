@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::LabError;
 use super::command::Tool;
 use super::etcd;
+use super::inside;
 use crate::routes::Subnet;
 
 /// A program that takes stock flanneld's flags.
@@ -48,7 +49,10 @@ impl Daemon {
 
     /// The stand-in for a stock node that `flannel_lab`, this package's second binary, contains.
     pub fn stand_in(flannel_lab: impl Into<PathBuf>) -> Self {
-        Self { before: vec!["stand-in".to_owned()], ..Self::flanneld(flannel_lab) }
+        Self {
+            before: vec![inside::COMMAND.to_owned(), "stand-in".to_owned()],
+            ..Self::flanneld(flannel_lab)
+        }
     }
 
     /// Adds flags, separated by spaces.
@@ -145,7 +149,7 @@ mod tests {
     fn added_flags_come_last() {
         let daemon = Daemon::stand_in("flannel-lab").with("-v=1 -ip-masq");
         let args = daemon.args(Path::new("/run/x/subnet.env"));
-        assert_eq!(args.first().unwrap(), "stand-in");
+        assert_eq!(&args[..2], ["inside", "stand-in"]);
         assert_eq!(args.last().unwrap(), "-ip-masq");
         assert!(args.contains(&"-subnet-file=/run/x/subnet.env".to_owned()));
     }

@@ -26,6 +26,7 @@ pub struct Plan {
 #[derive(Debug)]
 struct Samples {
     carrier: Carrier,
+    name: String,
     pod_mtu: u16,
     gbps: Vec<f64>,
     rtt_us: Vec<f64>,
@@ -66,8 +67,8 @@ pub fn measure(lab: &mut Lab, plan: Plan) -> Result<Report, LabError> {
     let iperf3 = TcpServer::start(&server.netns, &lab.names().dir())?;
     carrier::prepare(lab)?;
     let off = carrier::offload_can_be_off(lab);
-    let carriers = Carrier::ALL.into_iter().filter(|c| off || *c != Carrier::TwillOffloadOff);
-    let mut all: Vec<Samples> = carriers.map(Samples::new).collect();
+    let carriers = Carrier::ALL.into_iter().filter(|c| off || *c != Carrier::OverlayOffloadOff);
+    let mut all: Vec<Samples> = carriers.map(|carrier| Samples::new(carrier, lab)).collect();
     for round in 1..=plan.rounds {
         let order: Vec<usize> = match round % 2 {
             1 => (0..all.len()).collect(),
@@ -76,7 +77,7 @@ pub fn measure(lab: &mut Lab, plan: Plan) -> Result<Report, LabError> {
         for samples in order {
             let samples = &mut all[samples];
             samples.take(lab, &client, &server, plan.seconds)?;
-            let (name, gbps) = (samples.carrier.name(), samples.gbps.last().unwrap_or(&0.0));
+            let (name, gbps) = (&samples.name, samples.gbps.last().unwrap_or(&0.0));
             step(&format!("round {round} of {}: {name}: {gbps:.2} Gb/s", plan.rounds));
         }
     }
@@ -101,9 +102,9 @@ fn measured_pods(lab: &Lab) -> Result<[Pod; 2], LabError> {
 }
 
 impl Samples {
-    fn new(carrier: Carrier) -> Self {
+    fn new(carrier: Carrier, lab: &Lab) -> Self {
         let (gbps, rtt_us, retransmits) = Default::default();
-        Self { carrier, pod_mtu: 0, gbps, rtt_us, retransmits }
+        Self { carrier, name: carrier.name(lab), pod_mtu: 0, gbps, rtt_us, retransmits }
     }
 
     fn take(
@@ -114,7 +115,7 @@ impl Samples {
         seconds: u32,
     ) -> Result<(), LabError> {
         self.pod_mtu = self.carrier.engage(lab)?;
-        let what = format!("{} to carry a ping", self.carrier.name());
+        let what = format!("{} to carry a ping", self.name);
         wait_for(&what, super::node::READY, || {
             Ok(measure::reaches(&client.netns, server.addr)?.then_some(()))
         })?;
@@ -131,11 +132,11 @@ fn rows(all: &[Samples]) -> Vec<Row> {
     let of = |carrier| {
         all.iter().find(|samples| samples.carrier == carrier).map(|s| Spread::of(&s.gbps))
     };
-    let (raw, off) = (of(Carrier::Raw), of(Carrier::TwillOffloadOff));
+    let (raw, off) = (of(Carrier::Raw), of(Carrier::OverlayOffloadOff));
     let row = |samples: &Samples| {
         let gbps = Spread::of(&samples.gbps);
         Row {
-            system: samples.carrier.name(),
+            system: samples.name.clone(),
             pod_mtu: samples.pod_mtu,
             ratio_to_raw: raw.as_ref().and_then(|raw| gbps.ratio_to(raw)),
             ratio_to_offload_off: off.as_ref().and_then(|off| gbps.ratio_to(off)),

@@ -62,13 +62,29 @@ impl Leases {
         }
     }
 
-    /// The lease of `public_ip`, an old one if possible; a lost race is an error, as with stock.
+    /// The lease of `public_ip`, an old one if possible.
+    ///
+    /// Stock exits when it loses the race for a new one, and its service manager starts it again.
     pub(super) fn acquire(
         &self,
         config: &Config,
         public_ip: Ipv4Addr,
         previous: Option<Subnet>,
     ) -> Result<Subnet, LabError> {
+        loop {
+            if let Some(subnet) = self.try_acquire(config, public_ip, previous)? {
+                return Ok(subnet);
+            }
+        }
+    }
+
+    /// `None` when somebody else was faster.
+    fn try_acquire(
+        &self,
+        config: &Config,
+        public_ip: Ipv4Addr,
+        previous: Option<Subnet>,
+    ) -> Result<Option<Subnet>, LabError> {
         let leases = self.list()?;
         let own = leases.iter().find(|(_, ip)| *ip == public_ip).map(|(subnet, _)| *subnet);
         let free = |subnet: &Subnet| leases.iter().all(|(other, _)| !other.overlaps(*subnet));
@@ -82,17 +98,11 @@ impl Leases {
         let value = format!(r#"{{"PublicIP":"{public_ip}","PublicIPv6":null}}"#);
         if own.is_some() {
             self.ctl().arg("put").arg(&key).arg(&value).arg(format!("--lease={id}")).run()?;
-            return Ok(subnet);
+            return Ok(Some(subnet));
         }
         let txn = format!("version(\"{key}\") = \"0\"\n\nput {key} {value:?} --lease={id}\n\n\n");
         let said = self.ctl().arg("txn").stdin(txn).run()?;
-        if !said.contains("SUCCESS") {
-            return Err(LabError::Unreadable {
-                what: "the answer to a create".to_owned(),
-                text: said,
-            });
-        }
-        Ok(subnet)
+        Ok(said.contains("SUCCESS").then_some(subnet))
     }
 
     /// Hands every list of the others' leases to `sink`, for ever; keeps the last one when etcd

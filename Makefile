@@ -1,0 +1,53 @@
+# Every task of a developer and of CI. `make` lists them.
+
+# What building and testing need on Debian 12, apart from a Rust toolchain (rustup.rs).
+PACKAGES := gcc libc6-dev make protobuf-compiler libprotobuf-dev iproute2 iptables nftables \
+            etcd-server etcd-client iperf3 ethtool iputils-ping procps util-linux
+
+CARGO ?= cargo
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build lab check test netns bench
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## install what building and testing need, as far as it is missing
+	@missing=; \
+	command -v dpkg-query >/dev/null || { \
+	    echo "make setup knows Debian only; install the like of: $(PACKAGES)" >&2; \
+	    command -v etcd >/dev/null && command -v iperf3 >/dev/null && exit 0; exit 1; }; \
+	for package in $(PACKAGES); do \
+	    dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q '^install ok installed' || \
+	    missing="$$missing $$package"; \
+	done; \
+	command -v $(CARGO) >/dev/null || { \
+	    echo "make setup: cargo is missing; install a Rust toolchain from https://rustup.rs" >&2; exit 1; }; \
+	[ -z "$$missing" ] && exit 0; \
+	[ "$$(id -u)" = 0 ] || { \
+	    echo "make setup: run 'sudo apt-get install$$missing'" >&2; exit 1; }; \
+	echo "installing$$missing"; \
+	apt-get -qq update && \
+	DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
+	    apt-get -qq -y --no-install-recommends install $$missing >/dev/null
+
+build: setup ## build both binaries for release
+	$(CARGO) build --release
+
+lab: build ## three nodes, a real etcd, pods that ping across, and throughput side by side
+	target/release/flannel-lab demo
+
+check: setup ## format, lints and documentation, warnings denied
+	$(CARGO) fmt --check
+	$(CARGO) clippy --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps
+
+test: setup ## every test: units and integration, then real namespaces
+	$(CARGO) test
+	$(CARGO) test --release --test netns -- --test-threads=1
+
+netns: setup ## the namespace tests alone; needs root
+	$(CARGO) test --release --test netns -- --test-threads=1
+
+bench: setup ## the benches of the data plane's stages
+	$(CARGO) bench
