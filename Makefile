@@ -28,7 +28,7 @@ setup: ## install what building and testing need, as far as it is missing
 	    echo "make setup: run 'sudo apt-get install$$missing'" >&2; exit 1; }; \
 	echo "installing$$missing"; \
 	apt-get -qq update && \
-	DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
+	DEBIAN_FRONTEND=noninteractive \
 	    apt-get -qq -y --no-install-recommends install $$missing >/dev/null
 
 build: setup ## build both binaries for release
