@@ -1,2 +1,54 @@
-//! Written next.
-fn main() {}
+//! flanneld: joins this host to a flannel overlay network.
+
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use tracing_subscriber::EnvFilter;
+use twill::control::flags::{self, Invocation};
+
+fn main() -> ExitCode {
+    match try_main() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("flanneld: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn try_main() -> anyhow::Result<()> {
+    let args = std::env::args_os().skip(1);
+    match flags::parse(args, |name| std::env::var_os(name))? {
+        Invocation::Version => print(concat!("v", env!("CARGO_PKG_VERSION"), "\n")),
+        Invocation::Help(text) => print(&text),
+        Invocation::Run(config) => {
+            start_log(config.verbosity)?;
+            Ok(twill::control::run(*config)?)
+        }
+    }
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    io::stdout().write_all(text.as_bytes()).context("write to standard output")
+}
+
+/// Logs to stderr. The libraries' own debug output is only for those who ask with RUST_LOG.
+fn start_log(verbosity: u8) -> anyhow::Result<()> {
+    let level = match verbosity {
+        0 => "info",
+        1 | 2 => "debug",
+        3.. => "trace",
+    };
+    let directives = std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty());
+    let directives = directives.unwrap_or_else(|| format!("warn,twill={level}"));
+    let filter = EnvFilter::builder().parse(directives).context("variable RUST_LOG")?;
+    tracing_subscriber::fmt()
+        .compact()
+        .with_env_filter(filter)
+        .with_target(false)
+        .with_ansi(io::stderr().is_terminal())
+        .with_writer(io::stderr)
+        .init();
+    Ok(())
+}

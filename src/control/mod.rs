@@ -1,1 +1,156 @@
-//! Placeholder, written next.
+//! WHO owns which subnet: the daemon around the data plane.
+//!
+//! [`run`] is start-up and shutdown as one list; each module below is one of its steps. This is
+//! the only part of the program with an async runtime, of one thread: what it does is little, and
+//! the cores belong to the workers.
+
+pub mod flags;
+pub mod preflight;
+pub mod signals;
+pub mod health;
+pub mod config;
+pub mod iface;
+mod node;
+
+pub mod registry;
+pub mod lease;
+pub mod allocate;
+pub mod acquire;
+pub mod watch;
+pub mod renew;
+
+pub mod backend;
+pub mod subnet_file;
+
+mod backoff;
+mod go_json;
+mod log_limit;
+#[cfg(test)]
+mod test_log;
+mod time_text;
+
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+
+use sd_notify::NotifyState;
+use tokio::runtime::Builder;
+use tracing::{info, warn};
+
+use self::acquire::AcquireError;
+use self::backend::BackendError;
+use self::backend::udp::{UdpBackend, UdpSetup};
+use self::config::{BackendConfig, wait_for_config};
+use self::flags::Config;
+use self::health::{Health, HealthError};
+use self::iface::IfaceError;
+use self::node::{Node, notify};
+use self::preflight::PreflightError;
+use self::registry::etcd::{EtcdConfigError, EtcdRegistry};
+use self::renew::LeaseLost;
+use self::signals::{SignalError, StopSignals};
+use crate::routes::kernel::{self, KernelError};
+
+/// Why the daemon ended by itself.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each says what its source says")]
+pub enum DaemonError {
+    #[error("start the async runtime")]
+    Runtime(#[source] io::Error),
+    #[error(transparent)]
+    Etcd(#[from] EtcdConfigError),
+    #[error(transparent)]
+    Preflight(#[from] PreflightError),
+    #[error(transparent)]
+    Signals(#[from] SignalError),
+    #[error(transparent)]
+    Health(#[from] HealthError),
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    #[error(transparent)]
+    Iface(#[from] IfaceError),
+    #[error(transparent)]
+    Acquire(#[from] AcquireError),
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    #[error("lease lost")]
+    LeaseLost(#[from] LeaseLost),
+}
+
+/// Runs the daemon until SIGINT or SIGTERM asks it to stop, which is no error at any moment.
+///
+/// The order is that of flannel's `main.go`. Where a step fails or is interrupted, what the steps
+/// before it made is dropped in reverse: the overlay device goes, with its address and route.
+///
+/// # Errors
+/// [`DaemonError`] for whatever keeps the node from its part in the overlay.
+pub fn run(config: Config) -> Result<(), DaemonError> {
+    let runtime = Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(DaemonError::Runtime)?;
+    runtime.block_on(async {
+        // 1. What the operator and the host got wrong, before anything is touched.
+        let registry = EtcdRegistry::connect(&config.etcd).await?;
+        preflight::check()?;
+        if let Some(word) = config.ignored_words.first() {
+            warn!(from = word, "ignoring what follows the first word that is no flag");
+        }
+        // 2. From here on a signal ends us in good order.
+        let mut signals = StopSignals::install()?;
+        // 3. The health endpoint, not ready yet.
+        let health = Arc::new(Health::default());
+        if let Some(addr) = config.healthz {
+            health::start(addr, Arc::clone(&health)).await?;
+        }
+        // 4. The node, until it fails or we are told to stop. Of two signals the second kills.
+        let result = tokio::select! {
+            biased;
+            signal = signals.stop() => {
+                info!("{signal} received, stopping");
+                notify(NotifyState::Stopping);
+                Ok(())
+            }
+            end = join(&config, &registry, &health) => end.map(|never| match never {}),
+        };
+        // 5. The node is gone by now, and with it workers, sockets and device.
+        if result.is_ok() {
+            info!("Exiting cleanly...");
+        }
+        result
+    })
+}
+
+/// Finds out what network this is and by which interface, then lives in it.
+async fn join(
+    config: &Config,
+    registry: &EtcdRegistry,
+    health: &Health,
+) -> Result<Infallible, DaemonError> {
+    // 4a. The subnet we had, and the network config: waited for, however long it takes.
+    let previous = subnet_file::previous_subnet(&config.subnet_file);
+    let shown = previous.map_or("None".to_owned(), |subnet| subnet.to_string());
+    info!("Created subnet manager: Etcd Local Manager with Previous Subnet: {shown}");
+    let network = wait_for_config(registry, config.backend).await;
+    info!("Found network config - Backend type: {}", network.backend.backend_type());
+    // 4b. The external interface.
+    let (connection, net) = kernel::connect()?;
+    tokio::spawn(connection);
+    let host = iface::read(&net).await?;
+    let iface = iface::select(&host, &config.ifaces, config.public_ip)?;
+    // 4c. Lease, overlay device, subnet.env, workers, READY=1, and the loop.
+    let backend = network.backend;
+    let node = Node {
+        registry,
+        network: network.clone(),
+        previous,
+        subnet_file: &config.subnet_file,
+        renew_margin: config.renew_margin,
+        health,
+    };
+    match backend {
+        BackendConfig::Udp { port } => {
+            let (num_workers, offloads) = (config.num_workers, config.offloads);
+            let setup = UdpSetup { net, iface, network, port, num_workers, offloads };
+            node.live::<UdpBackend>(setup).await
+        }
+    }
+}

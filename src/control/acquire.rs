@@ -1,0 +1,178 @@
+//! Gets this node its lease: the one it has, the one it had, or a new one.
+
+use std::time::Duration;
+
+use super::allocate;
+use super::backoff::Backoff;
+use super::config::NetworkConfig;
+use super::lease::{Lease, LeaseAttrs, print_key};
+use super::log_limit::LogLimit;
+use super::registry::{Registry, RegistryError, Scope, Snapshot, Write};
+use crate::routes::Subnet;
+
+/// Why there is no lease for this node.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AcquireError {
+    /// Other nodes hold every subnet.
+    #[error(
+        "out of subnets: none of /{len} is free in {min} ... {max}, as {taken} leases stand; \
+         widen the network config or delete the leases of nodes that are gone"
+    )]
+    OutOfSubnets {
+        /// `SubnetLen`.
+        len: u8,
+        /// `SubnetMin`.
+        min: std::net::Ipv4Addr,
+        /// `SubnetMax`.
+        max: std::net::Ipv4Addr,
+        /// How many entries there are, in that range or not.
+        taken: usize,
+    },
+}
+
+/// Acquires a lease for the node that `attrs` describes.
+///
+/// In this order, as stock flannel (`pkg/subnet/etcd/local_manager.go`): the lease that carries
+/// our public IP already; the subnet we had before (`previous`), if it is free; any free one. A
+/// lease of ours that the network config no longer allows is deleted.
+///
+/// A write that came too late, or a registry that does not answer, makes it start over, for as
+/// long as it takes.
+///
+/// # Errors
+/// [`AcquireError::OutOfSubnets`] and nothing else.
+///
+/// # Cancel safety
+/// Dropped half-way, it may leave a lease behind, which the next call finds by its public IP.
+pub async fn acquire_lease<R: Registry>(
+    registry: &R,
+    config: &NetworkConfig,
+    attrs: &LeaseAttrs,
+    previous: Option<Subnet>,
+) -> Result<Lease, AcquireError> {
+    let mut acquirer = Acquirer { registry, config, attrs, previous };
+    let mut lost_race = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
+    let mut failure = Backoff::of_registry();
+    let mut log = LogLimit::default();
+    loop {
+        let delay = match acquirer.attempt().await {
+            Ok(Attempt::Acquired(lease)) => return Ok(lease),
+            Ok(Attempt::OutOfSubnets(error)) => return Err(error),
+            Ok(Attempt::TooLate(what)) => {
+                tracing::debug!("{what} changed under our hands, starting over");
+                lost_race.delay()
+            }
+            Err(error) => {
+                if log.is_due(error.kind()) {
+                    tracing::warn!("acquire lease: {error}; trying again");
+                }
+                failure.delay()
+            }
+        };
+        tokio::time::sleep(delay).await;
+    }
+}
+
+struct Acquirer<'a, R> {
+    registry: &'a R,
+    config: &'a NetworkConfig,
+    attrs: &'a LeaseAttrs,
+    previous: Option<Subnet>,
+}
+
+enum Attempt {
+    Acquired(Lease),
+    /// The entry of this subnet is no longer what the listing said.
+    TooLate(Subnet),
+    OutOfSubnets(AcquireError),
+}
+
+impl<R: Registry> Acquirer<'_, R> {
+    async fn attempt(&mut self) -> Result<Attempt, RegistryError> {
+        let snapshot = self.registry.list(&Scope::All).await?;
+        let own = snapshot.leases().find(|lease| lease.attrs.public_ip == self.attrs.public_ip);
+        match own {
+            Some(own) if self.is_compatible(own) => self.reuse(own).await,
+            Some(own) => self.give_up(own).await,
+            None => self.create(&snapshot).await,
+        }
+    }
+
+    /// A key with more to it than our subnet, such as an IPv6 subnet, is not one we would write.
+    fn is_compatible(&self, own: &Lease) -> bool {
+        self.config.accepts(own.subnet) && own.entry.key == print_key(own.subnet)
+    }
+
+    async fn reuse(&self, own: &Lease) -> Result<Attempt, RegistryError> {
+        let Write::Done(lease) = self.registry.renew(own, self.attrs).await? else {
+            return Ok(Attempt::TooLate(own.subnet));
+        };
+        tracing::info!(
+            "Found lease (ip: {} ipv6: ::/0) for current IP ({}), reusing",
+            lease.subnet,
+            self.attrs.public_ip,
+        );
+        Ok(Attempt::Acquired(lease))
+    }
+
+    /// Deletes a lease of ours that is of no use; the next attempt sees what is free then.
+    async fn give_up(&self, own: &Lease) -> Result<Attempt, RegistryError> {
+        if self.registry.delete(own).await? {
+            tracing::info!(
+                "Found lease ({}) for current IP ({}) but not compatible with current config, deleted",
+                own.subnet,
+                self.attrs.public_ip,
+            );
+        }
+        Ok(Attempt::TooLate(own.subnet))
+    }
+
+    async fn create(&mut self, snapshot: &Snapshot) -> Result<Attempt, RegistryError> {
+        let Some(subnet) = self.choose(snapshot) else {
+            return Ok(Attempt::OutOfSubnets(AcquireError::OutOfSubnets {
+                len: self.config.subnet_len,
+                min: self.config.subnet_min,
+                max: self.config.subnet_max,
+                taken: snapshot.entries.len(),
+            }));
+        };
+        let Write::Done(lease) = self.registry.create(subnet, self.attrs).await? else {
+            return Ok(Attempt::TooLate(subnet));
+        };
+        tracing::info!(
+            "Allocated lease (ip: {} ipv6: ::/0) to current node ({})",
+            lease.subnet,
+            self.attrs.public_ip,
+        );
+        Ok(Attempt::Acquired(lease))
+    }
+
+    /// The previous subnet while it is to be had, then any.
+    fn choose(&mut self, snapshot: &Snapshot) -> Option<Subnet> {
+        if let Some(previous) = self.previous {
+            if !self.config.accepts(previous) {
+                tracing::warn!(
+                    "Found previously leased subnet ({previous}) that is not compatible with current config, ignoring"
+                );
+                self.previous = None;
+            } else if snapshot.taken().any(|taken| taken.overlaps(previous)) {
+                tracing::info!(
+                    "Found previously leased subnet ({previous}) taken by another node, ignoring"
+                );
+                self.previous = None;
+            } else {
+                tracing::info!("Found previously leased subnet ({previous}), reusing");
+                return Some(previous);
+            }
+        }
+        tracing::info!(
+            "Picking subnet in range {} ... {}",
+            self.config.subnet_min,
+            self.config.subnet_max,
+        );
+        allocate::pick(self.config, snapshot.taken(), &mut rand::rng())
+    }
+}
+
+#[cfg(test)]
+mod tests;

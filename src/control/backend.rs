@@ -1,0 +1,98 @@
+//! trait [`Backend`]: what carries packets between this node and its peers.
+//!
+//! A backend is started with our lease, told of every change in its peers' leases, and asked
+//! whether it still works. Dropping it takes away all it made on the host.
+
+pub mod udp;
+
+use std::io;
+
+use serde::Serialize;
+
+use super::lease::{Lease, LeaseAttrs, LeaseEvent};
+use crate::dataplane::EngineError;
+use crate::dataplane::stats::StatsSnapshot;
+use crate::dataplane::tun::TunError;
+use crate::dataplane::udp::UdpError;
+use crate::routes::kernel::KernelError;
+
+/// Carries packets between this node and its peers, for as long as the value lives.
+#[expect(async_fn_in_trait, reason = "the control plane runs on one thread: no bound is wanted")]
+pub trait Backend: Sized {
+    /// What it must know of the host and the network config.
+    type Setup;
+
+    /// What our lease is to say of us.
+    fn attrs(setup: &Self::Setup) -> LeaseAttrs;
+
+    /// Makes the overlay device of `lease` and starts to carry packets; there are no peers yet.
+    ///
+    /// # Errors
+    /// [`BackendError`]; nothing is left on the host then.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves nothing on the host.
+    async fn start(setup: Self::Setup, lease: &Lease) -> Result<Self, BackendError>;
+
+    /// MTU of the overlay, in bytes.
+    fn mtu(&self) -> u16;
+
+    /// Takes over changes in the peers' leases, in order.
+    fn apply(&mut self, events: Vec<LeaseEvent>);
+
+    /// Waits until the backend fails for good; for ever, if it does not.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses no failure.
+    async fn failed(&mut self) -> BackendError;
+
+    /// Reads what it counted.
+    fn stats(&self) -> BackendStats;
+}
+
+/// What a backend counted; part of the JSON that `/stats` serves.
+#[derive(Debug, Serialize)]
+pub struct BackendStats {
+    /// Name of the overlay device.
+    pub device: String,
+    /// Peers there is a route to.
+    pub num_peers: usize,
+    /// The data plane's counters.
+    pub dataplane: StatsSnapshot,
+}
+
+/// Why a backend did not start, or failed.
+#[derive(Debug, thiserror::Error)]
+pub enum BackendError {
+    /// The external interface cannot carry a useful packet.
+    #[error("interface {name} has MTU {mtu}, too small for an overlay: {min} is the least")]
+    SmallMtu {
+        /// Name of the interface.
+        name: String,
+        /// Its MTU, in bytes.
+        mtu: u32,
+        /// The least that would do, in bytes.
+        min: u32,
+    },
+    /// The overlay device could not be made.
+    #[error("make the overlay device")]
+    Tun(#[source] TunError),
+    /// The overlay device could not be set up.
+    #[error("set up the overlay device")]
+    Kernel(#[source] KernelError),
+    /// Somebody else has the port.
+    #[error(
+        "the overlay's UDP port is taken, perhaps by another flanneld (ss -ulpn shows by whom): \
+         stop that, or change Backend.Port in the network config of all nodes"
+    )]
+    PortTaken(#[source] UdpError),
+    /// The sockets could not be made.
+    #[error("open the underlay sockets")]
+    Udp(#[source] UdpError),
+    /// The workers did not start, or one of them ended.
+    #[error("carry packets")]
+    Engine(#[source] EngineError),
+    /// The thread that waits for failures could not be started.
+    #[error("watch over the workers")]
+    Thread(#[source] io::Error),
+}

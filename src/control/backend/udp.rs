@@ -1,0 +1,186 @@
+//! The udp backend: a TUN device, sockets on the external interface, and workers between them.
+//!
+//! Parity is with flannel's `pkg/backend/udp`: the same device and addresses, the same datagrams.
+//! Every lease under the prefix is a peer at its public IP and *our* port, whatever the lease says
+//! of its backend.
+
+mod peers;
+
+use std::io;
+use std::net::SocketAddrV4;
+
+use tokio::sync::mpsc;
+use tracing::info;
+
+use self::peers::Peers;
+use super::{Backend, BackendError, BackendStats};
+use crate::control::config::NetworkConfig;
+use crate::control::iface::ExternalInterface;
+use crate::control::lease::{Lease, LeaseAttrs, LeaseEvent};
+use crate::dataplane::tun::TunConfig;
+use crate::dataplane::udp::{KernelUdp, UdpError, bind_group};
+use crate::dataplane::{Engine, EngineConfig, EngineError, Offloads};
+use crate::routes::kernel::{self, Netlink, OverlayLink};
+use crate::routes::publish::{self, RoutePublisher};
+
+/// What the outer headers add to a packet, in bytes: IPv4 without options 20, UDP 8.
+/// `encapOverhead` in flannel's `pkg/backend/udp/udp_network_amd64.go`.
+pub const ENCAP_OVERHEAD_V4: u32 = 28;
+
+/// The least MTU a link may have to carry IPv4 at all, in bytes: RFC 791, section 3.2.
+const MIN_IPV4_MTU: u32 = 68;
+
+/// The longest IPv4 packet, in bytes: RFC 791, section 3.1. A loopback's MTU is longer.
+const MAX_IPV4_LEN: u32 = 65535;
+
+/// What the udp backend must know.
+#[derive(Debug, Clone)]
+pub struct UdpSetup {
+    /// The host's links, addresses and routes.
+    pub net: Netlink,
+    /// Carries the underlay.
+    pub iface: ExternalInterface,
+    /// The overlay.
+    pub network: NetworkConfig,
+    /// Where we and all peers listen.
+    pub port: u16,
+    /// Workers, each with a TUN queue and a socket.
+    pub num_workers: usize,
+    /// Offloads that may be used.
+    pub offloads: Offloads,
+}
+
+/// The running udp backend.
+#[derive(Debug)]
+pub struct UdpBackend {
+    device: String,
+    mtu: u16,
+    engine: Engine,
+    failures: mpsc::Receiver<EngineError>,
+    peers: Peers,
+    publisher: RoutePublisher,
+}
+
+impl Backend for UdpBackend {
+    type Setup = UdpSetup;
+
+    fn attrs(setup: &UdpSetup) -> LeaseAttrs {
+        LeaseAttrs::udp(setup.iface.public_ip)
+    }
+
+    async fn start(setup: UdpSetup, lease: &Lease) -> Result<Self, BackendError> {
+        let UdpSetup { net, iface, network, port, num_workers, offloads } = setup;
+        let mtu = tun_mtu(&iface)?;
+        let tun = TunConfig { name: "flannel%d".to_owned(), num_queues: num_workers, offloads };
+        let tun = tun.open().map_err(BackendError::Tun)?;
+        let device = tun.name.clone();
+        let (subnet, tun_addr) = (lease.subnet, lease.subnet.addr());
+        let link = OverlayLink { name: &device, addr: tun_addr, mtu, network: network.network };
+        kernel::configure(&net, &link).await.map_err(BackendError::Kernel)?;
+
+        let sockets = bind(SocketAddrV4::new(iface.addr, port), num_workers, offloads)?;
+        let (publisher, routes) = publish::channel();
+        let config = EngineConfig { subnet, tun_addr, tun_mtu: mtu };
+        let engine = Engine::start(config, tun, sockets, routes).map_err(BackendError::Engine)?;
+        let failures = forward_failures(&engine)?;
+        info!(%device, mtu, workers = num_workers, "overlay device is up");
+        let peers = Peers::new(&network, port);
+        Ok(Self { device, mtu, engine, failures, peers, publisher })
+    }
+
+    fn mtu(&self) -> u16 {
+        self.mtu
+    }
+
+    fn apply(&mut self, events: Vec<LeaseEvent>) {
+        for event in events {
+            self.peers.apply(&event);
+        }
+        self.publisher.publish(self.peers.route_table());
+    }
+
+    async fn failed(&mut self) -> BackendError {
+        match self.failures.recv().await {
+            Some(error) => BackendError::Engine(error),
+            None => std::future::pending().await,
+        }
+    }
+
+    fn stats(&self) -> BackendStats {
+        let dataplane = self.engine.stats();
+        BackendStats { device: self.device.clone(), num_peers: self.peers.len(), dataplane }
+    }
+}
+
+fn tun_mtu(iface: &ExternalInterface) -> Result<u16, BackendError> {
+    let min = MIN_IPV4_MTU + ENCAP_OVERHEAD_V4;
+    if iface.mtu < min {
+        return Err(BackendError::SmallMtu { name: iface.name.clone(), mtu: iface.mtu, min });
+    }
+    let mtu = iface.mtu.min(MAX_IPV4_LEN) - ENCAP_OVERHEAD_V4;
+    Ok(u16::try_from(mtu).unwrap_or(u16::MAX))
+}
+
+fn bind(
+    addr: SocketAddrV4,
+    num_sockets: usize,
+    offloads: Offloads,
+) -> Result<Vec<KernelUdp>, BackendError> {
+    bind_group(addr, num_sockets, offloads).map_err(|error| match &error {
+        UdpError::Bind { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
+            BackendError::PortTaken(error)
+        }
+        UdpError::Bind { .. } | UdpError::Socket { .. } => BackendError::Udp(error),
+    })
+}
+
+/// Carries failures from the engine's channel, which only a thread can wait on, to one that a
+/// task can. The thread ends with the engine.
+fn forward_failures(engine: &Engine) -> Result<mpsc::Receiver<EngineError>, BackendError> {
+    let (sender, receiver) = mpsc::channel(1);
+    let failures = engine.failures();
+    std::thread::Builder::new()
+        .name("flannel-failure".to_owned())
+        .spawn(move || {
+            if let Ok(error) = failures.recv() {
+                // Nobody listens any more when we are about to end anyway.
+                drop(sender.blocking_send(error));
+            }
+        })
+        .map_err(BackendError::Thread)?;
+    Ok(receiver)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn iface(mtu: u32) -> ExternalInterface {
+        let addr = "10.0.0.7".parse().unwrap();
+        ExternalInterface { name: "eth0".to_owned(), mtu, addr, public_ip: addr }
+    }
+
+    #[test]
+    fn tun_mtu_leaves_room_for_the_outer_headers() {
+        for (link, tun) in [(1500, 1472), (9001, 8973), (1450, 1422), (1280, 1252)] {
+            assert_eq!(tun_mtu(&iface(link)).unwrap(), tun);
+        }
+    }
+
+    #[test]
+    fn tun_mtu_stays_within_what_one_datagram_holds() {
+        assert_eq!(tun_mtu(&iface(65536)).unwrap(), 65507);
+        assert_eq!(tun_mtu(&iface(u32::MAX)).unwrap(), 65507);
+        assert_eq!(tun_mtu(&iface(96)).unwrap(), 68);
+        let error = tun_mtu(&iface(95)).unwrap_err().to_string();
+        assert_eq!(error, "interface eth0 has MTU 95, too small for an overlay: 96 is the least");
+    }
+
+    #[test]
+    fn taken_port_says_who_to_ask() {
+        let holder = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let std::net::SocketAddr::V4(addr) = holder.local_addr().unwrap() else { panic!() };
+        let error = bind(addr, 1, Offloads::OFF).unwrap_err();
+        assert!(matches!(error, BackendError::PortTaken(_)), "{error}");
+    }
+}

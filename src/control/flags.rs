@@ -1,0 +1,101 @@
+//! flanneld's command line and `FLANNELD_*` variables: strings become a [`Config`] here, once.
+//!
+//! Names and defaults are flannel's (`main.go`); `cli` declares them. Go's way of writing flags
+//! is turned into clap's by `go_style`. Past this module nothing checks a setting again, except
+//! for what only the host can tell: [`preflight`](super::preflight) and [`iface`](super::iface).
+//!
+//! A wrong flag or variable is an error. Flannel prints its usage and exits 0, which leaves a unit
+//! with a typing mistake "successfully" stopped.
+
+mod cli;
+mod error;
+mod go_style;
+mod values;
+
+use std::ffi::OsString;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{CommandFactory, FromArgMatches};
+
+use self::cli::Cli;
+pub use self::error::FlagError;
+use super::config::BackendType;
+use super::iface::IfaceSpec;
+use super::registry::etcd::EtcdConfig;
+use crate::dataplane::Offloads;
+
+/// Everything the daemon was told, as values.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// How to reach etcd, and the key prefix.
+    pub etcd: EtcdConfig,
+    /// Overrides the network config's `Backend.Type`.
+    pub backend: Option<BackendType>,
+    /// External interfaces to try, in order; empty means the default route's.
+    pub ifaces: Vec<IfaceSpec>,
+    /// What peers send to, if not the external interface's address.
+    pub public_ip: Option<Ipv4Addr>,
+    /// Where `subnet.env` is written.
+    pub subnet_file: PathBuf,
+    /// How long before its expiry the lease is renewed.
+    pub renew_margin: Duration,
+    /// Where the health endpoint listens; `None` without one.
+    pub healthz: Option<SocketAddr>,
+    /// Workers of the data plane, 1 to 256.
+    pub num_workers: usize,
+    /// Offloads the data plane may use.
+    pub offloads: Offloads,
+    /// Log level: 0 info, 1 and 2 debug, 3 and up trace.
+    pub verbosity: u8,
+    /// Words after the last flag, which Go's flag parser leaves alone; worth a warning.
+    pub ignored_words: Vec<String>,
+}
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub enum Invocation {
+    /// Run the daemon.
+    Run(Box<Config>),
+    /// Print the version and end well.
+    Version,
+    /// Print this help text and end well.
+    Help(String),
+}
+
+/// Reads the command line `args` (without the program's name) and the variables `env` knows.
+///
+/// A flag on the command line wins over its variable; an empty variable counts as unset.
+///
+/// # Errors
+/// [`FlagError`], of one line, for the first flag or variable that is unknown or makes no sense.
+pub fn parse(
+    args: impl IntoIterator<Item = OsString>,
+    env: impl Fn(&str) -> Option<OsString>,
+) -> Result<Invocation, FlagError> {
+    let command = cli::describe_variables(Cli::command());
+    let mut words = go_style::read(&command, args)?;
+
+    // Go's flanneld looks at -version before the environment, so a bad variable cannot hide it.
+    match parse_words(&command, &words) {
+        Ok(cli) if cli.other.version => return Ok(Invocation::Version),
+        Ok(_) => {}
+        Err(FlagError::Help(text)) => return Ok(Invocation::Help(text)),
+        Err(error) => return Err(error),
+    }
+    words.add_variables(&command, env)?;
+    let cli = parse_words(&command, &words)?;
+    Ok(Invocation::Run(Box::new(cli.into_config(words.ignored))))
+}
+
+fn parse_words(command: &clap::Command, words: &go_style::Words) -> Result<Cli, FlagError> {
+    command
+        .clone()
+        .try_get_matches_from(words.to_clap())
+        .and_then(|matches| Cli::from_arg_matches(&matches))
+        .map_err(|error| error::translate(&error, words))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,219 @@
+//! The flags, as clap sees them. The doc comment of a field is its help text.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZero;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{ArgAction, Args, Command, Parser};
+
+use super::Config;
+use super::go_style::{variable_flag, variable_of};
+use super::values::{self, MAX_WORKERS, Maybe};
+use crate::control::config::BackendType;
+use crate::control::iface::IfaceSpec;
+use crate::control::registry::etcd::EtcdConfig;
+use crate::dataplane::Offloads;
+
+const ABOUT: &str = "\
+Joins this host to a flannel overlay network: leases a subnet in etcd, writes subnet.env, and
+carries packets between the hosts' subnets.
+
+Every flag may be written -name or --name, with its value behind = or as the next word, and may
+also be given as the variable named in brackets; the command line wins.";
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "flanneld",
+    about = ABOUT,
+    override_usage = "flanneld [flags]",
+    args_override_self = true,
+    disable_help_flag = true,
+    disable_version_flag = true,
+    next_line_help = true,
+    term_width = 96
+)]
+pub(super) struct Cli {
+    #[command(flatten, next_help_heading = "etcd")]
+    etcd: EtcdFlags,
+    #[command(flatten, next_help_heading = "This host")]
+    host: HostFlags,
+    #[command(flatten, next_help_heading = "Subnet")]
+    subnet: SubnetFlags,
+    #[command(flatten, next_help_heading = "Data plane")]
+    data_plane: DataPlaneFlags,
+    #[command(flatten, next_help_heading = "Health")]
+    health: HealthFlags,
+    #[command(flatten, next_help_heading = "Other")]
+    pub(super) other: OtherFlags,
+}
+
+#[derive(Debug, Args)]
+struct EtcdFlags {
+    /// Comma list of etcd endpoints.
+    #[arg(
+        long,
+        value_name = "URLS",
+        default_value = "http://127.0.0.1:4001,http://127.0.0.1:2379",
+        value_parser = values::list
+    )]
+    etcd_endpoints: values::List,
+
+    /// Key prefix: the network config is read from PREFIX/config, leases live under
+    /// PREFIX/subnets.
+    #[arg(long, value_name = "PREFIX", default_value = "/coreos.com/network")]
+    etcd_prefix: String,
+
+    /// Private key of the client certificate, PEM; goes with --etcd-certfile.
+    #[arg(long, value_name = "FILE", default_value = "", value_parser = values::maybe::<PathBuf>)]
+    etcd_keyfile: Maybe<PathBuf>,
+
+    /// Client certificate, PEM; goes with --etcd-keyfile.
+    #[arg(long, value_name = "FILE", default_value = "", value_parser = values::maybe::<PathBuf>)]
+    etcd_certfile: Maybe<PathBuf>,
+
+    /// Certificate authority that signed etcd's certificate, PEM. Without it the system's are
+    /// trusted.
+    #[arg(long, value_name = "FILE", default_value = "", value_parser = values::maybe::<PathBuf>)]
+    etcd_cafile: Maybe<PathBuf>,
+
+    /// etcd user.
+    #[arg(long, value_name = "NAME", default_value = "", value_parser = values::maybe::<String>)]
+    etcd_username: Maybe<String>,
+
+    /// Password of the etcd user. Rather use the variable: anybody can read a command line.
+    #[arg(long, value_name = "PASSWORD", default_value = "", value_parser = values::maybe::<String>)]
+    etcd_password: Maybe<String>,
+}
+
+#[derive(Debug, Args)]
+struct HostFlags {
+    /// External interface, by name or IPv4 address; repeat to give several, tried in order.
+    /// Without it: the interface that owns --public-ip if that is given, else the default route's.
+    #[arg(long, value_name = "NAME|IP", value_parser = values::spec)]
+    iface: Vec<IfaceSpec>,
+
+    /// IPv4 address peers send to. Without it: the address of the external interface.
+    #[arg(long, value_name = "IP", default_value = "", value_parser = values::maybe_ipv4)]
+    public_ip: Maybe<Ipv4Addr>,
+}
+
+#[derive(Debug, Args)]
+struct SubnetFlags {
+    /// File that tells others about the network, for docker and CNI plugins to read. The subnet in
+    /// it is asked for again at the next start.
+    #[arg(long, value_name = "FILE", default_value = "/run/flannel/subnet.env", value_parser = values::path)]
+    subnet_file: PathBuf,
+
+    /// Minutes before its expiry at which the lease is renewed, 1 to 1439.
+    #[arg(long, value_name = "MINUTES", default_value = "60", value_parser = values::margin)]
+    subnet_lease_renew_margin: u16,
+}
+
+#[derive(Debug, Args)]
+struct DataPlaneFlags {
+    /// Backend to use whatever the network config's Backend.Type says: udp.
+    #[arg(long, value_name = "TYPE", default_value = "", value_parser = values::maybe::<BackendType>)]
+    backend: Maybe<BackendType>,
+
+    /// Threads that carry packets, each with its own TUN queue and socket, 1 to 256. Without it:
+    /// one a core.
+    #[arg(long, value_name = "NUMBER", value_parser = values::workers)]
+    workers: Option<u16>,
+
+    /// Kernel offloads to use where the kernel has them: auto, off, or a comma list of tso, uso,
+    /// gso, gro.
+    #[arg(long, value_name = "NAMES", default_value = "auto", value_parser = Offloads::from_str)]
+    offload: Offloads,
+}
+
+#[derive(Debug, Args)]
+struct HealthFlags {
+    /// Address of the health endpoint, which serves /healthz, /readyz and /stats.
+    #[arg(long, value_name = "IP", default_value = "0.0.0.0", value_parser = values::ip)]
+    healthz_ip: IpAddr,
+
+    /// Port of the health endpoint; 0 for none.
+    #[arg(long, value_name = "PORT", default_value = "0", value_parser = values::healthz_port)]
+    healthz_port: u16,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct OtherFlags {
+    /// Log level: 0 info, 1 debug, 3 trace. RUST_LOG, if set, is followed instead.
+    #[arg(long, value_name = "LEVEL", default_value = "0", value_parser = values::verbosity)]
+    v: u8,
+
+    /// Print the version and exit.
+    #[arg(
+        long,
+        action = ArgAction::Set,
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "false",
+        default_missing_value = "true",
+        hide_default_value = true,
+        hide_possible_values = true,
+        value_name = "BOOL",
+        value_parser = values::go_bool
+    )]
+    pub(super) version: bool,
+
+    /// Print this help and exit.
+    #[arg(short, long, action = ArgAction::HelpLong)]
+    help: Option<bool>,
+}
+
+impl Cli {
+    /// The flags' values as the daemon wants them.
+    pub(super) fn into_config(self, ignored_words: Vec<String>) -> Config {
+        let Self { etcd, host, subnet, data_plane, health, other } = self;
+        let healthz = SocketAddr::new(health.healthz_ip, health.healthz_port);
+        let num_cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        Config {
+            etcd: etcd.into_config(),
+            backend: data_plane.backend,
+            ifaces: host.iface,
+            public_ip: host.public_ip,
+            subnet_file: subnet.subnet_file,
+            renew_margin: Duration::from_secs(60) * subnet.subnet_lease_renew_margin.into(),
+            healthz: (healthz.port() > 0).then_some(healthz),
+            num_workers: data_plane.workers.map_or(num_cores.min(MAX_WORKERS.into()), usize::from),
+            offloads: data_plane.offload,
+            verbosity: other.v,
+            ignored_words,
+        }
+    }
+}
+
+impl EtcdFlags {
+    /// Endpoints and files are checked when the registry is opened.
+    fn into_config(self) -> EtcdConfig {
+        EtcdConfig {
+            endpoints: self.etcd_endpoints,
+            prefix: self.etcd_prefix,
+            ca_file: self.etcd_cafile,
+            cert_file: self.etcd_certfile,
+            key_file: self.etcd_keyfile,
+            username: self.etcd_username,
+            password: self.etcd_password,
+        }
+    }
+}
+
+/// Adds to every flag's help the variable that stands for it, and its default.
+pub(super) fn describe_variables(command: Command) -> Command {
+    command.mut_args(|arg| match variable_flag(&arg).map(variable_of) {
+        None => arg,
+        Some(variable) => {
+            let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+            let default = arg.get_default_values().iter().map(|value| value.to_string_lossy());
+            let note = match default.collect::<String>().as_str() {
+                "" => format!("[{variable}]"),
+                default => format!("[{variable}, default {default}]"),
+            };
+            arg.help(format!("{help}\n{note}")).hide_default_value(true)
+        }
+    })
+}

@@ -1,0 +1,163 @@
+use super::*;
+
+#[test]
+fn defaults_are_flannels() {
+    let config = config("");
+    assert_eq!(config.etcd.endpoints, ["http://127.0.0.1:4001", "http://127.0.0.1:2379"]);
+    assert_eq!(config.etcd.prefix, "/coreos.com/network");
+    assert_eq!((&config.etcd.ca_file, &config.etcd.username), (&None, &None));
+    assert_eq!(config.subnet_file, PathBuf::from("/run/flannel/subnet.env"));
+    assert_eq!(config.renew_margin, Duration::from_secs(3600));
+    assert_eq!((config.backend, config.public_ip, config.healthz), (None, None, None));
+    assert!(config.ifaces.is_empty() && config.ignored_words.is_empty());
+    assert_eq!((config.offloads, config.verbosity), (Offloads::AUTO, 0));
+    assert!((1..=256).contains(&config.num_workers));
+}
+
+#[test]
+fn go_style_is_read_as_go_reads_it() {
+    for line in ["-v 3", "--v 3", "-v=3", "--v=3", "-v 0x3", "--v=0b11", "-v=03", "-v 9 -v 3"] {
+        assert_eq!(config(line).verbosity, 3, "{line}");
+    }
+    assert_eq!(config("-etcd-prefix=/a=b").etcd.prefix, "/a=b");
+    // A value may look like a flag.
+    assert_eq!(config("-etcd-prefix -v").etcd.prefix, "-v");
+    for line in ["-version", "--version", "-version=true", "-version=T", "-v 1 -version=1"] {
+        assert!(matches!(read(line, &[]), Ok(Invocation::Version)), "{line}");
+    }
+    assert_eq!(config("-version=false").verbosity, 0);
+    for line in ["-h", "-help", "--help", "-v 1 -h"] {
+        assert!(matches!(read(line, &[]), Ok(Invocation::Help(_))), "{line}");
+    }
+}
+
+#[test]
+fn first_word_that_is_no_flag_ends_the_flags() {
+    for (line, ignored) in [
+        ("-v 1 true -v 3", vec!["true", "-v", "3"]),
+        ("-v 1 -- -v 3", vec!["-v", "3"]),
+        ("-v 1 - -v 3", vec!["-", "-v", "3"]),
+    ] {
+        let config = config(line);
+        assert_eq!(config.verbosity, 1, "{line}");
+        assert_eq!(config.ignored_words, ignored, "{line}");
+    }
+}
+
+#[test]
+fn lists_append_and_scalars_are_replaced() {
+    let names: Vec<_> = config("-iface eth1 --iface=10.0.0.7 -public-ip 192.0.2.1").ifaces;
+    assert_eq!(names, ["eth1".parse().unwrap(), "10.0.0.7".parse().unwrap()]);
+    // A comma is part of the name, as with flannel.
+    assert_eq!(config("-iface a,b").ifaces.len(), 1);
+    assert_eq!(config("-public-ip 192.0.2.1 -public-ip=").public_ip, None);
+}
+
+#[test]
+fn every_flag_reaches_the_config() {
+    let config = config(
+        "-etcd-endpoints https://a:1,https://b:2 -etcd-prefix /p -etcd-keyfile k -etcd-certfile c \
+         -etcd-cafile ca -etcd-username u -etcd-password secret -backend UDP -public-ip 192.0.2.1 \
+         -subnet-file f -subnet-lease-renew-margin 1439 -healthz-ip 127.0.0.1 -healthz-port 8080 \
+         -workers 256 -offload gso,gro",
+    );
+    let etcd = &config.etcd;
+    assert_eq!(etcd.endpoints, ["https://a:1", "https://b:2"]);
+    let [key, cert, ca] = ["k", "c", "ca"].map(|name| Some(PathBuf::from(name)));
+    assert_eq!((&etcd.key_file, &etcd.cert_file, &etcd.ca_file), (&key, &cert, &ca));
+    assert_eq!((etcd.username.as_deref(), etcd.password.as_deref()), (Some("u"), Some("secret")));
+    assert_eq!(config.backend, Some(BackendType::Udp));
+    assert_eq!(config.public_ip, Some(Ipv4Addr::new(192, 0, 2, 1)));
+    assert_eq!(config.subnet_file, PathBuf::from("f"));
+    assert_eq!(config.renew_margin, Duration::from_secs(1439 * 60));
+    assert_eq!(config.healthz, Some("127.0.0.1:8080".parse().unwrap()));
+    assert_eq!((config.num_workers, config.offloads.to_string().as_str()), (256, "gso,gro"));
+    assert!(!format!("{config:?}").contains("secret"));
+}
+
+#[test]
+fn port_that_is_not_positive_means_no_health_endpoint() {
+    for line in ["-healthz-port 0", "-healthz-port -1", "-healthz-port=-99999"] {
+        assert_eq!(config(line).healthz, None, "{line}");
+    }
+}
+
+#[test]
+fn variable_stands_for_a_flag_that_is_not_given() {
+    let env = [("FLANNELD_ETCD_PREFIX", "/env"), ("FLANNELD_IFACE", "eth1"), ("FLANNELD_V", "")];
+    let config = run(read("", &env));
+    assert_eq!((config.etcd.prefix.as_str(), config.ifaces.len()), ("/env", 1));
+    assert_eq!(config.verbosity, 0, "an empty variable is not set");
+    let config = run(read("-etcd-prefix /flag -iface eth2 -iface eth3", &env));
+    assert_eq!((config.etcd.prefix.as_str(), config.ifaces.len()), ("/flag", 2));
+    let printing = [("FLANNELD_VERSION", "true"), ("FLANNELD_HELP", "true")];
+    assert!(matches!(read("", &printing), Ok(Invocation::Run(_))));
+}
+
+#[test]
+fn bad_variable_is_named_unless_the_flag_is_given() {
+    let env = [("FLANNELD_SUBNET_LEASE_RENEW_MARGIN", "never")];
+    let message = "variable FLANNELD_SUBNET_LEASE_RENEW_MARGIN: \
+                   \"never\" is not a whole number from 1 to 1439";
+    assert_eq!(read("", &env).unwrap_err().to_string(), message);
+    assert!(read("-subnet-lease-renew-margin 5", &env).is_ok());
+    assert!(matches!(read("-version", &env), Ok(Invocation::Version)));
+}
+
+#[test]
+fn mistakes_are_told_in_one_line() {
+    let cases = [
+        ("-ifac x", "unknown flag --ifac: did you mean --iface? (flanneld --help lists all flags)"),
+        ("-interface=eth1", "unknown flag --interface: did you mean --iface?"),
+        ("-ip-masq", "unknown flag --ip-masq: flanneld --help lists all flags"),
+        ("-x=1", "unknown flag --x: flanneld --help lists all flags"),
+        ("-v", "flag --v needs a value: write --v=VALUE"),
+        ("---v=1", "\"---v=1\" is no flag: write --name=value (flanneld --help lists them)"),
+        ("-=1", "\"-=1\" is no flag: write --name=value (flanneld --help lists them)"),
+        ("-v=256", "flag --v: \"256\" is not a whole number from 0 to 255"),
+        ("-v=--1", "flag --v: \"--1\" is not a whole number from 0 to 255"),
+        ("-workers 0", "flag --workers: \"0\" is not a whole number from 1 to 256"),
+        ("-workers 257", "flag --workers: \"257\" is not a whole number from 1 to 256"),
+        ("-healthz-port 65536", "flag --healthz-port: \"65536\" is not a port from 0 to 65535"),
+        ("-healthz-ip x", "flag --healthz-ip: \"x\" is not an IP address"),
+        ("-public-ip ::1", "flag --public-ip: \"::1\" is not an IPv4 address"),
+        ("-backend gre", "flag --backend: unknown backend \"gre\"; this flanneld knows udp"),
+        ("-subnet-file=", "flag --subnet-file: a file name is needed"),
+        ("-version=x", "flag --version: \"x\" is neither true nor false"),
+    ];
+    for (line, message) in cases {
+        assert_eq!(read(line, &[]).unwrap_err().to_string(), message, "{line}");
+    }
+    for margin in ["0", "1440", "-5", "1.5", "", "99999999999999999999"] {
+        let line = format!("-subnet-lease-renew-margin={margin}");
+        let message = read(&line, &[]).unwrap_err().to_string();
+        assert!(message.ends_with("is not a whole number from 1 to 1439"), "{line}: {message}");
+    }
+}
+
+#[test]
+fn bytes_that_are_no_text_are_refused() {
+    use std::os::unix::ffi::OsStringExt;
+    let odd = || OsString::from_vec(b"--etcd-prefix=\xff".to_vec());
+    let error = parse([odd()], |_| None).unwrap_err();
+    assert!(error.to_string().ends_with("is not UTF-8 text"), "{error}");
+    let env = |name: &str| (name == "FLANNELD_V").then(odd);
+    let error = parse([], env).unwrap_err();
+    assert!(error.to_string().starts_with("FLANNELD_V="), "{error}");
+}
+
+fn config(line: &str) -> Config {
+    run(read(line, &[]))
+}
+
+fn run(invocation: Result<Invocation, FlagError>) -> Config {
+    match invocation {
+        Ok(Invocation::Run(config)) => *config,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn read(line: &str, env: &[(&str, &str)]) -> Result<Invocation, FlagError> {
+    let args = line.split_whitespace().map(OsString::from);
+    parse(args, |name| env.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into()))
+}

@@ -1,0 +1,200 @@
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+use tokio::sync::oneshot;
+
+use super::*;
+use crate::control::backend::BackendError;
+use crate::control::config;
+use crate::control::lease::{LeaseAttrs, LeaseEvent};
+use crate::control::registry::Scope;
+use crate::control::registry::memory::MemoryRegistry;
+use crate::dataplane::EngineError;
+use crate::dataplane::stats::StatsSnapshot;
+
+const PEER: &str = r#"{"PublicIP":"192.0.2.2","PublicIPv6":null}"#;
+
+#[tokio::test(start_paused = true)]
+async fn node_leases_its_subnet_tells_the_host_and_follows_its_peers() {
+    let world = World::new();
+    world.registry.put("10.1.9.0-24", PEER);
+    let act = async {
+        world.until(|log| log.peers.contains("10.1.9.0/24")).await;
+        world.registry.put("10.1.10.0-24", PEER);
+        world.until(|log| log.peers.contains("10.1.10.0/24")).await;
+        world.registry.remove("10.1.9.0-24");
+        world.until(|log| !log.peers.contains("10.1.9.0/24")).await;
+        let env = std::fs::read_to_string(world.subnet_file()).unwrap();
+        assert!(env.contains("FLANNEL_MTU=1400\n"), "{env}");
+        assert_eq!(world.leased().await, Some("10.1.5.0/24".parse().unwrap()));
+        let json: serde_json::Value = serde_json::from_str(&world.stats().await).unwrap();
+        assert_eq!((&json["subnet"], &json["num_peers"]), (&"10.1.5.0/24".into(), &1.into()));
+    };
+    world.live_while(act).await;
+    assert!(world.log.borrow().dropped, "the backend goes with the node");
+    assert!(world.leased().await.is_some(), "the lease stays");
+}
+
+#[tokio::test(start_paused = true)]
+async fn lost_lease_ends_the_node_and_its_backend() {
+    let world = World::new();
+    let act = async {
+        world.until(|log| log.changes > 0).await;
+        world.registry.remove("10.1.5.0-24");
+        std::future::pending::<()>().await;
+    };
+    let error = world.live_while(act).await.unwrap();
+    assert!(matches!(error, DaemonError::LeaseLost(_)), "{error}");
+    assert!(world.log.borrow().dropped);
+}
+
+#[tokio::test(start_paused = true)]
+async fn failed_backend_ends_the_node() {
+    let world = World::new();
+    let act = async {
+        world.until(|log| log.changes > 0).await;
+        let fail = world.fail.borrow_mut().take().unwrap();
+        fail.send(EngineError::Mismatch { queues: 1, sockets: 2 }).unwrap();
+        std::future::pending::<()>().await;
+    };
+    let error = world.live_while(act).await.unwrap();
+    assert!(matches!(error, DaemonError::Backend(BackendError::Engine(_))), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn node_that_cannot_write_subnet_env_works_but_is_not_ready() {
+    let world = World::new();
+    std::fs::create_dir(world.subnet_file()).unwrap();
+    let act = async { world.until(|log| log.changes > 0).await };
+    assert!(world.live_while(act).await.is_none());
+    assert!(!world.health.is_ready());
+}
+
+/// A registry, a host and a backend that exist only in a test.
+struct World {
+    registry: MemoryRegistry,
+    directory: tempfile::TempDir,
+    health: Health,
+    log: Rc<RefCell<Log>>,
+    fail: RefCell<Option<oneshot::Sender<EngineError>>>,
+}
+
+/// What became of the backend.
+#[derive(Debug, Default)]
+struct Log {
+    peers: BTreeSet<String>,
+    changes: usize,
+    dropped: bool,
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            registry: MemoryRegistry::new(),
+            directory: tempfile::tempdir().unwrap(),
+            health: Health::default(),
+            log: Rc::default(),
+            fail: RefCell::default(),
+        }
+    }
+
+    fn subnet_file(&self) -> std::path::PathBuf {
+        self.directory.path().join("subnet.env")
+    }
+
+    /// Lets a node live until `act` is through, or returns what it died of before that.
+    async fn live_while(&self, act: impl Future<Output = ()>) -> Option<DaemonError> {
+        let subnet_file = self.subnet_file();
+        let node = Node {
+            registry: &self.registry,
+            network: config::parse(r#"{"Network":"10.1.0.0/16"}"#, None).unwrap(),
+            previous: Some("10.1.5.0/24".parse().unwrap()),
+            subnet_file: &subnet_file,
+            renew_margin: Duration::from_secs(3600),
+            health: &self.health,
+        };
+        let (fail, failure) = oneshot::channel();
+        *self.fail.borrow_mut() = Some(fail);
+        let setup = FakeSetup { log: Rc::clone(&self.log), failure };
+        let deadline = tokio::time::sleep(Duration::from_secs(60));
+        tokio::select! {
+            Err(error) = node.live::<FakeBackend>(setup) => Some(error),
+            () = act => None,
+            () = deadline => panic!("nothing happens: {:?}", self.log.borrow()),
+        }
+    }
+
+    async fn until(&self, condition: impl Fn(&Log) -> bool) {
+        while !condition(&self.log.borrow()) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// The subnet in our name.
+    async fn leased(&self) -> Option<Subnet> {
+        let snapshot = self.registry.list(&Scope::All).await.unwrap();
+        let ours = snapshot.leases().find(|lease| lease.attrs.public_ip == ip("192.0.2.1"));
+        ours.map(|lease| lease.subnet)
+    }
+
+    async fn stats(&self) -> String {
+        self.health.ask_for_stats().await.unwrap()
+    }
+}
+
+fn ip(text: &str) -> Ipv4Addr {
+    text.parse().unwrap()
+}
+
+struct FakeSetup {
+    log: Rc<RefCell<Log>>,
+    failure: oneshot::Receiver<EngineError>,
+}
+
+struct FakeBackend(FakeSetup);
+
+impl Backend for FakeBackend {
+    type Setup = FakeSetup;
+
+    fn attrs(_setup: &FakeSetup) -> LeaseAttrs {
+        LeaseAttrs::udp(ip("192.0.2.1"))
+    }
+
+    async fn start(setup: FakeSetup, _lease: &Lease) -> Result<Self, BackendError> {
+        Ok(Self(setup))
+    }
+
+    fn mtu(&self) -> u16 {
+        1400
+    }
+
+    fn apply(&mut self, events: Vec<LeaseEvent>) {
+        let mut log = self.0.log.borrow_mut();
+        log.changes += 1;
+        for event in events {
+            match event {
+                LeaseEvent::Added(lease) => log.peers.insert(lease.subnet.to_string()),
+                LeaseEvent::Removed(subnet) => log.peers.remove(&subnet.to_string()),
+            };
+        }
+    }
+
+    async fn failed(&mut self) -> BackendError {
+        match (&mut self.0.failure).await {
+            Ok(error) => BackendError::Engine(error),
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    fn stats(&self) -> BackendStats {
+        let num_peers = self.0.log.borrow().peers.len();
+        BackendStats { device: "fake0".into(), num_peers, dataplane: StatsSnapshot::default() }
+    }
+}
+
+impl Drop for FakeBackend {
+    fn drop(&mut self) {
+        self.0.log.borrow_mut().dropped = true;
+    }
+}

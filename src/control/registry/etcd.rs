@@ -1,0 +1,324 @@
+//! [`EtcdRegistry`]: the registry in etcd v3, with the keys and values of stock flannel.
+//!
+//! ```text
+//! <prefix>/config                  the network config
+//! <prefix>/subnets/10.5.52.0-24    one lease, bound to an etcd lease of 24 hours
+//! ```
+//!
+//! Only keys under `<prefix>/subnets/` are listed and watched, with the slash; only subnet keys
+//! are written. etcd's own "lease", the expiry that a key is bound to, is a [`TtlLease`] here.
+
+mod servers;
+mod settings;
+mod stream;
+
+pub use settings::{EtcdConfig, EtcdConfigError};
+pub use stream::EtcdWatch;
+
+use std::num::NonZeroI64;
+use std::time::Duration;
+
+use etcd_client::{
+    Client, Compare, CompareOp, Error, GetOptions, GetResponse, KeyValue, PutOptions, Txn, TxnOp,
+    TxnOpResponse, TxnResponse, WatchOptions,
+};
+use tokio::time::Instant;
+
+use self::servers::{Servers, Timings};
+use super::{
+    Entry, LEASE_TTL, Malformed, Read, Registry, RegistryError, Revision, Scope, Snapshot,
+    TtlLease, Write, read_entry,
+};
+use crate::control::lease::{Lease, LeaseAttrs, LeaseError, parse_key, print_key};
+use crate::routes::Subnet;
+
+/// Entries per page of a listing: at some 100 bytes each, well below the size of a message.
+const PAGE_LEN: i64 = 5000;
+
+/// Largest message taken from etcd. Its own limit of 1.5 MiB for a request bounds an entry, but
+/// not a page of them.
+const MAX_MESSAGE_LEN: usize = 64 << 20;
+
+/// The registry in etcd.
+pub struct EtcdRegistry {
+    servers: Servers,
+    keys: Keys,
+}
+
+/// Where things are kept.
+#[derive(Debug, Clone)]
+struct Keys {
+    config: String,
+    /// Ends in a slash.
+    subnets: String,
+}
+
+impl EtcdRegistry {
+    /// Checks endpoints and files, and prepares connections. Nothing is sent: etcd may be down.
+    ///
+    /// # Errors
+    /// [`EtcdConfigError`] naming the flag at fault.
+    pub async fn connect(config: &EtcdConfig) -> Result<Self, EtcdConfigError> {
+        Self::with_timings(config, Timings::DEFAULT).await
+    }
+
+    async fn with_timings(config: &EtcdConfig, timings: Timings) -> Result<Self, EtcdConfigError> {
+        let prefix = settings::clean_prefix(&config.prefix);
+        let keys = Keys {
+            config: settings::join(&prefix, "config"),
+            subnets: settings::join(&prefix, "subnets/"),
+        };
+        Ok(Self { servers: Servers::new(config, timings).await?, keys })
+    }
+
+    /// A new expiry, [`LEASE_TTL`] from now.
+    async fn grant(&self) -> Result<Option<TtlLease>, RegistryError> {
+        let ttl = i64::try_from(LEASE_TTL.as_secs()).unwrap_or(i64::MAX);
+        let grant = |mut client: Client| async move { client.lease_grant(ttl, None).await };
+        Ok(ttl_lease(self.servers.call("grant etcd lease", grant).await?.id()))
+    }
+
+    /// Puts an expiry off and tells when it is then; `None` when it has struck already.
+    async fn keep_alive(&self, TtlLease(id): TtlLease) -> Result<Option<Duration>, RegistryError> {
+        let keep_alive = |mut client: Client| async move {
+            let (mut keeper, mut answers) = match client.lease_keep_alive(id.get()).await {
+                Err(Error::LeaseKeepAliveError(_)) => return Ok(None),
+                result => result?,
+            };
+            // The client has read the answer to the first request, and kept the TTL to itself.
+            keeper.keep_alive().await?;
+            let ttl = answers.message().await?.map_or(0, |answer| answer.ttl());
+            Ok(u64::try_from(ttl).ok().filter(|&ttl| ttl > 0).map(Duration::from_secs))
+        };
+        self.servers.call("keep etcd lease alive", keep_alive).await
+    }
+
+    /// Gives an expiry back, as nothing is bound to it. Failing that, it strikes by itself.
+    async fn revoke(&self, ttl_lease: Option<TtlLease>) {
+        let Some(TtlLease(id)) = ttl_lease else {
+            return;
+        };
+        let revoke = |mut client: Client| async move { client.lease_revoke(id.get()).await };
+        if let Err(error) = self.servers.call("revoke etcd lease", revoke).await {
+            tracing::debug!("{error}");
+        }
+    }
+
+    /// Writes `lease` with `attrs` if its entry is as `expected`.
+    async fn put_if(
+        &self,
+        operation: &'static str,
+        expected: Compare,
+        lease: Lease,
+    ) -> Result<Write, RegistryError> {
+        let name = self.keys.full(&lease.entry.key);
+        let ttl_lease = lease.entry.ttl_lease;
+        let options = PutOptions::new().with_lease(ttl_lease.map_or(0, |TtlLease(id)| id.get()));
+        let put = TxnOp::put(name.clone(), lease.attrs.to_json(), Some(options));
+        let transaction =
+            Txn::new().when([expected]).and_then([put]).or_else([TxnOp::get(name, None)]);
+        let answer =
+            self.servers.call(operation, |client| txn(client, transaction.clone())).await?;
+        if answer.succeeded() {
+            let revision = Revision(answer.header().map_or(0, |header| header.revision()));
+            let entry = Entry { revision, ..lease.entry };
+            return Ok(Write::Done(Lease { entry, ..lease }));
+        }
+        let found = self.found(&answer);
+        match &found {
+            // It stands there already, bound to the expiry that only we know: an earlier attempt
+            // went through, but its answer got lost.
+            Some(Ok(same))
+                if ttl_lease.is_some()
+                    && same.entry.ttl_lease == ttl_lease
+                    && same.attrs == lease.attrs =>
+            {
+                Ok(Write::Done(Lease { entry: same.entry.clone(), ..lease }))
+            }
+            _ => Ok(Write::Refused(found)),
+        }
+    }
+
+    /// The entry that a refused transaction found instead.
+    fn found(&self, answer: &TxnResponse) -> Option<Read> {
+        match answer.op_responses().into_iter().next()? {
+            TxnOpResponse::Get(found) => Some(self.keys.read(found.kvs().first()?)),
+            TxnOpResponse::Put(_) | TxnOpResponse::Delete(_) | TxnOpResponse::Txn(_) => None,
+        }
+    }
+}
+
+impl Registry for EtcdRegistry {
+    type Watch = EtcdWatch;
+
+    fn config_name(&self) -> String {
+        format!("etcd key {}", self.keys.config)
+    }
+
+    async fn config(&self) -> Result<Option<String>, RegistryError> {
+        let get = |client| get(client, self.keys.config.clone(), GetOptions::new());
+        let answer = self.servers.call("read network config", get).await?;
+        Ok(answer.kvs().first().map(|kv| String::from_utf8_lossy(kv.value()).into_owned()))
+    }
+
+    async fn list(&self, scope: &Scope) -> Result<Snapshot, RegistryError> {
+        match scope {
+            Scope::All => self.list_all().await,
+            Scope::Key(key) => {
+                let key = self.keys.full(key);
+                let get = |client| get(client, key.clone(), GetOptions::new());
+                let answer = self.servers.call("read lease", get).await?;
+                let entries = answer.kvs().iter().map(|kv| self.keys.read(kv)).collect();
+                Ok(Snapshot { revision: revision_of(&answer), entries })
+            }
+        }
+    }
+
+    async fn watch(&self, scope: &Scope, after: Revision) -> Result<EtcdWatch, RegistryError> {
+        let options = WatchOptions::new().with_start_revision(after.0 + 1).with_progress_notify();
+        let (key, options) = match scope {
+            Scope::All => (self.keys.subnets.clone(), options.with_range(self.keys.subnets_end())),
+            Scope::Key(key) => (self.keys.full(key), options),
+        };
+        let watch = |client: Client| {
+            let (key, options) = (key.clone(), options.clone());
+            async move {
+                self.servers.refresh_token(&client).await?;
+                let mut watches = client.watch_client().max_decoding_message_size(MAX_MESSAGE_LEN);
+                watches.watch(key, Some(options)).await
+            }
+        };
+        let stream = self.servers.call("watch leases", watch).await?;
+        Ok(EtcdWatch::new(stream, self.keys.clone(), after, self.servers.timings))
+    }
+
+    async fn create(&self, subnet: Subnet, attrs: &LeaseAttrs) -> Result<Write, RegistryError> {
+        let expires = Instant::now() + LEASE_TTL;
+        let ttl_lease = self.grant().await?;
+        let entry = Entry { key: print_key(subnet), revision: Revision::default(), ttl_lease };
+        let absent = Compare::version(self.keys.full(&entry.key), CompareOp::Equal, 0);
+        let lease = Lease { subnet, attrs: attrs.clone(), expires: Some(expires), entry };
+        let write = self.put_if("create lease", absent, lease).await;
+        self.revoke_unless_written(ttl_lease, &write).await;
+        write
+    }
+
+    async fn renew(&self, lease: &Lease, attrs: &LeaseAttrs) -> Result<Write, RegistryError> {
+        let seen = lease.entry.revision.0;
+        let key = self.keys.full(&lease.entry.key);
+        let unchanged = Compare::mod_revision(key, CompareOp::Equal, seen);
+        let lease = Lease { attrs: attrs.clone(), ..lease.clone() };
+        let Some(ttl_lease) = lease.entry.ttl_lease else {
+            return self.put_if("write reservation", unchanged, lease).await;
+        };
+        let expires = Some(Instant::now() + LEASE_TTL);
+        if self.keep_alive(ttl_lease).await?.is_some_and(|ttl| ttl >= LEASE_TTL) {
+            return self.put_if("renew lease", unchanged, Lease { expires, ..lease }).await;
+        }
+        // The old expiry has struck, or it was granted for a shorter time by somebody else.
+        let ttl_lease = self.grant().await?;
+        let entry = Entry { ttl_lease, ..lease.entry.clone() };
+        let write = self.put_if("renew lease", unchanged, Lease { expires, entry, ..lease }).await;
+        self.revoke_unless_written(ttl_lease, &write).await;
+        write
+    }
+
+    async fn delete(&self, lease: &Lease) -> Result<bool, RegistryError> {
+        let key = self.keys.full(&lease.entry.key);
+        let seen = lease.entry.revision.0;
+        let unchanged = Compare::mod_revision(key.clone(), CompareOp::Equal, seen);
+        let transaction = Txn::new().when([unchanged]).and_then([TxnOp::delete(key, None)]);
+        let delete = |client| txn(client, transaction.clone());
+        Ok(self.servers.call("delete lease", delete).await?.succeeded())
+    }
+}
+
+impl EtcdRegistry {
+    /// Every entry, page by page, all as of the first page's revision.
+    async fn list_all(&self) -> Result<Snapshot, RegistryError> {
+        let mut from = self.keys.subnets.clone().into_bytes();
+        let mut revision = Revision::default(); // 0 asks for the latest
+        let mut entries = Vec::new();
+        loop {
+            let options = GetOptions::new()
+                .with_range(self.keys.subnets_end())
+                .with_limit(PAGE_LEN)
+                .with_revision(revision.0);
+            let get = |client| get(client, from.clone(), options.clone());
+            let page = self.servers.call("list leases", get).await?;
+            if revision == Revision::default() {
+                revision = revision_of(&page);
+            }
+            entries.extend(page.kvs().iter().map(|kv| self.keys.read(kv)));
+            match page.kvs().last() {
+                Some(last) if page.more() => {
+                    from = last.key().to_vec();
+                    from.push(0); // the first key after it
+                }
+                _ => return Ok(Snapshot { revision, entries }),
+            }
+        }
+    }
+
+    /// A write that failed may still have been made: revoking its expiry undoes it, too.
+    async fn revoke_unless_written(
+        &self,
+        ttl_lease: Option<TtlLease>,
+        write: &Result<Write, RegistryError>,
+    ) {
+        if !matches!(write, Ok(Write::Done(_))) {
+            self.revoke(ttl_lease).await;
+        }
+    }
+}
+
+impl Keys {
+    /// Where the keys of the entries end, exclusively: `0` follows `/`.
+    fn subnets_end(&self) -> String {
+        format!("{}0", self.subnets.trim_end_matches('/'))
+    }
+
+    fn full(&self, key: &str) -> String {
+        format!("{}{key}", self.subnets)
+    }
+
+    /// A key of etcd's, less what all entries share.
+    fn short(&self, key: &[u8]) -> String {
+        let short = key.strip_prefix(self.subnets.as_bytes()).unwrap_or(key);
+        String::from_utf8_lossy(short).into_owned()
+    }
+
+    fn read(&self, kv: &KeyValue) -> Read {
+        let (key, revision) = (self.short(kv.key()), Revision(kv.mod_revision()));
+        if kv.key_str().is_err() {
+            // It could be listed but not written to: `short` is not all of it.
+            let subnet = parse_key(&key).ok();
+            return Err(Malformed { key, subnet, revision, reason: LeaseError::Key });
+        }
+        read_entry(Entry { key, revision, ttl_lease: ttl_lease(kv.lease()) }, kv.value())
+    }
+}
+
+async fn get(
+    client: Client,
+    key: impl Into<Vec<u8>>,
+    options: GetOptions,
+) -> Result<GetResponse, Error> {
+    let mut kv = client.kv_client().max_decoding_message_size(MAX_MESSAGE_LEN);
+    kv.get(key, Some(options)).await
+}
+
+async fn txn(mut client: Client, transaction: Txn) -> Result<TxnResponse, Error> {
+    client.txn(transaction).await
+}
+
+fn ttl_lease(id: i64) -> Option<TtlLease> {
+    NonZeroI64::new(id).map(TtlLease)
+}
+
+fn revision_of(answer: &GetResponse) -> Revision {
+    Revision(answer.header().map_or(0, |header| header.revision()))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,235 @@
+//! [`EtcdConfig`]: how to reach etcd, checked before anything is sent.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use etcd_client::{Certificate, Identity, TlsOptions};
+use hyper::Uri;
+
+/// Where etcd is and how to talk to it: the values of flannel's `-etcd-*` flags.
+#[derive(Clone, Default)]
+pub struct EtcdConfig {
+    /// `-etcd-endpoints`, split at the commas: `http://127.0.0.1:2379`.
+    pub endpoints: Vec<String>,
+    /// `-etcd-prefix`: what all keys begin with.
+    pub prefix: String,
+    /// `-etcd-cafile`: who may sign a server's certificate; the system's list when not given.
+    pub ca_file: Option<PathBuf>,
+    /// `-etcd-certfile`: our certificate, if servers ask for one.
+    pub cert_file: Option<PathBuf>,
+    /// `-etcd-keyfile`: the key of our certificate.
+    pub key_file: Option<PathBuf>,
+    /// `-etcd-username`.
+    pub username: Option<String>,
+    /// `-etcd-password`.
+    pub password: Option<String>,
+}
+
+/// What is wrong with an [`EtcdConfig`]. One line that begins with the flag.
+#[derive(Debug, thiserror::Error)]
+pub enum EtcdConfigError {
+    /// There is no endpoint at all.
+    #[error("-etcd-endpoints: empty")]
+    NoEndpoints,
+    /// One of the endpoints is no URL.
+    #[error("-etcd-endpoints: entry {position}: {reason}")]
+    Endpoint {
+        /// Which of the list, from 1.
+        position: usize,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A file cannot be read.
+    #[error("{flag}: read {}", path.display())]
+    File {
+        /// The flag that names it.
+        flag: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file holds something else.
+    #[error("{flag}: {} holds no {expected} in PEM form", path.display())]
+    Pem {
+        /// The flag that names it.
+        flag: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What it should hold.
+        expected: &'static str,
+    },
+    /// A certificate without its key, or the other way round.
+    #[error("{given}: {} needs {missing} with it", path.display())]
+    HalfPair {
+        /// The flag that is there.
+        given: &'static str,
+        /// Its file.
+        path: PathBuf,
+        /// The flag that is not.
+        missing: &'static str,
+    },
+    /// A password without a user.
+    #[error("-etcd-password: needs -etcd-username with it")]
+    NoUser,
+    /// The certificates do not fit together, or cannot be used.
+    #[error("-etcd-endpoints: {endpoint}: set up connection: {reason}")]
+    Connection {
+        /// The endpoint.
+        endpoint: String,
+        /// What the TLS library said.
+        reason: String,
+    },
+}
+
+const CA_FLAG: &str = "-etcd-cafile";
+const CERT_FLAG: &str = "-etcd-certfile";
+const KEY_FLAG: &str = "-etcd-keyfile";
+
+impl EtcdConfig {
+    /// The endpoints as URLs. One without a scheme speaks TLS if any TLS file is given, as in
+    /// etcd's own client.
+    pub(super) fn urls(&self) -> Result<Vec<String>, EtcdConfigError> {
+        let default_scheme = if self.wants_tls() { "https" } else { "http" };
+        let urls: Result<Vec<String>, EtcdConfigError> = self
+            .endpoints
+            .iter()
+            .enumerate()
+            .map(|(index, endpoint)| {
+                read_endpoint(endpoint.trim(), default_scheme)
+                    .map_err(|reason| EtcdConfigError::Endpoint { position: index + 1, reason })
+            })
+            .collect();
+        match urls?.as_slice() {
+            [] => Err(EtcdConfigError::NoEndpoints),
+            urls => Ok(urls.to_vec()),
+        }
+    }
+
+    /// What `https` endpoints are verified against, and what we show them.
+    ///
+    /// Unlike stock's, a CA file alone counts.
+    pub(super) fn tls(&self) -> Result<TlsOptions, EtcdConfigError> {
+        const CERTIFICATE: (&str, &str) = ("-----BEGIN CERTIFICATE-----", "certificate");
+        const KEY: (&str, &str) = ("PRIVATE KEY-----", "private key");
+        let tls = match &self.ca_file {
+            Some(path) => TlsOptions::new().ca_certificate(Certificate::from_pem(read_pem(
+                CA_FLAG,
+                path,
+                CERTIFICATE,
+            )?)),
+            None => TlsOptions::new().with_native_roots(),
+        };
+        match (&self.cert_file, &self.key_file) {
+            (Some(cert), Some(key)) => Ok(tls.identity(Identity::from_pem(
+                read_pem(CERT_FLAG, cert, CERTIFICATE)?,
+                read_pem(KEY_FLAG, key, KEY)?,
+            ))),
+            (Some(path), None) => Err(half_pair(CERT_FLAG, path, KEY_FLAG)),
+            (None, Some(path)) => Err(half_pair(KEY_FLAG, path, CERT_FLAG)),
+            (None, None) => Ok(tls),
+        }
+    }
+
+    /// Name and password, if etcd is to be told who we are.
+    pub(super) fn user(&self) -> Result<Option<(String, String)>, EtcdConfigError> {
+        let password = self.password.clone().filter(|password| !password.is_empty());
+        match (self.username.clone().filter(|name| !name.is_empty()), password) {
+            (Some(name), password) => Ok(Some((name, password.unwrap_or_default()))),
+            (None, Some(_)) => Err(EtcdConfigError::NoUser),
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// Whether any TLS file is given.
+    pub(super) fn wants_tls(&self) -> bool {
+        [&self.ca_file, &self.cert_file, &self.key_file].into_iter().any(Option::is_some)
+    }
+}
+
+/// Shows everything but the password.
+impl fmt::Debug for EtcdConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EtcdConfig")
+            .field("endpoints", &self.endpoints)
+            .field("prefix", &self.prefix)
+            .field("ca_file", &self.ca_file)
+            .field("cert_file", &self.cert_file)
+            .field("key_file", &self.key_file)
+            .field("username", &self.username)
+            .finish_non_exhaustive()
+    }
+}
+
+/// An endpoint as a URL without a path, or what is wrong with it. A user in the URL is not
+/// repeated in the message: a password may stand beside it.
+fn read_endpoint(endpoint: &str, default_scheme: &str) -> Result<String, String> {
+    const EXAMPLE: &str = "is not a URL such as http://127.0.0.1:2379";
+    if endpoint.is_empty() {
+        return Err("empty".to_owned());
+    }
+    if endpoint.contains('@') {
+        return Err("a user belongs into -etcd-username, not into the URL".to_owned());
+    }
+    let (scheme, rest) = endpoint.split_once("://").unwrap_or((default_scheme, endpoint));
+    if !matches!(scheme, "http" | "https") {
+        return Err(format!("{endpoint:?}: unknown scheme {scheme:?}; use http or https"));
+    }
+    let url = format!("{scheme}://{}", rest.trim_end_matches('/'));
+    let uri: Uri = url.parse().map_err(|error| format!("{endpoint:?} {EXAMPLE}: {error}"))?;
+    let is_bare = matches!(uri.path(), "" | "/") && uri.query().is_none();
+    let authority = uri.authority().filter(|authority| !authority.host().is_empty());
+    let Some(authority) = authority.filter(|_| is_bare) else {
+        return Err(format!("{endpoint:?} {EXAMPLE}"));
+    };
+    let has_port_text = authority.as_str().len() > authority.host().len();
+    if has_port_text && authority.port_u16().is_none_or(|port| port == 0) {
+        return Err(format!("{endpoint:?}: bad port"));
+    }
+    Ok(url)
+}
+
+fn read_pem(
+    flag: &'static str,
+    path: &Path,
+    (mark, expected): (&str, &'static str),
+) -> Result<Vec<u8>, EtcdConfigError> {
+    let pem = std::fs::read(path).map_err(|source| EtcdConfigError::File {
+        flag,
+        path: path.to_owned(),
+        source,
+    })?;
+    if !pem.windows(mark.len()).any(|bytes| bytes == mark.as_bytes()) {
+        return Err(EtcdConfigError::Pem { flag, path: path.to_owned(), expected });
+    }
+    Ok(pem)
+}
+
+fn half_pair(given: &'static str, path: &Path, missing: &'static str) -> EtcdConfigError {
+    EtcdConfigError::HalfPair { given, path: path.to_owned(), missing }
+}
+
+/// `prefix` as Go's `path.Join` leaves it: no empty parts, no `.` or `..`, no `/` at the end.
+pub(super) fn clean_prefix(prefix: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in prefix.split('/').filter(|part| !matches!(*part, "" | ".")) {
+        match (part, parts.last()) {
+            ("..", Some(&last)) if last != ".." => {
+                parts.pop();
+            }
+            ("..", None) if prefix.starts_with('/') => {}
+            _ => parts.push(part),
+        }
+    }
+    let root = if prefix.starts_with('/') { "/" } else { "" };
+    format!("{root}{}", parts.join("/"))
+}
+
+/// `name` under a cleaned `prefix`.
+pub(super) fn join(prefix: &str, name: &str) -> String {
+    match prefix {
+        "" | "/" => format!("{prefix}{name}"),
+        _ => format!("{prefix}/{name}"),
+    }
+}

@@ -1,0 +1,213 @@
+use super::*;
+use crate::control::registry::LeaseWatch;
+use crate::control::registry::conformance::{self, Rig};
+use crate::control::registry::test_etcd::EtcdServer;
+
+mod settings;
+
+/// A registry in etcd, with the operator's `etcdctl`.
+struct EtcdRig {
+    registry: EtcdRegistry,
+    client: Client,
+}
+
+impl Rig for EtcdRig {
+    type Registry = EtcdRegistry;
+
+    fn registry(&self) -> &EtcdRegistry {
+        &self.registry
+    }
+
+    async fn set_config(&self, text: &str) {
+        let key = self.registry.keys.config.clone();
+        self.client.clone().put(key, text, None).await.unwrap();
+    }
+
+    async fn put(&self, key: &str, value: &str) {
+        let key = self.registry.keys.full(key);
+        self.client.clone().put(key, value, None).await.unwrap();
+    }
+
+    async fn remove(&self, key: &str) {
+        let key = self.registry.keys.full(key);
+        self.client.clone().delete(key, None).await.unwrap();
+    }
+
+    async fn expire(&self, lease: &Lease) {
+        // To a watch, a revoked etcd lease looks as one that ran out.
+        let TtlLease(id) = lease.entry.ttl_lease.unwrap();
+        self.client.clone().lease_revoke(id.get()).await.unwrap();
+    }
+
+    async fn compact(&self) {
+        let revision = self.registry.list(&Scope::All).await.unwrap().revision;
+        self.client.clone().compact(revision.0, None).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn keeps_the_promises_of_a_registry() {
+    let server = EtcdServer::start().await;
+    let rig = EtcdRig { registry: registry(&[&server.url]).await, client: server.client().await };
+    // A neighbour whose name begins with ours is none of our business.
+    let neighbour = "/test/network/subnets-meta/10.1.1.0-24";
+    rig.client.clone().put(neighbour, "{}", None).await.unwrap();
+    conformance::check(&rig).await;
+}
+
+#[tokio::test]
+async fn lost_race_leaves_no_etcd_lease_behind() {
+    let server = EtcdServer::start().await;
+    let registry = registry(&[&server.url]).await;
+    let mut client = server.client().await;
+    create(&registry, "10.1.1.0/24").await;
+    let second = registry.create("10.1.1.0/24".parse().unwrap(), &attrs()).await;
+    assert!(matches!(second, Ok(Write::Refused(Some(Ok(_))))), "{second:?}");
+    assert_eq!(client.leases().await.unwrap().leases().len(), 1);
+}
+
+#[tokio::test]
+async fn lease_of_a_shorter_time_is_renewed_for_the_whole_one() {
+    let server = EtcdServer::start().await;
+    let registry = registry(&[&server.url]).await;
+    let mut client = server.client().await;
+    let short = client.lease_grant(600, None).await.unwrap().id();
+    let options = PutOptions::new().with_lease(short);
+    client.put(registry.keys.full("10.1.1.0-24"), attrs().to_json(), Some(options)).await.unwrap();
+    let found = registry.list(&Scope::All).await.unwrap().entries.remove(0).unwrap();
+    let Ok(Write::Done(renewed)) = registry.renew(&found, &attrs()).await else { panic!() };
+    let TtlLease(id) = renewed.entry.ttl_lease.unwrap();
+    assert_ne!(id.get(), short);
+    let ttl = client.lease_time_to_live(id.get(), None).await.unwrap().ttl();
+    assert!(ttl > 86_000, "{ttl}");
+}
+
+#[tokio::test]
+async fn listing_of_more_than_a_page_is_complete_and_sorted() {
+    let server = EtcdServer::start().await;
+    let registry = registry(&[&server.url]).await;
+    let mut client = server.client().await;
+    let num = usize::try_from(PAGE_LEN).unwrap() + 1;
+    let subnets: Vec<Subnet> = (0..u32::try_from(num).unwrap())
+        .map(|i| Subnet::new((i << 8).into(), 24).unwrap())
+        .collect();
+    for some in subnets.chunks(100) {
+        let put = |subnet: &Subnet| {
+            TxnOp::put(registry.keys.full(&print_key(*subnet)), attrs().to_json(), None)
+        };
+        client.txn(Txn::new().and_then(some.iter().map(put).collect::<Vec<_>>())).await.unwrap();
+    }
+    let snapshot = registry.list(&Scope::All).await.unwrap();
+    let mut listed: Vec<Subnet> = snapshot.leases().map(|lease| lease.subnet).collect();
+    assert!(snapshot.leases().map(|lease| &lease.entry.key).is_sorted());
+    listed.sort_unstable();
+    assert_eq!(listed, subnets);
+}
+
+#[tokio::test]
+async fn dead_and_silent_endpoints_among_living_ones_are_passed_over() {
+    let server = EtcdServer::start().await;
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent_url = format!("http://{}", silent.local_addr().unwrap());
+    let registry = registry(&["http://127.0.0.1:1", &silent_url, &server.url]).await;
+    create(&registry, "10.1.1.0/24").await;
+    assert_eq!(registry.list(&Scope::All).await.unwrap().entries.len(), 1);
+}
+
+#[tokio::test]
+async fn no_endpoint_that_answers_is_an_error_that_names_each() {
+    let registry = registry(&["http://127.0.0.1:1", "http://127.0.0.1:2"]).await;
+    let error = registry.config().await.unwrap_err().to_string();
+    assert!(error.starts_with("read network config: http://127.0.0.1:1: "), "{error}");
+    assert!(error.contains("; http://127.0.0.1:2: "), "{error}");
+    assert!(error.contains("refused"), "{error}");
+}
+
+#[tokio::test]
+async fn hung_server_ends_a_watch_and_answers_again_later() {
+    let server = EtcdServer::start().await;
+    let registry = registry(&[&server.url]).await;
+    let lease = create(&registry, "10.1.1.0/24").await;
+    let after = lease.entry.revision;
+    let mut watch = registry.watch(&Scope::All, after).await.unwrap();
+    server.signal("STOP");
+    let end = tokio::time::timeout(Duration::from_secs(20), watch.next()).await;
+    assert!(matches!(end, Ok(Err(RegistryError::WatchEnded { .. }))), "{end:?}");
+    assert!(registry.list(&Scope::All).await.is_err());
+    server.signal("CONT");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while registry.list(&Scope::All).await.is_err() {
+        assert!(Instant::now() < deadline, "the server is back");
+    }
+}
+
+#[tokio::test]
+async fn silent_watch_stays_open_while_the_server_shows_life() {
+    let server = EtcdServer::start().await;
+    let registry = registry(&[&server.url]).await;
+    let lease = create(&registry, "10.1.1.0/24").await;
+    let mut watch = registry.watch(&Scope::All, lease.entry.revision).await.unwrap();
+    let silence = FAST.silence * 4;
+    assert!(tokio::time::timeout(silence, watch.next()).await.is_err(), "nothing to tell");
+    create(&registry, "10.1.2.0/24").await;
+    assert_eq!(watch.next().await.unwrap().changes.len(), 1);
+}
+
+#[tokio::test]
+async fn user_is_shown_to_etcd_and_refused_without_the_password() {
+    let server = EtcdServer::start().await;
+    let mut client = server.client().await;
+    client.user_add("root", "s3cret", None).await.unwrap();
+    client.role_add("root").await.unwrap();
+    client.user_grant_role("root", "root").await.unwrap();
+    let mut config = config(&[&server.url]);
+    config.username = Some("root".to_owned());
+    config.password = Some("s3cret".to_owned());
+
+    let early = EtcdRegistry::with_timings(&config, FAST).await.unwrap();
+    assert_eq!(early.config().await, Ok(None), "etcd without authentication takes everybody");
+
+    client.auth_enable().await.unwrap();
+    let registry = EtcdRegistry::with_timings(&config, FAST).await.unwrap();
+    let lease = create(&registry, "10.1.1.0/24").await;
+    let mut watch =
+        registry.watch(&Scope::All, Revision(lease.entry.revision.0 - 1)).await.unwrap();
+    assert_eq!(watch.next().await.unwrap().changes.len(), 1);
+
+    config.password = Some("wr0ng".to_owned());
+    let stranger = EtcdRegistry::with_timings(&config, FAST).await.unwrap();
+    let error = stranger.config().await.unwrap_err().to_string();
+    assert!(error.contains("invalid user ID or password"), "{error}");
+    assert!(!error.contains("wr0ng"), "{error}");
+}
+
+/// Short enough for tests, long enough for a busy machine.
+const FAST: Timings = Timings {
+    connect: Duration::from_secs(1),
+    call: Duration::from_secs(2),
+    ping: Duration::from_secs(10),
+    silence: Duration::from_millis(500),
+};
+
+fn config(urls: &[&str]) -> EtcdConfig {
+    EtcdConfig {
+        endpoints: urls.iter().map(|&url| url.to_owned()).collect(),
+        prefix: "/test//network/".to_owned(),
+        ..EtcdConfig::default()
+    }
+}
+
+async fn registry(urls: &[&str]) -> EtcdRegistry {
+    EtcdRegistry::with_timings(&config(urls), FAST).await.unwrap()
+}
+
+fn attrs() -> LeaseAttrs {
+    LeaseAttrs::udp([192, 0, 2, 1].into())
+}
+
+async fn create(registry: &EtcdRegistry, subnet: &str) -> Lease {
+    match registry.create(subnet.parse().unwrap(), &attrs()).await {
+        Ok(Write::Done(lease)) => lease,
+        refused => panic!("{refused:?}"),
+    }
+}

@@ -1,0 +1,272 @@
+//! [`MemoryRegistry`]: a registry in this process, for tests and trials without etcd.
+//!
+//! It keeps the same promises as etcd: revisions, conditional writes, ordered watches, expiry,
+//! compaction. Its clock stands still until [`MemoryRegistry::advance`] moves it, and calls fail
+//! when told to.
+
+mod store;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use self::store::{Cas, Store};
+use super::{
+    Batch, Entry, LEASE_TTL, LeaseWatch, Registry, RegistryError, Revision, Scope, Snapshot, Write,
+    read_entry,
+};
+use crate::control::lease::{Lease, LeaseAttrs, print_key};
+use crate::routes::Subnet;
+
+/// A registry in this process. Clones share it.
+#[derive(Debug, Clone)]
+pub struct MemoryRegistry {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    store: Mutex<Store>,
+    /// Wakes the watches after every write.
+    changed: watch::Sender<()>,
+}
+
+/// How a call fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Nothing reached the registry.
+    NotAsked,
+    /// The registry did as it was asked, but its answer was lost.
+    NotAnswered,
+}
+
+/// A watch of a [`MemoryRegistry`].
+#[derive(Debug)]
+pub struct MemoryWatch {
+    shared: Arc<Shared>,
+    changed: watch::Receiver<()>,
+    scope: Scope,
+    position: Revision,
+    generation: u64,
+}
+
+impl MemoryRegistry {
+    /// An empty registry.
+    pub fn new() -> Self {
+        let store = Mutex::new(Store::new());
+        Self { shared: Arc::new(Shared { store, changed: watch::Sender::new(()) }) }
+    }
+
+    /// Writes the network config, as the operator does.
+    pub fn set_config(&self, text: &str) {
+        self.write(|store| store.config = Some(text.to_owned()));
+    }
+
+    /// Writes any entry without an expiry, as the operator does: a reservation, or rubbish.
+    pub fn put(&self, key: &str, value: &str) {
+        self.write(|store| store.put(key, value.as_bytes(), None));
+    }
+
+    /// Deletes an entry, as the operator does.
+    pub fn remove(&self, key: &str) {
+        self.write(|store| store.delete(key));
+    }
+
+    /// Moves the clock on; what expires until then is deleted.
+    pub fn advance(&self, time: Duration) {
+        self.write(|store| store.advance(time));
+    }
+
+    /// Forgets the history up to now: a watch that is behind has to list again.
+    pub fn compact(&self) {
+        self.write(|store| store.compacted = store.revision);
+    }
+
+    /// Ends every watch, as the loss of a connection does.
+    pub fn end_watches(&self) {
+        self.write(|store| store.generation += 1);
+    }
+
+    /// Makes the next `num` calls fail.
+    pub fn fail_next(&self, num: usize, fault: Fault) {
+        self.write(|store| store.faults.extend(std::iter::repeat_n(fault, num)));
+    }
+
+    fn write<T>(&self, work: impl FnOnce(&mut Store) -> T) -> T {
+        let answer = work(&mut self.shared.lock());
+        self.shared.changed.send_replace(());
+        answer
+    }
+
+    /// One call: gives other tasks a turn, as a real one would, and fails when it is told to.
+    async fn call<T>(
+        &self,
+        operation: &'static str,
+        work: impl FnOnce(&mut Store) -> T,
+    ) -> Result<T, RegistryError> {
+        let failed = |reason: &str| RegistryError::Call { operation, reason: reason.to_owned() };
+        tokio::task::yield_now().await;
+        let fault = self.shared.lock().faults.pop_front();
+        if fault == Some(Fault::NotAsked) {
+            return Err(failed("not asked"));
+        }
+        let answer = self.write(work);
+        tokio::task::yield_now().await;
+        if fault == Some(Fault::NotAnswered) {
+            return Err(failed("not answered"));
+        }
+        Ok(answer)
+    }
+}
+
+impl Default for MemoryRegistry {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Store> {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Registry for MemoryRegistry {
+    type Watch = MemoryWatch;
+
+    fn config_name(&self) -> String {
+        "network config in memory".to_owned()
+    }
+
+    async fn config(&self) -> Result<Option<String>, RegistryError> {
+        self.call("read network config", |store| store.config.clone()).await
+    }
+
+    async fn list(&self, scope: &Scope) -> Result<Snapshot, RegistryError> {
+        self.call("list leases", |store| store.list(scope)).await
+    }
+
+    async fn watch(&self, scope: &Scope, after: Revision) -> Result<MemoryWatch, RegistryError> {
+        self.call("watch leases", |store| MemoryWatch {
+            shared: Arc::clone(&self.shared),
+            changed: self.shared.changed.subscribe(),
+            scope: scope.clone(),
+            position: after,
+            generation: store.generation,
+        })
+        .await
+    }
+
+    async fn create(&self, subnet: Subnet, attrs: &LeaseAttrs) -> Result<Write, RegistryError> {
+        self.call("create lease", |store| {
+            let key = print_key(subnet);
+            let written = store.put_if(Cas::Absent, &key, attrs.to_json().as_bytes(), LEASE_TTL);
+            outcome(store, &key, written)
+        })
+        .await
+    }
+
+    async fn renew(&self, lease: &Lease, attrs: &LeaseAttrs) -> Result<Write, RegistryError> {
+        self.call("renew lease", |store| {
+            let key = &lease.entry.key;
+            let written = store.renew(&lease.entry, attrs.to_json().as_bytes(), LEASE_TTL);
+            outcome(store, key, written)
+        })
+        .await
+    }
+
+    async fn delete(&self, lease: &Lease) -> Result<bool, RegistryError> {
+        self.call("delete lease", |store| store.delete_if(&lease.entry)).await
+    }
+}
+
+fn outcome(store: &Store, key: &str, written: Option<Entry>) -> Write {
+    let now = store.read(key);
+    match (written, now) {
+        (Some(entry), Some(Ok(lease))) => {
+            let expires = entry.ttl_lease.map(|_| Instant::now() + LEASE_TTL);
+            Write::Done(Lease { expires, entry, ..lease })
+        }
+        (_, now) => Write::Refused(now),
+    }
+}
+
+impl LeaseWatch for MemoryWatch {
+    async fn next(&mut self) -> Result<Batch, RegistryError> {
+        loop {
+            self.changed.borrow_and_update();
+            if let Some(batch) = self.pending()? {
+                self.position = batch.revision;
+                return Ok(batch);
+            }
+            if self.changed.changed().await.is_err() {
+                return Err(RegistryError::WatchEnded { reason: "registry is gone".to_owned() });
+            }
+        }
+    }
+}
+
+impl MemoryWatch {
+    fn pending(&self) -> Result<Option<Batch>, RegistryError> {
+        let store = self.shared.lock();
+        if store.generation != self.generation {
+            return Err(RegistryError::WatchEnded { reason: "connection lost".to_owned() });
+        }
+        if self.position.0 + 1 < store.compacted.0 || self.position > store.revision {
+            return Err(RegistryError::HistoryGone { after: self.position });
+        }
+        let changes = store.changes_after(self.position, &self.scope);
+        Ok((!changes.is_empty()).then_some(Batch { revision: store.revision, changes }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::registry::conformance::{self, Rig};
+
+    impl Rig for MemoryRegistry {
+        type Registry = Self;
+
+        fn registry(&self) -> &Self {
+            self
+        }
+
+        async fn set_config(&self, text: &str) {
+            Self::set_config(self, text);
+        }
+
+        async fn put(&self, key: &str, value: &str) {
+            Self::put(self, key, value);
+        }
+
+        async fn remove(&self, key: &str) {
+            Self::remove(self, key);
+        }
+
+        async fn expire(&self, _: &Lease) {
+            self.advance(LEASE_TTL);
+        }
+
+        async fn compact(&self) {
+            Self::compact(self);
+        }
+    }
+
+    #[tokio::test]
+    async fn keeps_the_promises_of_a_registry() {
+        conformance::check(&MemoryRegistry::new()).await;
+    }
+
+    #[tokio::test]
+    async fn lost_answers_are_not_lost_writes() {
+        let registry = MemoryRegistry::new();
+        registry.fail_next(1, Fault::NotAnswered);
+        let attrs = LeaseAttrs::udp([192, 0, 2, 1].into());
+        let subnet = "10.1.1.0/24".parse().unwrap();
+        assert!(registry.create(subnet, &attrs).await.is_err());
+        assert_eq!(registry.list(&Scope::All).await.unwrap().entries.len(), 1);
+    }
+}

@@ -1,0 +1,109 @@
+//! [`HostNet`] on a host that exists only in a test.
+
+use std::io;
+use std::net::Ipv4Addr;
+use std::pin::pin;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use super::{HostNet, KernelError, KernelRoute, Link, RouteAdded};
+use crate::routes::Subnet;
+
+/// The output of a future that never waits, as none of [`MemoryNet`]'s does.
+pub fn at_once<T>(future: impl Future<Output = T>) -> T {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => output,
+        Poll::Pending => panic!("a future on memory waits"),
+    }
+}
+
+/// A host with links, numbered from 1.
+#[derive(Debug, Default)]
+pub struct MemoryNet {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    links: Vec<MemoryLink>,
+    routes: Vec<KernelRoute>,
+}
+
+/// What a link was made to be.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MemoryLink {
+    /// Its name.
+    pub name: String,
+    /// Its addresses, each a /32.
+    pub addrs: Vec<Ipv4Addr>,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+    /// Its transmit queue's length in packets.
+    pub txqueuelen: u32,
+    /// Whether it is up.
+    pub up: bool,
+}
+
+impl MemoryNet {
+    /// A host with these links, all down.
+    pub fn with_links<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
+        let link = |name: &str| MemoryLink { name: name.to_owned(), ..MemoryLink::default() };
+        let links = names.into_iter().map(link).collect();
+        Self { state: Mutex::new(State { links, routes: Vec::new() }) }
+    }
+
+    /// What the link `name` has become.
+    pub fn state(&self, name: &str) -> MemoryLink {
+        self.lock().links.iter().find(|link| link.name == name).cloned().unwrap()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, link: &Link, change: impl FnOnce(&mut MemoryLink)) {
+        change(&mut self.lock().links[link.index as usize - 1]);
+    }
+}
+
+impl HostNet for MemoryNet {
+    async fn link(&self, name: &str) -> Result<Link, KernelError> {
+        let position = self.lock().links.iter().position(|link| link.name == name);
+        let position = position.ok_or_else(|| {
+            KernelError::new(format!("find link {name}"), io::ErrorKind::NotFound)
+        })?;
+        Ok(Link { index: u32::try_from(position + 1).unwrap(), name: name.to_owned() })
+    }
+
+    async fn add_addr(&self, link: &Link, addr: Ipv4Addr) -> Result<(), KernelError> {
+        self.change(link, |link| link.addrs.push(addr));
+        Ok(())
+    }
+
+    async fn set_sizes(&self, link: &Link, mtu: u32, txqueuelen: u32) -> Result<(), KernelError> {
+        self.change(link, |link| (link.mtu, link.txqueuelen) = (mtu, txqueuelen));
+        Ok(())
+    }
+
+    async fn set_up(&self, link: &Link) -> Result<(), KernelError> {
+        self.change(link, |link| link.up = true);
+        Ok(())
+    }
+
+    async fn add_route(&self, dst: Subnet, link: &Link) -> Result<RouteAdded, KernelError> {
+        if !self.state(&link.name).up {
+            let operation = format!("add route {dst} dev {}", link.name);
+            return Err(KernelError::new(operation, io::ErrorKind::NetworkDown));
+        }
+        let routes = &mut self.lock().routes;
+        if routes.iter().any(|route| route.dst == dst && route.metric == 0) {
+            return Ok(RouteAdded::Exists);
+        }
+        routes.push(KernelRoute { dst, link: Some(link.index), metric: 0 });
+        Ok(RouteAdded::Added)
+    }
+
+    async fn routes(&self) -> Result<Vec<KernelRoute>, KernelError> {
+        Ok(self.lock().routes.clone())
+    }
+}
