@@ -99,7 +99,8 @@ fn open_tun(config: &Config, subnet: Subnet, mtu: u16) -> io::Result<SyncDevice>
     tun.set_nonblocking(true)?;
     let ip = |args: String| Tool::new("ip").words(&args).run().map_err(io::Error::other);
     ip(format!("addr add {}/32 dev flannel0", subnet.addr()))?;
-    ip(format!("route add {} dev flannel0", config.network))?;
+    // Stock leaves the scope at its default, universe; `ip` would choose link.
+    ip(format!("route add {} dev flannel0 scope global", config.network))?;
     Ok(tun)
 }
 

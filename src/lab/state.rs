@@ -70,12 +70,11 @@ impl LabState {
         fs::rename(&fresh, names.dir()).map_err(|source| {
             // Left over if this fails too, and harmless.
             drop(fs::remove_dir_all(&fresh));
-            match source.kind() {
-                io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists => {
-                    LabError::Exists { name: names.lab().to_owned() }
-                }
-                _ => LabError::Io { what: format!("create {}", names.dir().display()), source },
+            let taken = [io::ErrorKind::DirectoryNotEmpty, io::ErrorKind::AlreadyExists];
+            if taken.contains(&source.kind()) {
+                return LabError::Exists { name: names.lab().to_owned() };
             }
+            LabError::Io { what: format!("create {}", names.dir().display()), source }
         })
     }
 

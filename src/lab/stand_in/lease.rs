@@ -91,7 +91,7 @@ impl Leases {
         let subnet = own
             .or_else(|| previous.filter(|subnet| free(subnet)))
             .or_else(|| pick(config, free))
-            .ok_or_else(|| LabError::TooMany { what: "leases", most: leases.len() })?;
+            .ok_or(LabError::TooMany { what: "leases", most: leases.len() })?;
         let granted = self.ctl().words("lease grant 86400").run()?;
         let id = granted.split(' ').nth(1).unwrap_or_default();
         let key = format!("{SUBNETS}{}", subnet.to_string().replace('/', "-"));
