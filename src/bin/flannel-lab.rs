@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use twill::lab::daemon::Daemon;
 use twill::lab::demo::{self, Plan};
@@ -213,7 +213,11 @@ impl ShapeArgs {
         let mut daemons = BTreeMap::new();
         for choice in &self.flanneld {
             match choice.split_once('=') {
-                Some((node, path)) => drop(daemons.insert(node.to_owned(), named(&own, path)?)),
+                Some((node, path)) => {
+                    let known = (1..=self.nodes).any(|number| node == format!("n{number}"));
+                    ensure!(known, "--flanneld {choice}: nodes are n1 to n{}", self.nodes);
+                    daemons.insert(node.to_owned(), named(&own, path)?);
+                }
                 None => daemon = named(&own, choice)?,
             }
         }
