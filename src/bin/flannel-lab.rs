@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::fs;
+use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -144,7 +145,8 @@ fn main() -> ExitCode {
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("flannel-lab: {error:#}");
+            // With nobody listening the exit status still tells.
+            drop(writeln!(io::stderr(), "flannel-lab: {error:#}"));
             let interrupt = error.downcast_ref().is_some_and(LabError::is_interrupt);
             if interrupt { ExitCode::from(INTERRUPTED) } else { ExitCode::FAILURE }
         }
