@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 use socket2::{Domain, MsgHdr, SockAddr, Socket, Type};
 use tracing::{info, warn};
 
-use super::cmsg::Cmsg;
+use super::cmsg::SendControl;
 use super::offload::Offloads;
 use super::recv_batch::RecvBatch;
 use super::sys;
@@ -95,6 +95,7 @@ pub fn bind_group(
         let socket = new_socket(addr)?;
         socket.set_reuse_port(true).map_err(|source| UdpError::Socket { addr, source })?;
         grow_buffers(&socket);
+        report_overflows(&socket);
         let gro = offloads.gro && enable_gro(&socket, index == 0);
         let gso = offloads.gso && probe_gso(&socket, index == 0);
         bind(&socket, addr)?;
@@ -128,6 +129,14 @@ fn grow_buffers(socket: &Socket) {
         if let Err(error) = set(force).or_else(|_| set(plain)) {
             warn!(%error, "UDP socket keeps its default buffer size");
         }
+    }
+}
+
+/// Has the kernel tell how many datagrams it dropped for want of room.
+fn report_overflows(socket: &Socket) {
+    let (level, option) = (libc::SOL_SOCKET, libc::SO_RXQ_OVFL);
+    if let Err(error) = sys::sockopt::set_int(socket.as_fd(), level, option, 1) {
+        warn!(%error, "overflows of the UDP receive queue will not be counted");
     }
 }
 
@@ -166,8 +175,8 @@ impl UdpSocket for KernelUdp {
         match gso_size {
             None => self.socket.sendmsg(&message, libc::MSG_DONTWAIT)?,
             Some(gso_size) => {
-                let cmsg = Cmsg::udp_segment(gso_size);
-                self.socket.sendmsg(&message.with_control(&cmsg.0), libc::MSG_DONTWAIT)?
+                let control = SendControl::udp_segment(gso_size);
+                self.socket.sendmsg(&message.with_control(&control.0), libc::MSG_DONTWAIT)?
             }
         };
         Ok(())

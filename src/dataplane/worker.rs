@@ -81,6 +81,8 @@ pub struct Worker<T, U> {
     offloads: Offloads,
     /// The socket's send buffer is full: read nothing from the TUN until it drains.
     is_blocked: bool,
+    /// The socket's count of overflows, as last seen.
+    overflows: u32,
     icmp_limit: IcmpLimit,
     quote: Vec<u8>,
     stats: Arc<CachePadded<WorkerStats>>,
@@ -112,6 +114,7 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
             coalescer: Coalescer::new(offloads),
             offloads,
             is_blocked: false,
+            overflows: 0,
             icmp_limit: IcmpLimit::new(Instant::now()),
             quote: Vec::with_capacity(MAX_REPLY_LEN),
             stats,
@@ -226,6 +229,7 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
         for _ in 0..INGRESS_TURN {
             match self.udp.recv(&mut self.batch) {
                 Ok(num_buffers) => {
+                    self.count_overflows();
                     self.take_in(num_buffers, now);
                     self.write_out()?;
                     if num_buffers < MAX_BUFFERS {
@@ -243,6 +247,16 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
             }
         }
         Ok(Turn::MoreToDo)
+    }
+
+    /// Takes over the socket's own count of what it had no room for.
+    fn count_overflows(&mut self) {
+        if let Some(total) = self.batch.overflows()
+            && total != self.overflows
+        {
+            self.stats.queue_overflows.add(u64::from(total.wrapping_sub(self.overflows)));
+            self.overflows = total;
+        }
     }
 
     /// Checks every datagram of the batch and collects the sound ones for writing.
