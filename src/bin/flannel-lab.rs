@@ -166,6 +166,11 @@ fn run(task: Task) -> anyhow::Result<()> {
 
 fn demo(args: DemoArgs) -> anyhow::Result<()> {
     let plan = Plan { rounds: args.rounds, seconds: args.seconds };
+    let measurable = args.shape.nodes >= 2 && args.shape.pods >= 1;
+    ensure!(
+        measurable,
+        "a demo measures between two nodes: it needs --nodes 2 and --pods 1 or more"
+    );
     let mut lab = Lab::up(args.shape.spec(args.name)?)?;
     print(&demo::ping_matrix(&lab)?)?;
     let report = demo::measure(&mut lab, plan)?;
