@@ -1,10 +1,10 @@
 //! The host's rules: forwarded packets of the overlay may pass, and what leaves it is masqueraded.
 //!
-//! [`rules`] says what is wanted, [`iptables`] or [`nftables`] compares that with what there is and
+//! `rules` says what is wanted, `iptables` or `nftables` compares that with what there is and
 //! mends it in one transaction. All of it runs in a task of its own, beside the daemon's loop, and
 //! through the host's own tools, each for a bounded time: the overlay carries packets whether or
 //! not rules can be had. Nothing is removed at the end, so that a restart leaves no gap; that is
-//! for [`clean_up`]. See `docs/adr/0010-rules-as-text.md`.
+//! for [`clean_up`]. See `docs/adr/0005-rules-as-text.md`.
 
 mod blackhole;
 mod cleanup;

@@ -44,13 +44,13 @@ use self::backend::udp::{UdpBackend, UdpSetup};
 use self::config::{BackendConfig, wait_for_config};
 use self::flags::Config;
 use self::health::{Health, HealthError};
-use self::iface::IfaceError;
+use self::iface::{ExternalInterface, IfaceError};
 use self::node::{Node, notify};
 use self::preflight::PreflightError;
 use self::registry::etcd::{EtcdConfigError, EtcdRegistry};
 use self::renew::LeaseLost;
 use self::signals::{SignalError, StopSignals};
-use crate::routes::kernel::{self, KernelError};
+use crate::routes::kernel::{self, KernelError, Netlink};
 
 /// Why the daemon ended by itself.
 #[derive(Debug, thiserror::Error)]
@@ -120,23 +120,28 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
     })
 }
 
-/// Finds out what network this is and by which interface, then lives in it.
+/// Finds out by which interface this node joins and what network it is, then lives in it.
 async fn join(
     config: &Config,
     registry: &EtcdRegistry,
     health: &Health,
 ) -> Result<Infallible, DaemonError> {
-    // 4a. The subnet we had, and the network config: waited for, however long it takes.
+    // 4a. The external interface, if it was named: a wrong name is better noticed before a long
+    //     wait. The default route may still be to come, as etcd is, when the host is booting.
+    let (connection, net) = kernel::connect()?;
+    tokio::spawn(connection);
+    let is_named = !config.ifaces.is_empty() || config.public_ip.is_some();
+    let named = if is_named { Some(external_interface(config, &net).await?) } else { None };
+    // 4b. The subnet we had, and the network config: waited for, however long it takes.
     let previous = subnet_file::previous_subnet(&config.subnet_file);
     let shown = previous.map_or("None".to_owned(), |subnet| subnet.to_string());
     info!("Created subnet manager: Etcd Local Manager with Previous Subnet: {shown}");
     let network = wait_for_config(registry, config.backend).await;
     info!("Found network config - Backend type: {}", network.backend.backend_type());
-    // 4b. The external interface.
-    let (connection, net) = kernel::connect()?;
-    tokio::spawn(connection);
-    let host = iface::read(&net).await?;
-    let iface = iface::select(&host, &config.ifaces, config.public_ip)?;
+    let iface = match named {
+        Some(iface) => iface,
+        None => external_interface(config, &net).await?,
+    };
     // 4c. Lease, overlay device, workers; rules, subnet.env, READY=1 beside the loop.
     let backend = network.backend;
     let node = Node {
@@ -150,9 +155,25 @@ async fn join(
     };
     match backend {
         BackendConfig::Udp { port } => {
-            let (num_workers, offloads) = (config.num_workers, config.offloads);
-            let setup = UdpSetup { net, iface, network, port, num_workers, offloads };
+            let setup = UdpSetup {
+                net,
+                iface,
+                network,
+                port,
+                num_workers: config.num_workers,
+                offloads: config.offloads,
+                source_ports: config.source_ports,
+                threads: config.threads,
+            };
             node.live::<UdpBackend>(setup).await
         }
     }
+}
+
+async fn external_interface(
+    config: &Config,
+    net: &Netlink,
+) -> Result<ExternalInterface, DaemonError> {
+    let host = iface::read(net).await?;
+    Ok(iface::select(&host, &config.ifaces, config.public_ip)?)
 }

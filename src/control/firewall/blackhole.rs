@@ -65,10 +65,8 @@ async fn add(handle: &Handle, subnet: Subnet) -> Result<bool, KernelError> {
         Ok(()) => Ok(true),
         Err(error) => {
             let error = kernel::failed(format!("add route blackhole {subnet}"), error);
-            match error.source.kind() {
-                io::ErrorKind::AlreadyExists => Ok(false),
-                _ => Err(error),
-            }
+            let exists = error.source.kind() == io::ErrorKind::AlreadyExists;
+            if exists { Ok(false) } else { Err(error) }
         }
     }
 }

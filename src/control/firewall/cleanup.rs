@@ -17,6 +17,7 @@ use tokio::runtime::Builder;
 use super::command::CommandError;
 use super::iptables::{Iptables, OlderLayouts};
 use super::{blackhole, nftables};
+use crate::control::preflight::{self, PreflightError};
 use crate::control::subnet_file::{previous_network, previous_subnet};
 use crate::routes::kernel::{self, KernelError, Netlink};
 
@@ -29,6 +30,9 @@ pub enum CleanUpError {
         /// Of the running daemon.
         pid: u32,
     },
+    /// The network must not be changed.
+    #[error(transparent)]
+    Preflight(#[from] PreflightError),
     /// The async runtime did not start.
     #[error("start the async runtime")]
     Runtime(#[source] io::Error),
@@ -53,6 +57,7 @@ const IPTABLES: [&str; 6] = [
 /// # Errors
 /// [`CleanUpError`], at the end: one failure does not keep the rest from going.
 pub fn clean_up(subnet_file: &Path, removed: impl FnMut(&str)) -> Result<(), CleanUpError> {
+    preflight::check_net_admin()?;
     if let Some(pid) = running::other_flanneld() {
         return Err(CleanUpError::Running { pid });
     }

@@ -69,9 +69,13 @@ impl CommandError {
 /// Dropping the future kills the program.
 pub(super) async fn run(program: &str, args: &[&str], input: &str) -> Result<String, CommandError> {
     let program = program.to_owned();
-    let failed = |source: io::Error| match source.kind() {
-        io::ErrorKind::NotFound => CommandError::Missing { program: program.clone() },
-        _ => CommandError::Run { program: program.clone(), source },
+    let failed = |source: io::Error| {
+        let (program, is_missing) = (program.clone(), source.kind() == io::ErrorKind::NotFound);
+        if is_missing {
+            CommandError::Missing { program }
+        } else {
+            CommandError::Run { program, source }
+        }
     };
     let mut command = Command::new(&program);
     command.args(args).kill_on_drop(true);

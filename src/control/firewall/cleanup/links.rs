@@ -31,10 +31,11 @@ fn flannels(message: &LinkMessage) -> Option<Link> {
         if let LinkAttribute::IfName(text) = attribute {
             name = Some(text.clone());
         } else if let LinkAttribute::LinkInfo(infos) = attribute {
-            kind = infos.iter().find_map(|info| match info {
-                LinkInfo::Kind(kind) => Some(kind.clone()),
-                _ => None,
-            });
+            for info in infos {
+                if let LinkInfo::Kind(found) = info {
+                    kind = Some(found.clone());
+                }
+            }
         }
     }
     let (name, kind) = (name?, kind?);
@@ -47,12 +48,14 @@ fn flannels(message: &LinkMessage) -> Option<Link> {
 fn is_flannels(name: &str, kind: &InfoKind) -> bool {
     let is_number = |text: &str| text.parse::<u32>().is_ok();
     let numbered = |prefix: &str| name.strip_prefix(prefix).is_some_and(is_number);
-    match kind {
-        InfoKind::Tun => numbered("flannel"),
-        InfoKind::Vxlan => numbered("flannel.") || numbered("flannel-v6."),
-        InfoKind::IpIp => name == "flannel.ipip",
-        InfoKind::Wireguard => ["flannel-wg", "flannel-wg-v6"].contains(&name),
-        _ => false,
+    if *kind == InfoKind::Tun {
+        numbered("flannel")
+    } else if *kind == InfoKind::Vxlan {
+        numbered("flannel.") || numbered("flannel-v6.")
+    } else if *kind == InfoKind::IpIp {
+        name == "flannel.ipip"
+    } else {
+        *kind == InfoKind::Wireguard && ["flannel-wg", "flannel-wg-v6"].contains(&name)
     }
 }
 

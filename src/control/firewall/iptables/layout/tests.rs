@@ -25,9 +25,9 @@ const FOREIGN: &str =
 
 #[test]
 fn rules_are_stocks_to_the_byte() {
-    let forward = rules::forward(ranges()).iter().map(|rule| FORWARD.rule(rule)).collect();
-    assert_eq!(format!("-A FLANNEL-FWD {}\n", texts(&forward)[0]), FROM);
-    assert_eq!(format!("-A FLANNEL-FWD {}\n", texts(&forward)[1]), TO);
+    let forward = rules::forward(ranges());
+    let forward = forward.iter().map(|rule| format!("-A FLANNEL-FWD {}\n", FORWARD.rule(rule)));
+    assert_eq!(forward.collect::<Vec<_>>(), [FROM, TO]);
     assert_eq!(format!("-A FORWARD {}\n", FORWARD.jump()), JUMP);
     for (fully_random, end) in [(true, " --random-fully"), (false, "")] {
         let rules = rules::masquerade(ranges(), fully_random);
@@ -124,8 +124,4 @@ fn table(text: &str) -> SavedTable {
 fn ranges() -> Ranges {
     let [network, subnet] = ["10.1.0.0/16", "10.1.15.0/24"].map(|text| text.parse().unwrap());
     Ranges { network, subnet }
-}
-
-fn texts(rules: &Vec<String>) -> Vec<&str> {
-    rules.iter().map(String::as_str).collect()
 }
