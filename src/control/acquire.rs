@@ -1,5 +1,6 @@
 //! Gets this node its lease: the one it has, the one it had, or a new one.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::allocate;
@@ -22,9 +23,9 @@ pub enum AcquireError {
         /// `SubnetLen`.
         len: u8,
         /// `SubnetMin`.
-        min: std::net::Ipv4Addr,
+        min: Ipv4Addr,
         /// `SubnetMax`.
-        max: std::net::Ipv4Addr,
+        max: Ipv4Addr,
         /// How many entries there are, in that range or not.
         taken: usize,
     },
@@ -119,7 +120,8 @@ impl<R: Registry> Acquirer<'_, R> {
     async fn give_up(&self, own: &Lease) -> Result<Attempt, RegistryError> {
         if self.registry.delete(own).await? {
             tracing::info!(
-                "Found lease ({}) for current IP ({}) but not compatible with current config, deleted",
+                "Found lease ({}) for current IP ({}) but not compatible with current config, \
+                 deleted",
                 own.subnet,
                 self.attrs.public_ip,
             );
@@ -152,7 +154,8 @@ impl<R: Registry> Acquirer<'_, R> {
         if let Some(previous) = self.previous {
             if !self.config.accepts(previous) {
                 tracing::warn!(
-                    "Found previously leased subnet ({previous}) that is not compatible with current config, ignoring"
+                    "Found previously leased subnet ({previous}) that is not compatible with current \
+                     config, ignoring"
                 );
                 self.previous = None;
             } else if snapshot.taken().any(|taken| taken.overlaps(previous)) {

@@ -76,7 +76,10 @@ pub enum ConfigError {
     #[error("SubnetLen: {0} is longer than 30")]
     SubnetTooLong(u64),
     /// Fewer than four subnets.
-    #[error("SubnetLen: {len} leaves fewer than four subnets in {network}; take {min} or more", min = network.prefix_len() + 2)]
+    #[error(
+        "SubnetLen: {len} leaves fewer than four subnets in {network}; take {} or more",
+        .network.prefix_len() + 2
+    )]
     TooFewSubnets {
         /// What was asked for.
         len: u64,

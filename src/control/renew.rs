@@ -106,12 +106,15 @@ impl<'r, R: Registry> Keeper<'r, R> {
     }
 
     fn schedule(&mut self) {
-        self.renew_at = self.lease.expires.map(|expires| {
-            let remaining = expires.saturating_duration_since(Instant::now());
-            let pause = remaining.saturating_sub(self.margin).max(MIN_PAUSE);
-            tracing::info!("Waiting for {} to renew lease", time_text::duration(pause));
-            Instant::now() + pause
-        });
+        if self.lease.is_reservation() {
+            self.renew_at = None;
+            return;
+        }
+        let expires = self.lease.expires.unwrap_or_else(Instant::now);
+        let remaining = expires.saturating_duration_since(Instant::now());
+        let pause = remaining.saturating_sub(self.margin).max(MIN_PAUSE);
+        tracing::info!("Waiting for {} to renew lease", time_text::duration(pause));
+        self.renew_at = Some(Instant::now() + pause);
     }
 
     async fn renew(&mut self) -> Result<(), LeaseLost> {

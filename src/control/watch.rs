@@ -1,7 +1,7 @@
 //! Snapshots and changes become ordered [`LeaseEvent`]s.
 //!
-//! Two layers. [`Feed`] turns a registry, whose watches end, into one that never does: it resumes
-//! after the last change it saw, and lists anew when that history is gone. [`LeaseTable`] turns
+//! Two layers. `Feed` turns a registry, whose watches end, into one that never does: it resumes
+//! after the last change it saw, and lists anew when that history is gone. `LeaseTable` turns
 //! what it brings into the difference to what is known.
 
 mod feed;

@@ -1,1 +1,164 @@
+use std::collections::BTreeSet;
 
+use super::*;
+use crate::control::config::parse;
+use crate::control::registry::etcd::{EtcdConfig, EtcdRegistry};
+use crate::control::registry::memory::{Fault, MemoryRegistry};
+use crate::control::registry::test_etcd::EtcdServer;
+use crate::control::test_log::Logs;
+
+const OURS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+const THEIRS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+
+#[tokio::test(start_paused = true)]
+async fn lease_with_our_public_ip_is_reused_the_first_in_key_order() {
+    let logs = Logs::capture();
+    let registry = MemoryRegistry::new();
+    create(&registry, "10.1.7.0/24", OURS).await;
+    create(&registry, "10.1.50.0/24", OURS).await;
+    let lease = acquire(&registry, Some("10.1.3.0/24")).await.unwrap();
+    // "10.1.50.0-24" sorts before "10.1.7.0-24".
+    assert_eq!(lease.subnet, subnet("10.1.50.0/24"));
+    let line = "Found lease (ip: 10.1.50.0/24 ipv6: ::/0) for current IP (192.0.2.1), reusing";
+    assert_eq!(logs.count(line), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn reservation_is_reused_and_stays_one() {
+    let registry = MemoryRegistry::new();
+    registry.put("10.1.7.0-24", r#"{"PublicIP":"192.0.2.1"}"#);
+    let lease = acquire(&registry, None).await.unwrap();
+    assert!(lease.is_reservation());
+    registry.advance(Duration::from_secs(1_000_000));
+    assert_eq!(listed(&registry).await, ["10.1.7.0/24 192.0.2.1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn lease_of_ours_outside_the_config_is_deleted_and_replaced() {
+    let registry = MemoryRegistry::new();
+    create(&registry, "10.9.1.0/24", OURS).await;
+    create(&registry, "10.1.1.0/25", OURS).await;
+    registry.put("10.1.4.0-24&fd00::-56", r#"{"PublicIP":"192.0.2.1"}"#);
+    let lease = acquire(&registry, Some("10.1.3.0/24")).await.unwrap();
+    assert_eq!(lease.subnet, subnet("10.1.3.0/24"));
+    assert_eq!(listed(&registry).await, ["10.1.3.0/24 192.0.2.1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn previous_subnet_is_taken_when_free_and_valid_only() {
+    for (previous, taken, expected) in [
+        ("10.1.9.0/24", "10.1.8.0/24", true),
+        ("10.1.9.0/24", "10.1.9.0/24", false),
+        ("10.1.9.0/24", "10.1.8.0/23", false),
+        ("10.2.9.0/24", "10.1.8.0/24", false),
+        ("10.1.9.0/25", "10.1.8.0/24", false),
+    ] {
+        let registry = MemoryRegistry::new();
+        create(&registry, taken, THEIRS).await;
+        let lease = acquire(&registry, Some(previous)).await.unwrap();
+        assert_eq!(lease.subnet == subnet(previous), expected, "{previous} beside {taken}");
+        assert!(config().accepts(lease.subnet));
+        assert!(!lease.subnet.overlaps(subnet(taken)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn unreadable_entry_still_takes_its_subnet() {
+    let registry = MemoryRegistry::new();
+    let narrow = parse(r#"{"Network":"10.1.0.0/16","SubnetMax":"10.1.2.0"}"#, None).unwrap();
+    registry.put("10.1.1.0-24", "rubbish");
+    registry.put("rubbish", "rubbish");
+    let lease = acquire_lease(&registry, &narrow, &attrs(OURS), None).await.unwrap();
+    assert_eq!(lease.subnet, subnet("10.1.2.0/24"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn being_out_of_subnets_is_the_one_error() {
+    let registry = MemoryRegistry::new();
+    let narrow = parse(r#"{"Network":"10.1.0.0/16","SubnetMax":"10.1.1.0"}"#, None).unwrap();
+    create(&registry, "10.1.1.0/24", THEIRS).await;
+    let error = acquire_lease(&registry, &narrow, &attrs(OURS), None).await.unwrap_err();
+    assert!(error.to_string().starts_with("out of subnets: "), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn failing_registry_is_asked_again_and_complained_about_once_a_minute() {
+    let logs = Logs::capture();
+    let registry = MemoryRegistry::new();
+    registry.fail_next(20, Fault::NotAsked);
+    acquire(&registry, None).await.unwrap();
+    let minutes = 2; // 20 tries, up to 5 s apart
+    assert!((1..=minutes).contains(&logs.count("acquire lease: list leases: not asked")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn lost_answer_to_a_create_does_not_cost_a_second_subnet() {
+    let registry = MemoryRegistry::new();
+    let lost = [Fault::NotAsked, Fault::NotAnswered];
+    for fault in lost.into_iter().cycle().take(7) {
+        registry.fail_next(1, fault);
+    }
+    let lease = acquire(&registry, None).await.unwrap();
+    assert_eq!(listed(&registry).await, [format!("{} 192.0.2.1", lease.subnet)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn racing_nodes_get_a_subnet_each() {
+    let registry = MemoryRegistry::new();
+    race(&registry).await;
+}
+
+#[tokio::test]
+async fn nodes_racing_for_a_real_etcd_get_a_subnet_each() {
+    let server = EtcdServer::start().await;
+    let config = EtcdConfig {
+        endpoints: vec![server.url.clone()],
+        prefix: "/race".to_owned(),
+        ..EtcdConfig::default()
+    };
+    race(&EtcdRegistry::connect(&config).await.unwrap()).await;
+    let num = server.client().await.leases().await.unwrap().leases().len();
+    assert_eq!(num, usize::from(NUM_RACERS), "etcd leases of lost races are revoked");
+}
+
+const NUM_RACERS: u8 = 60;
+
+/// Every subnet is wanted: as many nodes as there are, all of which had the same one before.
+async fn race<R: Registry>(registry: &R) {
+    let text = format!(r#"{{"Network":"10.1.0.0/16","SubnetMax":"10.1.{NUM_RACERS}.0"}}"#);
+    let config = parse(&text, None).unwrap();
+    let nodes = (1..=NUM_RACERS).map(|i| {
+        let (config, attrs) = (&config, attrs(Ipv4Addr::new(192, 0, 2, i)));
+        async move { acquire_lease(registry, config, &attrs, Some(subnet("10.1.5.0/24"))).await }
+    });
+    let leases = futures_util::future::join_all(nodes);
+    let leases = tokio::time::timeout(Duration::from_secs(100), leases).await.unwrap();
+    let subnets: BTreeSet<Subnet> = leases.into_iter().map(|lease| lease.unwrap().subnet).collect();
+    assert_eq!(subnets.len(), usize::from(NUM_RACERS));
+}
+
+fn subnet(text: &str) -> Subnet {
+    text.parse().unwrap()
+}
+
+fn attrs(public_ip: Ipv4Addr) -> LeaseAttrs {
+    LeaseAttrs::udp(public_ip)
+}
+
+fn config() -> NetworkConfig {
+    parse(r#"{"Network":"10.1.0.0/16"}"#, None).unwrap()
+}
+
+async fn acquire(registry: &MemoryRegistry, previous: Option<&str>) -> Result<Lease, AcquireError> {
+    acquire_lease(registry, &config(), &attrs(OURS), previous.map(subnet)).await
+}
+
+async fn create(registry: &MemoryRegistry, text: &str, owner: Ipv4Addr) {
+    let write = registry.create(subnet(text), &attrs(owner)).await;
+    assert!(matches!(write, Ok(Write::Done(_))), "{write:?}");
+}
+
+async fn listed(registry: &MemoryRegistry) -> Vec<String> {
+    let snapshot = registry.list(&Scope::All).await.unwrap();
+    snapshot.leases().map(|lease| format!("{} {}", lease.subnet, lease.attrs)).collect()
+}

@@ -1,11 +1,14 @@
 //! A real etcd on loopback, for tests.
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use etcd_client::{Client, ConnectOptions};
 use tempfile::TempDir;
+
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A server with a data directory of its own. Ends with the value.
 pub(crate) struct EtcdServer {
@@ -17,12 +20,30 @@ pub(crate) struct EtcdServer {
 
 impl EtcdServer {
     pub(crate) async fn start() -> Self {
-        let (url, peer_url) = (free_url(), free_url());
-        let data = tempfile::tempdir().unwrap();
-        let process = spawn(&data, &url, &peer_url);
-        let mut server = Self { process, data, url, peer_url };
+        let mut server = Self::spawn("http", &[]);
         server.wait_until_ready().await;
         server
+    }
+
+    /// One that speaks TLS. Its certificate must be good for 127.0.0.1.
+    pub(crate) async fn start_with_tls(cert: &Path, key: &Path) -> Self {
+        let (cert, key) = (cert.display().to_string(), key.display().to_string());
+        let mut server = Self::spawn("https", &["--cert-file", &cert, "--key-file", &key]);
+        let addr = server.url.trim_start_matches("https://").to_owned();
+        let deadline = Instant::now() + START_TIMEOUT;
+        while TcpStream::connect(&addr).is_err() {
+            server.assert_starting(deadline);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        server
+    }
+
+    fn spawn(scheme: &str, args: &[&str]) -> Self {
+        let url = format!("{scheme}://{}", free_addr());
+        let peer_url = format!("http://{}", free_addr());
+        let data = tempfile::tempdir().unwrap();
+        let process = spawn(&data, &url, &peer_url, args);
+        Self { process, data, url, peer_url }
     }
 
     /// Ends the process at once, as a power failure does.
@@ -33,7 +54,7 @@ impl EtcdServer {
 
     /// Starts it again, with the same data at the same address.
     pub(crate) async fn restart(&mut self) {
-        self.process = spawn(&self.data, &self.url, &self.peer_url);
+        self.process = spawn(&self.data, &self.url, &self.peer_url, &[]);
         self.wait_until_ready().await;
     }
 
@@ -55,13 +76,17 @@ impl EtcdServer {
     }
 
     async fn wait_until_ready(&mut self) {
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + START_TIMEOUT;
         let mut client = self.client().await;
         while client.get("ready", None).await.is_err() {
-            assert!(Instant::now() < deadline, "etcd at {} did not start in time", self.url);
-            assert_eq!(self.process.try_wait().unwrap(), None, "etcd ended by itself");
+            self.assert_starting(deadline);
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+    }
+
+    fn assert_starting(&mut self, deadline: Instant) {
+        assert!(Instant::now() < deadline, "etcd at {} did not start in time", self.url);
+        assert_eq!(self.process.try_wait().unwrap(), None, "etcd ended by itself");
     }
 }
 
@@ -71,8 +96,9 @@ impl Drop for EtcdServer {
     }
 }
 
-fn spawn(data: &TempDir, url: &str, peer_url: &str) -> Child {
+fn spawn(data: &TempDir, url: &str, peer_url: &str, args: &[&str]) -> Child {
     Command::new("etcd")
+        .args(args)
         .args(["--name", "test", "--logger", "zap", "--log-outputs", "/dev/null"])
         .args(["--unsafe-no-fsync", "--initial-cluster", &format!("test={peer_url}")])
         .args(["--listen-client-urls", url, "--advertise-client-urls", url])
@@ -86,7 +112,6 @@ fn spawn(data: &TempDir, url: &str, peer_url: &str) -> Child {
         .expect("cannot run `etcd`: install etcd-server")
 }
 
-fn free_url() -> String {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    format!("http://{}", listener.local_addr().unwrap())
+fn free_addr() -> SocketAddr {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
 }

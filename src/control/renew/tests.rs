@@ -1,1 +1,252 @@
+use super::*;
+use crate::control::acquire::acquire_lease;
+use crate::control::config::{parse, wait_for_config};
+use crate::control::lease::LeaseAttrs;
+use crate::control::registry::etcd::{EtcdConfig, EtcdRegistry};
+use crate::control::registry::memory::{Fault, MemoryRegistry};
+use crate::control::registry::test_etcd::EtcdServer;
+use crate::control::registry::{LEASE_TTL, Revision};
+use crate::control::test_log::Logs;
+use crate::control::watch::follow_leases;
 
+const OURS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+const THEIRS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+const KEY: &str = "10.1.1.0-24";
+const MARGIN: Duration = Duration::from_secs(60 * 60);
+const HOUR: Duration = Duration::from_secs(60 * 60);
+
+#[tokio::test(start_paused = true)]
+async fn lease_is_renewed_an_hour_before_it_expires_and_lives_for_days() {
+    let logs = Logs::capture();
+    let registry = MemoryRegistry::new();
+    let lease = create(&registry).await;
+    let keep = keep_lease(&registry, &lease, MARGIN);
+    let lost = tokio::select! {
+        lost = keep => Some(lost),
+        () = pass(&registry, HOUR * 24 * 10) => None,
+    };
+    assert_eq!(lost, None);
+    assert_eq!(owner(&registry).await, Some(OURS));
+    assert_eq!(logs.count("Lease renewed, new expiration: "), 10, "every 23 hours");
+    assert_eq!(logs.count("Waiting for 23h0m0s to renew lease"), 11);
+}
+
+#[tokio::test(start_paused = true)]
+async fn deleted_lease_is_lost_at_once() {
+    let registry = MemoryRegistry::new();
+    let lease = create(&registry).await;
+    let operator = async {
+        tokio::time::sleep(HOUR).await;
+        registry.remove(KEY);
+    };
+    let lost = lost_after(&registry, &lease, operator, HOUR).await;
+    assert_eq!(lost.to_string(), "lease 10.1.1.0/24 of 192.0.2.1 was deleted before it expired");
+    assert_eq!(owner(&registry).await, None, "and not written again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn lease_taken_over_is_lost_at_once_and_names_both_owners() {
+    let registry = MemoryRegistry::new();
+    let lease = create(&registry).await;
+    let thief = async { registry.put(KEY, &LeaseAttrs::udp(THEIRS).to_json()) };
+    let lost = lost_after(&registry, &lease, thief, Duration::ZERO).await;
+    assert_eq!(lost.to_string(), "lease 10.1.1.0/24 of 192.0.2.1 now belongs to 192.0.2.2");
+    assert_eq!(owner(&registry).await, Some(THEIRS));
+}
+
+#[tokio::test(start_paused = true)]
+async fn lease_overwritten_with_rubbish_is_lost() {
+    let registry = MemoryRegistry::new();
+    let lease = create(&registry).await;
+    let lost =
+        lost_after(&registry, &lease, async { registry.put(KEY, "{") }, Duration::ZERO).await;
+    assert!(matches!(lost, LeaseLost::Overwritten { .. }), "{lost}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn loss_is_noticed_by_the_renewal_when_no_watch_can_tell() {
+    for thief in [Some(THEIRS), None] {
+        let registry = MemoryRegistry::new();
+        let lease = create(&registry).await;
+        registry.remove(KEY);
+        if let Some(thief) = thief {
+            registry.put(KEY, &LeaseAttrs::udp(thief).to_json());
+        }
+        let mut keeper = Keeper::new(&registry, lease, MARGIN);
+        assert!(keeper.renew().await.is_err());
+        assert_eq!(owner(&registry).await, thief);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn failing_renewals_go_on_for_as_long_as_the_lease_stands() {
+    let logs = Logs::capture();
+    let registry = MemoryRegistry::new();
+    let lease = create(&registry).await;
+    let mut keeper = Keeper::new(&registry, lease, MARGIN);
+    tokio::time::advance(HOUR * 23).await;
+    registry.fail_next(50, Fault::NotAsked);
+    let expires = keeper.lease.expires.unwrap();
+    while keeper.lease.expires == Some(expires) && Instant::now() < expires {
+        until(keeper.renew_at).await;
+        assert_eq!(keeper.renew().await, Ok(()));
+    }
+    let num = logs.count("renew lease: not asked; trying again, the lease holds for another ");
+    assert!((20..50).contains(&num), "at most once a minute: {num}");
+    assert_eq!(logs.count("Lease renewed"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn renewal_whose_answer_was_lost_is_our_own_write() {
+    let registry = MemoryRegistry::new();
+    let lease = create(&registry).await;
+    let mut keeper = Keeper::new(&registry, lease, MARGIN);
+    registry.fail_next(1, Fault::NotAnswered);
+    for _ in 0..3 {
+        assert_eq!(keeper.renew().await, Ok(()));
+    }
+    assert_eq!(Some(Ok(keeper.lease.entry.revision)), revision(&registry).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn lease_that_expired_during_an_outage_is_created_anew_if_free() {
+    for (thief, expected) in [(None, Ok(())), (Some(THEIRS), Err(THEIRS))] {
+        let registry = MemoryRegistry::new();
+        let lease = create(&registry).await;
+        let mut keeper = Keeper::new(&registry, lease, MARGIN);
+        tokio::time::advance(LEASE_TTL).await;
+        registry.advance(LEASE_TTL);
+        if let Some(thief) = thief {
+            registry.put(KEY, &LeaseAttrs::udp(thief).to_json());
+        }
+        let result = keeper.renew().await;
+        let new_owner = result.map_err(|lost| match lost {
+            LeaseLost::TakenOver { new_owner, .. } => new_owner,
+            LeaseLost::Deleted { .. } | LeaseLost::Overwritten { .. } => panic!("{lost}"),
+        });
+        assert_eq!(new_owner, expected);
+        assert_eq!(owner(&registry).await, Some(thief.unwrap_or(OURS)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn expiry_seen_by_the_watch_creates_the_lease_anew() {
+    let registry = MemoryRegistry::new();
+    let lease = create(&registry).await;
+    let lost = tokio::select! {
+        lost = keep_lease(&registry, &lease, MARGIN) => Some(lost),
+        () = async {
+            tokio::time::sleep(HOUR).await; // the watch stands
+            registry.fail_next(200, Fault::NotAsked);
+            tokio::time::sleep(LEASE_TTL - HOUR).await;
+            registry.advance(LEASE_TTL);
+            while owner(&registry).await.is_none() {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        } => None,
+    };
+    assert_eq!(lost, None);
+    assert_eq!(owner(&registry).await, Some(OURS));
+}
+
+#[tokio::test(start_paused = true)]
+async fn lease_made_a_reservation_needs_no_renewal_but_is_watched() {
+    let logs = Logs::capture();
+    let registry = MemoryRegistry::new();
+    let lease = create(&registry).await;
+    let operator = async {
+        registry.put(KEY, &LeaseAttrs::udp(OURS).to_json());
+        pass(&registry, LEASE_TTL * 3).await;
+        assert_eq!(owner(&registry).await, Some(OURS));
+        assert_eq!(logs.count("Lease renewed"), 0);
+        registry.remove(KEY);
+    };
+    let lost = lost_after(&registry, &lease, operator, LEASE_TTL * 3).await;
+    assert!(matches!(lost, LeaseLost::Deleted { .. }), "{lost}");
+}
+
+#[tokio::test]
+async fn real_etcd_keeps_the_same_etcd_lease_and_tells_of_the_loss() {
+    let server = EtcdServer::start().await;
+    let config = EtcdConfig {
+        endpoints: vec![server.url.clone()],
+        prefix: "/renew".to_owned(),
+        ..EtcdConfig::default()
+    };
+    let registry = EtcdRegistry::connect(&config).await.unwrap();
+    let lease = create(&registry).await;
+    let mut keeper = Keeper::new(&registry, lease.clone(), MARGIN);
+    assert_eq!(keeper.renew().await, Ok(()));
+    assert_eq!(keeper.lease.entry.ttl_lease, lease.entry.ttl_lease);
+    let mut client = server.client().await;
+    assert_eq!(client.leases().await.unwrap().leases().len(), 1);
+
+    let value = LeaseAttrs::udp(THEIRS).to_json();
+    let thief = async {
+        client.put(format!("/renew/subnets/{KEY}"), value, None).await.unwrap();
+    };
+    let lost = lost_after(&registry, &keeper.lease, thief, Duration::ZERO).await;
+    assert!(matches!(lost, LeaseLost::TakenOver { new_owner: THEIRS, .. }), "{lost}");
+}
+
+#[test]
+fn all_of_it_can_run_on_any_thread() {
+    fn assert_send(_: impl Send) {}
+    let registry = MemoryRegistry::new();
+    let config = parse(r#"{"Network":"10.1.0.0/16"}"#, None).unwrap();
+    let attrs = LeaseAttrs::udp(OURS);
+    assert_send(wait_for_config(&registry, None));
+    assert_send(acquire_lease(&registry, &config, &attrs, None));
+    assert_send(follow_leases(&registry, config.network, drop));
+    assert_send(async {
+        let lease = create(&registry).await;
+        keep_lease(&registry, &lease, MARGIN).await
+    });
+}
+
+/// What becomes of `lease` once `somebody` has acted; to be noticed within a minute of that.
+async fn lost_after<R: Registry>(
+    registry: &R,
+    lease: &Lease,
+    somebody: impl Future<Output = ()>,
+    acts_for: Duration,
+) -> LeaseLost {
+    let keep = keep_lease(registry, lease, MARGIN);
+    let keep = tokio::time::timeout(acts_for + Duration::from_secs(60), keep);
+    let (lost, ()) = tokio::join!(keep, somebody);
+    lost.expect("the loss is noticed in time")
+}
+
+/// Lets time pass, here and in the registry.
+async fn pass(registry: &MemoryRegistry, time: Duration) {
+    let step = Duration::from_secs(60);
+    let start = Instant::now();
+    while start.elapsed() < time {
+        tokio::time::sleep(step).await;
+        registry.advance(step);
+    }
+}
+
+async fn create<R: Registry>(registry: &R) -> Lease {
+    let subnet = "10.1.1.0/24".parse().unwrap();
+    match registry.create(subnet, &LeaseAttrs::udp(OURS)).await {
+        Ok(Write::Done(lease)) => lease,
+        refused => panic!("{refused:?}"),
+    }
+}
+
+/// Who holds the subnet; asks for as long as the registry fails.
+async fn owner(registry: &MemoryRegistry) -> Option<Ipv4Addr> {
+    let snapshot = loop {
+        match registry.list(&Scope::Key(KEY.to_owned())).await {
+            Ok(snapshot) => break snapshot,
+            Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
+        }
+    };
+    snapshot.leases().next().map(|lease| lease.attrs.public_ip)
+}
+
+async fn revision(registry: &MemoryRegistry) -> Option<Result<Revision, Malformed>> {
+    let snapshot = registry.list(&Scope::Key(KEY.to_owned())).await.unwrap();
+    snapshot.entries.into_iter().next().map(|read| read.map(|lease| lease.entry.revision))
+}

@@ -1,1 +1,257 @@
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::control::lease::{Lease, LeaseAttrs};
+use crate::control::registry::Write;
+use crate::control::registry::etcd::{EtcdConfig, EtcdRegistry};
+use crate::control::registry::memory::{Fault, MemoryRegistry};
+use crate::control::registry::test_etcd::EtcdServer;
+use crate::control::test_log::Logs;
+
+#[tokio::test(start_paused = true)]
+async fn first_call_carries_everything_be_it_nothing() {
+    let registry = Arc::new(MemoryRegistry::new());
+    let mut empty = Followed::new(Arc::clone(&registry));
+    empty.expect(&["|"]).await;
+    create(&*registry, 1).await;
+    create(&*registry, 2).await;
+    let mut full = Followed::new(registry);
+    full.expect(&["|", "+10.1.1.0/24 192.0.2.1", "+10.1.2.0/24 192.0.2.2"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn changes_arrive_in_order_and_renewals_are_none() {
+    let logs = Logs::capture();
+    let registry = Arc::new(MemoryRegistry::new());
+    let mut followed = Followed::new(Arc::clone(&registry));
+    followed.expect(&["|"]).await;
+    let lease = create(&*registry, 1).await;
+    assert!(matches!(registry.renew(&lease, &lease.attrs).await, Ok(Write::Done(_))));
+    registry.put("10.1.1.0-24", r#"{"PublicIP":"192.0.2.9"}"#);
+    registry.remove("10.1.1.0-24");
+    create(&*registry, 1).await;
+    let (added, moved) = ("+10.1.1.0/24 192.0.2.1", "+10.1.1.0/24 192.0.2.9");
+    followed.expect(&["|", added, moved, "-10.1.1.0/24", added]).await;
+    assert_eq!(logs.count("Subnet added: 10.1.1.0/24"), 3);
+    assert_eq!(logs.count("Subnet removed: 10.1.1.0/24"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn own_subnet_is_never_an_event() {
+    let registry = Arc::new(MemoryRegistry::new());
+    create(&*registry, 0).await;
+    let mut followed = Followed::new(Arc::clone(&registry));
+    followed.expect(&["|"]).await;
+    registry.remove("10.1.0.0-24");
+    create(&*registry, 0).await;
+    registry.compact();
+    registry.end_watches();
+    create(&*registry, 1).await;
+    followed.expect(&["|", "+10.1.1.0/24 192.0.2.1"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn poison_removes_nobody_and_is_complained_about_once() {
+    let logs = Logs::capture();
+    let registry = Arc::new(MemoryRegistry::new());
+    create(&*registry, 1).await;
+    registry.put("poison", "{}");
+    let mut followed = Followed::new(Arc::clone(&registry));
+    followed.expect(&["|", "+10.1.1.0/24 192.0.2.1"]).await;
+    registry.put("10.1.1.0-24", "poison");
+    registry.put("10.1.2.0-24", r#"{"PublicIP":null}"#);
+    create(&*registry, 3).await;
+    let mut expected = vec!["|", "+10.1.1.0/24 192.0.2.1", "+10.1.3.0/24 192.0.2.3"];
+    followed.expect(&expected).await;
+    registry.end_watches();
+    create(&*registry, 4).await;
+    registry.compact(); // so all of it is listed once more
+    expected.push("+10.1.4.0/24 192.0.2.4");
+    followed.expect(&expected).await;
+    registry.remove("poison");
+    registry.remove("10.1.1.0-24");
+    expected.push("-10.1.1.0/24");
+    followed.expect(&expected).await;
+    for line in [
+        "skipped entry poison: the key does not end in a subnet",
+        "skipped entry 10.1.1.0-24: the value is not a JSON object",
+        "skipped entry 10.1.2.0-24: PublicIP: null is not an IPv4 address",
+    ] {
+        assert_eq!(logs.count(line), 1, "{line}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_happened_during_an_outage_is_caught_up_with_or_without_history() {
+    for compacted in [false, true] {
+        let registry = Arc::new(MemoryRegistry::new());
+        for i in [1, 2, 3] {
+            create(&*registry, i).await;
+        }
+        let mut followed = Followed::new(Arc::clone(&registry));
+        let all =
+            ["|", "+10.1.1.0/24 192.0.2.1", "+10.1.2.0/24 192.0.2.2", "+10.1.3.0/24 192.0.2.3"];
+        followed.expect(&all).await;
+        registry.remove("10.1.1.0-24");
+        registry.put("10.1.2.0-24", r#"{"PublicIP":"192.0.2.9"}"#);
+        create(&*registry, 4).await;
+        registry.end_watches();
+        registry.fail_next(5, Fault::NotAsked);
+        if compacted {
+            registry.compact();
+        }
+        let missed = ["-10.1.1.0/24", "+10.1.2.0/24 192.0.2.9", "+10.1.4.0/24 192.0.2.4"];
+        followed.expect(&[&all[..], &missed].concat()).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_keys_of_one_subnet_are_one_route_until_both_are_gone() {
+    let registry = Arc::new(MemoryRegistry::new());
+    let mut followed = Followed::new(Arc::clone(&registry));
+    followed.expect(&["|"]).await;
+    registry.put("10.1.1.0-24", r#"{"PublicIP":"192.0.2.1"}"#);
+    registry.put("10.1.1.0-24&fd00::-56", r#"{"PublicIP":"192.0.2.2"}"#);
+    registry.remove("10.1.1.0-24&fd00::-56");
+    registry.remove("10.1.1.0-24");
+    let (first, second) = ("+10.1.1.0/24 192.0.2.1", "+10.1.1.0/24 192.0.2.2");
+    followed.expect(&["|", first, second, first, "-10.1.1.0/24"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn failing_registry_is_asked_at_a_bearable_rate_and_complained_about_once_a_minute() {
+    let logs = Logs::capture();
+    let registry = MemoryRegistry::new();
+    registry.fail_next(1000, Fault::NotAsked);
+    let mut feed = Feed::new(&registry, Scope::All);
+    let minutes = Duration::from_secs(600);
+    assert!(tokio::time::timeout(minutes, feed.next()).await.is_err(), "at most 2 tries in 5 s");
+    assert!((9..=11).contains(&logs.count("list leases: not asked; trying again")));
+}
+
+#[tokio::test]
+async fn etcd_killed_restarted_and_compacted_meanwhile_costs_no_event() {
+    let mut server = EtcdServer::start().await;
+    let registry = Arc::new(registry(&server).await);
+    create(&*registry, 1).await;
+    create(&*registry, 2).await;
+    let mut followed = Followed::new(Arc::clone(&registry));
+    let mut expected = vec!["|", "+10.1.1.0/24 192.0.2.1", "+10.1.2.0/24 192.0.2.2"];
+    followed.expect(&expected).await;
+
+    server.kill();
+    server.restart().await;
+    let mut client = server.client().await;
+    client.delete("/watch/subnets/10.1.1.0-24", None).await.unwrap();
+    expected.push("-10.1.1.0/24");
+    followed.expect(&expected).await;
+
+    server.kill();
+    server.restart().await;
+    let put = client.put("/watch/subnets/10.1.3.0-24", r#"{"PublicIP":"192.0.2.3"}"#, None).await;
+    let now = put.unwrap().header().unwrap().revision();
+    client.compact(now, None).await.unwrap();
+    expected.push("+10.1.3.0/24 192.0.2.3");
+    followed.expect(&expected).await;
+
+    // Another etcd altogether, whose revisions begin anew.
+    server.kill();
+    server.restart_empty().await;
+    expected.extend(["-10.1.2.0/24", "-10.1.3.0/24"]);
+    followed.expect(&expected).await;
+    create(&*registry, 5).await;
+    expected.push("+10.1.5.0/24 192.0.2.5");
+    followed.expect(&expected).await;
+}
+
+#[tokio::test]
+async fn etcd_watch_that_is_compacted_away_lists_anew() {
+    let server = EtcdServer::start().await;
+    let registry = registry(&server).await;
+    let first = create(&registry, 1).await;
+    let mut client = server.client().await;
+    client.delete("/watch/subnets/10.1.1.0-24", None).await.unwrap();
+    create(&registry, 2).await;
+    let last = create(&registry, 3).await;
+    client.compact(last.entry.revision.0, None).await.unwrap();
+    let mut feed = Feed::after(&registry, Scope::All, first.entry.revision);
+    let update = tokio::time::timeout(Duration::from_secs(20), feed.next()).await.unwrap();
+    let Update::Snapshot(snapshot) = update else { panic!("{update:?}") };
+    assert_eq!(snapshot.entries.len(), 2);
+    assert_eq!(snapshot.revision, last.entry.revision);
+}
+
+/// A follower in the background, and what it has been handed: `|` for the first call, then one
+/// text per event.
+struct Followed {
+    handed: Arc<Mutex<Vec<String>>>,
+    task: JoinHandle<()>,
+}
+
+impl Followed {
+    fn new<R: Registry + 'static>(registry: Arc<R>) -> Self {
+        let handed = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&handed);
+        let task = tokio::spawn(async move {
+            let own = "10.1.0.0/24".parse().unwrap();
+            follow_leases(&*registry, own, move |events| {
+                let mut handed = sink.lock().unwrap();
+                if handed.is_empty() {
+                    handed.push("|".to_owned());
+                } else {
+                    assert!(!events.is_empty(), "only the first call may be empty");
+                }
+                handed.extend(events.iter().map(text));
+            })
+            .await;
+        });
+        Self { handed, task }
+    }
+
+    /// Waits until as much has been handed over, and until it is exactly this.
+    async fn expect(&mut self, expected: &[&str]) {
+        let complete = async {
+            while self.handed.lock().unwrap().len() < expected.len() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let in_time = tokio::time::timeout(Duration::from_secs(60), complete).await.is_ok();
+        assert_eq!(*self.handed.lock().unwrap(), expected, "in time: {in_time}");
+    }
+}
+
+impl Drop for Followed {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn text(event: &LeaseEvent) -> String {
+    match event {
+        LeaseEvent::Added(lease) => format!("+{} {}", lease.subnet, lease.attrs),
+        LeaseEvent::Removed(subnet) => format!("-{subnet}"),
+    }
+}
+
+async fn registry(server: &EtcdServer) -> EtcdRegistry {
+    let config = EtcdConfig {
+        endpoints: vec![server.url.clone()],
+        prefix: "/watch".to_owned(),
+        ..EtcdConfig::default()
+    };
+    EtcdRegistry::connect(&config).await.unwrap()
+}
+
+/// Leases `10.1.<i>.0/24` to `192.0.2.<i>`.
+async fn create(registry: &impl Registry, i: u8) -> Lease {
+    let subnet = format!("10.1.{i}.0/24").parse().unwrap();
+    let attrs = LeaseAttrs::udp(Ipv4Addr::new(192, 0, 2, i));
+    match registry.create(subnet, &attrs).await {
+        Ok(Write::Done(lease)) => lease,
+        refused => panic!("{refused:?}"),
+    }
+}

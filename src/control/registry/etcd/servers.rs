@@ -3,6 +3,7 @@
 use std::error::Error as _;
 use std::future::Future;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use etcd_client::{Client, ConnectOptions, Error};
@@ -48,8 +49,16 @@ pub(super) struct Servers {
 
 struct Server {
     url: String,
+    options: ConnectOptions,
+    session: Mutex<Session>,
+}
+
+/// A connection, made and made again as needed by the client, and whether we have said there who
+/// we are.
+#[derive(Clone)]
+struct Session {
     client: Client,
-    signed_in: OnceCell<()>,
+    signed_in: Arc<OnceCell<()>>,
 }
 
 impl Servers {
@@ -82,13 +91,13 @@ impl Servers {
         let mut servers = Vec::new();
         for url in urls {
             let options = if url.starts_with("https:") { &options } else { &plain };
-            // Without a user this only prepares: `sign_in` is the first to send anything.
-            let client = Client::connect([&url], Some(options.clone())).await;
-            let client = client.map_err(|error| EtcdConfigError::Connection {
+            let session = Session::prepare(&url, options).await;
+            let session = session.map_err(|error| EtcdConfigError::Connection {
                 endpoint: url.clone(),
                 reason: describe(&error),
             })?;
-            servers.push(Server { url, client, signed_in: OnceCell::new() });
+            let (options, session) = (options.clone(), Mutex::new(session));
+            servers.push(Server { url, options, session });
         }
         Ok(Self { servers, current: AtomicUsize::new(0), user, timings })
     }
@@ -111,9 +120,10 @@ impl Servers {
         for turn in 0..self.servers.len() {
             let index = (start + turn) % self.servers.len();
             let server = &self.servers[index];
+            let session = server.session();
             let asked = async {
-                self.sign_in(server).await?;
-                rpc(server.client.clone()).await
+                self.sign_in(server, &session).await?;
+                rpc(session.client.clone()).await
             };
             let reason = match tokio::time::timeout(self.timings.call, asked).await {
                 Ok(Ok(answer)) => {
@@ -125,7 +135,10 @@ impl Servers {
                     return Err(RegistryError::Call { operation, reason });
                 }
                 Ok(Err(error)) => describe(&error),
-                Err(_) => format!("no answer within {:?}", self.timings.call),
+                Err(_) => {
+                    server.abandon_session().await;
+                    format!("no answer within {:?}", self.timings.call)
+                }
             };
             reasons[index] = format!("{}: {reason}", server.url);
         }
@@ -133,12 +146,12 @@ impl Servers {
     }
 
     /// Shows name and password, once per server; its client keeps the token fresh from there on.
-    async fn sign_in(&self, server: &Server) -> Result<(), Error> {
+    async fn sign_in(&self, server: &Server, session: &Session) -> Result<(), Error> {
         let Some(user) = &self.user else {
             return Ok(());
         };
         let sign_in = || async {
-            match server.client.clone().update_user(Some(user.clone())).await {
+            match session.client.clone().update_user(Some(user.clone())).await {
                 // As etcd's own client: a server without authentication takes everybody.
                 Err(Error::GRpcStatus(status)) if status.message().contains("not enabled") => {
                     tracing::warn!(
@@ -150,7 +163,7 @@ impl Servers {
                 result => result,
             }
         };
-        server.signed_in.get_or_try_init(sign_in).await.copied()
+        session.signed_in.get_or_try_init(sign_in).await.copied()
     }
 
     /// Has `client` ask for a new token: a watch shows the token it has, however old.
@@ -158,6 +171,28 @@ impl Servers {
         match self.user {
             Some(_) => client.refresh_token().await,
             None => Ok(()),
+        }
+    }
+}
+
+impl Session {
+    /// Sends nothing: without a user, the client connects when it is first used.
+    async fn prepare(url: &str, options: &ConnectOptions) -> Result<Self, Error> {
+        let client = Client::connect([url], Some(options.clone())).await?;
+        Ok(Self { client, signed_in: Arc::default() })
+    }
+}
+
+impl Server {
+    fn session(&self) -> Session {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Has the next call make a new connection. One on which a call got no answer may be dead
+    /// without anybody having said so, and pings look after connections with a watch only.
+    async fn abandon_session(&self) {
+        if let Ok(session) = Session::prepare(&self.url, &self.options).await {
+            *self.session.lock().unwrap_or_else(PoisonError::into_inner) = session;
         }
     }
 }
@@ -187,11 +222,12 @@ fn is_final(error: &Error) -> bool {
 
 /// An error with its causes, which `Error` itself keeps to itself.
 pub(super) fn describe(error: &Error) -> String {
-    let (mut text, mut source) = match error {
-        Error::GRpcStatus(status) => (status.message().to_owned(), status.source()),
-        Error::TransportError(error) => (error.to_string(), error.source()),
-        error => (error.to_string(), None),
-    };
+    let (mut text, mut source) = (error.to_string(), None);
+    if let Error::GRpcStatus(status) = error {
+        (text, source) = (status.message().to_owned(), status.source());
+    } else if let Error::TransportError(error) = error {
+        source = error.source();
+    }
     while let Some(cause) = source {
         let cause_text = cause.to_string();
         if !text.contains(&cause_text) {

@@ -1,3 +1,10 @@
+use std::future::pending;
+use std::path::Path;
+use std::process::Command;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
 use super::*;
 use crate::control::registry::LeaseWatch;
 use crate::control::registry::conformance::{self, Rig};
@@ -115,6 +122,42 @@ async fn dead_and_silent_endpoints_among_living_ones_are_passed_over() {
 }
 
 #[tokio::test]
+async fn connection_that_fell_silent_is_not_used_again() {
+    let server = EtcdServer::start().await;
+    let (url, frozen) = proxy(server.url.trim_start_matches("http://").to_owned()).await;
+    let registry = registry(&[&url]).await;
+    assert_eq!(registry.config().await, Ok(None));
+    frozen.send_replace(1); // the connections made so far, as when a router forgets them
+    let error = registry.config().await.unwrap_err().to_string();
+    assert!(error.ends_with("no answer within 2s"), "{error}");
+    assert_eq!(registry.config().await, Ok(None));
+}
+
+/// A TCP proxy that carries nothing more on the first so many connections.
+async fn proxy(to: String) -> (String, watch::Sender<usize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (sender, num_frozen) = watch::channel(0);
+    tokio::spawn(async move {
+        for number in 0.. {
+            let (mut inner, _) = listener.accept().await.unwrap();
+            let mut outer = TcpStream::connect(&to).await.unwrap();
+            let mut num_frozen = num_frozen.clone();
+            tokio::spawn(async move {
+                let is_frozen = tokio::select! {
+                    _ = tokio::io::copy_bidirectional(&mut inner, &mut outer) => false,
+                    frozen = num_frozen.wait_for(|&num| number < num) => frozen.is_ok(),
+                };
+                if is_frozen {
+                    pending().await // holds both ends open
+                }
+            });
+        }
+    });
+    (url, sender)
+}
+
+#[tokio::test]
 async fn no_endpoint_that_answers_is_an_error_that_names_each() {
     let registry = registry(&["http://127.0.0.1:1", "http://127.0.0.1:2"]).await;
     let error = registry.config().await.unwrap_err().to_string();
@@ -179,6 +222,30 @@ async fn user_is_shown_to_etcd_and_refused_without_the_password() {
     let error = stranger.config().await.unwrap_err().to_string();
     assert!(error.contains("invalid user ID or password"), "{error}");
     assert!(!error.contains("wr0ng"), "{error}");
+}
+
+#[tokio::test]
+async fn ca_file_alone_is_enough_for_tls() {
+    let dir = tempfile::tempdir().unwrap();
+    let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+    let made = Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"])
+        .args(["-days", "2", "-subj", "/CN=etcd", "-addext", "subjectAltName=IP:127.0.0.1"])
+        .args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout"])
+        .args([&key, Path::new("-out"), &cert])
+        .output()
+        .expect("cannot run `openssl`: install openssl");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let server = EtcdServer::start_with_tls(&cert, &key).await;
+
+    let mut config = config(&[&server.url]);
+    let stranger = EtcdRegistry::with_timings(&config, FAST).await.unwrap();
+    let error = stranger.config().await.unwrap_err().to_string();
+    assert!(error.contains("certificate"), "{error}");
+
+    config.ca_file = Some(cert);
+    let registry = EtcdRegistry::with_timings(&config, FAST).await.unwrap();
+    assert_eq!(registry.config().await, Ok(None));
 }
 
 /// Short enough for tests, long enough for a busy machine.
