@@ -18,3 +18,4 @@ mod leases;
 mod restart;
 mod config;
 mod stock;
+mod systemd;
