@@ -15,22 +15,27 @@ help: ## list these targets
 
 setup: ## install what building and testing need, as far as it is missing
 	@missing=; \
-	command -v dpkg-query >/dev/null || { \
-	    echo "make setup knows Debian only; install the like of: $(PACKAGES)" >&2; \
-	    command -v etcd >/dev/null && command -v iperf3 >/dev/null && exit 0; exit 1; }; \
-	for package in $(PACKAGES); do \
-	    dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q '^install ok installed' || \
-	    missing="$$missing $$package"; \
-	done; \
+	if command -v dpkg-query >/dev/null; then \
+	    for package in $(PACKAGES); do \
+	        dpkg-query -W -f '$${Status}' $$package 2>/dev/null \
+	            | grep -q '^install ok installed' || missing="$$missing $$package"; \
+	    done; \
+	elif ! { command -v etcd && command -v iperf3 && command -v protoc; } >/dev/null; then \
+	    echo "make setup: this is no Debian; install the like of: $(PACKAGES)" >&2; exit 1; \
+	fi; \
+	if [ -n "$$missing" ]; then \
+	    if [ "$$(id -u)" != 0 ]; then \
+	        echo "make setup: run 'sudo make setup', or 'apt-get install$$missing' as root" >&2; \
+	        exit 1; \
+	    fi; \
+	    echo "make setup: installing$$missing"; \
+	    apt-get -qq update && DEBIAN_FRONTEND=noninteractive \
+	        apt-get -qq -y --no-install-recommends install $$missing >/dev/null || exit 1; \
+	fi; \
 	command -v $(CARGO) >/dev/null || { \
-	    echo "make setup: cargo is missing; install a Rust toolchain from https://rustup.rs" >&2; exit 1; }; \
-	[ -z "$$missing" ] && exit 0; \
-	[ "$$(id -u)" = 0 ] || { \
-	    echo "make setup: run 'sudo apt-get install$$missing'" >&2; exit 1; }; \
-	echo "installing$$missing"; \
-	apt-get -qq update && \
-	DEBIAN_FRONTEND=noninteractive \
-	    apt-get -qq -y --no-install-recommends install $$missing >/dev/null
+	    echo "make setup: cargo is missing; get a Rust toolchain from https://rustup.rs" >&2; \
+	    exit 1; \
+	}
 
 build: setup ## build both binaries for release
 	$(CARGO) build --release

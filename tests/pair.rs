@@ -188,7 +188,7 @@ fn ttl_that_ends_at_ingress_is_answered_through_the_underlay() {
     assert_eq!(right.dropped(DropReason::TtlExpired), (0, 2));
     let replies: Vec<_> = right.underlay.sent.try_iter().collect();
     assert_eq!(replies.len(), 2);
-    assert_eq!(replies[0].to, "192.0.2.15:8285".parse().unwrap());
+    assert_eq!(replies[0].path.to, "192.0.2.15:8285".parse().unwrap());
     let inner = classify::inner(&replies[0].bytes).unwrap();
     assert_eq!((inner.src, inner.dst), ([10, 1, 16, 0].into(), [10, 1, 15, 2].into()));
     assert_eq!(replies[0].bytes[20..22], [11, 0]);
@@ -310,5 +310,5 @@ fn published_table_routes_the_next_turn() {
     left.routes.publish(RouteTable::build("10.1.0.0/16".parse().unwrap(), 24, [route]));
     left.send(VnetHdr::default(), &PacketBuilder::udp("10.1.15.2:1", "10.1.16.2:2").build());
     left.run();
-    assert_eq!(left.underlay.sent.try_recv().unwrap().to, next_hop.addr);
+    assert_eq!(left.underlay.sent.try_recv().unwrap().path.to, next_hop.addr);
 }

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::fs;
+use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use twill::lab::daemon::Daemon;
 use twill::lab::demo::{self, Plan};
@@ -144,7 +145,8 @@ fn main() -> ExitCode {
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("flannel-lab: {error:#}");
+            // With nobody listening the exit status still tells.
+            drop(writeln!(io::stderr(), "flannel-lab: {error:#}"));
             let interrupt = error.downcast_ref().is_some_and(LabError::is_interrupt);
             if interrupt { ExitCode::from(INTERRUPTED) } else { ExitCode::FAILURE }
         }
@@ -164,6 +166,11 @@ fn run(task: Task) -> anyhow::Result<()> {
 
 fn demo(args: DemoArgs) -> anyhow::Result<()> {
     let plan = Plan { rounds: args.rounds, seconds: args.seconds };
+    let measurable = args.shape.nodes >= 2 && args.shape.pods >= 1;
+    ensure!(
+        measurable,
+        "a demo measures between two nodes: it needs --nodes 2 and --pods 1 or more"
+    );
     let mut lab = Lab::up(args.shape.spec(args.name)?)?;
     print(&demo::ping_matrix(&lab)?)?;
     let report = demo::measure(&mut lab, plan)?;
@@ -213,7 +220,11 @@ impl ShapeArgs {
         let mut daemons = BTreeMap::new();
         for choice in &self.flanneld {
             match choice.split_once('=') {
-                Some((node, path)) => drop(daemons.insert(node.to_owned(), named(&own, path)?)),
+                Some((node, path)) => {
+                    let known = (1..=self.nodes).any(|number| node == format!("n{number}"));
+                    ensure!(known, "--flanneld {choice}: nodes are n1 to n{}", self.nodes);
+                    daemons.insert(node.to_owned(), named(&own, path)?);
+                }
                 None => daemon = named(&own, choice)?,
             }
         }

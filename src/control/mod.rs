@@ -156,8 +156,16 @@ async fn join(
     };
     match backend {
         BackendConfig::Udp { port } => {
-            let (num_workers, offloads) = (config.num_workers, config.offloads);
-            let setup = UdpSetup { net, iface, network, port, num_workers, offloads };
+            let setup = UdpSetup {
+                net,
+                iface,
+                network,
+                port,
+                num_workers: config.num_workers,
+                offloads: config.offloads,
+                source_ports: config.source_ports,
+                threads: config.threads,
+            };
             node.live::<UdpBackend>(setup).await
         }
     }

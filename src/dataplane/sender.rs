@@ -146,7 +146,7 @@ fn send_datagrams(
     let mut slices = [IoSlice::new(&[]); MAX_PIECES];
     let pieces = run.gather(range, arena, &mut slices);
     loop {
-        match socket.send(run.to, gso_size, pieces) {
+        match socket.send(run.path, gso_size, pieces) {
             Ok(()) => return Ok(pieces.iter().map(|piece| piece.len()).sum()),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),

@@ -73,6 +73,8 @@ pub struct WorkerStats {
     pub icmp_limited: Counter,
     /// Turns that stopped at their limit with more to do.
     pub turns_cut: Counter,
+    /// Datagrams the kernel dropped before we could receive them: our queue was full.
+    pub queue_overflows: Counter,
     /// Receive calls that failed for another reason than that nothing was there.
     pub socket_errors: Counter,
     /// Sleeps: times the worker found nothing to do.
@@ -106,6 +108,7 @@ impl WorkerStats {
             icmp_sent: self.icmp_sent.value(),
             icmp_limited: self.icmp_limited.value(),
             turns_cut: self.turns_cut.value(),
+            queue_overflows: self.queue_overflows.value(),
             socket_errors: self.socket_errors.value(),
             polls: self.polls.value(),
         }
@@ -130,6 +133,7 @@ pub struct WorkerSnapshot {
     pub icmp_sent: u64,
     pub icmp_limited: u64,
     pub turns_cut: u64,
+    pub queue_overflows: u64,
     pub socket_errors: u64,
     pub polls: u64,
 }

@@ -14,7 +14,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_utils::CachePadded;
 use mio::unix::SourceFd;
@@ -28,6 +28,7 @@ use super::encap::Encap;
 use super::icmp::{IcmpError, IcmpLimit, MAX_REPLY_LEN};
 use super::offload::Offloads;
 use super::recv_batch::{MAX_BUFFERS, RecvBatch};
+use super::send_queue::Path;
 use super::sender::Sender;
 use super::stats::WorkerStats;
 use super::tun::TunQueue;
@@ -46,11 +47,13 @@ const UDP: Token = Token(1);
 pub(super) const WAKE: Token = Token(2);
 
 /// What a turn left behind.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Turn {
-    /// Nothing more is ready: sleep.
+    /// Nothing was ready.
+    Idle,
+    /// Everything that was ready is done.
     Done,
-    /// The turn's limit came first: take another turn.
+    /// The turn's limit came first.
     MoreToDo,
 }
 
@@ -81,6 +84,8 @@ pub struct Worker<T, U> {
     offloads: Offloads,
     /// The socket's send buffer is full: read nothing from the TUN until it drains.
     is_blocked: bool,
+    /// The socket's count of overflows, as last seen.
+    overflows: u32,
     icmp_limit: IcmpLimit,
     quote: Vec<u8>,
     stats: Arc<CachePadded<WorkerStats>>,
@@ -112,6 +117,7 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
             coalescer: Coalescer::new(offloads),
             offloads,
             is_blocked: false,
+            overflows: 0,
             icmp_limit: IcmpLimit::new(Instant::now()),
             quote: Vec::with_capacity(MAX_REPLY_LEN),
             stats,
@@ -129,20 +135,18 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
     /// [`Lost`] when the TUN device is gone.
     pub fn turn(&mut self, now: Instant) -> Result<Turn, Lost> {
         self.routes.refresh();
-        let egress = self.egress(now)?;
-        let ingress = self.ingress(now)?;
-        if egress == Turn::MoreToDo || ingress == Turn::MoreToDo {
+        let turn = self.egress(now)?.max(self.ingress(now)?);
+        if turn == Turn::MoreToDo {
             self.stats.turns_cut.add(1);
-            return Ok(Turn::MoreToDo);
         }
-        Ok(Turn::Done)
+        Ok(turn)
     }
 
     fn egress(&mut self, now: Instant) -> Result<Turn, Lost> {
         if self.is_blocked && !self.send_pending() {
-            return Ok(Turn::Done);
+            return Ok(Turn::Idle);
         }
-        for _ in 0..EGRESS_TURN {
+        for num_read in 0..EGRESS_TURN {
             let Some(room) = self.encap.room() else {
                 if self.send_pending() {
                     continue;
@@ -157,7 +161,7 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
                 Err(error) if is_gone(&error) => return Err(lost_tun(error)),
                 Err(_) => {
                     self.send_pending();
-                    return Ok(Turn::Done);
+                    return Ok(if num_read == 0 { Turn::Idle } else { Turn::Done });
                 }
             }
         }
@@ -223,9 +227,10 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
     }
 
     fn ingress(&mut self, now: Instant) -> Result<Turn, Lost> {
-        for _ in 0..INGRESS_TURN {
+        for num_calls in 0..INGRESS_TURN {
             match self.udp.recv(&mut self.batch) {
                 Ok(num_buffers) => {
+                    self.count_overflows();
                     self.take_in(num_buffers, now);
                     self.write_out()?;
                     if num_buffers < MAX_BUFFERS {
@@ -238,11 +243,21 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
                     if error.kind() != io::ErrorKind::WouldBlock {
                         self.stats.socket_errors.add(1);
                     }
-                    return Ok(Turn::Done);
+                    return Ok(if num_calls == 0 { Turn::Idle } else { Turn::Done });
                 }
             }
         }
         Ok(Turn::MoreToDo)
+    }
+
+    /// Takes over the socket's own count of what it had no room for.
+    fn count_overflows(&mut self) {
+        if let Some(total) = self.batch.overflows()
+            && total != self.overflows
+        {
+            self.stats.queue_overflows.add(u64::from(total.wrapping_sub(self.overflows)));
+            self.overflows = total;
+        }
     }
 
     /// Checks every datagram of the batch and collects the sound ones for writing.
@@ -284,7 +299,7 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
         let Some(len) = error.reply(&offender, packet, self.tun_addr, &mut reply) else { return };
         if self.may_send_icmp(now) {
             // An ICMP error is a courtesy: one that the socket does not take is not retried.
-            drop(self.udp.send(next_hop.addr, None, &[IoSlice::new(&reply[..len])]));
+            drop(self.udp.send(Path::shared(next_hop.addr), None, &[IoSlice::new(&reply[..len])]));
         }
     }
 
@@ -349,20 +364,33 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
 }
 
 impl<T: TunQueue + AsRawFd, U: UdpSocket + AsRawFd> Worker<T, U> {
-    /// Takes turns until `stop` is set and the worker is woken through [`WAKE`].
+    /// Takes turns until `stop` is set and the worker is woken through [`WAKE`]. Finding nothing to
+    /// do, it looks again for `busy_poll` before it sleeps.
     ///
     /// # Errors
     /// [`Lost`] when the TUN device is gone, or the kernel refuses to poll.
-    pub(super) fn run(mut self, mut poll: Poll, stop: &AtomicBool) -> Result<(), Lost> {
-        let lost_poll = |source| Lost { what: "poll", source };
+    pub(super) fn run(
+        mut self,
+        mut poll: Poll,
+        stop: &AtomicBool,
+        busy_poll: Duration,
+    ) -> Result<(), Lost> {
         let (tun, udp) = (self.tun.as_raw_fd(), self.udp.as_raw_fd());
         let registry = poll.registry();
         registry.register(&mut SourceFd(&tun), TUN, Interest::READABLE).map_err(lost_poll)?;
         registry.register(&mut SourceFd(&udp), UDP, Interest::READABLE).map_err(lost_poll)?;
         let mut watches_writable = false;
         let mut events = Events::with_capacity(4);
+        let mut last_active = Instant::now();
         while !stop.load(Ordering::Relaxed) {
-            if self.turn(Instant::now())? == Turn::MoreToDo {
+            let now = Instant::now();
+            match self.turn(now)? {
+                Turn::MoreToDo => continue,
+                Turn::Done => last_active = now,
+                Turn::Idle => {}
+            }
+            if now.duration_since(last_active) < busy_poll && !self.is_blocked {
+                std::hint::spin_loop();
                 continue;
             }
             // Asked for only while blocked: the kernel would report every datagram that leaves.
@@ -381,7 +409,7 @@ impl<T: TunQueue + AsRawFd, U: UdpSocket + AsRawFd> Worker<T, U> {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => {
                     return Err(lost_poll(error));
                 }
-                Ok(()) | Err(_) => {}
+                Ok(()) | Err(_) => last_active = Instant::now(),
             }
         }
         Ok(())
@@ -392,6 +420,10 @@ impl<T: TunQueue + AsRawFd, U: UdpSocket + AsRawFd> Worker<T, U> {
 /// `tun_chr_write_iter` in drivers/net/tun.c say EBADFD then.
 fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EBADFD | libc::EBADF | libc::ENODEV | libc::EFAULT))
+}
+
+const fn lost_poll(source: io::Error) -> Lost {
+    Lost { what: "poll", source }
 }
 
 const fn lost_tun(source: io::Error) -> Lost {

@@ -11,7 +11,7 @@ use super::netns::Netns;
 use super::node::Node;
 use super::pods::Pod;
 use super::process::Process;
-use super::progress::step;
+use super::progress::{complain, step};
 use super::state::{self, LabState, NodeState};
 use super::teardown;
 use super::tools;
@@ -264,7 +264,7 @@ impl Drop for Lab {
         // A failing test shows what its daemons said; their logs are about to go.
         if thread::panicking() {
             for node in &self.nodes {
-                step(&format!("{} logged last:\n{}", node.name(), node.log_tail(20)));
+                complain(&format!("{} logged last:\n{}", node.name(), node.log_tail(20)));
             }
         }
     }
@@ -275,7 +275,7 @@ impl Drop for Cleanup {
         if self.armed
             && let Err(error) = teardown::remove(&self.names)
         {
-            step(&error.to_string());
+            complain(&error.to_string());
         }
     }
 }
@@ -286,7 +286,7 @@ fn remove_orphans() {
         if LabState::load(&names).is_ok_and(|state| state.is_orphan()) {
             step(&format!("removing lab {}, which its owner left behind", names.lab()));
             if let Err(error) = teardown::remove(&names) {
-                step(&error.to_string());
+                complain(&error.to_string());
             }
         }
     }

@@ -2,14 +2,28 @@
 
 use std::io::{self, Write};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use super::LabError;
 
 static START: OnceLock<Instant> = OnceLock::new();
+static MUTED: AtomicBool = AtomicBool::new(false);
 
 /// Says what is done now, with the seconds since the first such line.
 pub fn step(what: &str) {
+    if !MUTED.load(Ordering::Relaxed) {
+        complain(what);
+    }
+}
+
+/// From now on steps are no longer told, complaints still are: for tests.
+pub fn mute() {
+    MUTED.store(true, Ordering::Relaxed);
+}
+
+/// Says what went wrong where nobody can be given an error.
+pub(super) fn complain(what: &str) {
     let elapsed = START.get_or_init(Instant::now).elapsed().as_secs_f64();
     // Nobody may be listening, and cleaning up must go on then.
     drop(writeln!(io::stderr(), "[{elapsed:5.1}s] {what}"));

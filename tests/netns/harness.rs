@@ -9,6 +9,7 @@ use serde_json::Value;
 use twill::lab::daemon::Daemon;
 use twill::lab::node::{Node, Overlay};
 use twill::lab::pods::Pod;
+use twill::lab::progress;
 use twill::lab::traffic::{Generator, Report, tcp, udp};
 use twill::lab::wait::wait_for;
 use twill::lab::{Lab, LabSpec, probe};
@@ -19,6 +20,7 @@ pub const FLANNEL_LAB: &str = env!("CARGO_BIN_EXE_flannel-lab");
 /// A lab of `num_nodes` nodes that nobody else has: one pod each, all running our flanneld.
 pub fn spec(topic: &str, num_nodes: usize) -> LabSpec {
     let name = format!("t{}-{topic}", process::id());
+    progress::mute(); // the runner's lines stay whole
     LabSpec { num_nodes, ..LabSpec::new(name, Daemon::flanneld(FLANNELD)) }
 }
 
@@ -74,7 +76,7 @@ pub fn assert_udp_is_whole(lab: &Lab, from: &Pod, to: &Pod, sizes: &[usize]) {
 pub fn ingress_drops(node: &Node, reason: &str) -> u64 {
     let json = probe::fetch_health(node.netns(), Path::new(FLANNEL_LAB), "/stats").unwrap();
     let stats: Value = serde_json::from_str(&json).unwrap();
-    let workers = stats["workers"].as_array().unwrap();
+    let workers = stats["dataplane"]["workers"].as_array().unwrap();
     workers.iter().map(|worker| worker["ingress"]["drops"][reason].as_u64().unwrap()).sum()
 }
 

@@ -19,3 +19,4 @@ mod restart;
 mod config;
 mod stock;
 mod systemd;
+mod lab;

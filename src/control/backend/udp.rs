@@ -5,6 +5,7 @@
 //! of its backend.
 
 mod peers;
+mod source_ports;
 
 use std::io;
 use std::net::SocketAddrV4;
@@ -13,13 +14,14 @@ use tokio::sync::mpsc;
 use tracing::info;
 
 use self::peers::Peers;
+pub use self::source_ports::SourcePorts;
 use super::{Backend, BackendError, BackendStats};
 use crate::control::config::NetworkConfig;
 use crate::control::iface::ExternalInterface;
 use crate::control::lease::{Lease, LeaseAttrs, LeaseEvent};
 use crate::dataplane::tun::TunConfig;
 use crate::dataplane::udp::{KernelUdp, UdpError, bind_group};
-use crate::dataplane::{Engine, EngineConfig, EngineError, Offloads};
+use crate::dataplane::{Engine, EngineConfig, EngineError, Offloads, ThreadConfig};
 use crate::routes::kernel::{self, Netlink, OverlayLink};
 use crate::routes::publish::{self, RoutePublisher};
 
@@ -48,6 +50,10 @@ pub struct UdpSetup {
     pub num_workers: usize,
     /// Offloads that may be used.
     pub offloads: Offloads,
+    /// Whether flows may be told apart by their outer source port.
+    pub source_ports: SourcePorts,
+    /// How the workers share the cores.
+    pub threads: ThreadConfig,
 }
 
 /// The running udp backend.
@@ -65,11 +71,13 @@ impl Backend for UdpBackend {
     type Setup = UdpSetup;
 
     fn attrs(setup: &UdpSetup) -> LeaseAttrs {
-        LeaseAttrs::udp(setup.iface.public_ip)
+        let attrs = LeaseAttrs::udp(setup.iface.public_ip);
+        if setup.spreads_flows() { source_ports::advertise(attrs) } else { attrs }
     }
 
     async fn start(setup: UdpSetup, lease: &Lease) -> Result<Self, BackendError> {
-        let UdpSetup { net, iface, network, port, num_workers, offloads } = setup;
+        let spreads_flows = setup.spreads_flows();
+        let UdpSetup { net, iface, network, port, num_workers, offloads, threads, .. } = setup;
         let mtu = tun_mtu(&iface)?;
         let tun = TunConfig { name: "flannel%d".to_owned(), num_queues: num_workers, offloads };
         let tun = tun.open().map_err(BackendError::Tun)?;
@@ -80,11 +88,11 @@ impl Backend for UdpBackend {
 
         let sockets = bind(SocketAddrV4::new(iface.addr, port), num_workers, offloads)?;
         let (publisher, routes) = publish::channel();
-        let config = EngineConfig { subnet, tun_addr, tun_mtu: mtu };
+        let config = EngineConfig { subnet, tun_addr, tun_mtu: mtu, threads };
         let engine = Engine::start(config, tun, sockets, routes).map_err(BackendError::Engine)?;
         let failures = forward_failures(&engine)?;
         info!(%device, mtu, workers = num_workers, "overlay device is up");
-        let peers = Peers::new(&network, port);
+        let peers = Peers::new(&network, port, spreads_flows);
         Ok(Self { device, mtu, engine, failures, peers, publisher })
     }
 
@@ -109,6 +117,14 @@ impl Backend for UdpBackend {
     fn stats(&self) -> BackendStats {
         let dataplane = self.engine.stats();
         BackendStats { device: self.device.clone(), num_peers: self.peers.len(), dataplane }
+    }
+}
+
+impl UdpSetup {
+    /// Whether flows to and from us may use any source port. Behind a NAT only the network's own
+    /// port is known to pass.
+    fn spreads_flows(&self) -> bool {
+        self.source_ports == SourcePorts::Auto && self.iface.public_ip == self.iface.addr
     }
 }
 

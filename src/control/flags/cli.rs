@@ -11,10 +11,11 @@ use clap::{ArgAction, Args, Command, Parser};
 use super::Config;
 use super::go_style::{variable_flag, variable_of};
 use super::values::{self, MAX_WORKERS, Maybe};
+use crate::control::backend::udp::SourcePorts;
 use crate::control::config::BackendType;
 use crate::control::iface::IfaceSpec;
 use crate::control::registry::etcd::EtcdConfig;
-use crate::dataplane::Offloads;
+use crate::dataplane::{Offloads, ThreadConfig};
 
 const ABOUT: &str = "\
 Joins this host to a flannel overlay network: leases a subnet in etcd, writes subnet.env, and
@@ -126,6 +127,31 @@ struct DataPlaneFlags {
     /// gso, gro.
     #[arg(long, value_name = "NAMES", default_value = "auto", value_parser = Offloads::from_str)]
     offload: Offloads,
+
+    /// Outer source ports: auto gives flows ports of their own, towards peers that say they take
+    /// them, so that network cards and routers can spread the load; shared uses the network's port
+    /// alone, for firewalls that want that.
+    #[arg(long, value_name = "auto|shared", default_value = "auto", value_parser = SourcePorts::from_str)]
+    source_ports: SourcePorts,
+
+    /// Keep each worker on a core of its own, as far as there are enough.
+    #[arg(
+        long,
+        action = ArgAction::Set,
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "false",
+        default_missing_value = "true",
+        hide_possible_values = true,
+        value_name = "BOOL",
+        value_parser = values::go_bool
+    )]
+    pin_workers: bool,
+
+    /// Microseconds for which a worker with nothing to do looks again before it sleeps, 0 to
+    /// 1000000: lower latency for a busy core.
+    #[arg(long, value_name = "MICROSECONDS", default_value = "0", value_parser = values::busy_poll)]
+    busy_poll: Duration,
 }
 
 #[derive(Debug, Args)]
@@ -181,6 +207,8 @@ impl Cli {
             healthz: (healthz.port() > 0).then_some(healthz),
             num_workers: data_plane.workers.map_or(num_cores.min(MAX_WORKERS.into()), usize::from),
             offloads: data_plane.offload,
+            source_ports: data_plane.source_ports,
+            threads: ThreadConfig { pin: data_plane.pin_workers, busy_poll: data_plane.busy_poll },
             verbosity: other.v,
             ignored_words,
         }

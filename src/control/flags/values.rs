@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use crate::control::iface::{IfaceSpec, SpecError};
 
@@ -20,6 +21,11 @@ pub(super) const MAX_WORKERS: u16 = 256;
 
 pub(super) fn workers(text: &str) -> Result<u16, String> {
     go_int(text, 1, MAX_WORKERS.into())
+}
+
+/// A worker that looks for longer than a second never sleeps in any sense.
+pub(super) fn busy_poll(text: &str) -> Result<Duration, String> {
+    go_int(text, 0, 1_000_000).map(Duration::from_micros)
 }
 
 /// A lease lives for 1440 minutes; `main.go` has the same bounds.

@@ -21,7 +21,7 @@ fn forward(header: &VnetHdr, packet: &[u8]) -> Result<Vec<Vec<u8>>, DropReason> 
     let (queue, arena) = encap.pending();
     let mut datagrams = Vec::new();
     for run in queue.runs() {
-        assert_eq!(run.to, "192.168.64.3:8285".parse().unwrap());
+        assert_eq!(run.path, Path::shared("192.168.64.3:8285".parse().unwrap()));
         for index in 0..run.num_datagrams() {
             let mut slices = [std::io::IoSlice::new(&[]); MAX_PIECES];
             let pieces = run.gather(index..index + 1, arena, &mut slices);
@@ -82,6 +82,23 @@ fn superpacket_leaves_as_its_segments() {
         packet(&payload[2800..], 9, 2800, 63),
     ];
     assert_eq!(forward(&header, &packet(&payload, 7, 0, 64)), Ok(expected));
+}
+
+#[test]
+fn flows_to_a_peer_that_takes_any_source_port_spread_and_stay() {
+    let to = "192.168.64.3:8285".parse().unwrap();
+    let next_hop = NextHop { addr: to, any_source_port: true };
+    let path_of = |port: u16, id: u16| {
+        let packet = PacketBuilder::udp(&format!("10.1.15.2:{port}"), "10.1.16.2:2").id(id).build();
+        path(next_hop, &packet, &classify::inner(&packet).unwrap())
+    };
+    let mut seen = std::collections::HashSet::new();
+    for port in 4000..4100 {
+        assert_eq!(path_of(port, 1), path_of(port, 2), "one flow, one path");
+        assert!((1..=NUM_SOURCE_PORTS).contains(&path_of(port, 1).source));
+        seen.insert(path_of(port, 1).source);
+    }
+    assert_eq!(seen.len(), usize::from(NUM_SOURCE_PORTS));
 }
 
 #[test]

@@ -1,14 +1,12 @@
-use std::net::SocketAddrV4;
-
 use super::*;
 use crate::dataplane::memory::{self, MemoryUdp, MemoryUnderlay};
 use crate::dataplane::offload::Offloads;
-use crate::dataplane::send_queue::SendQueue;
+use crate::dataplane::send_queue::{Path, SendQueue};
 
 const ARENA: [u8; 100] = [7; 100];
 
-fn peer() -> SocketAddrV4 {
-    "192.0.2.1:8285".parse().unwrap()
+fn peer() -> Path {
+    Path::shared("192.0.2.1:8285".parse().unwrap())
 }
 
 /// Sends three datagrams of one run while the socket reports `errnos` in turn.

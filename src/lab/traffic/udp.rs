@@ -4,7 +4,7 @@
 //! 0 kind u8 · 1..8 zero · 8 number u64, big-endian · 16.. the number's pattern
 //! ```
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddrV4, UdpSocket};
 use std::time::{Duration, Instant};
@@ -27,8 +27,10 @@ pub const HEADER_LEN: usize = 16;
 
 const MAX_LEN: usize = 65_507;
 
-/// Datagrams on the way at once: few enough for every socket buffer.
-const WINDOW: u64 = 16;
+/// Datagrams on the way at once, and their bytes: few enough for a socket's default buffer of
+/// 208 KiB (`net.core.rmem_default`), which counts more than the payload.
+const WINDOW: usize = 16;
+const WINDOW_BYTES: usize = 48 * 1024;
 
 /// A datagram that is not back by then is lost.
 const LOST: Duration = Duration::from_millis(300);
@@ -46,15 +48,16 @@ pub fn send(to: SocketAddrV4, plan: &Plan) -> io::Result<Report> {
     socket.set_read_timeout(Some(LOST))?;
     let start = Instant::now();
     let mut report = Report::default();
-    let mut on_the_way = HashSet::new();
+    let mut on_the_way = HashMap::new();
     let mut buffer = vec![0; MAX_LEN];
     let mut sizes = plan.sizes.iter().copied().cycle();
     loop {
         let more = report.sent < plan.count && start.elapsed() < plan.time;
-        if more && (on_the_way.len() as u64) < WINDOW {
+        let room = on_the_way.len() < WINDOW && on_the_way.values().sum::<usize>() < WINDOW_BYTES;
+        if more && room {
             let len = sizes.next().unwrap_or(HEADER_LEN).clamp(HEADER_LEN, MAX_LEN);
             report.sent += 1;
-            on_the_way.insert(report.sent);
+            on_the_way.insert(report.sent, len);
             write(&mut buffer[..len], WHOLE, report.sent);
             socket.send(&buffer[..len])?;
             continue;
@@ -70,11 +73,11 @@ pub fn send(to: SocketAddrV4, plan: &Plan) -> io::Result<Report> {
     }
 }
 
-fn take_back(datagram: &[u8], on_the_way: &mut HashSet<u64>, report: &mut Report) {
+fn take_back(datagram: &[u8], on_the_way: &mut HashMap<u64, usize>, report: &mut Report) {
     match read(datagram) {
         Some((WHOLE, number)) => {
             // A datagram that was given up as lost and a second copy are no answer.
-            if on_the_way.remove(&number) {
+            if on_the_way.remove(&number).is_some() {
                 report.answered += 1;
                 report.bytes += 2 * datagram.len() as u64;
             }
