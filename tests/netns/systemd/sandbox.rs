@@ -69,9 +69,9 @@ impl Sandbox {
                 "RestrictNamespaces" => filter.no_namespaces(),
                 "MemoryDenyWriteExecute" => filter.no_writable_code(),
                 "ProtectHostname" => args.add(&[&["--unshare-uts"]]),
-                // Denied by the syscall filter already, as the groups stand.
-                "RestrictRealtime" => assert!(!filter.allows("sched_setscheduler")),
-                "LockPersonality" | "RestrictSUIDSGID" => {}
+                "RestrictRealtime" => filter.deny(&["sched_setscheduler", "sched_setattr"]),
+                "LockPersonality" => filter.deny(&["personality"]),
+                "RestrictSUIDSGID" => {} // flanneld changes no file's mode to such
 
                 // Follow from the capabilities, the read-only root, and the bare /dev.
                 "ProtectClock"

@@ -58,8 +58,10 @@ impl SyscallFilter {
         self.allowed.extend(expand("@default"));
     }
 
-    pub(super) fn allows(&self, call: &str) -> bool {
-        self.allowed.contains(call)
+    /// Denies calls whatever their arguments.
+    pub(super) fn deny(&mut self, calls: &[&'static str]) {
+        let rule = || vec![(RETURN, 0, 0, fail(libc::EPERM))];
+        self.rules.extend(calls.iter().map(|call| (*call, rule())));
     }
 
     /// `RestrictAddressFamilies=`.
@@ -81,9 +83,7 @@ impl SyscallFilter {
 
     /// `RestrictNamespaces=true`. `clone3` hides its flags, and callers fall back to `clone`.
     pub(super) fn no_namespaces(&mut self) {
-        for call in ["unshare", "setns"] {
-            self.rules.push((call, vec![(RETURN, 0, 0, fail(libc::EPERM))]));
-        }
+        self.deny(&["unshare", "setns"]);
         self.rules.push(("clone3", vec![(RETURN, 0, 0, fail(libc::ENOSYS))]));
         self.rules.push(("clone", unless_any_bit(0, CLONE_NEW)));
     }
