@@ -37,8 +37,11 @@ impl Dockerd {
         let socket = dir.join("socket");
         let cgroup = node.netns().name().to_owned();
         let namespaces = "--mount --pid --fork --kill-child --mount-proc -- sh -c";
-        // Plugins are looked for in a directory that no option moves.
-        let script = "mount -t tmpfs tmpfs /run/docker 2>/dev/null; exec dockerd \"$@\"";
+        // Plugins and shims have their sockets in directories that no option moves.
+        let script = "for dir in /run/docker /run/containerd; do
+                          mkdir -p $dir && mount -t tmpfs tmpfs $dir || exit
+                      done
+                      exec dockerd \"$@\"";
         let mut args: Vec<String> = namespaces.split(' ').map(str::to_owned).collect();
         args.extend([script.to_owned(), "dockerd".to_owned()]);
         args.extend([

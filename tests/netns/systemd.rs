@@ -71,7 +71,7 @@ fn confined_script_writes_dockers_options_beside_subnet_env() {
 }
 
 #[test]
-fn confinement_confines() {
+fn confinement_denies_what_flanneld_does_not_do_and_nothing_else() {
     let dir = tempfile::tempdir_in("/run").unwrap();
     let sandbox = Sandbox::of_unit(dir.path());
     let run = |script: &str| {
@@ -92,7 +92,11 @@ fn confinement_confines() {
         (true, format!("echo > {}", own.display())),
         (true, "head -c 1 /dev/urandom".to_owned()),
         (true, "ip link show lo".to_owned()),
-        (true, "ls /dev/net/tun".to_owned()),
+        (true, "ip tuntap add dev flannel0 mode tun".to_owned()),
+        (true, "taskset 1 true".to_owned()),
+        (true, "iptables-nft -w -t nat -N FLANNEL-POSTRTG".to_owned()),
+        (true, "iptables-legacy -w -t nat -N FLANNEL-POSTRTG".to_owned()),
+        (true, "nft add table ip flannel-ipv4".to_owned()),
         (false, "echo > /etc/flanneld-was-here".to_owned()),
         (false, "echo 1 > /proc/sys/net/ipv4/conf/lo/forwarding".to_owned()),
         (false, "ls /dev/kmsg".to_owned()),

@@ -38,7 +38,12 @@ impl Sandbox {
                 | "Restart"
                 | "RestartSec"
                 | "RuntimeDirectoryPreserve" => {}
-                "ExecStartPre" | "ExecStart" | "ExecStartPost" => {}
+                "ExecStart" | "ExecStartPost" => {}
+                // Its plus lifts all restrictions, as for what runs before the sandbox.
+                "ExecStartPre" => {
+                    let command = value.strip_prefix('+').unwrap();
+                    Tool::new("sh").arg("-c").arg(command).run().unwrap();
+                }
 
                 "ProtectSystem" => args.add(&[&["--ro-bind", "/", "/"]]),
                 "RuntimeDirectory" => args.writable(dir),
@@ -98,10 +103,10 @@ impl Sandbox {
         )
     }
 
-    /// A tool that runs its arguments as a command in the sandbox.
+    /// A tool that runs its arguments as a command in the sandbox, with a network of its own.
     pub(super) fn tool(&self, program: &Path) -> Tool {
         let script = format!("exec {} \"$@\"", self.command_line(program));
-        Tool::new("sh").arg("-c").arg(script).arg("sh")
+        Tool::new("unshare").words("--net sh -c").arg(script).arg("sh")
     }
 }
 
