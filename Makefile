@@ -37,7 +37,7 @@ setup: ## install what building and testing need, as far as it is missing
 	    exit 1; \
 	}
 
-build: setup ## build both binaries for release
+build: setup ## build every program for release
 	$(CARGO) build --release
 
 lab: build ## three nodes, a real etcd, pods that ping across, and throughput side by side
