@@ -28,8 +28,8 @@ fn confined_node_forwards_and_tells_systemd_how_it_is() {
     let sandbox = Sandbox::of_unit(&systemd.dir);
     let mut lab = systemd.start(&spec, &sandbox);
     let subnet = overlay(&lab.nodes()[0]).env.subnet;
-    systemd.expect("READY=1");
-    systemd.expect(&format!("STATUS={subnet} on flannel0, 1 peer"));
+    let peer_known = format!("STATUS={subnet} on flannel0, 1 peer");
+    systemd.expect_each(&["READY=1", &peer_known]);
 
     let (from, to) = (pod(&lab, 0), pod(&lab, 1));
     let (ok, said) = ping(from, "-c 3 -i 0.2", to.addr);
@@ -42,12 +42,10 @@ fn confined_node_forwards_and_tells_systemd_how_it_is() {
     assert!(start.elapsed() < WATCHDOG, "{:?}", start.elapsed());
 
     lab.etcd().stop();
-    systemd.expect(&format!(
-        "STATUS={subnet} on flannel0, 1 peer; etcd does not answer, packets go on"
-    ));
+    systemd.expect(&format!("{peer_known}; etcd does not answer, packets go on"));
     systemd.expect("WATCHDOG=1");
     lab.etcd().start_again().unwrap();
-    systemd.expect(&format!("STATUS={subnet} on flannel0, 1 peer"));
+    systemd.expect(&peer_known);
 
     // The process that we know is the sandbox's, and flanneld its only child.
     let node = &mut lab.nodes_mut()[0];
@@ -146,16 +144,20 @@ impl Systemd {
         Lab::up(LabSpec { daemons, ..spec.clone() }).unwrap()
     }
 
-    /// Waits for a message that is this line; others before it are passed over.
+    /// Waits for a message with this line; those before it are passed over.
     fn expect(&self, line: &str) {
-        let mut seen = Vec::new();
-        eventually(&format!("{line} in {seen:?}"), || {
+        self.expect_each(&[line]);
+    }
+
+    /// Waits for messages with these lines, in any order.
+    fn expect_each(&self, lines: &[&str]) {
+        let mut missing = lines.to_vec();
+        eventually(&lines.join(", "), || {
             let mut message = [0; 1024];
             let len = self.socket.recv(&mut message).unwrap_or(0);
-            let message = String::from_utf8_lossy(&message[..len]).into_owned();
-            let found = message.lines().any(|found| found == line);
-            seen.push(message);
-            found
+            let message = String::from_utf8_lossy(&message[..len]);
+            missing.retain(|line| !message.lines().any(|found| found == *line));
+            missing.is_empty()
         });
     }
 }
