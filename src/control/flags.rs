@@ -74,6 +74,11 @@ pub enum Invocation {
     Help(String),
 }
 
+/// Every flag with its help: for manual pages and completions, besides [`parse`].
+pub fn command() -> clap::Command {
+    cli::describe_variables(cli::with_go_booleans(Cli::command()))
+}
+
 /// Reads the command line `args` (without the program's name) and the variables `env` knows.
 ///
 /// A flag on the command line wins over its variable; an empty variable counts as unset.
@@ -84,7 +89,7 @@ pub fn parse(
     args: impl IntoIterator<Item = OsString>,
     env: impl Fn(&str) -> Option<OsString>,
 ) -> Result<Invocation, FlagError> {
-    let command = cli::describe_variables(cli::with_go_booleans(Cli::command()));
+    let command = command();
     let mut words = go_style::read(&command, args)?;
 
     // Go's flanneld looks at -version before the environment, so a bad variable cannot hide it.

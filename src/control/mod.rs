@@ -11,6 +11,7 @@ pub mod health;
 pub mod config;
 pub mod iface;
 mod node;
+mod systemd;
 
 pub mod registry;
 pub mod lease;
@@ -45,11 +46,12 @@ use self::config::{BackendConfig, wait_for_config};
 use self::flags::Config;
 use self::health::{Health, HealthError};
 use self::iface::{ExternalInterface, IfaceError};
-use self::node::{Node, notify};
+use self::node::Node;
 use self::preflight::PreflightError;
 use self::registry::etcd::{EtcdConfigError, EtcdRegistry};
 use self::renew::LeaseLost;
 use self::signals::{SignalError, StopSignals};
+use self::systemd::notify;
 use crate::routes::kernel::{self, KernelError, Netlink};
 
 /// Why the daemon ended by itself.
@@ -107,7 +109,7 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
             biased;
             signal = signals.stop() => {
                 info!("{signal} received, stopping");
-                notify(NotifyState::Stopping);
+                notify(&[NotifyState::Stopping]);
                 Ok(())
             }
             end = join(&config, &registry, &health) => end.map(|never| match never {}),
@@ -136,6 +138,7 @@ async fn join(
     let previous = subnet_file::previous_subnet(&config.subnet_file);
     let shown = previous.map_or("None".to_owned(), |subnet| subnet.to_string());
     info!("Created subnet manager: Etcd Local Manager with Previous Subnet: {shown}");
+    notify(&[NotifyState::Status("waiting for the network config in etcd")]);
     let network = wait_for_config(registry, config.backend).await;
     info!("Found network config - Backend type: {}", network.backend.backend_type());
     let iface = match named {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 use serde::{Serialize, Serializer};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
 use super::DaemonError;
@@ -22,6 +22,7 @@ use super::lease::Lease;
 use super::registry::Registry;
 use super::renew::keep_lease;
 use super::subnet_file::SubnetEnv;
+use super::systemd::{Status, Watchdog, notify};
 use super::watch::follow_leases;
 use crate::routes::Subnet;
 
@@ -100,7 +101,7 @@ impl<R: Registry> Node<'_, R> {
         }
         info!("Running backend.");
         info!("Watching for new subnet leases");
-        notify(NotifyState::Ready);
+        notify(&[NotifyState::Ready]);
     }
 
     /// Feeds the backend with its peers' leases, and watches over it and over our lease.
@@ -112,13 +113,16 @@ impl<R: Registry> Node<'_, R> {
         let mut stats_requests = self.health.stats_requests();
         // Unbounded, yet never long: it is filled and emptied by this one task, turn by turn.
         let (sink, mut changes) = mpsc::unbounded_channel();
-        let mut follow = pin!(follow_leases(self.registry, lease.subnet, |events| {
+        let (in_touch, mut touch) = watch::channel(true);
+        let mut follow = pin!(follow_leases(self.registry, lease.subnet, in_touch, |events| {
             drop(sink.send(events));
         }));
         let mut keep = pin!(keep_lease(self.registry, lease, self.renew_margin));
         let mut firewall = self.start_firewall(lease);
         let mut is_announced = false;
+        let (mut status, mut watchdog) = (Status::default(), Watchdog::from_env());
         loop {
+            status.show(status_line(lease, &backend, *touch.borrow_and_update()));
             tokio::select! {
                 () = firewall.installed(), if !is_announced => {
                     self.announce(lease, backend.mtu());
@@ -129,6 +133,8 @@ impl<R: Registry> Node<'_, R> {
                     // Whoever asked may be gone by now.
                     drop(request.send(self.stats(lease, &backend)));
                 }
+                Ok(()) = touch.changed() => {}
+                () = watchdog.due() => notify(&[NotifyState::Watchdog]),
                 failure = backend.failed() => return Err(failure.into()),
                 lost = &mut keep => {
                     error!("Lease has been revoked. Shutting down daemon.");
@@ -152,11 +158,12 @@ impl<R: Registry> Node<'_, R> {
     }
 }
 
-/// Tells systemd, if it started us with `Type=notify`.
-pub(super) fn notify(state: NotifyState<'_>) {
-    if let Err(error) = sd_notify::notify(&[state]) {
-        warn!(%error, "cannot notify systemd");
-    }
+/// How the node is, in one line for `systemctl status`.
+fn status_line<B: Backend>(lease: &Lease, backend: &B, in_touch: bool) -> String {
+    let BackendStats { device, num_peers, .. } = backend.stats();
+    let peers = if num_peers == 1 { "peer" } else { "peers" };
+    let etcd = if in_touch { "" } else { "; etcd does not answer, packets go on" };
+    format!("{} on {device}, {num_peers} {peers}{etcd}", lease.subnet)
 }
 
 fn as_text<S: Serializer>(subnet: &Subnet, serializer: S) -> Result<S::Ok, S::Error> {

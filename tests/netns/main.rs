@@ -18,4 +18,5 @@ mod leases;
 mod restart;
 mod config;
 mod stock;
+mod systemd;
 mod lab;
