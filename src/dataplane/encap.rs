@@ -6,10 +6,11 @@
 use super::checksum::decrement_ttl;
 use super::classify::{self, Inner};
 use super::drop_reason::DropReason;
-use super::headers::MAX_PACKET_LEN;
+use super::headers::{MAX_PACKET_LEN, ipv4, u16_at};
+use super::pmtu::PathMtus;
 use super::send_queue::SendQueue;
 use super::split::{Split, complete_checksum};
-use super::vnet_hdr::VnetHdr;
+use super::vnet_hdr::{Gso, VnetHdr};
 use crate::routes::RouteTable;
 
 /// Length of the arena, in bytes: the superpackets of a turn should still be in the second-level
@@ -23,13 +24,15 @@ pub struct Encap {
     /// Length of the arena's front that queued datagrams refer to.
     used: usize,
     queue: SendQueue,
+    /// What the path takes that the last refused packet was too big for.
+    path_mtu: u16,
 }
 
 impl Encap {
     /// An empty arrow; with `gso`, datagrams are packed into runs.
     pub fn new(gso: bool) -> Self {
         let arena = vec![0; ARENA_LEN].into_boxed_slice();
-        Self { arena, used: 0, queue: SendQueue::new(gso) }
+        Self { arena, used: 0, queue: SendQueue::new(gso), path_mtu: 0 }
     }
 
     /// Room for one more packet of any length, or `None` until the queue is sent.
@@ -49,6 +52,7 @@ impl Encap {
         header: &VnetHdr,
         len: usize,
         routes: &RouteTable,
+        paths: &PathMtus,
     ) -> Result<bool, DropReason> {
         let start = self.used;
         let packet = &mut self.arena[start..start + len];
@@ -59,6 +63,13 @@ impl Encap {
         let next_hop = routes.lookup(inner.dst).ok_or(DropReason::NoRoute)?;
         if inner.ttl <= 1 {
             return Err(DropReason::TtlExpired);
+        }
+        if len > paths.narrowest()
+            && let Some(path_mtu) = paths.longest_to(*next_hop.addr.ip())
+            && !passes(packet, inner, header.gso, path_mtu)?
+        {
+            self.path_mtu = path_mtu;
+            return Err(DropReason::TooBigForPath);
         }
         decrement_ttl(packet);
 
@@ -92,6 +103,11 @@ impl Encap {
         Some(inner)
     }
 
+    /// What the path takes, in bytes, that [`forward`](Self::forward) just refused a packet for.
+    pub const fn path_mtu(&self) -> u16 {
+        self.path_mtu
+    }
+
     /// What waits to be sent, and the arena that its pieces refer to.
     pub fn pending(&mut self) -> (&mut SendQueue, &[u8]) {
         (&mut self.queue, &self.arena)
@@ -103,6 +119,21 @@ impl Encap {
             self.used = 0;
         }
     }
+}
+
+/// Whether a packet, or each segment of a superpacket, gets through a path that takes `path_mtu`
+/// bytes. Without DF it does, since the kernel fragments the datagram around it: docs/adr/0004.
+fn passes(
+    packet: &[u8],
+    inner: Inner,
+    gso: Option<Gso>,
+    path_mtu: u16,
+) -> Result<bool, DropReason> {
+    let len = match gso {
+        None => packet.len(),
+        Some(gso) => Split::new(packet, inner, gso)?.longest_packet_len(),
+    };
+    Ok(len <= usize::from(path_mtu) || u16_at(packet, ipv4::FRAGMENT) & ipv4::DF == 0)
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use nix::sched::{self, CpuSet};
 use nix::unistd::Pid;
 
 use super::decap::Accept;
+use super::pmtu::PathMtuCache;
 use super::stats::{StatsSnapshot, WorkerStats};
 use super::tun::{KernelTun, TunDevice};
 use super::udp::KernelUdp;
@@ -30,6 +31,9 @@ pub struct EngineConfig {
     pub tun_addr: Ipv4Addr,
     /// MTU of the TUN device, in bytes; longer datagrams are dropped.
     pub tun_mtu: u16,
+    /// Whether the underlay is to fragment datagrams that are too long for it; otherwise senders
+    /// learn what each path takes, except from packets that may be fragmented.
+    pub fragments: bool,
     /// How the workers share the cores.
     pub threads: ThreadConfig,
 }
@@ -107,9 +111,14 @@ impl Engine {
         }
         let (report, failures) = crossbeam_channel::bounded(queues);
         let mut engine = Self { threads: Vec::new(), stop: Arc::default(), failures };
+        let paths = match config.fragments {
+            true => PathMtuCache::off(),
+            false => PathMtuCache::new(config.tun_mtu),
+        };
         for (number, (queue, socket)) in tun.queues.into_iter().zip(sockets).enumerate() {
             let accept = Accept { subnet: config.subnet, tun_mtu: usize::from(config.tun_mtu) };
-            let worker = Worker::new(queue, socket, config.tun_addr, accept, routes.clone());
+            let worker = Worker::new(queue, socket, config.tun_addr, accept, routes.clone())
+                .with_path_mtus(paths.clone());
             // An early return drops the engine, which stops the workers that already run.
             let stop = Arc::clone(&engine.stop);
             let thread = spawn(number, worker, config.threads, stop, report.clone());

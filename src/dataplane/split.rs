@@ -91,6 +91,13 @@ impl<'a> Split<'a> {
         Ok(Self { packet, inner, transport, headers_len, gso_size, done: 0, num_done: 0 })
     }
 
+    /// Length of the longest segment as one IP packet, in bytes: that of the first.
+    pub const fn longest_packet_len(&self) -> usize {
+        let payload_len = self.packet.len() - self.headers_len;
+        let first_len = if payload_len < self.gso_size { payload_len } else { self.gso_size };
+        self.headers_len + first_len
+    }
+
     fn write_headers(&self, headers: &mut [u8], payload: &[u8], is_last: bool) {
         let (ip, l4) = headers.split_at_mut(self.inner.header_len);
         #[expect(clippy::cast_possible_truncation, reason = "no longer than the superpacket")]

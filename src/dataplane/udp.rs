@@ -2,9 +2,11 @@
 
 use std::fmt::Debug;
 use std::io::{self, IoSlice};
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 
+use nix::sys::socket::sockopt::{IpMtu, Ipv4RecvErr};
+use nix::sys::socket::{getsockopt, setsockopt};
 use socket2::{Domain, MsgHdr, SockAddr, Socket, Type};
 use tracing::{info, warn};
 
@@ -12,6 +14,7 @@ use super::cmsg::SendControl;
 use super::offload::Offloads;
 use super::recv_batch::RecvBatch;
 use super::sys;
+use super::underlay_error::UnderlayError;
 
 /// An underlay socket as a worker sees it. Nothing here waits.
 pub trait UdpSocket: Debug + Send {
@@ -32,6 +35,19 @@ pub trait UdpSocket: Debug + Send {
         gso_size: Option<u16>,
         pieces: &[IoSlice<'_>],
     ) -> io::Result<()>;
+
+    /// Takes the oldest ICMP error about a datagram sent earlier.
+    ///
+    /// # Errors
+    /// `WouldBlock` when there is none; otherwise what the socket reports.
+    fn take_error(&self) -> io::Result<UnderlayError>;
+
+    /// Asks what the kernel knows of the path to `peer`: the longest datagram it takes, in bytes,
+    /// outer headers included.
+    ///
+    /// # Errors
+    /// What the kernel reports; there may be no path at all.
+    fn path_mtu(&self, peer: Ipv4Addr) -> io::Result<u32>;
 
     /// Which of GSO and GRO this socket does.
     fn offloads(&self) -> Offloads;
@@ -71,6 +87,9 @@ pub struct KernelUdp {
     pub(super) gro: bool,
 }
 
+/// A port to connect to when nothing is to be sent (RFC 863).
+const DISCARD_PORT: u16 = 9;
+
 /// Bytes asked for in each direction: some 60 rows of datagrams, enough to ride out a
 /// scheduling delay of a few milliseconds at 10 Gb/s.
 const SOCKET_BUFFER_LEN: libc::c_int = 4 << 20;
@@ -96,6 +115,7 @@ pub fn bind_group(
         socket.set_reuse_port(true).map_err(|source| UdpError::Socket { addr, source })?;
         grow_buffers(&socket);
         report_overflows(&socket);
+        report_errors(&socket);
         let gro = offloads.gro && enable_gro(&socket, index == 0);
         let gso = offloads.gso && probe_gso(&socket, index == 0);
         bind(&socket, addr)?;
@@ -140,6 +160,14 @@ fn report_overflows(socket: &Socket) {
     }
 }
 
+/// Has the kernel keep the ICMP errors that come back, which it otherwise withholds from sockets
+/// that are not connected.
+fn report_errors(socket: &Socket) {
+    if let Err(error) = setsockopt(socket, Ipv4RecvErr, &true) {
+        warn!(%error, "ICMP errors of the underlay will not be noticed");
+    }
+}
+
 /// Turns on `UDP_GRO` (Linux 5.0); `log` to say so when it is refused.
 fn enable_gro(socket: &Socket, log: bool) -> bool {
     let result = sys::sockopt::set_int(socket.as_fd(), libc::SOL_UDP, libc::UDP_GRO, 1);
@@ -180,6 +208,20 @@ impl UdpSocket for KernelUdp {
             }
         };
         Ok(())
+    }
+
+    fn take_error(&self) -> io::Result<UnderlayError> {
+        sys::errqueue::take(self.socket.as_fd())
+    }
+
+    fn path_mtu(&self, peer: Ipv4Addr) -> io::Result<u32> {
+        // Only a connected socket has a path; one of its own, so that ours hears from everybody.
+        let probe = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+        if let Some(local) = self.socket.local_addr()?.as_socket_ipv4() {
+            probe.bind(&SocketAddrV4::new(*local.ip(), 0).into())?;
+        }
+        probe.connect(&SocketAddrV4::new(peer, DISCARD_PORT).into())?;
+        Ok(u32::try_from(getsockopt(&probe, IpMtu)?).unwrap_or(0))
     }
 
     fn offloads(&self) -> Offloads {

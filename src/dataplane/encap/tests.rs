@@ -17,7 +17,7 @@ fn routes() -> RouteTable {
 fn forward(header: &VnetHdr, packet: &[u8]) -> Result<Vec<Vec<u8>>, DropReason> {
     let mut encap = Encap::new(true);
     encap.room().unwrap()[..packet.len()].copy_from_slice(packet);
-    encap.forward(header, packet.len(), &routes())?;
+    encap.forward(header, packet.len(), &routes(), paths)?;
     let (queue, arena) = encap.pending();
     let mut datagrams = Vec::new();
     for run in queue.runs() {
