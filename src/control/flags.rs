@@ -21,6 +21,7 @@ use clap::{CommandFactory, FromArgMatches};
 
 use self::cli::Cli;
 pub use self::error::FlagError;
+use super::backend::udp::SourcePorts;
 use super::config::BackendType;
 use super::iface::IfaceSpec;
 use super::registry::etcd::EtcdConfig;
@@ -49,6 +50,8 @@ pub struct Config {
     pub num_workers: usize,
     /// Offloads the data plane may use.
     pub offloads: Offloads,
+    /// Whether flows may be told apart by their outer source port.
+    pub source_ports: SourcePorts,
     /// How the workers share the cores.
     pub threads: ThreadConfig,
     /// Log level: 0 info, 1 and 2 debug, 3 and up trace.

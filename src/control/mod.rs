@@ -161,6 +161,7 @@ async fn join(
                 mtu: config.mtu.or(mtu),
                 num_workers: config.num_workers,
                 offloads: config.offloads,
+                source_ports: config.source_ports,
                 threads: config.threads,
             };
             node.live::<UdpBackend>(setup).await

@@ -6,12 +6,14 @@
 use super::checksum::decrement_ttl;
 use super::classify::{self, Inner};
 use super::drop_reason::DropReason;
+use super::flow;
 use super::headers::{MAX_PACKET_LEN, ipv4, u16_at};
 use super::pmtu::PathMtus;
-use super::send_queue::SendQueue;
+use super::send_queue::{Path, SendQueue};
 use super::split::{Split, complete_checksum};
+use super::udp::NUM_SOURCE_PORTS;
 use super::vnet_hdr::{Gso, VnetHdr};
-use crate::routes::RouteTable;
+use crate::routes::{NextHop, RouteTable};
 
 /// Length of the arena, in bytes: the superpackets of a turn should still be in the second-level
 /// cache when the kernel copies them out.
@@ -72,14 +74,15 @@ impl Encap {
             return Err(DropReason::TooBigForPath);
         }
         decrement_ttl(packet);
+        let path = path(next_hop, packet, &inner);
 
         let mut is_full = false;
         match header.gso {
-            None => is_full = self.queue.push(next_hop.addr, &[], start..start + len),
+            None => is_full = self.queue.push(path, &[], start..start + len),
             Some(gso) => {
                 for segment in Split::new(packet, inner, gso)? {
                     let payload = start + segment.payload.start..start + segment.payload.end;
-                    is_full |= self.queue.push(next_hop.addr, segment.headers(), payload);
+                    is_full |= self.queue.push(path, segment.headers(), payload);
                 }
             }
         }
@@ -119,6 +122,17 @@ impl Encap {
             self.used = 0;
         }
     }
+}
+
+/// The path of the packet's flow: one of many to a peer that takes datagrams from any port, so
+/// that its network card, its workers and every router on the way can tell flows apart.
+#[inline]
+fn path(next_hop: NextHop, packet: &[u8], inner: &Inner) -> Path {
+    if !next_hop.any_source_port {
+        return Path::shared(next_hop.addr);
+    }
+    let [high_bits, ..] = flow::hash(packet, inner).to_be_bytes();
+    Path { to: next_hop.addr, source: 1 + high_bits % NUM_SOURCE_PORTS }
 }
 
 /// Whether a packet, or each segment of a superpacket, gets through a path that takes `path_mtu`

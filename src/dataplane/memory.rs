@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,6 +11,7 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError, unbounded};
 
 use super::offload::Offloads;
 use super::recv_batch::{MAX_BUFFERS, RecvBatch};
+use super::send_queue::Path;
 use super::tun::TunQueue;
 use super::udp::UdpSocket;
 use super::underlay_error::UnderlayError;
@@ -22,8 +23,8 @@ pub type TunPacket = (VnetHdr, Bytes);
 /// What one send call carried.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sent {
-    /// The peer.
-    pub to: SocketAddrV4,
+    /// Where it went.
+    pub path: Path,
     /// Length of each datagram but the last, if there are several.
     pub gso_size: Option<u16>,
     /// All datagrams, one behind the other.
@@ -176,14 +177,9 @@ impl UdpSocket for MemoryUdp {
         Ok(num)
     }
 
-    fn send(
-        &self,
-        to: SocketAddrV4,
-        gso_size: Option<u16>,
-        pieces: &[IoSlice<'_>],
-    ) -> io::Result<()> {
+    fn send(&self, path: Path, gso_size: Option<u16>, pieces: &[IoSlice<'_>]) -> io::Result<()> {
         self.refusals.take()?;
-        let sent = Sent { to, gso_size, bytes: join(pieces) };
+        let sent = Sent { path, gso_size, bytes: join(pieces) };
         self.outgoing.send(sent).map_err(|_| io::Error::from_raw_os_error(libc::ENETUNREACH))
     }
 

@@ -10,6 +10,7 @@ pub mod tun;
 pub mod vnet_hdr;
 pub mod encap;
 pub mod classify;
+pub mod flow;
 pub mod split;
 pub mod send_queue;
 pub mod sender;

@@ -115,7 +115,7 @@ impl Sender {
             }
             // Without GSO the kernel fragments what is longer than a path MTU it has learned.
             Refusal::TooBig if is_gso => {
-                self.hints.too_long = Some((*run.to.ip(), run.datagram_len()));
+                self.hints.too_long = Some((*run.path.to.ip(), run.datagram_len()));
                 self.send_singly(socket, run, arena, stats);
             }
             Refusal::TooBig => stats.drop(DropReason::TooBigForPath, num as u64),
@@ -166,7 +166,7 @@ impl Sender {
         let pieces = run.gather(range, arena, &mut slices);
         let mut may_try_again = true;
         loop {
-            match socket.send(run.to, gso_size, pieces) {
+            match socket.send(run.path, gso_size, pieces) {
                 Ok(()) => return Ok(pieces.iter().map(|piece| piece.len()).sum()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if may_try_again && may_be_of_another(&error) => {

@@ -118,6 +118,7 @@ impl<'a> Split<'a> {
                 }
                 if self.num_done > 0 {
                     l4[tcp::FLAGS] &= !tcp::CWR;
+                    self.move_urgent_pointer(l4);
                 }
                 tcp::CHECKSUM
             }
@@ -132,6 +133,19 @@ impl<'a> Split<'a> {
             .plus(Sum::of(l4))
             .plus(Sum::of(payload));
         l4[checksum_at..checksum_at + 2].copy_from_slice(&transport_checksum(sum, protocol));
+    }
+
+    /// The urgent pointer counts from the segment's own sequence number (RFC 9293 §3.1): a later
+    /// segment has less of the way before it, or none.
+    fn move_urgent_pointer(&self, l4: &mut [u8]) {
+        if l4[tcp::FLAGS] & tcp::URG == 0 {
+            return;
+        }
+        let left = usize::from(u16_at(l4, tcp::URGENT)).saturating_sub(self.done);
+        set_u16(l4, tcp::URGENT, u16::try_from(left).unwrap_or(u16::MAX));
+        if left == 0 {
+            l4[tcp::FLAGS] &= !tcp::URG;
+        }
     }
 }
 

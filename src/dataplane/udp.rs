@@ -4,15 +4,17 @@ use std::fmt::Debug;
 use std::io::{self, IoSlice};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::sync::Arc;
 
 use nix::sys::socket::sockopt::{IpMtu, Ipv4RecvErr};
 use nix::sys::socket::{getsockopt, setsockopt};
-use socket2::{Domain, MsgHdr, SockAddr, Socket, Type};
+use socket2::{Domain, MsgHdr, SockAddr, SockFilter, Socket, Type};
 use tracing::{info, warn};
 
 use super::cmsg::SendControl;
 use super::offload::Offloads;
 use super::recv_batch::RecvBatch;
+use super::send_queue::Path;
 use super::sys;
 use super::underlay_error::UnderlayError;
 
@@ -24,17 +26,12 @@ pub trait UdpSocket: Debug + Send {
     /// `WouldBlock` when nothing is there; otherwise what the socket reports.
     fn recv(&self, batch: &mut RecvBatch) -> io::Result<usize>;
 
-    /// Sends the bytes of `pieces` to `to`: as one datagram, or cut into datagrams of `gso_size`
+    /// Sends the bytes of `pieces` on `path`: as one datagram, or cut into datagrams of `gso_size`
     /// bytes of which the last may be shorter.
     ///
     /// # Errors
     /// `WouldBlock` when the send buffer is full; otherwise what the socket reports.
-    fn send(
-        &self,
-        to: SocketAddrV4,
-        gso_size: Option<u16>,
-        pieces: &[IoSlice<'_>],
-    ) -> io::Result<()>;
+    fn send(&self, path: Path, gso_size: Option<u16>, pieces: &[IoSlice<'_>]) -> io::Result<()>;
 
     /// Takes the oldest ICMP error about a datagram sent earlier.
     ///
@@ -81,11 +78,21 @@ pub enum UdpError {
 #[derive(Debug)]
 pub struct KernelUdp {
     socket: Socket,
+    /// Sockets with ports of their own, only to send from; the whole group shares them.
+    sources: Arc<[Socket]>,
     /// Whether sends may be cut by the kernel.
     pub(super) gso: bool,
     /// Whether received datagrams may come in rows.
     pub(super) gro: bool,
 }
+
+/// Further source ports of a node: enough that a few busy flows seldom share one, few enough that
+/// small packets of many flows still leave together.
+pub(super) const NUM_SOURCE_PORTS: u8 = 8;
+
+/// A classic BPF program of one instruction, `ret 0`: keep no byte of any datagram
+/// (Documentation/networking/filter.rst).
+const DROP_ALL: SockFilter = SockFilter::new(0x06, 0, 0, 0);
 
 /// A port to connect to when nothing is to be sent (RFC 863).
 const DISCARD_PORT: u16 = 9;
@@ -109,6 +116,7 @@ pub fn bind_group(
     bind(&probe, addr)?;
     drop(probe);
 
+    let sources = bind_sources(addr)?;
     let mut group = Vec::with_capacity(num_sockets);
     for index in 0..num_sockets {
         let socket = new_socket(addr)?;
@@ -119,9 +127,24 @@ pub fn bind_group(
         let gro = offloads.gro && enable_gro(&socket, index == 0);
         let gso = offloads.gso && probe_gso(&socket, index == 0);
         bind(&socket, addr)?;
-        group.push(KernelUdp { socket, gso, gro });
+        group.push(KernelUdp { socket, sources: Arc::clone(&sources), gso, gro });
     }
     Ok(group)
+}
+
+/// Sockets with ports that the kernel picks. They receive nothing: a filter drops whatever comes.
+fn bind_sources(addr: SocketAddrV4) -> Result<Arc<[Socket]>, UdpError> {
+    let any_port = SocketAddrV4::new(*addr.ip(), 0);
+    let make = |_| {
+        let socket = new_socket(any_port)?;
+        let refused = |source| UdpError::Socket { addr: any_port, source };
+        socket.attach_filter(&[DROP_ALL]).map_err(refused)?;
+        grow_buffers(&socket);
+        report_errors(&socket);
+        bind(&socket, any_port)?;
+        Ok(socket)
+    };
+    (0..NUM_SOURCE_PORTS).map(make).collect()
 }
 
 fn new_socket(addr: SocketAddrV4) -> Result<Socket, UdpError> {
@@ -192,26 +215,31 @@ impl UdpSocket for KernelUdp {
         sys::recvmmsg::recv(self.socket.as_fd(), batch)
     }
 
-    fn send(
-        &self,
-        to: SocketAddrV4,
-        gso_size: Option<u16>,
-        pieces: &[IoSlice<'_>],
-    ) -> io::Result<()> {
-        let to = SockAddr::from(to);
+    fn send(&self, path: Path, gso_size: Option<u16>, pieces: &[IoSlice<'_>]) -> io::Result<()> {
+        let to = SockAddr::from(path.to);
+        let socket = match path.source.checked_sub(1) {
+            None => &self.socket,
+            Some(index) => self.sources.get(usize::from(index)).unwrap_or(&self.socket),
+        };
         let message = MsgHdr::new().with_addr(&to).with_buffers(pieces);
         match gso_size {
-            None => self.socket.sendmsg(&message, libc::MSG_DONTWAIT)?,
+            None => socket.sendmsg(&message, libc::MSG_DONTWAIT)?,
             Some(gso_size) => {
                 let control = SendControl::udp_segment(gso_size);
-                self.socket.sendmsg(&message.with_control(&control.0), libc::MSG_DONTWAIT)?
+                socket.sendmsg(&message.with_control(&control.0), libc::MSG_DONTWAIT)?
             }
         };
         Ok(())
     }
 
     fn take_error(&self) -> io::Result<UnderlayError> {
-        sys::errqueue::take(self.socket.as_fd())
+        for socket in std::iter::once(&self.socket).chain(self.sources.iter()) {
+            match sys::errqueue::take(socket.as_fd()) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return result,
+            }
+        }
+        Err(io::ErrorKind::WouldBlock.into())
     }
 
     fn path_mtu(&self, peer: Ipv4Addr) -> io::Result<u32> {

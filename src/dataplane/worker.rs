@@ -29,6 +29,7 @@ use super::icmp::{IcmpError, IcmpLimit, MAX_REPLY_LEN};
 use super::offload::Offloads;
 use super::pmtu::PathMtuCache;
 use super::recv_batch::{MAX_BUFFERS, RecvBatch};
+use super::send_queue::Path;
 use super::sender::Sender;
 use super::stats::WorkerStats;
 use super::tun::TunQueue;
@@ -324,7 +325,8 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
         let Some(len) = error.reply(&offender, packet, self.tun_addr, &mut reply) else { return };
         if self.may_send_icmp(now) {
             // An ICMP error is a courtesy: one that the socket does not take is not retried.
-            let sent = self.udp.send(next_hop.addr, None, &[IoSlice::new(&reply[..len])]);
+            let path = Path::shared(next_hop.addr);
+            let sent = self.udp.send(path, None, &[IoSlice::new(&reply[..len])]);
             self.has_errors |= sent.is_err_and(|error| may_be_of_another(&error));
         }
     }

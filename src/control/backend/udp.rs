@@ -5,6 +5,7 @@
 //! of its backend.
 
 mod peers;
+mod source_ports;
 
 use std::io;
 use std::net::SocketAddrV4;
@@ -13,6 +14,7 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use self::peers::Peers;
+pub use self::source_ports::SourcePorts;
 use super::{Backend, BackendError, BackendStats};
 use crate::control::config::NetworkConfig;
 use crate::control::iface::ExternalInterface;
@@ -44,6 +46,8 @@ pub struct UdpSetup {
     pub num_workers: usize,
     /// Offloads that may be used.
     pub offloads: Offloads,
+    /// Whether flows may be told apart by their outer source port.
+    pub source_ports: SourcePorts,
     /// How the workers share the cores.
     pub threads: ThreadConfig,
 }
@@ -63,12 +67,14 @@ impl Backend for UdpBackend {
     type Setup = UdpSetup;
 
     fn attrs(setup: &UdpSetup) -> LeaseAttrs {
-        LeaseAttrs::udp(setup.iface.public_ip)
+        let attrs = LeaseAttrs::udp(setup.iface.public_ip);
+        if setup.spreads_flows() { source_ports::advertise(attrs) } else { attrs }
     }
 
     async fn start(setup: UdpSetup, lease: &Lease) -> Result<Self, BackendError> {
-        let UdpSetup { net, iface, network, port, mtu, num_workers, offloads, threads } = setup;
-        let (mtu, fragments) = tun_mtu(&iface, mtu)?;
+        let spreads_flows = setup.spreads_flows();
+        let UdpSetup { net, iface, network, port, num_workers, offloads, threads, .. } = setup;
+        let (mtu, fragments) = tun_mtu(&iface, setup.mtu)?;
         let tun = TunConfig { name: "flannel%d".to_owned(), num_queues: num_workers, offloads };
         let tun = tun.open().map_err(BackendError::Tun)?;
         let device = tun.name.clone();
@@ -82,7 +88,7 @@ impl Backend for UdpBackend {
         let engine = Engine::start(config, tun, sockets, routes).map_err(BackendError::Engine)?;
         let failures = forward_failures(&engine)?;
         info!(%device, mtu, workers = num_workers, "overlay device is up");
-        let peers = Peers::new(&network, port);
+        let peers = Peers::new(&network, port, spreads_flows);
         Ok(Self { device, mtu, engine, failures, peers, publisher })
     }
 
@@ -107,6 +113,14 @@ impl Backend for UdpBackend {
     fn stats(&self) -> BackendStats {
         let dataplane = self.engine.stats();
         BackendStats { device: self.device.clone(), num_peers: self.peers.len(), dataplane }
+    }
+}
+
+impl UdpSetup {
+    /// Whether flows to and from us may use any source port. Behind a NAT only the network's own
+    /// port is known to pass.
+    fn spreads_flows(&self) -> bool {
+        self.source_ports == SourcePorts::Auto && self.iface.public_ip == self.iface.addr
     }
 }
 

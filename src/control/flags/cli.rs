@@ -11,6 +11,7 @@ use clap::{ArgAction, Args, Command, Parser};
 use super::Config;
 use super::go_style::{variable_flag, variable_of};
 use super::values::{self, MAX_WORKERS, Maybe};
+use crate::control::backend::udp::SourcePorts;
 use crate::control::config::BackendType;
 use crate::control::iface::IfaceSpec;
 use crate::control::registry::etcd::EtcdConfig;
@@ -132,6 +133,12 @@ struct DataPlaneFlags {
     #[arg(long, value_name = "NAMES", default_value = "auto", value_parser = Offloads::from_str)]
     offload: Offloads,
 
+    /// Outer source ports: auto gives flows ports of their own, towards peers that say they take
+    /// them, so that network cards and routers can spread the load; shared uses the network's port
+    /// alone, for firewalls that want that.
+    #[arg(long, value_name = "auto|shared", default_value = "auto", value_parser = SourcePorts::from_str)]
+    source_ports: SourcePorts,
+
     /// Keep each worker on a core of its own, as far as there are enough.
     #[arg(
         long,
@@ -206,6 +213,7 @@ impl Cli {
             healthz: (healthz.port() > 0).then_some(healthz),
             num_workers: data_plane.workers.map_or(num_cores.min(MAX_WORKERS.into()), usize::from),
             offloads: data_plane.offload,
+            source_ports: data_plane.source_ports,
             threads: ThreadConfig { pin: data_plane.pin_workers, busy_poll: data_plane.busy_poll },
             verbosity: other.v,
             ignored_words,

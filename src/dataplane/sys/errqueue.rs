@@ -17,8 +17,7 @@ pub(crate) fn take(socket: BorrowedFd<'_>) -> io::Result<UnderlayError> {
     let mut control = nix::cmsg_space!(libc::sock_extended_err, libc::sockaddr_in);
     let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
     // The datagram itself comes along, cut to the room there is: none.
-    let message =
-        recvmsg::<SockaddrIn>(socket.as_raw_fd(), &mut [], Some(&mut control), flags)?;
+    let message = recvmsg::<SockaddrIn>(socket.as_raw_fd(), &mut [], Some(&mut control), flags)?;
     let errno = message.cmsgs()?.find_map(|message| match message {
         ControlMessageOwned::Ipv4RecvErr(error, _) => Some(error.ee_errno),
         _ => None,
