@@ -27,6 +27,8 @@ pub struct Sent {
     pub path: Path,
     /// Length of each datagram but the last, if there are several.
     pub gso_size: Option<u16>,
+    /// Whether it may be sent on in fragments.
+    pub in_fragments: bool,
     /// All datagrams, one behind the other.
     pub bytes: Bytes,
 }
@@ -179,7 +181,13 @@ impl UdpSocket for MemoryUdp {
 
     fn send(&self, path: Path, gso_size: Option<u16>, pieces: &[IoSlice<'_>]) -> io::Result<()> {
         self.refusals.take()?;
-        let sent = Sent { path, gso_size, bytes: join(pieces) };
+        let sent = Sent { path, gso_size, in_fragments: false, bytes: join(pieces) };
+        self.outgoing.send(sent).map_err(|_| io::Error::from_raw_os_error(libc::ENETUNREACH))
+    }
+
+    fn send_in_fragments(&self, path: Path, pieces: &[IoSlice<'_>]) -> io::Result<()> {
+        self.refusals.take()?;
+        let sent = Sent { path, gso_size: None, in_fragments: true, bytes: join(pieces) };
         self.outgoing.send(sent).map_err(|_| io::Error::from_raw_os_error(libc::ENETUNREACH))
     }
 

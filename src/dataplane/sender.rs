@@ -49,7 +49,7 @@ pub struct Sender {
 pub struct Hints {
     /// There may be ICMP errors to take from the socket.
     pub errors: bool,
-    /// The last peer whose path refused a run, and the length of its datagrams in bytes.
+    /// The last peer whose path refused a send, and the length of its datagrams in bytes.
     pub too_long: Option<(Ipv4Addr, usize)>,
 }
 
@@ -113,12 +113,11 @@ impl Sender {
                 self.gso = false;
                 self.send_singly(socket, run, arena, stats);
             }
-            // Without GSO the kernel fragments what is longer than a path MTU it has learned.
-            Refusal::TooBig if is_gso => {
+            // Whose packets must not be fragmented is told so next time: see `Encap::forward`.
+            Refusal::TooBig => {
                 self.hints.too_long = Some((*run.path.to.ip(), run.datagram_len()));
                 self.send_singly(socket, run, arena, stats);
             }
-            Refusal::TooBig => stats.drop(DropReason::TooBigForPath, num as u64),
             Refusal::NoGso => stats.drop(DropReason::SendRefused, num as u64),
             Refusal::Drop(reason) => stats.drop(reason, num as u64),
         }
@@ -134,8 +133,9 @@ impl Sender {
         arena: &[u8],
         stats: &DirectionStats,
     ) {
+        let mut in_fragments = false;
         for index in 0..run.num_datagrams() {
-            let reason = match self.send_datagrams(socket, run, index..index + 1, arena) {
+            let reason = match self.send_one(socket, run, index, arena, &mut in_fragments) {
                 Ok(len) => {
                     stats.packets.add(1);
                     stats.bytes.add(len as u64);
@@ -153,6 +153,28 @@ impl Sender {
         }
     }
 
+    /// Sends one datagram of `run`: whole, unless that was found to be too long for the path.
+    fn send_one(
+        &mut self,
+        socket: &impl UdpSocket,
+        run: &Run,
+        index: usize,
+        arena: &[u8],
+        in_fragments: &mut bool,
+    ) -> io::Result<usize> {
+        if !*in_fragments {
+            let sent = self.send_datagrams(socket, run, index..index + 1, arena);
+            if !sent.as_ref().is_err_and(|error| refusal(error) == Refusal::TooBig) {
+                return sent;
+            }
+            *in_fragments = true;
+        }
+        let mut slices = [IoSlice::new(&[]); MAX_PIECES];
+        let pieces = run.gather(index..index + 1, arena, &mut slices);
+        self.insist(None, || socket.send_in_fragments(run.path, pieces))?;
+        Ok(pieces.iter().map(|piece| piece.len()).sum())
+    }
+
     /// One send of the run's datagrams in `range`; returns their length in bytes.
     fn send_datagrams(
         &mut self,
@@ -164,10 +186,19 @@ impl Sender {
         let gso_size = if range.len() > 1 { run.gso_size() } else { None };
         let mut slices = [IoSlice::new(&[]); MAX_PIECES];
         let pieces = run.gather(range, arena, &mut slices);
+        self.insist(gso_size, || socket.send(run.path, gso_size, pieces))?;
+        Ok(pieces.iter().map(|piece| piece.len()).sum())
+    }
+
+    /// Repeats `send` for as long as another's fault may have stopped it.
+    fn insist(
+        &mut self,
+        gso_size: Option<u16>,
+        send: impl Fn() -> io::Result<()>,
+    ) -> io::Result<()> {
         let mut may_try_again = true;
         loop {
-            match socket.send(run.path, gso_size, pieces) {
-                Ok(()) => return Ok(pieces.iter().map(|piece| piece.len()).sum()),
+            match send() {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if may_try_again && may_be_of_another(&error) => {
                     self.hints.errors = true;
@@ -178,7 +209,7 @@ impl Sender {
                         return Err(error);
                     }
                 }
-                Err(error) => return Err(error),
+                result => return result,
             }
         }
     }

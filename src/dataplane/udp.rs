@@ -33,6 +33,13 @@ pub trait UdpSocket: Debug + Send {
     /// `WouldBlock` when the send buffer is full; otherwise what the socket reports.
     fn send(&self, path: Path, gso_size: Option<u16>, pieces: &[IoSlice<'_>]) -> io::Result<()>;
 
+    /// Sends the bytes of `pieces` to `path` as one datagram, which this host or any on the way may
+    /// send on in fragments.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    fn send_in_fragments(&self, path: Path, pieces: &[IoSlice<'_>]) -> io::Result<()>;
+
     /// Takes the oldest ICMP error about a datagram sent earlier.
     ///
     /// # Errors
@@ -73,6 +80,16 @@ pub enum UdpError {
     },
 }
 
+/// What becomes of datagrams that are longer than their path takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LongDatagrams {
+    /// They are refused, here or with an ICMP by whichever router notices, unless they are sent
+    /// again [in fragments](UdpSocket::send_in_fragments).
+    Refused,
+    /// They are fragmented, which the operator chose with an overlay MTU that needs it.
+    Fragmented,
+}
+
 /// A kernel socket of a group that shares one address (`SO_REUSEPORT`): the kernel gives all
 /// datagrams of one peer to the same socket.
 #[derive(Debug)]
@@ -109,6 +126,7 @@ pub fn bind_group(
     addr: SocketAddrV4,
     num_sockets: usize,
     offloads: Offloads,
+    long_datagrams: LongDatagrams,
 ) -> Result<Vec<KernelUdp>, UdpError> {
     // A group lets further sockets of the same user in, so a second flanneld would silently take
     // part of our traffic: first see that the address is free.
@@ -116,14 +134,14 @@ pub fn bind_group(
     bind(&probe, addr)?;
     drop(probe);
 
-    let sources = bind_sources(addr)?;
+    let sources = bind_sources(addr, long_datagrams)?;
     let mut group = Vec::with_capacity(num_sockets);
     for index in 0..num_sockets {
         let socket = new_socket(addr)?;
         socket.set_reuse_port(true).map_err(|source| UdpError::Socket { addr, source })?;
         grow_buffers(&socket);
         report_overflows(&socket);
-        report_errors(&socket);
+        discover_path(&socket, long_datagrams);
         let gro = offloads.gro && enable_gro(&socket, index == 0);
         let gso = offloads.gso && probe_gso(&socket, index == 0);
         bind(&socket, addr)?;
@@ -133,14 +151,17 @@ pub fn bind_group(
 }
 
 /// Sockets with ports that the kernel picks. They receive nothing: a filter drops whatever comes.
-fn bind_sources(addr: SocketAddrV4) -> Result<Arc<[Socket]>, UdpError> {
+fn bind_sources(
+    addr: SocketAddrV4,
+    long_datagrams: LongDatagrams,
+) -> Result<Arc<[Socket]>, UdpError> {
     let any_port = SocketAddrV4::new(*addr.ip(), 0);
     let make = |_| {
         let socket = new_socket(any_port)?;
         let refused = |source| UdpError::Socket { addr: any_port, source };
         socket.attach_filter(&[DROP_ALL]).map_err(refused)?;
         grow_buffers(&socket);
-        report_errors(&socket);
+        discover_path(&socket, long_datagrams);
         bind(&socket, any_port)?;
         Ok(socket)
     };
@@ -184,11 +205,24 @@ fn report_overflows(socket: &Socket) {
 }
 
 /// Has the kernel keep the ICMP errors that come back, which it otherwise withholds from sockets
-/// that are not connected.
-fn report_errors(socket: &Socket) {
+/// that are not connected, and forbid fragments if long datagrams are to be refused.
+///
+/// The kernel's default (`IP_PMTUDISC_WANT`) sets DF on single datagrams, not on those of a GSO
+/// send, and fragments without a word what is longer than a path that it knows to be narrow.
+fn discover_path(socket: &Socket, long_datagrams: LongDatagrams) {
     if let Err(error) = setsockopt(socket, Ipv4RecvErr, &true) {
         warn!(%error, "ICMP errors of the underlay will not be noticed");
     }
+    if long_datagrams == LongDatagrams::Refused
+        && let Err(error) = set_discovery(socket, libc::IP_PMTUDISC_DO)
+    {
+        warn!(%error, "datagrams that are too long for a path will be fragmented");
+    }
+}
+
+/// Sets `IP_MTU_DISCOVER` (`ip(7)`).
+fn set_discovery(socket: &Socket, mode: libc::c_int) -> io::Result<()> {
+    sys::sockopt::set_int(socket.as_fd(), libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, mode)
 }
 
 /// Turns on `UDP_GRO` (Linux 5.0); `log` to say so when it is refused.
@@ -210,6 +244,16 @@ fn probe_gso(socket: &Socket, log: bool) -> bool {
     result.is_ok()
 }
 
+impl KernelUdp {
+    /// The socket with the source port of `path`.
+    fn socket_of(&self, path: Path) -> &Socket {
+        match path.source.checked_sub(1) {
+            None => &self.socket,
+            Some(index) => self.sources.get(usize::from(index)).unwrap_or(&self.socket),
+        }
+    }
+}
+
 impl UdpSocket for KernelUdp {
     fn recv(&self, batch: &mut RecvBatch) -> io::Result<usize> {
         sys::recvmmsg::recv(self.socket.as_fd(), batch)
@@ -217,10 +261,7 @@ impl UdpSocket for KernelUdp {
 
     fn send(&self, path: Path, gso_size: Option<u16>, pieces: &[IoSlice<'_>]) -> io::Result<()> {
         let to = SockAddr::from(path.to);
-        let socket = match path.source.checked_sub(1) {
-            None => &self.socket,
-            Some(index) => self.sources.get(usize::from(index)).unwrap_or(&self.socket),
-        };
+        let socket = self.socket_of(path);
         let message = MsgHdr::new().with_addr(&to).with_buffers(pieces);
         match gso_size {
             None => socket.sendmsg(&message, libc::MSG_DONTWAIT)?,
@@ -230,6 +271,16 @@ impl UdpSocket for KernelUdp {
             }
         };
         Ok(())
+    }
+
+    fn send_in_fragments(&self, path: Path, pieces: &[IoSlice<'_>]) -> io::Result<()> {
+        let socket = self.socket_of(path);
+        // No control message allows it for one send. What another worker sends by this socket
+        // meanwhile lacks DF at worst, or is refused and tried again.
+        set_discovery(socket, libc::IP_PMTUDISC_DONT)?;
+        let sent = self.send(path, None, pieces);
+        set_discovery(socket, libc::IP_PMTUDISC_DO)?;
+        sent
     }
 
     fn take_error(&self) -> io::Result<UnderlayError> {

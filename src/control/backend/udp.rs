@@ -21,7 +21,7 @@ use crate::control::iface::ExternalInterface;
 use crate::control::lease::{Lease, LeaseAttrs, LeaseEvent};
 use crate::dataplane::pmtu::{ENCAP_OVERHEAD_V4, MIN_IPV4_MTU};
 use crate::dataplane::tun::TunConfig;
-use crate::dataplane::udp::{KernelUdp, UdpError, bind_group};
+use crate::dataplane::udp::{KernelUdp, LongDatagrams, UdpError, bind_group};
 use crate::dataplane::{Engine, EngineConfig, EngineError, Offloads, ThreadConfig};
 use crate::routes::kernel::{self, Netlink, OverlayLink};
 use crate::routes::publish::{self, RoutePublisher};
@@ -74,7 +74,7 @@ impl Backend for UdpBackend {
     async fn start(setup: UdpSetup, lease: &Lease) -> Result<Self, BackendError> {
         let spreads_flows = setup.spreads_flows();
         let UdpSetup { net, iface, network, port, num_workers, offloads, threads, .. } = setup;
-        let (mtu, fragments) = tun_mtu(&iface, setup.mtu)?;
+        let (mtu, long_datagrams) = tun_mtu(&iface, setup.mtu)?;
         let tun = TunConfig { name: "flannel%d".to_owned(), num_queues: num_workers, offloads };
         let tun = tun.open().map_err(BackendError::Tun)?;
         let device = tun.name.clone();
@@ -82,9 +82,10 @@ impl Backend for UdpBackend {
         let link = OverlayLink { name: &device, addr: tun_addr, mtu, network: network.network };
         kernel::configure(&net, &link).await.map_err(BackendError::Kernel)?;
 
-        let sockets = bind(SocketAddrV4::new(iface.addr, port), num_workers, offloads)?;
+        let sockets =
+            bind(SocketAddrV4::new(iface.addr, port), num_workers, offloads, long_datagrams)?;
         let (publisher, routes) = publish::channel();
-        let config = EngineConfig { subnet, tun_addr, tun_mtu: mtu, fragments, threads };
+        let config = EngineConfig { subnet, tun_addr, tun_mtu: mtu, long_datagrams, threads };
         let engine = Engine::start(config, tun, sockets, routes).map_err(BackendError::Engine)?;
         let failures = forward_failures(&engine)?;
         info!(%device, mtu, workers = num_workers, "overlay device is up");
@@ -124,9 +125,12 @@ impl UdpSetup {
     }
 }
 
-/// MTU of the overlay device, and whether the underlay has to fragment the longest datagrams:
-/// because the operator chose so.
-fn tun_mtu(iface: &ExternalInterface, chosen: Option<u16>) -> Result<(u16, bool), BackendError> {
+/// MTU of the overlay device, and what becomes of the longest datagrams on a path that does not
+/// take them: an operator's choice that the interface itself does not take needs fragments.
+fn tun_mtu(
+    iface: &ExternalInterface,
+    chosen: Option<u16>,
+) -> Result<(u16, LongDatagrams), BackendError> {
     let min = u32::from(MIN_IPV4_MTU) + ENCAP_OVERHEAD_V4;
     if iface.mtu < min {
         return Err(BackendError::SmallMtu { name: iface.name.clone(), mtu: iface.mtu, min });
@@ -134,22 +138,24 @@ fn tun_mtu(iface: &ExternalInterface, chosen: Option<u16>) -> Result<(u16, bool)
     let room = iface.mtu.min(MAX_IPV4_LEN) - ENCAP_OVERHEAD_V4;
     let room = u16::try_from(room).unwrap_or(u16::MAX);
     let mtu = chosen.unwrap_or(room);
-    if mtu > room {
-        warn!(
-            mtu, interface = %iface.name, interface_mtu = iface.mtu,
-            "the overlay's MTU is more than the interface leaves room for: \
-             the underlay will carry fragments"
-        );
+    if mtu <= room {
+        return Ok((mtu, LongDatagrams::Refused));
     }
-    Ok((mtu, mtu > room))
+    warn!(
+        mtu, interface = %iface.name, interface_mtu = iface.mtu,
+        "the overlay's MTU is more than the interface leaves room for: \
+         outer datagrams will be fragmented"
+    );
+    Ok((mtu, LongDatagrams::Fragmented))
 }
 
 fn bind(
     addr: SocketAddrV4,
     num_sockets: usize,
     offloads: Offloads,
+    long_datagrams: LongDatagrams,
 ) -> Result<Vec<KernelUdp>, BackendError> {
-    bind_group(addr, num_sockets, offloads).map_err(|error| match &error {
+    bind_group(addr, num_sockets, offloads, long_datagrams).map_err(|error| match &error {
         UdpError::Bind { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
             BackendError::PortTaken(error)
         }
@@ -187,7 +193,7 @@ mod tests {
     #[test]
     fn tun_mtu_leaves_room_for_the_outer_headers() {
         for (link, tun) in [(1500, 1472), (9001, 8973), (1450, 1422), (1280, 1252)] {
-            assert_eq!(tun_mtu(&iface(link), None).unwrap(), (tun, false));
+            assert_eq!(tun_mtu(&iface(link), None).unwrap(), (tun, LongDatagrams::Refused));
         }
     }
 
@@ -203,18 +209,18 @@ mod tests {
     #[test]
     fn chosen_mtu_wins_and_one_that_needs_fragments_is_told() {
         let logs = Logs::capture();
-        assert_eq!(tun_mtu(&iface(1500), Some(1400)).unwrap(), (1400, false));
-        assert_eq!(tun_mtu(&iface(1500), Some(1472)).unwrap(), (1472, false));
+        assert_eq!(tun_mtu(&iface(1500), Some(1400)).unwrap(), (1400, LongDatagrams::Refused));
+        assert_eq!(tun_mtu(&iface(1500), Some(1472)).unwrap(), (1472, LongDatagrams::Refused));
         assert_eq!(logs.count("WARN"), 0);
-        assert_eq!(tun_mtu(&iface(1500), Some(1473)).unwrap(), (1473, true));
-        assert!(logs.lines_with("will carry fragments")[0].contains("mtu=1473"));
+        assert_eq!(tun_mtu(&iface(1500), Some(1473)).unwrap(), (1473, LongDatagrams::Fragmented));
+        assert!(logs.lines_with("will be fragmented")[0].contains("mtu=1473"));
     }
 
     #[test]
     fn taken_port_says_who_to_ask() {
         let holder = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let std::net::SocketAddr::V4(addr) = holder.local_addr().unwrap() else { panic!() };
-        let error = bind(addr, 1, Offloads::OFF).unwrap_err();
+        let error = bind(addr, 1, Offloads::OFF, LongDatagrams::Refused).unwrap_err();
         assert!(matches!(error, BackendError::PortTaken(_)), "{error}");
     }
 }
