@@ -93,10 +93,33 @@ fn run_that_the_kernel_refuses_is_sent_singly_and_teaches() {
     left.run();
     carry(&left, &right, true);
     right.run();
-    assert_eq!(right.received().len(), 20, "the kernel fragments what it refused as a run");
+    assert_eq!(right.received().len(), 20);
     left.send(header, &superpacket);
     left.run();
     assert_eq!((num_sent(&left), left.received().len()), (0, 1));
+}
+
+#[test]
+fn what_the_kernel_refuses_is_sent_in_fragments_and_teaches() {
+    for gso in [true, false] {
+        let offloads = Offloads { gso, ..Offloads::AUTO };
+        let (mut left, _) = pair(offloads, offloads);
+        // The run, if it is one; then a datagram of it, and that again.
+        for _ in 0..if gso { 3 } else { 2 } {
+            left.underlay.refusals.push(libc::EMSGSIZE);
+        }
+        left.underlay.path_mtu.store(1400, Ordering::Relaxed);
+        for _ in 0..2 {
+            left.send(VnetHdr::default(), &packet(1472, DF));
+        }
+        left.run();
+        let sent: Vec<_> = left.underlay.sent.try_iter().collect();
+        assert!(sent[0].in_fragments);
+        assert_eq!(sent.len(), 2);
+        left.send(VnetHdr::default(), &packet(1472, DF));
+        left.run();
+        assert_eq!((num_sent(&left), left.received().len()), (0, 1));
+    }
 }
 
 #[test]

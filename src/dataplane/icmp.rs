@@ -59,18 +59,6 @@ impl IcmpError {
         }
     }
 
-    /// Who is to have sent the error about `offender` that goes into our TUN, whose address is
-    /// `tun_addr`. A host drops what comes from outside with an address of its own for source
-    /// (`fib_validate_source` in net/ipv4/fib_frontend.c). A path MTU must arrive, so it comes
-    /// from where the offender went, as kernel tunnels do it (`iptunnel_pmtud_build_icmp` in
-    /// net/ipv4/ip_tunnel_core.c).
-    pub const fn local_source(self, offender: &Inner, tun_addr: Ipv4Addr) -> Ipv4Addr {
-        match self {
-            Self::NetUnreachable | Self::TimeExceeded => tun_addr,
-            Self::FragmentationNeeded { .. } => offender.dst,
-        }
-    }
-
     /// Writes the reply to `reply` and returns its length, or `None` where a router must keep
     /// silent. `quote` starts with the offender's header, which `offender` describes; at most 8
     /// bytes behind it are quoted, and never a byte that is not the offender's.

@@ -104,6 +104,12 @@ impl TunQueue for MemoryTun {
             .map_err(|_| io::Error::from_raw_os_error(libc::EIO))
     }
 
+    fn originate(&self, packet: &[u8]) -> io::Result<()> {
+        let packet = Bytes::copy_from_slice(packet);
+        drop(self.to_host.send((VnetHdr::default(), packet)));
+        Ok(())
+    }
+
     fn offloads(&self) -> Offloads {
         self.offloads
     }

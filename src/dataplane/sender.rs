@@ -97,7 +97,7 @@ impl Sender {
         let num = run.num_datagrams();
         let is_gso = run.gso_size().is_some();
         if is_gso && !self.gso {
-            self.send_singly(socket, run, arena, stats);
+            self.send_singly(socket, run, arena, stats, false);
             return true;
         }
         let Err(error) = self.send_datagrams(socket, run, 0..num, arena) else {
@@ -111,12 +111,12 @@ impl Sender {
             Refusal::NoGso if is_gso => {
                 warn!(%error, "device refuses UDP GSO: sending one datagram at a time from now on");
                 self.gso = false;
-                self.send_singly(socket, run, arena, stats);
+                self.send_singly(socket, run, arena, stats, false);
             }
             // Whose packets must not be fragmented is told so next time: see `Encap::forward`.
             Refusal::TooBig => {
                 self.hints.too_long = Some((*run.path.to.ip(), run.datagram_len()));
-                self.send_singly(socket, run, arena, stats);
+                self.send_singly(socket, run, arena, stats, !is_gso);
             }
             Refusal::NoGso => stats.drop(DropReason::SendRefused, num as u64),
             Refusal::Drop(reason) => stats.drop(reason, num as u64),
@@ -125,15 +125,16 @@ impl Sender {
     }
 
     /// Sends every datagram of `run` by itself; what does not go at once is dropped, as a router
-    /// drops at a full queue.
+    /// drops at a full queue. Once one was found to be too long, all may be fragmented; with
+    /// `in_fragments` from the first.
     fn send_singly(
         &mut self,
         socket: &impl UdpSocket,
         run: &Run,
         arena: &[u8],
         stats: &DirectionStats,
+        mut in_fragments: bool,
     ) {
-        let mut in_fragments = false;
         for index in 0..run.num_datagrams() {
             let reason = match self.send_one(socket, run, index, arena, &mut in_fragments) {
                 Ok(len) => {

@@ -176,7 +176,7 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
                 return Ok(Turn::Done);
             };
             match self.tun.read(room) {
-                Ok((header, len)) => self.forward(&header, len, now)?,
+                Ok((header, len)) => self.forward(&header, len, now),
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                     self.stats.egress.drop(DropReason::BadSuperpacket, 1);
                 }
@@ -191,7 +191,7 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
         Ok(Turn::MoreToDo)
     }
 
-    fn forward(&mut self, header: &VnetHdr, len: usize, now: Instant) -> Result<(), Lost> {
+    fn forward(&mut self, header: &VnetHdr, len: usize, now: Instant) {
         match self.encap.forward(header, len, self.routes.table(), self.paths.current()) {
             Ok(true) => {
                 self.send_pending();
@@ -200,11 +200,10 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
             Err(reason) => {
                 self.stats.egress.drop(reason, 1);
                 if let Some(error) = IcmpError::for_drop(reason, self.encap.path_mtu()) {
-                    self.answer_local(error, header, len, now)?;
+                    self.answer_local(error, header, len, now);
                 }
             }
         }
-        Ok(())
     }
 
     /// Sends every waiting run; returns false if the socket's buffer is full.
@@ -224,28 +223,15 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
     }
 
     /// Tells a sender on this side of the TUN why its packet, just refused, ended here.
-    fn answer_local(
-        &mut self,
-        error: IcmpError,
-        header: &VnetHdr,
-        len: usize,
-        now: Instant,
-    ) -> Result<(), Lost> {
-        let Some(offender) = self.encap.refused(header, len, &mut self.quote) else {
-            return Ok(());
-        };
+    fn answer_local(&mut self, error: IcmpError, header: &VnetHdr, len: usize, now: Instant) {
+        let Some(offender) = self.encap.refused(header, len, &mut self.quote) else { return };
         let mut reply = [0; MAX_REPLY_LEN];
-        let src = error.local_source(&offender, self.tun_addr);
-        let Some(len) = error.reply(&offender, &self.quote, src, &mut reply) else {
-            return Ok(());
+        let Some(len) = error.reply(&offender, &self.quote, self.tun_addr, &mut reply) else {
+            return;
         };
-        if !self.may_send_icmp(now) {
-            return Ok(());
-        }
-        let mut slices = [IoSlice::new(&[]); coalesce::MAX_PIECES];
-        match self.tun.write(coalesce::gather_plain(&reply[..len], &mut slices)) {
-            Err(error) if is_gone(&error) => Err(lost_tun(error)),
-            Ok(()) | Err(_) => Ok(()),
+        if self.may_send_icmp(now) {
+            // An ICMP error is a courtesy: one that the kernel does not take is not retried.
+            drop(self.tun.originate(&reply[..len]));
         }
     }
 

@@ -71,7 +71,8 @@ fn what_cannot_leave_is_counted_by_reason() {
         let (num_done, _, stats, sent) = send(&[errno, errno]);
         assert_eq!((num_done, sent.len(), stats.dropped(reason)), (1, 0, 3), "errno {errno}");
     }
-    let errnos = [libc::EMSGSIZE, libc::EMSGSIZE, libc::EMSGSIZE, libc::EPERM, libc::EAGAIN];
+    let long = libc::EMSGSIZE; // as a run, whole, whole again, in fragments, and again
+    let errnos = [long, long, long, long, long, libc::EPERM, libc::EAGAIN];
     let (_, _, stats, sent) = send(&errnos);
     assert_eq!(sent.len(), 0);
     assert_eq!(stats.dropped(DropReason::TooBigForPath), 1);
