@@ -77,7 +77,8 @@ pub struct WorkerStats {
     pub queue_overflows: Counter,
     /// Receive calls that failed for another reason than that nothing was there.
     pub socket_errors: Counter,
-    /// ICMP errors that came back about datagrams sent.
+    /// Errors that came back about datagrams sent: ICMPs of the underlay, and the kernel's own
+    /// about datagrams that are too long for a path it knows.
     pub underlay_errors: Counter,
     /// Times that a peer's path was found to be narrower than was known.
     pub paths_narrowed: Counter,

@@ -97,6 +97,7 @@ pub struct KernelUdp {
     socket: Socket,
     /// Sockets with ports of their own, only to send from; the whole group shares them.
     sources: Arc<[Socket]>,
+    long_datagrams: LongDatagrams,
     /// Whether sends may be cut by the kernel.
     pub(super) gso: bool,
     /// Whether received datagrams may come in rows.
@@ -145,7 +146,8 @@ pub fn bind_group(
         let gro = offloads.gro && enable_gro(&socket, index == 0);
         let gso = offloads.gso && probe_gso(&socket, index == 0);
         bind(&socket, addr)?;
-        group.push(KernelUdp { socket, sources: Arc::clone(&sources), gso, gro });
+        let sources = Arc::clone(&sources);
+        group.push(KernelUdp { socket, sources, long_datagrams, gso, gro });
     }
     Ok(group)
 }
@@ -274,6 +276,9 @@ impl UdpSocket for KernelUdp {
     }
 
     fn send_in_fragments(&self, path: Path, pieces: &[IoSlice<'_>]) -> io::Result<()> {
+        if self.long_datagrams == LongDatagrams::Fragmented {
+            return self.send(path, None, pieces);
+        }
         let socket = self.socket_of(path);
         // No control message allows it for one send. What another worker sends by this socket
         // meanwhile lacks DF at worst, or is refused and tried again.
@@ -313,3 +318,6 @@ impl AsRawFd for KernelUdp {
         self.socket.as_raw_fd()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,12 +3,12 @@
 use std::io;
 use std::net::SocketAddrV4;
 
-/// An ICMP error that came back about a datagram of ours.
+/// An error that came back about a datagram of ours: an ICMP, or the kernel's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UnderlayError {
     /// Where the datagram was sent.
     pub to: SocketAddrV4,
-    /// It was too long for the path: ICMP's "fragmentation needed and DF set" (RFC 1191).
+    /// It was too long for the path, as with ICMP's "fragmentation needed and DF set" (RFC 1191).
     pub is_too_long: bool,
 }
 

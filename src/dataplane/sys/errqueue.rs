@@ -18,9 +18,9 @@ pub(crate) fn take(socket: BorrowedFd<'_>) -> io::Result<UnderlayError> {
     let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
     // The datagram itself comes along, cut to the room there is: none.
     let message = recvmsg::<SockaddrIn>(socket.as_raw_fd(), &mut [], Some(&mut control), flags)?;
-    let errno = message.cmsgs()?.find_map(|message| match message {
-        ControlMessageOwned::Ipv4RecvErr(error, _) => Some(error.ee_errno),
-        _ => None,
+    let errno = message.cmsgs()?.find_map(|message| {
+        let ControlMessageOwned::Ipv4RecvErr(error, _) = message else { return None };
+        Some(error.ee_errno)
     });
     let to = message.address.map_or(SocketAddrV4::new([0; 4].into(), 0), SocketAddrV4::from);
     let is_too_long = errno.and_then(|errno| i32::try_from(errno).ok()) == Some(libc::EMSGSIZE);
