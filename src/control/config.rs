@@ -26,6 +26,8 @@ pub struct NetworkConfig {
     pub subnet_min: Ipv4Addr,
     /// Last subnet that may be leased.
     pub subnet_max: Ipv4Addr,
+    /// Whether nodes keep their rules with nftables, not iptables.
+    pub nftables: bool,
     /// How packets travel between nodes.
     pub backend: BackendConfig,
 }
@@ -156,11 +158,14 @@ pub fn parse(
     let subnet_len = read_subnet_len(&object, network)?;
     let (subnet_min, subnet_max) = read_limits(&object, network, subnet_len)?;
     let backend = read_backend(&object, backend_override)?;
-    Ok(NetworkConfig { network, subnet_len, subnet_min, subnet_max, backend })
+    let nftables = object.read("EnableNFTables", BOOL)?.unwrap_or(false);
+    Ok(NetworkConfig { network, subnet_len, subnet_min, subnet_max, nftables, backend })
 }
 
+/// What a boolean is to be, as an error says it.
+const BOOL: &str = "true or false";
+
 fn require_ipv4(object: &Object) -> Result<(), ConfigError> {
-    const BOOL: &str = "true or false";
     if object.read("EnableIPv4", BOOL)? == Some(false) {
         return Err(ConfigError::AddressFamily("EnableIPv4: false"));
     }

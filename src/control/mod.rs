@@ -20,6 +20,7 @@ pub mod watch;
 pub mod renew;
 
 pub mod backend;
+pub mod firewall;
 pub mod subnet_file;
 
 mod backoff;
@@ -141,7 +142,7 @@ async fn join(
         Some(iface) => iface,
         None => external_interface(config, &net).await?,
     };
-    // 4c. Lease, overlay device, subnet.env, workers, READY=1, and the loop.
+    // 4c. Lease, overlay device, workers; rules, subnet.env, READY=1 beside the loop.
     let backend = network.backend;
     let node = Node {
         registry,
@@ -149,6 +150,7 @@ async fn join(
         previous,
         subnet_file: &config.subnet_file,
         renew_margin: config.renew_margin,
+        firewall: config.firewall,
         health,
     };
     match backend {

@@ -13,6 +13,14 @@ fn defaults_are_flannels() {
     assert!(config.ifaces.is_empty() && config.ignored_words.is_empty());
     assert_eq!((config.offloads, config.verbosity), (Offloads::AUTO, 0));
     assert!((1..=256).contains(&config.num_workers));
+    let firewall = FirewallConfig {
+        forward_rules: true,
+        ip_masq: false,
+        fully_random: true,
+        resync: Duration::from_secs(5),
+        blackhole_route: false,
+    };
+    assert_eq!(config.firewall, firewall);
 }
 
 #[test]
@@ -78,6 +86,31 @@ fn every_flag_reaches_the_config() {
 }
 
 #[test]
+fn firewall_flags_are_read_as_go_reads_booleans() {
+    let config = config(
+        "-ip-masq -ip-masq-fully-random-disable=T -iptables-forward-rules=0 -iptables-resync 0x10 \
+         -ip-blackhole-route=true",
+    );
+    let firewall = FirewallConfig {
+        forward_rules: false,
+        ip_masq: true,
+        fully_random: false,
+        resync: Duration::from_secs(16),
+        blackhole_route: true,
+    };
+    assert_eq!(config.firewall, firewall);
+    assert!(run(read("", &[("FLANNELD_IP_MASQ", "true")])).firewall.ip_masq);
+}
+
+#[test]
+fn clean_up_is_asked_for_on_the_command_line_alone() {
+    let Ok(Invocation::CleanUp(file)) = read("-cleanup -subnet-file f", &[]) else { panic!() };
+    assert_eq!(file, PathBuf::from("f"));
+    assert!(matches!(read("", &[("FLANNELD_CLEANUP", "true")]), Ok(Invocation::Run(_))));
+    assert!(matches!(read("-cleanup=false", &[]), Ok(Invocation::Run(_))));
+}
+
+#[test]
 fn port_that_is_not_positive_means_no_health_endpoint() {
     for line in ["-healthz-port 0", "-healthz-port -1", "-healthz-port=-99999"] {
         assert_eq!(config(line).healthz, None, "{line}");
@@ -111,7 +144,8 @@ fn mistakes_are_told_in_one_line() {
     let cases = [
         ("-ifac x", "unknown flag --ifac: did you mean --iface? (flanneld --help lists all flags)"),
         ("-interface=eth1", "unknown flag --interface: did you mean --iface?"),
-        ("-ip-masq", "unknown flag --ip-masq: flanneld --help lists all flags"),
+        ("-ip-masq=on", "flag --ip-masq: \"on\" is neither true nor false"),
+        ("-kube", "unknown flag --kube: flanneld --help lists all flags"),
         ("-x=1", "unknown flag --x: flanneld --help lists all flags"),
         ("-v", "flag --v needs a value: write --v=VALUE"),
         ("---v=1", "\"---v=1\" is no flag: write --name=value (flanneld --help lists them)"),
@@ -131,6 +165,11 @@ fn mistakes_are_told_in_one_line() {
     ];
     for (line, message) in cases {
         assert_eq!(read(line, &[]).unwrap_err().to_string(), message, "{line}");
+    }
+    for period in ["0", "-5", "", "5s", "4294967296"] {
+        let line = format!("-iptables-resync={period}");
+        let message = read(&line, &[]).unwrap_err().to_string();
+        assert!(message.ends_with("is not a whole number from 1 to 4294967295"), "{message}");
     }
     for margin in ["0", "1440", "-5", "1.5", "", "99999999999999999999"] {
         let line = format!("-subnet-lease-renew-margin={margin}");

@@ -38,6 +38,11 @@ pub(super) fn margin(text: &str) -> Result<u16, String> {
     go_int(text, 1, 1439)
 }
 
+/// With a period that is not positive, flannel's loop spins.
+pub(super) fn resync(text: &str) -> Result<u32, String> {
+    go_int(text, 1, u32::MAX.into())
+}
+
 /// Flannel disables the endpoint for any port that is not positive.
 pub(super) fn healthz_port(text: &str) -> Result<u16, String> {
     let port: i64 = go_int(text, i64::MIN, u16::MAX.into())
