@@ -53,7 +53,7 @@ fn segments(num: u16, change: impl Fn(u16, PacketBuilder) -> PacketBuilder) -> V
 #[test]
 fn fragments_stay_fragments_and_keep_their_place() {
     let fragment = |offset: u16, more: u16, len: usize| {
-        let field = offset / 8 | more;
+        let field = (offset / 8) | more;
         PacketBuilder::udp(SRC, DST).id(77).fragment(field).payload(&pattern(len))
     };
     let datagram = PacketBuilder::udp(SRC, DST).payload(&pattern(64));
