@@ -68,6 +68,15 @@ fn underlay_that_shrinks_is_noticed_whatever_the_offloads() {
 }
 
 #[test]
+fn stock_peer_behind_a_narrow_path_gets_every_packet_whole() {
+    let mut spec = spec("shrink-stock", 2);
+    spec.daemons.insert("n2".to_owned(), Daemon::stand_in(FLANNEL_LAB));
+    let lab = Lab::up(spec).unwrap();
+    narrow(&lab, 1400);
+    assert_path_is_learned(&lab, 1400);
+}
+
+#[test]
 fn link_that_shrinks_is_noticed_by_the_refused_send() {
     let lab = up("link", 2);
     for node in lab.nodes() {
