@@ -35,6 +35,8 @@ pub struct Config {
     pub etcd: EtcdConfig,
     /// Overrides the network config's `Backend.Type`.
     pub backend: Option<BackendType>,
+    /// Overrides the overlay's MTU, in bytes.
+    pub mtu: Option<u16>,
     /// External interfaces to try, in order; empty means the default route's.
     pub ifaces: Vec<IfaceSpec>,
     /// What peers send to, if not the external interface's address.

@@ -157,12 +157,13 @@ async fn join(
         health,
     };
     match backend {
-        BackendConfig::Udp { port } => {
+        BackendConfig::Udp { port, mtu } => {
             let setup = UdpSetup {
                 net,
                 iface,
                 network,
                 port,
+                mtu: config.mtu.or(mtu),
                 num_workers: config.num_workers,
                 offloads: config.offloads,
                 source_ports: config.source_ports,

@@ -149,6 +149,11 @@ struct DataPlaneFlags {
     #[arg(long, value_name = "TYPE", default_value = "", value_parser = values::maybe::<BackendType>)]
     backend: Maybe<BackendType>,
 
+    /// MTU of the overlay in bytes, 68 to 65507, whatever the network config's Backend.MTU says;
+    /// give all nodes the same. Without either: the external interface's less 28.
+    #[arg(long, value_name = "BYTES", value_parser = values::mtu)]
+    mtu: Option<u16>,
+
     /// Threads that carry packets, each with its own TUN queue and socket, 1 to 256. Without it:
     /// one a core.
     #[arg(long, value_name = "NUMBER", value_parser = values::workers)]
@@ -215,6 +220,7 @@ impl Cli {
         Config {
             etcd: etcd.into_config(),
             backend: data_plane.backend,
+            mtu: data_plane.mtu,
             ifaces: host.iface,
             public_ip: host.public_ip,
             subnet_file: subnet.subnet_file,

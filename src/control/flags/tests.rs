@@ -9,6 +9,7 @@ fn defaults_are_flannels() {
     assert_eq!(config.subnet_file, PathBuf::from("/run/flannel/subnet.env"));
     assert_eq!(config.renew_margin, Duration::from_secs(3600));
     assert_eq!((config.backend, config.public_ip, config.healthz), (None, None, None));
+    assert_eq!(config.mtu, None);
     assert!(config.ifaces.is_empty() && config.ignored_words.is_empty());
     assert_eq!((config.offloads, config.verbosity), (Offloads::AUTO, 0));
     assert!((1..=256).contains(&config.num_workers));
@@ -67,7 +68,7 @@ fn every_flag_reaches_the_config() {
         "-etcd-endpoints https://a:1,https://b:2 -etcd-prefix /p -etcd-keyfile k -etcd-certfile c \
          -etcd-cafile ca -etcd-username u -etcd-password secret -backend UDP -public-ip 192.0.2.1 \
          -subnet-file f -subnet-lease-renew-margin 1439 -healthz-ip 127.0.0.1 -healthz-port 8080 \
-         -workers 256 -offload gso,gro",
+         -workers 256 -offload gso,gro -mtu 1400",
     );
     let etcd = &config.etcd;
     assert_eq!(etcd.endpoints, ["https://a:1", "https://b:2"]);
@@ -80,6 +81,7 @@ fn every_flag_reaches_the_config() {
     assert_eq!(config.renew_margin, Duration::from_secs(1439 * 60));
     assert_eq!(config.healthz, Some("127.0.0.1:8080".parse().unwrap()));
     assert_eq!((config.num_workers, config.offloads.to_string().as_str()), (256, "gso,gro"));
+    assert_eq!(config.mtu, Some(1400));
     assert!(!format!("{config:?}").contains("secret"));
 }
 
@@ -152,6 +154,8 @@ fn mistakes_are_told_in_one_line() {
         ("-v=--1", "flag --v: \"--1\" is not a whole number from 0 to 255"),
         ("-workers 0", "flag --workers: \"0\" is not a whole number from 1 to 256"),
         ("-workers 257", "flag --workers: \"257\" is not a whole number from 1 to 256"),
+        ("-mtu 67", "flag --mtu: \"67\" is not a whole number from 68 to 65507"),
+        ("-mtu 65508", "flag --mtu: \"65508\" is not a whole number from 68 to 65507"),
         ("-healthz-port 65536", "flag --healthz-port: \"65536\" is not a port from 0 to 65535"),
         ("-healthz-ip x", "flag --healthz-ip: \"x\" is not an IP address"),
         ("-public-ip ::1", "flag --public-ip: \"::1\" is not an IPv4 address"),

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::control::config::{MAX_OVERLAY_MTU, MIN_OVERLAY_MTU};
 use crate::control::iface::{IfaceSpec, SpecError};
 
 /// A setting whose empty text means "not set", as with every text flag of flannel.
@@ -21,6 +22,10 @@ pub(super) const MAX_WORKERS: u16 = 256;
 
 pub(super) fn workers(text: &str) -> Result<u16, String> {
     go_int(text, 1, MAX_WORKERS.into())
+}
+
+pub(super) fn mtu(text: &str) -> Result<u16, String> {
+    go_int(text, MIN_OVERLAY_MTU.into(), MAX_OVERLAY_MTU.into())
 }
 
 /// A worker that looks for longer than a second never sleeps in any sense.
