@@ -136,7 +136,7 @@ fn path(next_hop: NextHop, packet: &[u8], inner: &Inner) -> Path {
 }
 
 /// Whether a packet, or each segment of a superpacket, gets through a path that takes `path_mtu`
-/// bytes. Without DF it does, since the datagram around it is fragmented: docs/adr/0005.
+/// bytes. Without DF it does, since the datagram around it is fragmented: docs/adr/0006.
 fn passes(
     packet: &[u8],
     inner: Inner,
