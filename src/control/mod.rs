@@ -21,6 +21,7 @@ pub mod watch;
 pub mod renew;
 
 pub mod backend;
+pub mod firewall;
 pub mod subnet_file;
 
 mod backoff;
@@ -144,7 +145,7 @@ async fn join(
         Some(iface) => iface,
         None => external_interface(config, &net).await?,
     };
-    // 4c. Lease, overlay device, subnet.env, workers, READY=1, and the loop.
+    // 4c. Lease, overlay device, workers; rules, subnet.env, READY=1 beside the loop.
     let backend = network.backend;
     let node = Node {
         registry,
@@ -152,15 +153,17 @@ async fn join(
         previous,
         subnet_file: &config.subnet_file,
         renew_margin: config.renew_margin,
+        firewall: config.firewall,
         health,
     };
     match backend {
-        BackendConfig::Udp { port } => {
+        BackendConfig::Udp { port, mtu } => {
             let setup = UdpSetup {
                 net,
                 iface,
                 network,
                 port,
+                mtu: config.mtu.or(mtu),
                 num_workers: config.num_workers,
                 offloads: config.offloads,
                 source_ports: config.source_ports,

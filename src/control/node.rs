@@ -1,4 +1,5 @@
-//! One node's life once it knows its network: lease, backend, subnet.env, and then the loop.
+//! One node's life once it knows its network: lease, backend, and then the loop, which announces
+//! the node as soon as its rules are in place.
 
 use std::convert::Infallible;
 use std::net::Ipv4Addr;
@@ -15,6 +16,7 @@ use super::DaemonError;
 use super::acquire::acquire_lease;
 use super::backend::{Backend, BackendStats};
 use super::config::NetworkConfig;
+use super::firewall::{Firewall, FirewallConfig, Ranges, RuleTool};
 use super::health::Health;
 use super::lease::Lease;
 use super::registry::Registry;
@@ -37,6 +39,8 @@ pub(super) struct Node<'a, R> {
     pub(super) subnet_file: &'a Path,
     /// How long before its expiry the lease is renewed.
     pub(super) renew_margin: Duration,
+    /// Which rules to keep on the host.
+    pub(super) firewall: FirewallConfig,
     /// Is told when we are ready, and asks for statistics.
     pub(super) health: &'a Health,
 }
@@ -62,18 +66,28 @@ impl<R: Registry> Node<'_, R> {
     /// [`DaemonError`] when there is no lease to be had, it is lost, or the backend fails.
     ///
     /// # Cancel safety
-    /// Dropping the future stops the backend, which leaves nothing on the host but subnet.env.
+    /// Dropping the future stops the backend, which leaves nothing on the host but subnet.env and
+    /// the rules.
     pub(super) async fn live<B: Backend>(self, setup: B::Setup) -> Result<Infallible, DaemonError> {
         let attrs = B::attrs(&setup);
         let lease = acquire_lease(self.registry, &self.network, &attrs, self.previous).await?;
         let backend = B::start(setup, &lease).await?;
-        self.announce(&lease, backend.mtu());
         self.work(&lease, backend).await
     }
 
-    /// Tells the host what its network is. A node that cannot still serves its peers.
+    /// Starts to keep the rules. It takes a while, and longer where something is amiss; peers are
+    /// served meanwhile.
+    fn start_firewall(&self, lease: &Lease) -> Firewall {
+        let ranges = Ranges { network: self.network.network, subnet: lease.subnet };
+        let tool = if self.network.nftables { RuleTool::Nftables } else { RuleTool::Iptables };
+        Firewall::start(self.firewall, tool, ranges, self.previous)
+    }
+
+    /// Tells the host what its network is, and systemd that we are ready. A node that cannot write
+    /// its file still serves its peers.
     fn announce(&self, lease: &Lease, mtu: u16) {
-        let env = SubnetEnv { network: self.network.network, subnet: lease.subnet, mtu };
+        let (network, subnet) = (self.network.network, lease.subnet);
+        let env = SubnetEnv { network, subnet, mtu, ip_masq: self.firewall.ip_masq };
         match env.write(self.subnet_file) {
             Ok(()) => {
                 info!("Wrote subnet file to {}", self.subnet_file.display());
@@ -85,6 +99,9 @@ impl<R: Registry> Node<'_, R> {
                 warn!(error, "Failed to write subnet file: this node will never be ready");
             }
         }
+        info!("Running backend.");
+        info!("Watching for new subnet leases");
+        notify(&[NotifyState::Ready]);
     }
 
     /// Feeds the backend with its peers' leases, and watches over it and over our lease.
@@ -101,13 +118,16 @@ impl<R: Registry> Node<'_, R> {
             drop(sink.send(events));
         }));
         let mut keep = pin!(keep_lease(self.registry, lease, self.renew_margin));
-        info!("Running backend.");
-        info!("Watching for new subnet leases");
-        notify(&[NotifyState::Ready]);
+        let mut firewall = self.start_firewall(lease);
+        let mut is_announced = false;
         let (mut status, mut watchdog) = (Status::default(), Watchdog::from_env());
         loop {
             status.show(status_line(lease, &backend, *touch.borrow_and_update()));
             tokio::select! {
+                () = firewall.installed(), if !is_announced => {
+                    self.announce(lease, backend.mtu());
+                    is_announced = true;
+                }
                 Some(events) = changes.recv() => backend.apply(events),
                 Some(request) = stats_requests.recv() => {
                     // Whoever asked may be gone by now.

@@ -14,7 +14,7 @@ const PLUGINS: &str = "/usr/lib/cni";
 
 #[test]
 fn pods_of_the_bridge_plugin_reach_each_other() {
-    let lab = two_nodes("cni");
+    let lab = two_nodes("cni", "");
     let pods: Vec<Pod> = lab
         .nodes()
         .iter()

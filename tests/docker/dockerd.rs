@@ -82,6 +82,11 @@ impl Dockerd {
         self.docker("run --rm").arg(image::NAME).words(command).run().unwrap()
     }
 
+    /// Runs a command in the container called `name`, and gives what it prints.
+    pub(crate) fn exec(&self, name: &str, command: &str) -> String {
+        self.docker("exec").arg(name).words(command).run().unwrap()
+    }
+
     /// Starts a container called `name` that stays; gives its address.
     pub(crate) fn start_container(&self, name: &str, command: &str) -> Ipv4Addr {
         let run = self.docker("run --detach --name").arg(name).arg(image::NAME);

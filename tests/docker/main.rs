@@ -18,10 +18,10 @@ use twill::lab::node::Node;
 use twill::lab::wait::wait_for;
 use twill::lab::{Lab, LabSpec};
 
-/// A lab of two nodes, each with a running flanneld, and nothing behind it yet.
-fn two_nodes(topic: &str) -> Lab {
+/// A lab of two nodes, each with a flanneld running with `flags`, and nothing behind it yet.
+fn two_nodes(topic: &str, flags: &str) -> Lab {
     let name = format!("t{}-{topic}", process::id());
-    let flanneld = Daemon::flanneld(env!("CARGO_BIN_EXE_flanneld"));
+    let flanneld = Daemon::flanneld(env!("CARGO_BIN_EXE_flanneld")).with(flags);
     let mut lab = Lab::create(LabSpec { num_nodes: 2, ..LabSpec::new(name, flanneld) }).unwrap();
     for node in lab.nodes_mut() {
         node.start().unwrap();

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use twill::lab::traffic::{Report, tcp, udp};
 
-use crate::harness::{assert_tcp_is_whole, assert_udp_is_whole, generator, ping, pod, spec, up};
+use crate::harness::{
+    assert_tcp_is_whole, assert_udp_is_whole, generator, overlay, ping, pod, spec, up,
+};
 use twill::lab::Lab;
 
 #[test]
@@ -25,6 +27,18 @@ fn pods_are_four_hops_apart_as_with_stock() {
     let lab = up("hops", 2);
     let (reached, said) = ping(pod(&lab, 0), "-c 1 -W 2", pod(&lab, 1).addr);
     assert!(reached && said.contains("ttl=60 "), "{said}");
+}
+
+#[test]
+fn each_end_of_the_overlay_tells_that_a_ttl_ended_there() {
+    let lab = up("ttl", 2);
+    // Hop 1 is the pod's own node; then flanneld there, then flanneld at the far end.
+    for (ttl, index) in [(2, 0), (3, 1)] {
+        let (_, said) = ping(pod(&lab, 0), &format!("-c 1 -W 2 -t {ttl}"), pod(&lab, 1).addr);
+        let tun_addr = overlay(&lab.nodes()[index]).env.subnet.addr();
+        assert!(said.contains(&format!("From {tun_addr} ")), "ttl {ttl}: {said}");
+        assert!(said.contains("Time to live exceeded"), "ttl {ttl}: {said}");
+    }
 }
 
 #[test]

@@ -3,9 +3,10 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use twill::lab::daemon::Daemon;
 use twill::lab::{Lab, LabSpec};
 
-use crate::harness::{eventually, overlay, ping, pod, spec, up};
+use crate::harness::{FLANNELD, eventually, overlay, ping, pod, spec, up};
 
 #[test]
 fn ten_nodes_that_start_at_once_get_ten_subnets() {
@@ -29,10 +30,15 @@ fn race_for_the_last_subnets_ends_with_one_each() {
 
 #[test]
 fn lease_is_written_as_stock_writes_it() {
-    let mut lab = up("value", 1);
-    let (addr, key) = (lab.nodes()[0].addr(), overlay(&lab.nodes()[0]).env.key());
-    let value = format!(r#"{{"PublicIP":"{addr}","PublicIPv6":null}}"#);
-    assert_eq!(lab.etcd().leases().unwrap(), [(key, value)]);
+    for (flags, addition) in
+        [("--source-ports=shared", ""), ("", r#","BackendData":{"AnySourcePort":true}"#)]
+    {
+        let daemon = Daemon::flanneld(FLANNELD).with(flags);
+        let mut lab = Lab::up(LabSpec { daemon, ..spec("value", 1) }).unwrap();
+        let (addr, key) = (lab.nodes()[0].addr(), overlay(&lab.nodes()[0]).env.key());
+        let value = format!(r#"{{"PublicIP":"{addr}","PublicIPv6":null{addition}}}"#);
+        assert_eq!(lab.etcd().leases().unwrap(), [(key, value)]);
+    }
 }
 
 #[test]

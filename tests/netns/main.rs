@@ -12,6 +12,7 @@ mod packets;
 mod forward;
 mod host;
 mod mtu;
+mod pmtu;
 mod offload;
 mod garbage;
 mod leases;

@@ -31,6 +31,8 @@ fn confined_node_forwards_and_tells_systemd_how_it_is() {
     let peer_known = format!("STATUS={subnet} on flannel0, 1 peer");
     systemd.expect_each(&["READY=1", &peer_known]);
 
+    let rules = lab.nodes()[0].netns().tool("iptables-save").run().unwrap();
+    assert!(rules.contains("flanneld forward"), "{rules}");
     let (from, to) = (pod(&lab, 0), pod(&lab, 1));
     let (ok, said) = ping(from, "-c 3 -i 0.2", to.addr);
     assert!(ok, "{said}");
