@@ -12,6 +12,7 @@ use twill::dataplane::decap::Accept;
 use twill::dataplane::encap::Encap;
 use twill::dataplane::memory;
 use twill::dataplane::packet_builder::PacketBuilder;
+use twill::dataplane::pmtu::PathMtus;
 use twill::dataplane::split::Split;
 use twill::dataplane::vnet_hdr::{Gso, VnetHdr};
 use twill::dataplane::worker::Worker;
@@ -84,7 +85,7 @@ fn egress(criterion: &mut Criterion) {
                 if let Some(room) = encap.room() {
                     room[..packet.len()].copy_from_slice(packet);
                 }
-                let is_full = encap.forward(&header, packet.len(), &routes);
+                let is_full = encap.forward(&header, packet.len(), &routes, &PathMtus::NONE);
                 if is_full != Ok(false) {
                     let (queue, _) = encap.pending();
                     let num = queue.runs().len();

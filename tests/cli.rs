@@ -256,7 +256,8 @@ fn daemons_share_a_registry_in_a_file() {
     let file = host.dir.path().join("registry.json");
     let flag = format!("file:{}", file.display());
     let daemon = |name: &str, addr: &str| {
-        host.start(name, &["-registry", &flag, "-iface", addr, "-offload", "off", "-workers", "1"])
+        let small = ["-offload", "off", "-workers", "1", "-source-ports", "shared"];
+        host.start(name, &[&["-registry", &flag, "-iface", addr][..], &small].concat())
     };
     let first = daemon("first", "10.0.0.7");
     let missing = format!("config in file {} does not exist", file.display());

@@ -11,6 +11,7 @@ pub mod health;
 pub mod config;
 pub mod iface;
 mod node;
+mod systemd;
 
 pub mod registry;
 pub mod lease;
@@ -21,6 +22,7 @@ pub mod watch;
 pub mod renew;
 
 pub mod backend;
+pub mod firewall;
 pub mod subnet_file;
 pub mod replace_file;
 mod state_file;
@@ -51,7 +53,7 @@ use self::config::{BackendConfig, FoundConfig, NotYet, read_config, wait_for_con
 use self::flags::Config;
 use self::health::{Health, HealthError};
 use self::iface::{ExternalInterface, IfaceError};
-use self::node::{Node, notify};
+use self::node::Node;
 use self::preflight::PreflightError;
 use self::registry::etcd::{EtcdConfigError, EtcdRegistry};
 use self::registry::file::FileRegistry;
@@ -59,6 +61,7 @@ use self::registry::{Registry, RegistryKind};
 use self::renew::{KeepPolicy, LeaseLost};
 use self::signals::{SignalError, StopSignals};
 use self::state_file::{Past, Remembered, StateFile};
+use self::systemd::notify;
 use crate::routes::Subnet;
 use crate::routes::kernel::{self, KernelError, Netlink};
 
@@ -128,7 +131,7 @@ async fn run_with<R: Registry>(config: &Config, registry: &R) -> Result<(), Daem
         biased;
         signal = signals.stop() => {
             info!("{signal} received, stopping");
-            notify(NotifyState::Stopping);
+            notify(&[NotifyState::Stopping]);
             Ok(())
         }
         end = join(config, registry, &health) => end.map(|never| match never {}),
@@ -161,12 +164,13 @@ async fn join<R: Registry>(
         RegistryKind::File(_) => "File",
     };
     info!("Created subnet manager: {kind} Local Manager with Previous Subnet: {shown}");
+    notify(&[NotifyState::Status("waiting for the network config")]);
     let state = StateFile::beside(&config.subnet_file, registry.config_name());
     let (found, iface, past) =
         find_network(config, registry, &net, named, &state, previous).await?;
     let network = found.network;
     info!("Found network config - Backend type: {}", network.backend.backend_type());
-    // 4c. Lease, overlay device, subnet.env, workers, READY=1, and the loop.
+    // 4c. Lease, overlay device, workers; rules, subnet.env, READY=1 beside the loop.
     let backend = network.backend;
     let node = Node {
         registry,
@@ -177,12 +181,22 @@ async fn join<R: Registry>(
         state: &state,
         subnet_file: &config.subnet_file,
         keep: KeepPolicy { margin: config.renew_margin, on_loss: config.on_lease_loss },
+        firewall: config.firewall,
         health,
     };
     match backend {
-        BackendConfig::Udp { port } => {
-            let (num_workers, offloads) = (config.num_workers, config.offloads);
-            let setup = UdpSetup { net, iface, network, port, num_workers, offloads };
+        BackendConfig::Udp { port, mtu } => {
+            let setup = UdpSetup {
+                net,
+                iface,
+                network,
+                port,
+                mtu: config.mtu.or(mtu),
+                num_workers: config.num_workers,
+                offloads: config.offloads,
+                source_ports: config.source_ports,
+                threads: config.threads,
+            };
             node.live::<UdpBackend>(setup).await
         }
     }

@@ -33,7 +33,7 @@ use super::registry::{
 use super::renew::{KeepPolicy, OnLeaseLoss, keep_lease};
 use crate::routes::Subnet;
 
-const NUM_SEEDS: u64 = 60;
+const NUM_SEEDS: u64 = 30;
 const NUM_STEPS: usize = 200;
 const NUM_NODES: u8 = 5;
 /// As many subnets; the nodes and the strangers together never need more.

@@ -1,4 +1,5 @@
-//! One node's life once it knows its network: lease, backend, subnet.env, and then the loop.
+//! One node's life once it knows its network: lease, backend, and then the loop, which announces
+//! the node as soon as its rules are in place.
 
 use std::convert::Infallible;
 use std::net::Ipv4Addr;
@@ -7,7 +8,7 @@ use std::pin::pin;
 
 use sd_notify::NotifyState;
 use serde::Serialize;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
 use super::DaemonError;
@@ -15,12 +16,14 @@ use super::acquire::acquire_lease;
 use super::backend::{Backend, BackendStats};
 use super::claim::{Claim, Conflict, as_text};
 use super::config::{NetworkConfig, wait_for_config};
+use super::firewall::{Firewall, FirewallConfig, Ranges, RuleTool};
 use super::health::Health;
 use super::lease::{Lease, LeaseEvent};
 use super::registry::Registry;
 use super::renew::{KeepPolicy, keep_lease};
 use super::state_file::{Past, Recorder, StateFile};
 use super::subnet_file::SubnetEnv;
+use super::systemd::{Status, Watchdog, notify};
 use super::watch::follow_leases;
 use crate::routes::Subnet;
 
@@ -43,6 +46,8 @@ pub(super) struct Node<'a, R> {
     pub(super) subnet_file: &'a Path,
     /// How the lease is kept.
     pub(super) keep: KeepPolicy,
+    /// Which rules to keep on the host.
+    pub(super) firewall: FirewallConfig,
     /// Is told when we are ready, and asks for statistics.
     pub(super) health: &'a Health,
 }
@@ -69,7 +74,8 @@ impl<R: Registry> Node<'_, R> {
     /// [`DaemonError`] when there is no lease to be had, it is lost, or the backend fails.
     ///
     /// # Cancel safety
-    /// Dropping the future stops the backend, which leaves nothing on the host but subnet.env.
+    /// Dropping the future stops the backend, which leaves nothing on the host but its files
+    /// and the rules.
     pub(super) async fn live<B: Backend>(
         mut self,
         setup: B::Setup,
@@ -77,7 +83,8 @@ impl<R: Registry> Node<'_, R> {
         let attrs = B::attrs(&setup);
         let is_remembered = self.past.is_some();
         let Past { own, peers } = match self.past.take() {
-            Some(past) => past,
+            // What we say of ourselves may be new; the registry hears it when it is back.
+            Some(Past { own, peers }) => Past { own: Lease { attrs, ..own }, peers },
             None => {
                 let (registry, network) = (self.registry, &self.network);
                 let own = acquire_lease(registry, network, &attrs, self.previous).await?;
@@ -88,7 +95,6 @@ impl<R: Registry> Node<'_, R> {
         if !peers.is_empty() {
             backend.apply(peers.iter().cloned().map(LeaseEvent::Added).collect());
         }
-        self.announce(&own, backend.mtu());
         tokio::select! {
             end = self.work(own, peers, backend) => end,
             never = self.compare_config(), if is_remembered => match never {},
@@ -109,9 +115,19 @@ impl<R: Registry> Node<'_, R> {
         std::future::pending().await
     }
 
-    /// Tells the host what its network is. A node that cannot still serves its peers.
+    /// Starts to keep the rules. It takes a while, and longer where something is amiss; peers are
+    /// served meanwhile.
+    fn start_firewall(&self, lease: &Lease) -> Firewall {
+        let ranges = Ranges { network: self.network.network, subnet: lease.subnet };
+        let tool = if self.network.nftables { RuleTool::Nftables } else { RuleTool::Iptables };
+        Firewall::start(self.firewall, tool, ranges, self.previous)
+    }
+
+    /// Tells the host what its network is, and systemd that we are ready. A node that cannot write
+    /// its file still serves its peers.
     fn announce(&self, lease: &Lease, mtu: u16) {
-        let env = SubnetEnv { network: self.network.network, subnet: lease.subnet, mtu };
+        let (network, subnet) = (self.network.network, lease.subnet);
+        let env = SubnetEnv { network, subnet, mtu, ip_masq: self.firewall.ip_masq };
         match env.write(self.subnet_file) {
             Ok(()) => {
                 info!("Wrote subnet file to {}", self.subnet_file.display());
@@ -123,6 +139,9 @@ impl<R: Registry> Node<'_, R> {
                 warn!(error, "Failed to write subnet file: this node will never be ready");
             }
         }
+        info!("Running backend.");
+        info!("Watching for new subnet leases");
+        notify(&[NotifyState::Ready]);
     }
 
     /// Feeds the backend with its peers' leases, and watches over it and over our lease.
@@ -135,20 +154,26 @@ impl<R: Registry> Node<'_, R> {
         let mut stats_requests = self.health.stats_requests();
         // Unbounded, yet never long: it is filled and emptied by this one task, turn by turn.
         let (sink, mut changes) = mpsc::unbounded_channel();
+        let (in_touch, mut touch) = watch::channel(true);
         let (hold, mut held) = mpsc::unbounded_channel();
         let claim = Claim::new(own.subnet, own.attrs.public_ip);
         let mut record = Recorder::new(self.state, self.config_text, own.clone(), &peers);
-        let mut follow = pin!(follow_leases(self.registry, &claim, peers, |events| {
+        let mut follow = pin!(follow_leases(self.registry, &claim, peers, in_touch, |events| {
             drop(sink.send(events));
         }));
         let mut keep = pin!(keep_lease(self.registry, &own, self.keep, &claim, |lease| {
             drop(hold.send(lease.clone()));
         }));
-        info!("Running backend.");
-        info!("Watching for new subnet leases");
-        notify(NotifyState::Ready);
+        let mut firewall = self.start_firewall(&own);
+        let mut is_announced = false;
+        let (mut status, mut watchdog) = (Status::default(), Watchdog::from_env());
         loop {
+            status.show(status_line(&own, &backend, *touch.borrow_and_update()));
             tokio::select! {
+                () = firewall.installed(), if !is_announced => {
+                    self.announce(&own, backend.mtu());
+                    is_announced = true;
+                }
                 Some(events) = changes.recv() => {
                     record.apply(&events);
                     backend.apply(events);
@@ -159,6 +184,8 @@ impl<R: Registry> Node<'_, R> {
                     // Whoever asked may be gone by now.
                     drop(request.send(self.stats(&claim, &backend)));
                 }
+                Ok(()) = touch.changed() => {}
+                () = watchdog.due() => notify(&[NotifyState::Watchdog]),
                 failure = backend.failed() => return Err(failure.into()),
                 lost = &mut keep => {
                     error!("{lost}: forwarding for {} ends", claim.subnet);
@@ -185,11 +212,12 @@ impl<R: Registry> Node<'_, R> {
     }
 }
 
-/// Tells systemd, if it started us with `Type=notify`.
-pub(super) fn notify(state: NotifyState<'_>) {
-    if let Err(error) = sd_notify::notify(&[state]) {
-        warn!(%error, "cannot notify systemd");
-    }
+/// How the node is, in one line for `systemctl status`.
+fn status_line<B: Backend>(lease: &Lease, backend: &B, in_touch: bool) -> String {
+    let BackendStats { device, num_peers, .. } = backend.stats();
+    let peers = if num_peers == 1 { "peer" } else { "peers" };
+    let registry = if in_touch { "" } else { "; registry does not answer, packets go on" };
+    format!("{} on {device}, {num_peers} {peers}{registry}", lease.subnet)
 }
 
 #[cfg(test)]

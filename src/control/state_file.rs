@@ -73,7 +73,12 @@ pub(super) enum StateError {
 impl StateFile {
     /// That of the node which writes `subnet_file` and uses the registry of this name.
     pub(super) fn beside(subnet_file: &Path, registry: String) -> Self {
-        Self { path: subnet_file.with_extension("state.json"), registry }
+        Self { path: Self::path_beside(subnet_file), registry }
+    }
+
+    /// Where the state of that node is: `subnet.state.json` for `subnet.env`.
+    pub(super) fn path_beside(subnet_file: &Path) -> PathBuf {
+        subnet_file.with_extension("state.json")
     }
 
     /// Reads what can be relied on without asking the registry; `None` if there is no state.

@@ -11,6 +11,8 @@ pub(crate) use feed::{Feed, Update};
 
 use std::convert::Infallible;
 
+use tokio::sync::watch;
+
 use self::table::LeaseTable;
 use super::claim::Claim;
 use super::lease::{Lease, LeaseEvent};
@@ -19,9 +21,10 @@ use super::registry::{Registry, Scope};
 /// Hands `sink` every change to the leases of all nodes but our own, for as long as it is polled.
 ///
 /// The first call, as soon as the registry answers, carries everything there is, be it nothing;
-/// or, if some leases are `known` from elsewhere, what is different from them.
-/// Each later one carries at least one event. A lease that is only renewed is no event. Leases
-/// that contradict our own claim are noted in `own`.
+/// or, if some leases are `known` from elsewhere, what is different from them. Each later one
+/// carries at least one event. A lease that is only renewed is no event. Leases that contradict our
+/// own claim are noted in `own`. Whether the registry answers is told to `in_touch`, each time that
+/// changes.
 ///
 /// # Cancel safety
 /// May be dropped at any time; it starts from nothing when called again.
@@ -29,9 +32,10 @@ pub async fn follow_leases<R: Registry>(
     registry: &R,
     own: &Claim,
     known: Vec<Lease>,
+    in_touch: watch::Sender<bool>,
     mut sink: impl FnMut(Vec<LeaseEvent>),
 ) -> Infallible {
-    let mut feed = Feed::new(registry, Scope::All);
+    let mut feed = Feed::new(registry, Scope::All).telling(in_touch);
     let mut table = LeaseTable::new(own, known);
     let mut is_first = true;
     loop {

@@ -10,6 +10,7 @@ use std::io::IoSlice;
 
 use super::checksum::{Sum, write_ipv4_checksum};
 use super::classify::Inner;
+use super::flow;
 use super::headers::{
     IPV4_HEADER_LEN, MAX_HEADERS_LEN, MAX_PACKET_LEN, ipv4, ipv4_at, protocol, set_u16, tcp,
     u16_at, u32_at, udp,
@@ -177,19 +178,10 @@ fn is_plain_udp(l4: &[u8]) -> bool {
         && !VXLAN_PORTS.contains(&u16_at(l4, 2))
 }
 
-/// The slot of the packet's flow: addresses, protocol and ports, well mixed.
+/// The slot of the packet's flow.
 #[inline]
 fn slot_of(packet: &[u8], inner: &Inner) -> usize {
-    let ports = match inner.protocol {
-        protocol::TCP | protocol::UDP if packet.len() >= inner.header_len + 4 => {
-            u32_at(packet, inner.header_len)
-        }
-        _ => 0,
-    };
-    let addresses = u64::from(inner.src.to_bits()) << 32 | u64::from(inner.dst.to_bits());
-    let mixed = (addresses ^ u64::from(ports).rotate_left(16) ^ u64::from(inner.protocol))
-        .wrapping_mul(0x9e37_79b9_7f4a_7c15); // 2^64 / golden ratio: Knuth, TAOCP 6.4
-    usize::from(mixed.to_be_bytes()[0])
+    usize::from(flow::hash(packet, inner).to_be_bytes()[0])
 }
 
 impl Outgoing {

@@ -5,15 +5,19 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 use crossbeam_utils::CachePadded;
 use mio::{Poll, Waker};
+use nix::sched::{self, CpuSet};
+use nix::unistd::Pid;
 
 use super::decap::Accept;
+use super::pmtu::PathMtuCache;
 use super::stats::{StatsSnapshot, WorkerStats};
 use super::tun::{KernelTun, TunDevice};
-use super::udp::KernelUdp;
+use super::udp::{KernelUdp, LongDatagrams};
 use super::worker::{Lost, WAKE, Worker};
 use crate::routes::Subnet;
 use crate::routes::publish::RouteSubscriber;
@@ -27,6 +31,21 @@ pub struct EngineConfig {
     pub tun_addr: Ipv4Addr,
     /// MTU of the TUN device, in bytes; longer datagrams are dropped.
     pub tun_mtu: u16,
+    /// What becomes of datagrams that are too long for their path; where they are refused, the
+    /// senders of packets with DF learn what the path takes.
+    pub long_datagrams: LongDatagrams,
+    /// How the workers share the cores.
+    pub threads: ThreadConfig,
+}
+
+/// How the workers share the cores.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ThreadConfig {
+    /// Keep each worker on a core of its own, as far as there are enough.
+    pub pin: bool,
+    /// How long a worker with nothing to do looks again before it sleeps: lower latency for a
+    /// busy core.
+    pub busy_poll: Duration,
 }
 
 /// Why the engine did not start, or stopped by itself.
@@ -92,11 +111,17 @@ impl Engine {
         }
         let (report, failures) = crossbeam_channel::bounded(queues);
         let mut engine = Self { threads: Vec::new(), stop: Arc::default(), failures };
+        let paths = match config.long_datagrams {
+            LongDatagrams::Refused => PathMtuCache::new(config.tun_mtu),
+            LongDatagrams::Fragmented => PathMtuCache::off(),
+        };
         for (number, (queue, socket)) in tun.queues.into_iter().zip(sockets).enumerate() {
             let accept = Accept { subnet: config.subnet, tun_mtu: usize::from(config.tun_mtu) };
-            let worker = Worker::new(queue, socket, config.tun_addr, accept, routes.clone());
+            let worker = Worker::new(queue, socket, config.tun_addr, accept, routes.clone())
+                .with_path_mtus(paths.clone());
             // An early return drops the engine, which stops the workers that already run.
-            let thread = spawn(number, worker, Arc::clone(&engine.stop), report.clone());
+            let stop = Arc::clone(&engine.stop);
+            let thread = spawn(number, worker, config.threads, stop, report.clone());
             let thread = thread.map_err(|source| EngineError::Start { worker: number, source })?;
             engine.threads.push(thread);
         }
@@ -139,6 +164,7 @@ impl Drop for Engine {
 fn spawn(
     number: usize,
     worker: Worker<KernelTun, KernelUdp>,
+    threads: ThreadConfig,
     stop: Arc<AtomicBool>,
     report: Sender<EngineError>,
 ) -> io::Result<Thread> {
@@ -146,11 +172,29 @@ fn spawn(
     let waker = Waker::new(poll.registry(), WAKE)?;
     let stats = worker.stats();
     let work = move || {
-        if let Err(source) = worker.run(poll, &stop) {
+        if threads.pin {
+            pin(number);
+        }
+        if let Err(source) = worker.run(poll, &stop, threads.busy_poll) {
             // The channel has room for one report of each worker.
             drop(report.try_send(EngineError::Worker { worker: number, source }));
         }
     };
     let handle = Builder::new().name(format!("flannel-w{number}")).spawn(work)?;
     Ok(Thread { handle: Some(handle), waker, stats })
+}
+
+/// Keeps the calling thread on one of the cores it may run on. A refusal costs speed only.
+fn pin(worker: usize) {
+    let this_thread = Pid::from_raw(0);
+    let pinned = sched::sched_getaffinity(this_thread).and_then(|allowed| {
+        let mut cores = (0..CpuSet::count()).filter(|&core| allowed.is_set(core) == Ok(true));
+        let num_cores = cores.clone().count().max(1);
+        let mut own = CpuSet::new();
+        own.set(cores.nth(worker % num_cores).unwrap_or(0))?;
+        sched::sched_setaffinity(this_thread, &own)
+    });
+    if let Err(error) = pinned {
+        tracing::warn!(worker, %error, "cannot pin a worker to a core; it runs on any");
+    }
 }

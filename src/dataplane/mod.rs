@@ -10,6 +10,7 @@ pub mod tun;
 pub mod vnet_hdr;
 pub mod encap;
 pub mod classify;
+pub mod flow;
 pub mod split;
 pub mod send_queue;
 pub mod sender;
@@ -19,6 +20,8 @@ pub mod recv_batch;
 pub mod decap;
 pub mod coalesce;
 pub mod icmp;
+pub mod pmtu;
+pub mod underlay_error;
 
 pub mod checksum;
 mod cmsg;
@@ -31,5 +34,5 @@ pub mod stats;
 mod sys;
 
 pub use drop_reason::DropReason;
-pub use engine::{Engine, EngineConfig, EngineError};
+pub use engine::{Engine, EngineConfig, EngineError, ThreadConfig};
 pub use offload::Offloads;

@@ -1,6 +1,6 @@
 //! Where one receive call puts its buffers.
 
-use super::cmsg::Cmsg;
+use super::cmsg::{Received, RecvControl};
 use super::headers::MAX_PACKET_LEN;
 
 /// Most buffers that one call receives. Enough that a call's own cost vanishes, few enough that
@@ -18,7 +18,8 @@ pub struct RecvBatch {
     bytes: Box<[u8]>,
     lens: [usize; MAX_BUFFERS],
     gro_sizes: [Option<usize>; MAX_BUFFERS],
-    pub(super) cmsgs: [Cmsg; MAX_BUFFERS],
+    controls: [RecvControl; MAX_BUFFERS],
+    overflows: Option<u32>,
 }
 
 impl Default for RecvBatch {
@@ -27,21 +28,34 @@ impl Default for RecvBatch {
             bytes: vec![0; STRIDE * MAX_BUFFERS].into_boxed_slice(),
             lens: [0; MAX_BUFFERS],
             gro_sizes: [None; MAX_BUFFERS],
-            cmsgs: [Cmsg::EMPTY; MAX_BUFFERS],
+            controls: [RecvControl::EMPTY; MAX_BUFFERS],
+            overflows: None,
         }
     }
 }
 
 impl RecvBatch {
     /// The whole room of every buffer, and every control message buffer, for the receive call.
-    pub(super) fn room(&mut self) -> (std::slice::ChunksExactMut<'_, u8>, &mut [Cmsg]) {
-        (self.bytes.chunks_exact_mut(STRIDE), &mut self.cmsgs)
+    pub(super) fn room(&mut self) -> (std::slice::ChunksExactMut<'_, u8>, &mut [RecvControl]) {
+        (self.bytes.chunks_exact_mut(STRIDE), &mut self.controls)
+    }
+
+    /// Records that buffer `index` received `len` bytes and `control_len` of control messages.
+    pub(super) fn set_received(&mut self, index: usize, len: usize, control_len: usize) {
+        let Received { gro_size, overflows } = self.controls[index].read(control_len);
+        self.set(index, len, gro_size);
+        self.overflows = overflows.or(self.overflows);
     }
 
     /// Records what buffer `index` received.
     pub(super) fn set(&mut self, index: usize, len: usize, gro_size: Option<usize>) {
         self.lens[index] = len.min(STRIDE);
         self.gro_sizes[index] = gro_size;
+    }
+
+    /// How many datagrams the socket has dropped so far for want of room, modulo 2³².
+    pub fn overflows(&self) -> Option<u32> {
+        self.overflows
     }
 
     /// The bytes received into buffer `index`.

@@ -1,11 +1,12 @@
 //! Datagrams on their way out, packed into runs. Egress, last stage before the socket.
 //!
-//! A *run* is what one system call sends: datagrams to one peer, all of one length but for the
-//! last, which may be shorter. Runs of one peer leave in the order in which they were opened, and
-//! only its newest takes more datagrams: so packets to one peer never overtake each other.
+//! A *run* is what one system call sends: datagrams to one peer and from one source port, all of
+//! one length but for the last, which may be shorter. Runs of one [`Path`] leave in the order in
+//! which they were opened, and only its newest takes more datagrams: so packets on one path never
+//! overtake each other.
 
 use std::io::IoSlice;
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::ops::Range;
 
 /// Most datagrams in one UDP GSO send: what every kernel with UDP GSO (4.18 on) accepts.
@@ -17,6 +18,23 @@ const MAX_RUN_LEN: usize = 65_535 - 20 - 8;
 
 /// Most pieces of one run: headers and payload of every datagram.
 pub const MAX_PIECES: usize = 2 * MAX_GSO_SEGMENTS;
+
+/// The outer addresses and ports that all packets of a flow have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Path {
+    /// The peer.
+    pub to: SocketAddrV4,
+    /// The source port: 0 is the network's own, further numbers are sockets with ports of their
+    /// own.
+    pub source: u8,
+}
+
+impl Path {
+    /// The path to `to` from the network's own port.
+    pub const fn shared(to: SocketAddrV4) -> Self {
+        Self { to, source: 0 }
+    }
+}
 
 /// A stretch of bytes to send.
 #[derive(Debug, Clone)]
@@ -30,8 +48,8 @@ enum Piece {
 /// Datagrams to one peer that one system call can send.
 #[derive(Debug)]
 pub struct Run {
-    /// The peer.
-    pub to: SocketAddrV4,
+    /// Where it goes.
+    pub path: Path,
     /// Length of every datagram but perhaps the last, in bytes.
     datagram_len: usize,
     num_datagrams: usize,
@@ -48,7 +66,7 @@ pub struct Run {
 impl Run {
     fn new() -> Self {
         Self {
-            to: SocketAddrV4::new(std::net::Ipv4Addr::UNSPECIFIED, 0),
+            path: Path::shared(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0)),
             datagram_len: 0,
             num_datagrams: 0,
             len: 0,
@@ -59,8 +77,8 @@ impl Run {
         }
     }
 
-    fn reopen(&mut self, to: SocketAddrV4, datagram_len: usize) {
-        self.to = to;
+    fn reopen(&mut self, path: Path, datagram_len: usize) {
+        self.path = path;
         self.datagram_len = datagram_len;
         self.num_datagrams = 0;
         self.len = 0;
@@ -97,6 +115,11 @@ impl Run {
     /// How many datagrams the run holds.
     pub const fn num_datagrams(&self) -> usize {
         self.num_datagrams
+    }
+
+    /// Length of the longest datagram, in bytes: that of the first.
+    pub const fn datagram_len(&self) -> usize {
+        self.datagram_len
     }
 
     /// Length of all datagrams together, in bytes.
@@ -161,17 +184,17 @@ impl SendQueue {
         self.max_datagrams = if gso { MAX_GSO_SEGMENTS } else { 1 };
     }
 
-    /// Adds a datagram for `to`: `headers`, which are copied, then `body`, a range of the arena.
+    /// Adds a datagram for `path`: `headers`, which are copied, then `body`, a range of the arena.
     /// Returns whether its run is full, and so is better sent at once.
     #[inline]
-    pub fn push(&mut self, to: SocketAddrV4, headers: &[u8], body: Range<usize>) -> bool {
+    pub fn push(&mut self, path: Path, headers: &[u8], body: Range<usize>) -> bool {
         let datagram_len = headers.len() + body.len();
-        let newest = self.runs.iter().rposition(|run| run.to == to);
+        let newest = self.runs.iter().rposition(|run| run.path == path);
         let index = match newest {
             Some(index) if self.runs[index].takes(datagram_len) => index,
             Some(_) | None => {
                 let mut run = self.spare.pop().unwrap_or_else(Run::new);
-                run.reopen(to, datagram_len);
+                run.reopen(path, datagram_len);
                 self.runs.push(run);
                 self.runs.len() - 1
             }

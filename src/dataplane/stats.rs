@@ -73,8 +73,15 @@ pub struct WorkerStats {
     pub icmp_limited: Counter,
     /// Turns that stopped at their limit with more to do.
     pub turns_cut: Counter,
+    /// Datagrams the kernel dropped before we could receive them: our queue was full.
+    pub queue_overflows: Counter,
     /// Receive calls that failed for another reason than that nothing was there.
     pub socket_errors: Counter,
+    /// Errors that came back about datagrams sent: ICMPs of the underlay, and the kernel's own
+    /// about datagrams that are too long for a path it knows.
+    pub underlay_errors: Counter,
+    /// Times that a peer's path was found to be narrower than was known.
+    pub paths_narrowed: Counter,
     /// Sleeps: times the worker found nothing to do.
     pub polls: Counter,
     /// Offloads in use, as bits: see [`WorkerStats::set_offloads`].
@@ -106,7 +113,10 @@ impl WorkerStats {
             icmp_sent: self.icmp_sent.value(),
             icmp_limited: self.icmp_limited.value(),
             turns_cut: self.turns_cut.value(),
+            queue_overflows: self.queue_overflows.value(),
             socket_errors: self.socket_errors.value(),
+            underlay_errors: self.underlay_errors.value(),
+            paths_narrowed: self.paths_narrowed.value(),
             polls: self.polls.value(),
         }
     }
@@ -130,7 +140,10 @@ pub struct WorkerSnapshot {
     pub icmp_sent: u64,
     pub icmp_limited: u64,
     pub turns_cut: u64,
+    pub queue_overflows: u64,
     pub socket_errors: u64,
+    pub underlay_errors: u64,
+    pub paths_narrowed: u64,
     pub polls: u64,
 }
 

@@ -3,11 +3,15 @@
 use std::fmt::Debug;
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::net::SocketAddrV4;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::sync::Arc;
 
-use tracing::info;
+use socket2::{Domain, Socket, Type};
+use tracing::{info, warn};
 use tun_rs::{DeviceBuilder, SyncDevice};
 
+use super::headers::{ipv4, ipv4_at};
 use super::offload::Offloads;
 use super::sys;
 use super::vnet_hdr::{VNET_HDR_LEN, VnetHdr};
@@ -26,6 +30,12 @@ pub trait TunQueue: Debug + Send {
     /// # Errors
     /// What the device reports; the packet is then lost.
     fn write(&self, pieces: &[IoSlice<'_>]) -> io::Result<()>;
+
+    /// Sends a packet of this node's own making to its host or to whoever is behind it.
+    ///
+    /// # Errors
+    /// What the kernel reports; the packet is then lost.
+    fn originate(&self, packet: &[u8]) -> io::Result<()>;
 
     /// Which superpackets may be written.
     fn offloads(&self) -> Offloads;
@@ -80,6 +90,8 @@ pub struct TunDevice {
 #[derive(Debug)]
 pub struct KernelTun {
     file: File,
+    /// Sends what this node originates; shared by all queues. `None` if the kernel refused it.
+    origin: Option<Arc<Socket>>,
     /// Whether packets carry a vnet header.
     vnet_hdr: bool,
     /// Whether TCP superpackets are read and may be written.
@@ -125,12 +137,13 @@ impl TunConfig {
         }
         let (tso, uso) =
             if vnet_hdr { set_offloads(&devices[0], self.offloads) } else { (false, false) };
+        let origin = origin_socket();
         let mut queues = Vec::with_capacity(devices.len());
         for (queue, device) in devices.iter().enumerate() {
             let file = nonblocking_file(device);
             let file =
                 file.map_err(|source| TunError::Queue { name: name.clone(), queue, source })?;
-            queues.push(KernelTun { file, vnet_hdr, tso, uso });
+            queues.push(KernelTun { file, origin: origin.clone(), vnet_hdr, tso, uso });
         }
         Ok(TunDevice { name, queues })
     }
@@ -155,6 +168,26 @@ fn set_offloads(device: &SyncDevice, offloads: Offloads) -> (bool, bool) {
     (false, false)
 }
 
+/// A raw socket for packets with headers of our own (`raw(7)`, `IPPROTO_RAW`).
+///
+/// ICMP errors carry the TUN's address as their source. Written to the TUN, as stock does, they
+/// would arrive from outside with a source that is this host's, and the kernel drops such martians
+/// (`__fib_validate_source` in net/ipv4/fib_frontend.c). Sent, they are the host's own.
+fn origin_socket() -> Option<Arc<Socket>> {
+    let open = || {
+        let socket = Socket::new(Domain::IPV4, Type::RAW, Some(libc::IPPROTO_RAW.into()))?;
+        socket.set_nonblocking(true)?;
+        Ok::<_, io::Error>(socket)
+    };
+    match open() {
+        Ok(socket) => Some(Arc::new(socket)),
+        Err(error) => {
+            warn!(%error, "no raw socket, so no ICMP errors from this node: it lacks CAP_NET_RAW");
+            None
+        }
+    }
+}
+
 /// The queue's descriptor, to be read and written by ourselves.
 fn nonblocking_file(device: &SyncDevice) -> io::Result<File> {
     device.set_nonblocking(true)?;
@@ -177,6 +210,12 @@ impl TunQueue for KernelTun {
     fn write(&self, pieces: &[IoSlice<'_>]) -> io::Result<()> {
         let pieces = if self.vnet_hdr { pieces } else { pieces.get(1..).unwrap_or_default() };
         (&self.file).write_vectored(pieces).map(drop)
+    }
+
+    fn originate(&self, packet: &[u8]) -> io::Result<()> {
+        let Some(origin) = &self.origin else { return Ok(()) };
+        let dst = SocketAddrV4::new(ipv4_at(packet, ipv4::DST), 0);
+        origin.send_to(packet, &dst.into()).map(drop)
     }
 
     fn offloads(&self) -> Offloads {

@@ -14,7 +14,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_utils::CachePadded;
 use mio::unix::SourceFd;
@@ -27,13 +27,18 @@ use super::drop_reason::DropReason;
 use super::encap::Encap;
 use super::icmp::{IcmpError, IcmpLimit, MAX_REPLY_LEN};
 use super::offload::Offloads;
+use super::pmtu::PathMtuCache;
 use super::recv_batch::{MAX_BUFFERS, RecvBatch};
+use super::send_queue::Path;
 use super::sender::Sender;
 use super::stats::WorkerStats;
 use super::tun::TunQueue;
 use super::udp::UdpSocket;
+use super::underlay_error::may_be_of_another;
 use super::vnet_hdr::VnetHdr;
 use crate::routes::publish::RouteSubscriber;
+
+mod heed;
 
 /// Most packets or superpackets read from the TUN in one turn.
 const EGRESS_TURN: usize = 64;
@@ -46,11 +51,13 @@ const UDP: Token = Token(1);
 pub(super) const WAKE: Token = Token(2);
 
 /// What a turn left behind.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Turn {
-    /// Nothing more is ready: sleep.
+    /// Nothing was ready.
+    Idle,
+    /// Everything that was ready is done.
     Done,
-    /// The turn's limit came first: take another turn.
+    /// The turn's limit came first.
     MoreToDo,
 }
 
@@ -74,6 +81,9 @@ pub struct Worker<T, U> {
     tun_addr: Ipv4Addr,
     accept: Accept,
     routes: RouteSubscriber,
+    paths: PathMtuCache,
+    /// The socket holds ICMP errors, or may do so.
+    has_errors: bool,
     encap: Encap,
     sender: Sender,
     batch: RecvBatch,
@@ -81,6 +91,8 @@ pub struct Worker<T, U> {
     offloads: Offloads,
     /// The socket's send buffer is full: read nothing from the TUN until it drains.
     is_blocked: bool,
+    /// The socket's count of overflows, as last seen.
+    overflows: u32,
     icmp_limit: IcmpLimit,
     quote: Vec<u8>,
     stats: Arc<CachePadded<WorkerStats>>,
@@ -106,16 +118,27 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
             tun_addr,
             accept,
             routes,
+            paths: PathMtuCache::off(),
+            has_errors: false,
             encap: Encap::new(gso),
             sender: Sender::new(gso),
             batch: RecvBatch::default(),
             coalescer: Coalescer::new(offloads),
             offloads,
             is_blocked: false,
+            overflows: 0,
             icmp_limit: IcmpLimit::new(Instant::now()),
             quote: Vec::with_capacity(MAX_REPLY_LEN),
             stats,
         }
+    }
+
+    /// The same worker, which learns path MTUs together with all others that have a clone of
+    /// `paths`; without, longer datagrams than a path takes are left to the kernel to fragment.
+    #[must_use]
+    pub fn with_path_mtus(mut self, paths: PathMtuCache) -> Self {
+        self.paths = paths;
+        self
     }
 
     /// The worker's counters, to be read by anybody at any time.
@@ -129,20 +152,23 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
     /// [`Lost`] when the TUN device is gone.
     pub fn turn(&mut self, now: Instant) -> Result<Turn, Lost> {
         self.routes.refresh();
-        let egress = self.egress(now)?;
-        let ingress = self.ingress(now)?;
-        if egress == Turn::MoreToDo || ingress == Turn::MoreToDo {
-            self.stats.turns_cut.add(1);
-            return Ok(Turn::MoreToDo);
+        self.paths.refresh(now);
+        let mut turn = self.egress(now)?.max(self.ingress(now)?);
+        // Before any sleep: what is known by now is kept, and nothing would wake us for it again.
+        if self.heed_underlay(now) {
+            turn = Turn::MoreToDo;
         }
-        Ok(Turn::Done)
+        if turn == Turn::MoreToDo {
+            self.stats.turns_cut.add(1);
+        }
+        Ok(turn)
     }
 
     fn egress(&mut self, now: Instant) -> Result<Turn, Lost> {
         if self.is_blocked && !self.send_pending() {
-            return Ok(Turn::Done);
+            return Ok(Turn::Idle);
         }
-        for _ in 0..EGRESS_TURN {
+        for num_read in 0..EGRESS_TURN {
             let Some(room) = self.encap.room() else {
                 if self.send_pending() {
                     continue;
@@ -150,14 +176,14 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
                 return Ok(Turn::Done);
             };
             match self.tun.read(room) {
-                Ok((header, len)) => self.forward(&header, len, now)?,
+                Ok((header, len)) => self.forward(&header, len, now),
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                     self.stats.egress.drop(DropReason::BadSuperpacket, 1);
                 }
                 Err(error) if is_gone(&error) => return Err(lost_tun(error)),
                 Err(_) => {
                     self.send_pending();
-                    return Ok(Turn::Done);
+                    return Ok(if num_read == 0 { Turn::Idle } else { Turn::Done });
                 }
             }
         }
@@ -165,20 +191,19 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
         Ok(Turn::MoreToDo)
     }
 
-    fn forward(&mut self, header: &VnetHdr, len: usize, now: Instant) -> Result<(), Lost> {
-        match self.encap.forward(header, len, self.routes.table()) {
+    fn forward(&mut self, header: &VnetHdr, len: usize, now: Instant) {
+        match self.encap.forward(header, len, self.routes.table(), self.paths.current()) {
             Ok(true) => {
                 self.send_pending();
             }
             Ok(false) => {}
             Err(reason) => {
                 self.stats.egress.drop(reason, 1);
-                if let Some(error) = IcmpError::for_drop(reason) {
-                    self.answer_local(error, header, len, now)?;
+                if let Some(error) = IcmpError::for_drop(reason, self.encap.path_mtu()) {
+                    self.answer_local(error, header, len, now);
                 }
             }
         }
-        Ok(())
     }
 
     /// Sends every waiting run; returns false if the socket's buffer is full.
@@ -198,51 +223,53 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
     }
 
     /// Tells a sender on this side of the TUN why its packet, just refused, ended here.
-    fn answer_local(
-        &mut self,
-        error: IcmpError,
-        header: &VnetHdr,
-        len: usize,
-        now: Instant,
-    ) -> Result<(), Lost> {
-        let Some(offender) = self.encap.refused(header, len, &mut self.quote) else {
-            return Ok(());
-        };
+    fn answer_local(&mut self, error: IcmpError, header: &VnetHdr, len: usize, now: Instant) {
+        let Some(offender) = self.encap.refused(header, len, &mut self.quote) else { return };
         let mut reply = [0; MAX_REPLY_LEN];
         let Some(len) = error.reply(&offender, &self.quote, self.tun_addr, &mut reply) else {
-            return Ok(());
+            return;
         };
-        if !self.may_send_icmp(now) {
-            return Ok(());
-        }
-        let mut slices = [IoSlice::new(&[]); coalesce::MAX_PIECES];
-        match self.tun.write(coalesce::gather_plain(&reply[..len], &mut slices)) {
-            Err(error) if is_gone(&error) => Err(lost_tun(error)),
-            Ok(()) | Err(_) => Ok(()),
+        if self.may_send_icmp(now) {
+            // An ICMP error is a courtesy: one that the kernel does not take is not retried.
+            drop(self.tun.originate(&reply[..len]));
         }
     }
 
     fn ingress(&mut self, now: Instant) -> Result<Turn, Lost> {
-        for _ in 0..INGRESS_TURN {
+        for num_calls in 0..INGRESS_TURN {
             match self.udp.recv(&mut self.batch) {
                 Ok(num_buffers) => {
+                    self.count_overflows();
                     self.take_in(num_buffers, now);
                     self.write_out()?;
                     if num_buffers < MAX_BUFFERS {
                         return Ok(Turn::Done);
                     }
                 }
+                // Of a datagram sent earlier: what has arrived is still there, unannounced.
+                Err(error) if may_be_of_another(&error) => {
+                    self.stats.socket_errors.add(1);
+                    self.has_errors = true;
+                }
                 Err(error) => {
-                    // Nothing there; or an error about a datagram sent earlier, which says
-                    // nothing about the socket. In neither case is it worth another try now.
                     if error.kind() != io::ErrorKind::WouldBlock {
                         self.stats.socket_errors.add(1);
                     }
-                    return Ok(Turn::Done);
+                    return Ok(if num_calls == 0 { Turn::Idle } else { Turn::Done });
                 }
             }
         }
         Ok(Turn::MoreToDo)
+    }
+
+    /// Takes over the socket's own count of what it had no room for.
+    fn count_overflows(&mut self) {
+        if let Some(total) = self.batch.overflows()
+            && total != self.overflows
+        {
+            self.stats.queue_overflows.add(u64::from(total.wrapping_sub(self.overflows)));
+            self.overflows = total;
+        }
     }
 
     /// Checks every datagram of the batch and collects the sound ones for writing.
@@ -284,7 +311,9 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
         let Some(len) = error.reply(&offender, packet, self.tun_addr, &mut reply) else { return };
         if self.may_send_icmp(now) {
             // An ICMP error is a courtesy: one that the socket does not take is not retried.
-            drop(self.udp.send(next_hop.addr, None, &[IoSlice::new(&reply[..len])]));
+            let path = Path::shared(next_hop.addr);
+            let sent = self.udp.send(path, None, &[IoSlice::new(&reply[..len])]);
+            self.has_errors |= sent.is_err_and(|error| may_be_of_another(&error));
         }
     }
 
@@ -349,20 +378,33 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
 }
 
 impl<T: TunQueue + AsRawFd, U: UdpSocket + AsRawFd> Worker<T, U> {
-    /// Takes turns until `stop` is set and the worker is woken through [`WAKE`].
+    /// Takes turns until `stop` is set and the worker is woken through [`WAKE`]. Finding nothing to
+    /// do, it looks again for `busy_poll` before it sleeps.
     ///
     /// # Errors
     /// [`Lost`] when the TUN device is gone, or the kernel refuses to poll.
-    pub(super) fn run(mut self, mut poll: Poll, stop: &AtomicBool) -> Result<(), Lost> {
-        let lost_poll = |source| Lost { what: "poll", source };
+    pub(super) fn run(
+        mut self,
+        mut poll: Poll,
+        stop: &AtomicBool,
+        busy_poll: Duration,
+    ) -> Result<(), Lost> {
         let (tun, udp) = (self.tun.as_raw_fd(), self.udp.as_raw_fd());
         let registry = poll.registry();
         registry.register(&mut SourceFd(&tun), TUN, Interest::READABLE).map_err(lost_poll)?;
         registry.register(&mut SourceFd(&udp), UDP, Interest::READABLE).map_err(lost_poll)?;
         let mut watches_writable = false;
         let mut events = Events::with_capacity(4);
+        let mut last_active = Instant::now();
         while !stop.load(Ordering::Relaxed) {
-            if self.turn(Instant::now())? == Turn::MoreToDo {
+            let now = Instant::now();
+            match self.turn(now)? {
+                Turn::MoreToDo => continue,
+                Turn::Done => last_active = now,
+                Turn::Idle => {}
+            }
+            if now.duration_since(last_active) < busy_poll && !self.is_blocked {
+                std::hint::spin_loop();
                 continue;
             }
             // Asked for only while blocked: the kernel would report every datagram that leaves.
@@ -381,7 +423,7 @@ impl<T: TunQueue + AsRawFd, U: UdpSocket + AsRawFd> Worker<T, U> {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => {
                     return Err(lost_poll(error));
                 }
-                Ok(()) | Err(_) => {}
+                Ok(()) | Err(_) => last_active = Instant::now(),
             }
         }
         Ok(())
@@ -392,6 +434,10 @@ impl<T: TunQueue + AsRawFd, U: UdpSocket + AsRawFd> Worker<T, U> {
 /// `tun_chr_write_iter` in drivers/net/tun.c say EBADFD then.
 fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EBADFD | libc::EBADF | libc::ENODEV | libc::EFAULT))
+}
+
+const fn lost_poll(source: io::Error) -> Lost {
+    Lost { what: "poll", source }
 }
 
 const fn lost_tun(source: io::Error) -> Lost {

@@ -1,1 +1,23 @@
-fn main() {}
+//! The daemon in real network namespaces, with a real etcd: what its users see.
+//!
+//! Needs root, `/dev/net/tun` and namespaces; where they are missing the tests fail and say so.
+//! `make netns` runs them, one after the other. Every lab is removed with its test, and those of
+//! a run that was killed by the next run.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(unreachable_pub, reason = "the harness is this target's own")]
+
+mod harness;
+mod packets;
+
+mod forward;
+mod host;
+mod mtu;
+mod pmtu;
+mod offload;
+mod garbage;
+mod leases;
+mod restart;
+mod config;
+mod stock;
+mod systemd;
+mod lab;

@@ -132,6 +132,15 @@ async fn remembered_subnet_that_was_taken_meanwhile_ends_the_node_and_is_forgott
     assert_eq!(world.leased().await, None, "the other node's lease stands");
 }
 
+/// Rules are the host's business; tests/firewall.rs has a host.
+const NO_RULES: FirewallConfig = FirewallConfig {
+    forward_rules: false,
+    ip_masq: false,
+    fully_random: true,
+    resync: Duration::from_secs(5),
+    blackhole_route: false,
+};
+
 /// A registry, a host and a backend that exist only in a test.
 struct World {
     registry: MemoryRegistry,
@@ -183,6 +192,7 @@ impl World {
             state: &state,
             subnet_file: &subnet_file,
             keep: KeepPolicy { margin: Duration::from_secs(3600), on_loss: OnLeaseLoss::Exit },
+            firewall: NO_RULES,
             health: &self.health,
         };
         let (fail, failure) = oneshot::channel();

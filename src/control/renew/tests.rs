@@ -1,3 +1,5 @@
+use tokio::sync::watch;
+
 use super::*;
 use crate::control::acquire::acquire_lease;
 use crate::control::config::{parse, wait_for_config};
@@ -207,7 +209,7 @@ fn all_of_it_can_run_on_any_thread() {
     assert_send(wait_for_config(&registry, None));
     assert_send(acquire_lease(&registry, &config, &attrs, None));
     let claim = claim();
-    assert_send(follow_leases(&registry, &claim, Vec::new(), drop));
+    assert_send(follow_leases(&registry, &claim, Vec::new(), watch::Sender::new(true), drop));
     assert_send(async {
         let lease = create(&registry).await;
         keep_lease(&registry, &lease, EXIT, &claim, |_| {}).await

@@ -2,16 +2,16 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn peer(number: u8) -> SocketAddrV4 {
-    SocketAddrV4::new([192, 0, 2, number].into(), 8285)
+fn peer(number: u8) -> Path {
+    Path::shared(SocketAddrV4::new([192, 0, 2, number].into(), 8285))
 }
 
 fn queue(gso: bool) -> SendQueue {
     SendQueue::new(gso)
 }
 
-fn shape(queue: &SendQueue) -> Vec<(SocketAddrV4, usize, Option<u16>)> {
-    queue.runs().iter().map(|run| (run.to, run.num_datagrams(), run.gso_size())).collect()
+fn shape(queue: &SendQueue) -> Vec<(Path, usize, Option<u16>)> {
+    queue.runs().iter().map(|run| (run.path, run.num_datagrams(), run.gso_size())).collect()
 }
 
 #[test]
@@ -41,6 +41,16 @@ fn peers_do_not_break_each_others_runs() {
         queue.push(peer(2), &[], 0..50);
     }
     assert_eq!(shape(&queue), [(peer(1), 2, Some(100)), (peer(2), 2, Some(50))]);
+}
+
+#[test]
+fn source_ports_keep_runs_apart() {
+    let mut queue = queue(true);
+    let other = Path { source: 3, ..peer(1) };
+    for path in [peer(1), other, peer(1)] {
+        queue.push(path, &[], 0..100);
+    }
+    assert_eq!(shape(&queue), [(peer(1), 2, Some(100)), (other, 1, None)]);
 }
 
 #[test]
@@ -106,7 +116,7 @@ proptest! {
                 let alone = run.gather(index..index + 1, &arena, &mut slices);
                 prop_assert_eq!(&alone.iter().flat_map(|piece| piece.to_vec()).collect::<Vec<u8>>(), datagram);
             }
-            sent[usize::from(run.to.ip().octets()[3])].extend(datagrams);
+            sent[usize::from(run.path.to.ip().octets()[3])].extend(datagrams);
         }
         prop_assert_eq!(sent, expected);
     }

@@ -17,15 +17,15 @@ pub(crate) fn recv(socket: BorrowedFd<'_>, batch: &mut RecvBatch) -> io::Result<
     let mut iovecs = [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; MAX_BUFFERS];
     // SAFETY: `mmsghdr` is plain old data of integers and pointers; all zeros is valid for it.
     let mut headers: [libc::mmsghdr; MAX_BUFFERS] = unsafe { std::mem::zeroed() };
-    let (buffers, cmsgs) = batch.room();
-    for (((header, iovec), buffer), cmsg) in
-        headers.iter_mut().zip(&mut iovecs).zip(buffers).zip(cmsgs)
+    let (buffers, controls) = batch.room();
+    for (((header, iovec), buffer), control) in
+        headers.iter_mut().zip(&mut iovecs).zip(buffers).zip(controls)
     {
         *iovec = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
         header.msg_hdr.msg_iov = iovec;
         header.msg_hdr.msg_iovlen = 1;
-        header.msg_hdr.msg_control = cmsg.0.as_mut_ptr().cast();
-        header.msg_hdr.msg_controllen = cmsg.0.len();
+        header.msg_hdr.msg_control = control.0.as_mut_ptr().cast();
+        header.msg_hdr.msg_controllen = control.0.len();
     }
     // SAFETY: each of the `MAX_BUFFERS` headers points to one iovec on this stack, to a buffer and
     // to a control buffer inside `batch`, with their true lengths; `batch` is borrowed for the
@@ -41,8 +41,8 @@ pub(crate) fn recv(socket: BorrowedFd<'_>, batch: &mut RecvBatch) -> io::Result<
     };
     let received = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
     for (index, header) in headers.iter().enumerate().take(received) {
-        let gro_size = batch.cmsgs[index].gro_size(header.msg_hdr.msg_controllen);
-        batch.set(index, header.msg_len as usize, gro_size);
+        let len = header.msg_len as usize;
+        batch.set_received(index, len, header.msg_hdr.msg_controllen);
     }
     Ok(received)
 }

@@ -1,12 +1,13 @@
 //! The peers' leases, as a route table.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::SocketAddrV4;
 
 use tracing::warn;
 
+use super::source_ports;
 use crate::control::config::NetworkConfig;
-use crate::control::lease::{Lease, LeaseEvent};
+use crate::control::lease::{Lease, LeaseAttrs, LeaseEvent};
 use crate::routes::{NextHop, Route, RouteTable, Subnet};
 
 /// Who holds which subnet. Our own lease is never in it.
@@ -15,19 +16,21 @@ pub(super) struct Peers {
     network: Subnet,
     subnet_len: u8,
     port: u16,
-    public_ips: BTreeMap<Subnet, Ipv4Addr>,
+    /// Flows may be told apart by their source port, towards peers that take that.
+    spreads_flows: bool,
+    next_hops: BTreeMap<Subnet, NextHop>,
 }
 
 impl Peers {
     /// No peers yet; all of them will listen on `port`.
-    pub(super) const fn new(network: &NetworkConfig, port: u16) -> Self {
+    pub(super) const fn new(network: &NetworkConfig, port: u16, spreads_flows: bool) -> Self {
         let NetworkConfig { network, subnet_len, .. } = *network;
-        Self { network, subnet_len, port, public_ips: BTreeMap::new() }
+        Self { network, subnet_len, port, spreads_flows, next_hops: BTreeMap::new() }
     }
 
     /// How many subnets there is a route to.
     pub(super) fn len(&self) -> usize {
-        self.public_ips.len()
+        self.next_hops.len()
     }
 
     /// Takes over one change.
@@ -36,23 +39,28 @@ impl Peers {
             LeaseEvent::Added(lease) if !names_a_host(lease) => {
                 let (subnet, public_ip) = (lease.subnet, lease.attrs.public_ip);
                 warn!(%subnet, %public_ip, "lease names no host: there is no route to its subnet");
-                self.public_ips.remove(&subnet);
+                self.next_hops.remove(&subnet);
             }
             LeaseEvent::Added(lease) => {
-                self.public_ips.insert(lease.subnet, lease.attrs.public_ip);
+                self.next_hops.insert(lease.subnet, self.next_hop(&lease.attrs));
             }
             LeaseEvent::Removed(subnet) => {
-                self.public_ips.remove(subnet);
+                self.next_hops.remove(subnet);
             }
+        }
+    }
+
+    fn next_hop(&self, attrs: &LeaseAttrs) -> NextHop {
+        NextHop {
+            addr: SocketAddrV4::new(attrs.public_ip, self.port),
+            any_source_port: self.spreads_flows && source_ports::are_any(attrs),
         }
     }
 
     /// The routes of all peers.
     pub(super) fn route_table(&self) -> RouteTable {
-        let routes = self.public_ips.iter().map(|(&subnet, &public_ip)| Route {
-            subnet,
-            next_hop: NextHop::new(SocketAddrV4::new(public_ip, self.port)),
-        });
+        let routes = self.next_hops.iter();
+        let routes = routes.map(|(&subnet, &next_hop)| Route { subnet, next_hop });
         RouteTable::build(self.network, self.subnet_len, routes)
     }
 }
@@ -65,9 +73,10 @@ const fn names_a_host(lease: &Lease) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
     use crate::control::config;
-    use crate::control::lease::LeaseAttrs;
     use crate::control::registry::{Entry, Revision};
 
     #[test]
@@ -92,6 +101,23 @@ mod tests {
     }
 
     #[test]
+    fn flows_spread_only_if_both_sides_agree() {
+        let advertised = |peers: &mut Peers, advertises: bool| {
+            let LeaseEvent::Added(mut lease) = added("10.1.2.0/24", "192.0.2.2") else { panic!() };
+            if advertises {
+                lease.attrs = source_ports::advertise(lease.attrs);
+            }
+            peers.apply(&LeaseEvent::Added(lease));
+            peers.route_table().lookup(ip("10.1.2.9")).unwrap().any_source_port
+        };
+        let mut ours = peers();
+        assert!(advertised(&mut ours, true));
+        assert!(!advertised(&mut ours, false));
+        let mut behind_nat = Peers { spreads_flows: false, ..peers() };
+        assert!(!advertised(&mut behind_nat, true));
+    }
+
+    #[test]
     fn lease_that_names_no_host_takes_its_route_away() {
         for nobody in ["0.0.0.0", "224.0.0.1", "255.255.255.255"] {
             let mut peers = peers();
@@ -102,7 +128,7 @@ mod tests {
     }
 
     fn peers() -> Peers {
-        Peers::new(&config::parse(r#"{"Network": "10.1.0.0/16"}"#, None).unwrap(), 8290)
+        Peers::new(&config::parse(r#"{"Network": "10.1.0.0/16"}"#, None).unwrap(), 8290, true)
     }
 
     fn added(subnet: &str, public_ip: &str) -> LeaseEvent {

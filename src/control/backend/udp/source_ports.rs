@@ -1,0 +1,79 @@
+//! Which peers take datagrams from any source port: docs/adr/0004-source-ports.md.
+//!
+//! A node that does says so in its lease, in `BackendData`, which stock's udp backend neither
+//! writes nor reads: `{"PublicIP":"…","PublicIPv6":null,"BackendData":{"AnySourcePort":true}}`.
+
+use std::str::FromStr;
+
+use serde_json::json;
+
+use crate::control::lease::LeaseAttrs;
+
+/// The member of `BackendData`.
+const MEMBER: &str = "AnySourcePort";
+
+/// What the operator says of outer source ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SourcePorts {
+    /// Many towards peers that say they take them; peers are told that we do.
+    Auto,
+    /// The network's own port alone, in both directions.
+    Shared,
+}
+
+/// A text that is neither.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is neither auto nor shared")]
+pub struct SourcePortsError(String);
+
+impl FromStr for SourcePorts {
+    type Err = SourcePortsError;
+
+    fn from_str(text: &str) -> Result<Self, SourcePortsError> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "shared" => Ok(Self::Shared),
+            _ => Err(SourcePortsError(text.to_owned())),
+        }
+    }
+}
+
+/// Adds to what our lease says that we take datagrams from any source port.
+pub(super) fn advertise(attrs: LeaseAttrs) -> LeaseAttrs {
+    LeaseAttrs { backend_data: Some(json!({ MEMBER: true })), ..attrs }
+}
+
+/// Whether a lease says that its node takes datagrams from any source port. The data of another
+/// backend says no such thing.
+pub(super) fn are_any(attrs: &LeaseAttrs) -> bool {
+    let is_udp = attrs.backend_type.as_deref().is_none_or(|name| name.eq_ignore_ascii_case("udp"));
+    let data = attrs.backend_data.as_ref();
+    is_udp && data.and_then(|data| data.get(MEMBER)) == Some(&json!(true))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_advertised_is_understood() {
+        let attrs = advertise(LeaseAttrs::udp([192, 0, 2, 1].into()));
+        let json =
+            r#"{"PublicIP":"192.0.2.1","PublicIPv6":null,"BackendData":{"AnySourcePort":true}}"#;
+        assert_eq!(attrs.to_json(), json);
+        assert!(are_any(&LeaseAttrs::from_json(json.as_bytes()).unwrap()));
+    }
+
+    #[test]
+    fn stock_and_foreign_leases_advertise_nothing() {
+        for json in [
+            r#"{"PublicIP":"192.0.2.1","PublicIPv6":null}"#,
+            r#"{"PublicIP":"192.0.2.1","BackendData":null}"#,
+            r#"{"PublicIP":"192.0.2.1","BackendData":[true]}"#,
+            r#"{"PublicIP":"192.0.2.1","BackendData":{"AnySourcePort":"true"}}"#,
+            r#"{"PublicIP":"192.0.2.1","BackendType":"vxlan","BackendData":{"AnySourcePort":true}}"#,
+        ] {
+            assert!(!are_any(&LeaseAttrs::from_json(json.as_bytes()).unwrap()), "{json}");
+        }
+    }
+}

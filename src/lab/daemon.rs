@@ -1,0 +1,156 @@
+//! [`Daemon`]: which `flanneld` a node runs, and [`SubnetEnv`], what it tells the node.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::LabError;
+use super::command::Tool;
+use super::etcd;
+use super::inside;
+use crate::routes::Subnet;
+
+/// A program that takes stock flanneld's flags.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Daemon {
+    /// The program.
+    pub program: PathBuf,
+    /// Arguments that come before the flags a lab gives.
+    pub before: Vec<String>,
+    /// Arguments that come after them.
+    pub after: Vec<String>,
+}
+
+/// `subnet.env` as flanneld writes it (flannel `pkg/subnet/subnet.go`, `WriteSubnetFile`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SubnetEnv {
+    /// The overlay's whole range.
+    #[serde(with = "text")]
+    pub network: Subnet,
+    /// The node's lease.
+    #[serde(with = "text")]
+    pub subnet: Subnet,
+    /// First address of the lease: the bridge's.
+    pub bridge: Ipv4Addr,
+    /// MTU that pods should use, in bytes.
+    pub mtu: u16,
+}
+
+/// Port of the health endpoint of every node.
+pub const HEALTH_PORT: u16 = 8080;
+
+impl Daemon {
+    /// The `flanneld` at `program`.
+    pub fn flanneld(program: impl Into<PathBuf>) -> Self {
+        Self { program: program.into(), before: Vec::new(), after: Vec::new() }
+    }
+
+    /// The stand-in for a stock node that `flannel_lab`, this package's second binary, contains.
+    pub fn stand_in(flannel_lab: impl Into<PathBuf>) -> Self {
+        Self {
+            before: vec![inside::COMMAND.to_owned(), "stand-in".to_owned()],
+            ..Self::flanneld(flannel_lab)
+        }
+    }
+
+    /// Adds flags, separated by spaces.
+    #[must_use]
+    pub fn with(mut self, flags: &str) -> Self {
+        self.after.extend(flags.split_whitespace().map(str::to_owned));
+        self
+    }
+
+    /// Whether it knows `flag`, going by its help.
+    pub fn knows(&self, flag: &str) -> bool {
+        let help = Tool::new(&self.program);
+        let help = self.before.iter().fold(help, |tool, arg| tool.arg(arg)).arg("--help").output();
+        help.is_ok_and(|help| help.stdout.contains(flag) || help.stderr.contains(flag))
+    }
+
+    /// The whole argument list on a node whose `subnet.env` is `subnet_file`: stock's flags only,
+    /// and those added by [`with`](Self::with).
+    pub(super) fn args(&self, subnet_file: &Path) -> Vec<String> {
+        let flags = [
+            format!("-etcd-endpoints={}", etcd::endpoint()),
+            "-iface=eth0".to_owned(),
+            format!("-subnet-file={}", subnet_file.display()),
+            format!("-healthz-port={HEALTH_PORT}"),
+        ];
+        let before = self.before.iter().cloned();
+        before.chain(flags).chain(self.after.iter().cloned()).collect()
+    }
+}
+
+impl SubnetEnv {
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// [`LabError::Io`] and [`LabError::Unreadable`].
+    pub fn read(path: &Path) -> Result<Self, LabError> {
+        let read = fs::read_to_string(path);
+        let text = read.map_err(LabError::io(format!("read {}", path.display())))?;
+        let what = || path.display().to_string();
+        Self::parse(&text).ok_or_else(|| LabError::Unreadable { what: what(), text })
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let value =
+            |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        let subnet = value("FLANNEL_SUBNET")?;
+        Some(Self {
+            network: value("FLANNEL_NETWORK")?.parse().ok()?,
+            subnet: subnet.parse().ok()?,
+            bridge: subnet.split_once('/')?.0.parse().ok()?,
+            mtu: value("FLANNEL_MTU")?.parse().ok()?,
+        })
+    }
+
+    /// The lease as its etcd key has it: `10.5.7.0-24`.
+    pub fn key(&self) -> String {
+        self.subnet.to_string().replace('/', "-")
+    }
+}
+
+/// Subnets as text in JSON.
+mod text {
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    use crate::routes::Subnet;
+
+    pub(super) fn serialize<S: Serializer>(subnet: &Subnet, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(subnet)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Subnet, D::Error> {
+        String::deserialize(from)?.parse().map_err(de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subnet_env_names_bridge_and_lease() {
+        let text = "FLANNEL_NETWORK=10.1.0.0/16\nFLANNEL_SUBNET=10.1.15.1/24\nFLANNEL_MTU=1472\n\
+                    FLANNEL_IPMASQ=false\n";
+        let env = SubnetEnv::parse(text).unwrap();
+        assert_eq!(env.subnet.to_string(), "10.1.15.0/24");
+        assert_eq!(env.bridge, Ipv4Addr::new(10, 1, 15, 1));
+        assert_eq!((env.mtu, env.key().as_str()), (1472, "10.1.15.0-24"));
+        let json = serde_json::to_string(&env).unwrap();
+        assert_eq!(serde_json::from_str::<SubnetEnv>(&json).unwrap(), env);
+        assert_eq!(SubnetEnv::parse("FLANNEL_NETWORK=10.1.0.0/16\n"), None);
+    }
+
+    #[test]
+    fn added_flags_come_last() {
+        let daemon = Daemon::stand_in("flannel-lab").with("-v=1 -ip-masq");
+        let args = daemon.args(Path::new("/run/x/subnet.env"));
+        assert_eq!(&args[..2], ["inside", "stand-in"]);
+        assert_eq!(args.last().unwrap(), "-ip-masq");
+        assert!(args.contains(&"-subnet-file=/run/x/subnet.env".to_owned()));
+    }
+}

@@ -1,0 +1,157 @@
+//! [`Etcd`]: a real etcd in a namespace of its own, and what a lab asks of it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::LabError;
+use super::command::CommandError;
+use super::netns::Netns;
+use super::process::{Process, ProcessId};
+use super::topology::ETCD_ADDR;
+use super::wait::wait_for;
+
+/// flannel's default `-etcd-prefix`.
+const PREFIX: &str = "/coreos.com/network";
+
+/// etcd is ready in well under a second; a busy machine may take longer.
+const READY: Duration = Duration::from_secs(20);
+
+/// A running etcd.
+#[derive(Debug)]
+pub struct Etcd {
+    netns: Netns,
+    dir: PathBuf,
+    process: Process,
+}
+
+/// The endpoint flanneld is given.
+pub(super) fn endpoint() -> String {
+    format!("http://{ETCD_ADDR}:2379")
+}
+
+impl Etcd {
+    /// Starts an etcd in `netns`, which has [`ETCD_ADDR`]; its data and log stand below `dir`.
+    ///
+    /// # Errors
+    /// [`LabError`] when it cannot be started; [`wait_ready`](Self::wait_ready) tells the rest.
+    pub fn start(netns: Netns, dir: PathBuf) -> Result<Self, LabError> {
+        fs::create_dir_all(&dir).map_err(LabError::io(format!("create {}", dir.display())))?;
+        let process = spawn(&netns, &dir)?;
+        Ok(Self { netns, dir, process })
+    }
+
+    /// Which process it is.
+    pub const fn id(&self) -> ProcessId {
+        self.process.id()
+    }
+
+    /// Waits until it answers.
+    ///
+    /// # Errors
+    /// [`LabError::Daemon`] with its last words when it does not.
+    pub fn wait_ready(&mut self) -> Result<(), LabError> {
+        let answer = wait_for("etcd to answer", READY, || {
+            if let Some(status) = self.process.ended() {
+                return Err(self.gone(&format!("ended with {status}")));
+            }
+            let health = self.netns.tool("etcdctl").words("--endpoints").arg(endpoint());
+            let health = health.words("--dial-timeout=1s --command-timeout=1s endpoint health");
+            Ok(health.output()?.status.success().then_some(()))
+        });
+        match answer {
+            Err(LabError::NotInTime { .. }) => Err(self.gone("does not answer")),
+            other => other,
+        }
+    }
+
+    /// Stops it at once, as a crash would. Its data stays.
+    pub fn stop(&mut self) {
+        self.process.kill();
+    }
+
+    /// Starts it again on its old data and waits until it answers.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start) and [`wait_ready`](Self::wait_ready).
+    pub fn start_again(&mut self) -> Result<(), LabError> {
+        self.process = spawn(&self.netns, &self.dir)?;
+        self.wait_ready()
+    }
+
+    /// Writes the network config, as an operator would.
+    ///
+    /// # Errors
+    /// [`CommandError`].
+    pub fn put_config(&self, json: &str) -> Result<(), CommandError> {
+        self.ctl(&["put", &format!("{PREFIX}/config"), json]).map(drop)
+    }
+
+    /// Every lease: the subnet as it stands in the key, such as `10.5.7.0-24`, and the value.
+    ///
+    /// # Errors
+    /// [`CommandError`].
+    pub fn leases(&self) -> Result<Vec<(String, String)>, CommandError> {
+        let prefix = format!("{PREFIX}/subnets/");
+        let lines = self.ctl(&["get", "--prefix", &prefix])?;
+        Ok(pairs(&lines, &prefix))
+    }
+
+    /// Deletes the lease of a subnet such as `10.5.7.0-24`; whether there was one.
+    ///
+    /// # Errors
+    /// [`CommandError`].
+    pub fn delete_lease(&self, subnet: &str) -> Result<bool, CommandError> {
+        let deleted = self.ctl(&["del", &format!("{PREFIX}/subnets/{subnet}")])?;
+        Ok(deleted.trim() == "1")
+    }
+
+    /// Runs `etcdctl` in etcd's namespace.
+    ///
+    /// # Errors
+    /// [`CommandError`].
+    pub fn ctl(&self, args: &[&str]) -> Result<String, CommandError> {
+        let tool = self.netns.tool("etcdctl").arg("--endpoints").arg(endpoint());
+        args.iter().fold(tool, |tool, arg| tool.arg(arg)).run()
+    }
+
+    fn gone(&self, what: &str) -> LabError {
+        let said = self.process.log_tail(1);
+        LabError::Daemon { daemon: "etcd".to_owned(), what: what.to_owned(), said }
+    }
+}
+
+fn spawn(netns: &Netns, dir: &Path) -> Result<Process, LabError> {
+    let client = endpoint();
+    let peer = "http://127.0.0.1:2380";
+    let args = [
+        "--name=lab".to_owned(),
+        format!("--data-dir={}", dir.join("data").display()),
+        format!("--listen-client-urls={client}"),
+        format!("--advertise-client-urls={client}"),
+        format!("--listen-peer-urls={peer}"),
+        format!("--initial-advertise-peer-urls={peer}"),
+        format!("--initial-cluster=lab={peer}"),
+    ];
+    Process::start(netns, Path::new("etcd"), &args, dir.join("etcd.log"))
+}
+
+/// etcdctl prints a key and its value on alternate lines.
+fn pairs(lines: &str, prefix: &str) -> Vec<(String, String)> {
+    let lines: Vec<&str> = lines.lines().collect();
+    let pair = |pair: &[&str]| (pair[0].trim_start_matches(prefix).to_owned(), pair[1].to_owned());
+    lines.chunks_exact(2).map(pair).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::pairs;
+
+    #[test]
+    fn keys_and_values_alternate() {
+        let lines = "/p/subnets/10.5.7.0-24\n{\"PublicIP\":\"192.0.2.1\"}\n";
+        let lease = ("10.5.7.0-24".to_owned(), "{\"PublicIP\":\"192.0.2.1\"}".to_owned());
+        assert_eq!(pairs(lines, "/p/subnets/"), [lease]);
+        assert!(pairs("", "/p/subnets/").is_empty());
+    }
+}

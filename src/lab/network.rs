@@ -1,0 +1,293 @@
+//! [`Lab`]: a network of nodes, from its spec to its removal.
+
+use std::collections::BTreeMap;
+use std::thread;
+use std::time::Duration;
+
+use super::LabError;
+use super::daemon::Daemon;
+use super::etcd::Etcd;
+use super::netns::Netns;
+use super::node::Node;
+use super::pods::Pod;
+use super::process::Process;
+use super::progress::{complain, step};
+use super::state::{self, LabState, NodeState};
+use super::teardown;
+use super::tools;
+use super::topology::{ETCD_ADDR, MAX_NODES, Names, Underlay};
+use super::wait::wait_for;
+use super::{measure, signals};
+
+/// What a lab should be like.
+#[derive(Debug, Clone)]
+pub struct LabSpec {
+    /// Its name, which names its namespaces too.
+    pub name: String,
+    /// Nodes at the start.
+    pub num_nodes: usize,
+    /// Pods on each node.
+    pub num_pods: usize,
+    /// MTU of the underlay, in bytes.
+    pub mtu: u16,
+    /// Network config for etcd; `None` leaves it unwritten.
+    pub config: Option<String>,
+    /// What the nodes run.
+    pub daemon: Daemon,
+    /// What single nodes run instead, by their names.
+    pub daemons: BTreeMap<String, Daemon>,
+    /// Whether the underlay carries no superpackets.
+    pub frames_only: bool,
+}
+
+/// A network of nodes. Dropping it removes it, unless it was told to stay.
+#[derive(Debug)]
+pub struct Lab {
+    names: Names,
+    spec: LabSpec,
+    underlay: Underlay,
+    etcd: Etcd,
+    nodes: Vec<Node>,
+    cleanup: Cleanup,
+}
+
+/// Removes the lab when dropped; a value of its own so that a half-made lab is removed too.
+#[derive(Debug)]
+struct Cleanup {
+    names: Names,
+    armed: bool,
+}
+
+/// A network config such as flannel's documentation shows.
+pub const DEFAULT_CONFIG: &str = r#"{"Network":"10.5.0.0/16"}"#;
+
+/// How long all pods may take to reach each other once every node is ready: peers learn of each
+/// other from etcd within milliseconds, or at the next look at it.
+const REACHABLE: Duration = Duration::from_secs(20);
+
+impl LabSpec {
+    /// Three nodes with one pod each, on an underlay of 1500 bytes, all running `daemon`.
+    pub fn new(name: impl Into<String>, daemon: Daemon) -> Self {
+        Self {
+            name: name.into(),
+            num_nodes: 3,
+            num_pods: 1,
+            mtu: 1500,
+            config: Some(DEFAULT_CONFIG.to_owned()),
+            daemon,
+            daemons: BTreeMap::new(),
+            frames_only: false,
+        }
+    }
+
+    /// What the node of this name runs.
+    pub fn daemon_of(&self, node: &str) -> Daemon {
+        self.daemons.get(node).unwrap_or(&self.daemon).clone()
+    }
+}
+
+impl Lab {
+    /// Creates underlay, etcd and all nodes; starts nothing on the nodes yet.
+    ///
+    /// Labs whose owner crashed are removed first.
+    ///
+    /// # Errors
+    /// [`LabError`]; whatever was made by then is removed.
+    pub fn create(spec: LabSpec) -> Result<Self, LabError> {
+        let names = Names::new(&spec.name)?;
+        signals::catch().map_err(LabError::io("catch SIGINT and SIGTERM"))?;
+        tools::preflight()?;
+        remove_orphans();
+        LabState::new(&names, spec.mtu).claim(&names)?;
+        let cleanup = Cleanup { names: names.clone(), armed: true };
+        let underlay = Underlay::create(&names, spec.mtu)?;
+        let etcd_netns = Netns::create(names.etcd())?;
+        underlay.join(&etcd_netns, "etcd", ETCD_ADDR)?;
+        let etcd = Etcd::start(etcd_netns, names.dir().join("etcd"))?;
+        let (num_nodes, nodes) = (spec.num_nodes, Vec::new());
+        let mut lab = Self { names, spec, underlay, etcd, nodes, cleanup };
+        for _ in 0..num_nodes {
+            lab.add_node()?;
+        }
+        lab.etcd.wait_ready()?;
+        if let Some(config) = &lab.spec.config {
+            lab.etcd.put_config(config)?;
+        }
+        lab.save()?;
+        Ok(lab)
+    }
+
+    /// Creates the lab and takes it to the point where every pod reaches every other.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create), and [`LabError::Daemon`] or [`LabError::NotInTime`].
+    pub fn up(spec: LabSpec) -> Result<Self, LabError> {
+        step(&format!("lab {}: {} nodes, {} pods each", spec.name, spec.num_nodes, spec.num_pods));
+        let mut lab = Self::create(spec)?;
+        step("etcd answers, config written; starting flanneld on every node");
+        lab.start_all()?;
+        for node in &lab.nodes {
+            if let Some(overlay) = node.overlay() {
+                let (env, device) = (&overlay.env, &overlay.device);
+                step(&format!("{} has {} on {device}, MTU {}", node.name(), env.subnet, env.mtu));
+            }
+        }
+        lab.wait_reachable()?;
+        step("every pod reaches every other");
+        Ok(lab)
+    }
+
+    /// Starts all daemons at once, waits for them, and attaches the pods.
+    ///
+    /// # Errors
+    /// [`LabError::Daemon`] of the first node that does not get ready.
+    pub fn start_all(&mut self) -> Result<(), LabError> {
+        self.nodes.iter_mut().try_for_each(Node::start)?;
+        for node in &mut self.nodes {
+            node.wait_ready()?;
+            node.attach_pods(self.spec.num_pods)?;
+        }
+        self.save()
+    }
+
+    /// Creates one more node, without starting its daemon.
+    ///
+    /// # Errors
+    /// [`LabError::TooMany`] when there is no address left, or what failed.
+    pub fn add_node(&mut self) -> Result<&mut Node, LabError> {
+        let number = self.nodes.len() + 1;
+        if number > MAX_NODES {
+            return Err(LabError::TooMany { what: "nodes", most: MAX_NODES });
+        }
+        let daemon = self.spec.daemon_of(&format!("n{number}"));
+        let node = Node::create(&self.names, number, &self.underlay, daemon)?;
+        if self.spec.frames_only {
+            self.underlay.carry_frames_only(node.netns(), &node.name())?;
+        }
+        self.nodes.push(node);
+        Ok(&mut self.nodes[number - 1])
+    }
+
+    /// Waits until every pod reaches every other.
+    ///
+    /// # Errors
+    /// [`LabError::NotInTime`] naming a pair that does not.
+    pub fn wait_reachable(&self) -> Result<(), LabError> {
+        let pods: Vec<&Pod> = self.nodes.iter().flat_map(Node::pods).collect();
+        for from in &pods {
+            for to in &pods {
+                let what = format!("{} to reach {}", from.name, to.name);
+                wait_for(&what, REACHABLE, || {
+                    Ok(measure::reaches(&from.netns, to.addr)?.then_some(()))
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The lab's names.
+    pub const fn names(&self) -> &Names {
+        &self.names
+    }
+
+    /// What it was made from.
+    pub const fn spec(&self) -> &LabSpec {
+        &self.spec
+    }
+
+    /// MTU of the underlay, in bytes.
+    pub const fn mtu(&self) -> u16 {
+        self.underlay.mtu()
+    }
+
+    /// Its nodes; the first is `n1`.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// Its nodes, to start and stop.
+    pub fn nodes_mut(&mut self) -> &mut [Node] {
+        &mut self.nodes
+    }
+
+    /// Its etcd.
+    pub const fn etcd(&mut self) -> &mut Etcd {
+        &mut self.etcd
+    }
+
+    /// Lets the lab stay when this value is dropped.
+    ///
+    /// # Errors
+    /// [`LabError::Io`] when its state cannot be written; it does not stay then.
+    pub fn keep(mut self) -> Result<(), LabError> {
+        let state = LabState { owner: None, ..self.state() };
+        state.save(&self.names)?;
+        self.cleanup.armed = false;
+        Ok(())
+    }
+
+    /// Removes the lab now and tells what could not be removed.
+    ///
+    /// # Errors
+    /// [`LabError::Teardown`].
+    pub fn remove(mut self) -> Result<(), LabError> {
+        self.cleanup.armed = false;
+        teardown::remove(&self.names)
+    }
+
+    /// Writes `lab.json` anew, after nodes were started or stopped.
+    ///
+    /// # Errors
+    /// [`LabError::Io`].
+    pub fn save(&self) -> Result<(), LabError> {
+        self.state().save(&self.names)
+    }
+
+    fn state(&self) -> LabState {
+        let node = |node: &Node| NodeState {
+            name: node.name(),
+            netns: node.netns().clone(),
+            addr: node.addr(),
+            daemon: node.daemon().clone(),
+            process: node.process().map(Process::id),
+            env: node.overlay().map(|overlay| overlay.env),
+            pods: node.pods().to_vec(),
+        };
+        let nodes = self.nodes.iter().map(node).collect();
+        let etcd = Some(self.etcd.id());
+        LabState { etcd, nodes, ..LabState::new(&self.names, self.underlay.mtu()) }
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        // A failing test shows what its daemons said; their logs are about to go.
+        if thread::panicking() {
+            for node in &self.nodes {
+                complain(&format!("{} logged last:\n{}", node.name(), node.log_tail(20)));
+            }
+        }
+    }
+}
+
+impl Drop for Cleanup {
+    fn drop(&mut self) {
+        if self.armed
+            && let Err(error) = teardown::remove(&self.names)
+        {
+            complain(&error.to_string());
+        }
+    }
+}
+
+/// Removes labs whose owner crashed.
+fn remove_orphans() {
+    for names in state::all_labs() {
+        if LabState::load(&names).is_ok_and(|state| state.is_orphan()) {
+            step(&format!("removing lab {}, which its owner left behind", names.lab()));
+            if let Err(error) = teardown::remove(&names) {
+                complain(&error.to_string());
+            }
+        }
+    }
+}

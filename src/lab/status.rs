@@ -1,0 +1,110 @@
+//! How a lab that stays is doing: from its state file, and a look at what still runs.
+
+use std::net::Ipv4Addr;
+
+use serde::Serialize;
+
+use super::LabError;
+use super::measure;
+use super::process::ProcessId;
+use super::report::table;
+use super::state::{LabState, NodeState};
+
+/// A lab, now.
+#[derive(Debug, Serialize)]
+pub struct LabStatus {
+    /// Its name.
+    pub name: String,
+    /// Whether its etcd runs.
+    pub etcd_alive: bool,
+    /// Its nodes.
+    pub nodes: Vec<NodeStatus>,
+}
+
+/// A node, now.
+#[derive(Debug, Serialize)]
+pub struct NodeStatus {
+    /// Its name within the lab.
+    pub name: String,
+    /// Its namespace.
+    pub netns: String,
+    /// Its address on the underlay.
+    pub addr: Ipv4Addr,
+    /// Its lease, such as `10.5.7.0/24`.
+    pub subnet: Option<String>,
+    /// The pid of its flanneld.
+    pub pid: Option<u32>,
+    /// Whether that still runs.
+    pub alive: bool,
+    /// Peers whose bridge answers a ping from here.
+    pub peers_reachable: usize,
+    /// Peers that have a lease.
+    pub peers: usize,
+    /// Its pods: name and address.
+    pub pods: Vec<(String, Ipv4Addr)>,
+}
+
+impl LabStatus {
+    /// Looks at the lab; pings every peer's bridge from every node.
+    ///
+    /// # Errors
+    /// [`LabError::Command`] when ping cannot be run.
+    pub fn of(state: &LabState) -> Result<Self, LabError> {
+        let nodes = state.nodes.iter().map(|node| NodeStatus::of(node, &state.nodes));
+        Ok(Self {
+            name: state.name.clone(),
+            etcd_alive: state.etcd.is_some_and(ProcessId::is_alive),
+            nodes: nodes.collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// The table that is printed.
+    pub fn table(&self) -> String {
+        let header = ["node", "namespace", "underlay", "subnet", "flanneld", "peers", "pods"];
+        let mut rows = vec![header.map(str::to_owned).to_vec()];
+        rows.extend(self.nodes.iter().map(NodeStatus::row));
+        let etcd = if self.etcd_alive { "runs" } else { "is gone" };
+        format!("lab {}: etcd {etcd}\n{}", self.name, table(&rows))
+    }
+}
+
+impl NodeStatus {
+    fn of(node: &NodeState, all: &[NodeState]) -> Result<Self, LabError> {
+        let peers = all.iter().filter(|peer| peer.name != node.name);
+        let bridges: Vec<Ipv4Addr> = peers.filter_map(|peer| Some(peer.env?.bridge)).collect();
+        let mut peers_reachable = 0;
+        for bridge in &bridges {
+            peers_reachable += usize::from(measure::reaches(&node.netns, *bridge)?);
+        }
+        Ok(Self {
+            name: node.name.clone(),
+            netns: node.netns.name().to_owned(),
+            addr: node.addr,
+            subnet: node.env.map(|env| env.subnet.to_string()),
+            pid: node.process.map(|process| process.pid),
+            alive: node.process.is_some_and(ProcessId::is_alive),
+            peers_reachable,
+            peers: bridges.len(),
+            pods: node.pods.iter().map(|pod| (pod.name.clone(), pod.addr)).collect(),
+        })
+    }
+
+    fn row(&self) -> Vec<String> {
+        let flanneld = match self.pid {
+            Some(pid) if self.alive => format!("pid {pid}"),
+            Some(pid) => format!("pid {pid} died"),
+            None => "never started".to_owned(),
+        };
+        let pods: Vec<String> =
+            self.pods.iter().map(|(name, addr)| format!("{name} {addr}")).collect();
+        vec![
+            self.name.clone(),
+            self.netns.clone(),
+            self.addr.to_string(),
+            self.subnet.clone().unwrap_or_else(|| "none".to_owned()),
+            flanneld,
+            format!("{} of {}", self.peers_reachable, self.peers),
+            pods.join(", "),
+        ]
+    }
+}

@@ -1,0 +1,96 @@
+//! The tools a lab needs, and the Debian packages they come in.
+
+use std::env;
+use std::path::Path;
+
+use super::command::Tool;
+
+/// What this machine lacks.
+#[derive(Debug, thiserror::Error)]
+pub enum PreflightError {
+    /// Namespaces and links need root.
+    #[error("a lab needs root: run it with sudo")]
+    NotRoot,
+    /// Tools are missing.
+    #[error("missing: {}: run `apt-get install {}` or `make setup`", .tools.join(", "), packages(.tools))]
+    Tools {
+        /// Their names.
+        tools: Vec<&'static str>,
+    },
+    /// The kernel offers no TUN devices.
+    #[error("/dev/net/tun is missing: run `modprobe tun`; in a container, pass the device in")]
+    NoTun,
+    /// The kernel or the container forbids network namespaces.
+    #[error("this machine forbids network namespaces ({0}): in a container, run it privileged")]
+    NoNamespaces(String),
+}
+
+/// Tool → Debian package.
+const PACKAGES: [(&str, &str); 9] = [
+    ("ip", "iproute2"),
+    ("bridge", "iproute2"),
+    ("nsenter", "util-linux"),
+    ("sysctl", "procps"),
+    ("ethtool", "ethtool"),
+    ("ping", "iputils-ping"),
+    ("iperf3", "iperf3"),
+    ("etcd", "etcd-server"),
+    ("etcdctl", "etcd-client"),
+];
+
+/// Checks everything a lab needs, before anything is made.
+///
+/// # Errors
+/// [`PreflightError`] with what to do about it.
+pub fn preflight() -> Result<(), PreflightError> {
+    let root = Tool::new("id").arg("-u").run().is_ok_and(|uid| uid.trim() == "0");
+    if !root {
+        return Err(PreflightError::NotRoot);
+    }
+    let tools: Vec<&str> =
+        PACKAGES.into_iter().map(|(tool, _)| tool).filter(|t| !found(t)).collect();
+    if !tools.is_empty() {
+        return Err(PreflightError::Tools { tools });
+    }
+    if !Path::new("/dev/net/tun").exists() {
+        return Err(PreflightError::NoTun);
+    }
+    let namespaces = Tool::new("unshare").words("--net true").run();
+    namespaces.map(drop).map_err(|error| PreflightError::NoNamespaces(error.to_string()))
+}
+
+/// The command that brings `tool` to a Debian machine.
+pub(super) fn how_to_install(tool: &str) -> String {
+    let package = PACKAGES.into_iter().find(|(name, _)| *name == tool).map_or(tool, |(_, p)| p);
+    format!("apt-get install {package}")
+}
+
+fn packages(tools: &[&str]) -> String {
+    let mut packages: Vec<&str> = PACKAGES
+        .into_iter()
+        .filter(|(tool, _)| tools.contains(tool))
+        .map(|(_, package)| package)
+        .collect();
+    packages.dedup();
+    packages.join(" ")
+}
+
+fn found(tool: &str) -> bool {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path).any(|dir| dir.join(tool).is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_tools_are_named_with_their_packages() {
+        let error = PreflightError::Tools { tools: vec!["ip", "bridge", "etcdctl"] };
+        assert_eq!(
+            error.to_string(),
+            "missing: ip, bridge, etcdctl: run `apt-get install iproute2 etcd-client` or `make setup`"
+        );
+        assert_eq!(how_to_install("ping"), "apt-get install iputils-ping");
+    }
+}

@@ -1,0 +1,89 @@
+//! Labs for tests, and what tests ask of them.
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::process;
+use std::time::Duration;
+
+use serde_json::Value;
+use twill::lab::daemon::Daemon;
+use twill::lab::node::{Node, Overlay};
+use twill::lab::pods::Pod;
+use twill::lab::progress;
+use twill::lab::traffic::{Generator, Report, tcp, udp};
+use twill::lab::wait::wait_for;
+use twill::lab::{Lab, LabSpec, probe};
+
+pub const FLANNELD: &str = env!("CARGO_BIN_EXE_flanneld");
+pub const FLANNEL_LAB: &str = env!("CARGO_BIN_EXE_flannel-lab");
+
+/// A lab of `num_nodes` nodes that nobody else has: one pod each, all running our flanneld.
+pub fn spec(topic: &str, num_nodes: usize) -> LabSpec {
+    let name = format!("t{}-{topic}", process::id());
+    progress::mute(); // the runner's lines stay whole
+    LabSpec { num_nodes, ..LabSpec::new(name, Daemon::flanneld(FLANNELD)) }
+}
+
+/// That lab, up and with every pod reaching every other.
+pub fn up(topic: &str, num_nodes: usize) -> Lab {
+    Lab::up(spec(topic, num_nodes)).unwrap()
+}
+
+pub fn generator() -> Generator {
+    Generator { flannel_lab: FLANNEL_LAB.into() }
+}
+
+/// The first pod of node `index`, which counts from 0.
+pub fn pod(lab: &Lab, index: usize) -> &Pod {
+    &lab.nodes()[index].pods()[0]
+}
+
+pub fn overlay(node: &Node) -> &Overlay {
+    node.overlay().unwrap()
+}
+
+/// What `ping` prints when run in the pod with the words of `args`, whether or not it succeeds.
+pub fn ping(pod: &Pod, args: &str, to: Ipv4Addr) -> (bool, String) {
+    let ping = pod.netns.tool("ping").words("-n").words(args).arg(to.to_string());
+    let output = ping.output().unwrap();
+    (output.status.success(), output.stdout + &output.stderr)
+}
+
+/// Waits until `condition` holds.
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    wait_for(what, Duration::from_secs(15), || Ok(condition().then_some(()))).unwrap();
+}
+
+/// A TCP flow with both directions busy at once, of `megabytes` each, arrives whole.
+pub fn assert_tcp_is_whole(lab: &Lab, from: &Pod, to: &Pod, megabytes: u64) {
+    let _server = generator().serve(&to.netns, &lab.names().dir()).unwrap();
+    let len = megabytes << 20;
+    let plan = tcp::Plan { up: len, down: len, time: Duration::ZERO };
+    let report = generator().tcp(&from.netns, to.addr, plan).unwrap();
+    assert_eq!((report.answered, report.corrupt), (1, 0), "{report:?}");
+}
+
+/// Datagrams of all `sizes` arrive whole, each of them, when nothing else is going on.
+pub fn assert_udp_is_whole(lab: &Lab, from: &Pod, to: &Pod, sizes: &[usize]) {
+    let _server = generator().serve(&to.netns, &lab.names().dir()).unwrap();
+    let (sizes, time) = (sizes.to_vec(), Duration::from_secs(10));
+    let report: Report =
+        generator().udp(&from.netns, to.addr, &udp::Plan { sizes, count: 500, time }).unwrap();
+    assert_eq!((report.answered, report.corrupt), (500, 0), "{report:?}");
+}
+
+/// The sum of one ingress drop counter over all workers, as the node's `/stats` has it.
+pub fn ingress_drops(node: &Node, reason: &str) -> u64 {
+    let json = probe::fetch_health(node.netns(), Path::new(FLANNEL_LAB), "/stats").unwrap();
+    let stats: Value = serde_json::from_str(&json).unwrap();
+    let workers = stats["dataplane"]["workers"].as_array().unwrap();
+    workers.iter().map(|worker| worker["ingress"]["drops"][reason].as_u64().unwrap()).sum()
+}
+
+/// Packets that flanneld has written to the node's overlay device.
+pub fn written_to_tun(node: &Node) -> u64 {
+    let device = &overlay(node).device;
+    let json = node.netns().ip(&format!("-j -s link show {device}")).unwrap();
+    let links: Value = serde_json::from_str(&json).unwrap();
+    links[0]["stats64"]["rx"]["packets"].as_u64().unwrap()
+}

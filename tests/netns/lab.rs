@@ -1,0 +1,187 @@
+//! `flannel-lab` itself: labs that stay, and labs that must leave nothing behind.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{self, Child, Command, Output, Stdio};
+
+use serde_json::Value;
+use twill::lab::process::ProcessId;
+use twill::lab::topology::Names;
+
+use crate::harness::{FLANNEL_LAB, FLANNELD, eventually};
+
+/// The program's command line for a lab of this test's own.
+fn command(task: &str, name: &str, args: &str) -> Command {
+    let mut command = Command::new(FLANNEL_LAB);
+    command.arg(task).args(["--name", name]).args(args.split_whitespace());
+    command
+}
+
+fn run(task: &str, name: &str, args: &str) -> Output {
+    command(task, name, args).output().unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn name(topic: &str) -> String {
+    format!("t{}-{topic}", process::id())
+}
+
+/// Starts a lab and waits until its flannelds run.
+fn start(name: &str) -> Child {
+    let mut child = command("demo", name, "--rounds 99")
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("round 1 of")), "it never got to measure");
+    child
+}
+
+/// Nothing of the lab is left: no namespace, no process in one, no file.
+fn assert_gone(name: &str) {
+    let names = Names::new(name).unwrap();
+    let entries = fs::read_dir("/run/netns").into_iter().flatten().flatten();
+    let left: Vec<_> = entries
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|netns| names.owns(netns))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+    assert!(!names.dir().exists());
+    let dir = names.dir().display().to_string();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let command = fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
+        assert!(!command.contains(&dir), "{command:?} still runs");
+    }
+}
+
+#[test]
+fn lab_that_stays_can_be_looked_at_used_and_removed() {
+    let name = name("stays");
+    let up = run("up", &name, "--nodes 2 --pods 2");
+    assert!(up.status.success(), "{}", stderr(&up));
+    let again = run("up", &name, "");
+    assert_eq!(again.status.code(), Some(1));
+    assert!(stderr(&again).contains("exists"), "{}", stderr(&again));
+
+    let status: Value = serde_json::from_slice(&run("status", &name, "--json").stdout).unwrap();
+    let node = &status["nodes"][1];
+    assert_eq!((&node["alive"], &node["peers_reachable"]), (&Value::Bool(true), &Value::from(1)));
+    let addr = node["pods"][1][1].as_str().unwrap();
+    let ping = run("exec", &name, &format!("n1-p1 -- ping -c 1 -W 2 {addr}"));
+    assert!(ping.status.success(), "{ping:?}");
+    assert_eq!(run("exec", &name, "n2 -- false").status.code(), Some(1));
+    let unknown = run("exec", &name, "n3 -- true");
+    assert!(stderr(&unknown).contains("n1, n2, n1-p1"), "{}", stderr(&unknown));
+
+    for _ in 0..2 {
+        assert!(run("down", &name, "").status.success());
+        assert_gone(&name);
+    }
+    assert!(stderr(&run("status", &name, "")).contains("there is no lab"));
+}
+
+#[test]
+fn interrupted_lab_leaves_nothing_behind() {
+    for signal in ["INT", "TERM"] {
+        let name = name("signal");
+        let mut child = start(&name);
+        ProcessId::of(child.id()).unwrap().signal(signal);
+        assert_eq!(child.wait().unwrap().code(), Some(130));
+        assert_gone(&name);
+    }
+}
+
+#[test]
+fn crashed_lab_is_removed_by_name_and_by_the_next_lab() {
+    let (first, second) = (name("crash1"), name("crash2"));
+    for name in [&first, &second] {
+        let mut child = start(name);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(Names::new(name).unwrap().dir().exists());
+        if *name == first {
+            fs::remove_file(Names::new(name).unwrap().dir().join("lab.json")).unwrap();
+            assert!(run("down", name, "").status.success(), "the names suffice");
+            assert_gone(name);
+        }
+    }
+    let next = name("next");
+    assert!(run("up", &next, "--nodes 1").status.success());
+    assert_gone(&second);
+    assert!(run("down", &next, "").status.success());
+}
+
+#[test]
+fn failure_says_what_failed_and_leaves_nothing_behind() {
+    let name = name("failure");
+    let failed = run("up", &name, "--flanneld n2=/bin/false");
+    assert_eq!(failed.status.code(), Some(1));
+    let said = stderr(&failed);
+    assert!(
+        said.lines().last().unwrap().contains("false of n2 ended with exit status: 1"),
+        "{said}"
+    );
+    assert_gone(&name);
+    let said = stderr(&run("up", &name, &format!("--flanneld n4={FLANNELD}")));
+    assert!(said.contains("nodes are n1 to n3"), "{said}");
+    let said = stderr(&run("up", "No_Name", ""));
+    assert!(said.contains("is no name for a lab"), "{said}");
+}
+
+#[test]
+fn demo_measures_every_carrier() {
+    let name = name("demo");
+    let dir = tempfile::tempdir().unwrap();
+    let json: &Path = &dir.path().join("figures.json");
+    let args = format!("--rounds 2 --seconds 1 --json {}", json.display());
+    let demo = run("demo", &name, &args);
+    assert!(demo.status.success(), "{}", stderr(&demo));
+    assert_gone(&name);
+    let figures: Value = serde_json::from_slice(&fs::read(json).unwrap()).unwrap();
+    let systems = figures["systems"].as_array().unwrap();
+    let names: Vec<&str> = systems.iter().map(|row| row["system"].as_str().unwrap()).collect();
+    assert_eq!(names, ["raw", "vxlan", "twill", "twill --offload=off --workers=1"]);
+    let mtus: Vec<u64> = systems.iter().map(|row| row["pod_mtu"].as_u64().unwrap()).collect();
+    assert_eq!(mtus, [1500, 1450, 1472, 1472]);
+    for row in systems {
+        assert_eq!(row["gbps"]["rounds"].as_array().unwrap().len(), 2);
+        assert!(row["gbps"]["min"].as_f64().unwrap() > 0.01, "{row}");
+        assert!(row["rtt_us"]["median"].as_f64().unwrap() > 0.0, "{row}");
+    }
+    let table = String::from_utf8_lossy(&demo.stdout).into_owned();
+    assert!(names.iter().all(|name| table.contains(name)), "{table}");
+}
+
+#[test]
+fn reader_that_goes_away_does_not_keep_the_lab() {
+    let name = name("reader");
+    let mut child = command("demo", &name, "--rounds 1 --seconds 1")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    assert_gone(&name);
+}
+
+#[test]
+fn status_sees_a_daemon_that_died() {
+    let name = name("died");
+    assert!(run("up", &name, "--nodes 2").status.success());
+    let status =
+        || -> Value { serde_json::from_slice(&run("status", &name, "--json").stdout).unwrap() };
+    let pid = u32::try_from(status()["nodes"][0]["pid"].as_u64().unwrap()).unwrap();
+    ProcessId::of(pid).unwrap().signal("KILL");
+    eventually("the death to be seen", || status()["nodes"][0]["alive"] == Value::Bool(false));
+    let table = run("status", &name, "");
+    let table = String::from_utf8_lossy(&table.stdout).into_owned();
+    assert!(table.contains(&format!("pid {pid} died")), "{table}");
+    assert!(run("down", &name, "").status.success());
+    assert_gone(&name);
+}

@@ -1,0 +1,54 @@
+//! Beside a node that behaves as stock's udp backend does.
+
+use std::collections::BTreeMap;
+
+use twill::lab::daemon::Daemon;
+use twill::lab::{Lab, LabSpec};
+
+use crate::harness::{
+    FLANNEL_LAB, assert_tcp_is_whole, assert_udp_is_whole, overlay, ping, pod, spec,
+};
+
+/// A lab of three nodes, of which the second is the stand-in for a stock node.
+fn mixed_lab(topic: &str) -> Lab {
+    let daemons = BTreeMap::from([("n2".to_owned(), Daemon::stand_in(FLANNEL_LAB))]);
+    Lab::up(LabSpec { daemons, ..spec(topic, 3) }).unwrap()
+}
+
+#[test]
+fn traffic_with_a_stock_node_is_whole_both_ways() {
+    let lab = mixed_lab("stock");
+    for (from, to) in [(0, 1), (1, 0), (1, 2)] {
+        let (from, to) = (pod(&lab, from), pod(&lab, to));
+        assert_tcp_is_whole(&lab, from, to, 8);
+        // A stock receiver cuts what is longer than its buffer: no datagram may be.
+        assert_udp_is_whole(&lab, from, to, &[16, 36, 1444, 1445, 4000]);
+    }
+}
+
+#[test]
+fn longest_packet_passes_a_stock_node_uncut() {
+    let lab = mixed_lab("uncut");
+    let payload_len = overlay(&lab.nodes()[0]).env.mtu - 28;
+    for (from, to) in [(0, 1), (1, 0)] {
+        let args = format!("-c 3 -i 0.1 -W 2 -M do -s {payload_len}");
+        let (reached, said) = ping(pod(&lab, from), &args, pod(&lab, to).addr);
+        assert!(reached && said.contains(" 0% packet loss"), "{said}");
+        assert!(said.contains("ttl=60 "), "{said}");
+    }
+}
+
+#[test]
+fn ours_takes_the_place_of_a_stock_node_and_back() {
+    let mut lab = mixed_lab("swap");
+    let before = overlay(&lab.nodes()[1]).clone();
+    for daemon in [Daemon::flanneld(crate::harness::FLANNELD), Daemon::stand_in(FLANNEL_LAB)] {
+        let node = &mut lab.nodes_mut()[1];
+        assert!(node.terminate().unwrap().success());
+        node.set_daemon(daemon);
+        node.start().unwrap();
+        assert_eq!(*node.wait_ready().unwrap(), before);
+        lab.wait_reachable().unwrap();
+        assert_tcp_is_whole(&lab, pod(&lab, 0), pod(&lab, 1), 4);
+    }
+}
