@@ -1,0 +1,160 @@
+//! The charts, by what they are about and by setting.
+
+use std::fmt::{self, Write};
+
+use super::chart::{self, Bar};
+use super::{escape, number};
+use crate::lab::bench::metric::{Better, Metric};
+use crate::lab::bench::results::{Case, Results, Row};
+
+/// A chapter: its title, what it says, whose workloads it is about, and what it shows of them.
+struct Chapter {
+    title: &'static str,
+    about: &'static str,
+    workloads: &'static str,
+    charts: &'static [Metric],
+}
+
+const CHAPTERS: [Chapter; 6] = [
+    Chapter {
+        title: "TCP throughput",
+        about: "Payload from a pod on one node to a pod on the other.",
+        workloads: "tcp-",
+        charts: &[Metric::Gbps],
+    },
+    Chapter {
+        title: "Packet rate",
+        about: "Single UDP packets, flooded by a sender that is faster than any overlay; what \
+                arrives counts.",
+        workloads: "udp-",
+        charts: &[Metric::Kpps],
+    },
+    Chapter {
+        title: "Round trips",
+        about: "A request of 64 bytes and its response, one after the other: on an idle machine, \
+                and while four TCP flows fill the way of the requests.",
+        workloads: "latency-",
+        charts: &[Metric::RttP50Us, Metric::RttP99Us],
+    },
+    Chapter {
+        title: "What a gigabit costs",
+        about: "CPU time of the whole machine; the darker part is the two daemons'.",
+        workloads: "tcp-",
+        charts: &[Metric::MachineMsPerGbit],
+    },
+    Chapter {
+        title: "What a packet costs",
+        about: "CPU time of the whole machine for each packet delivered; the darker part is the \
+                two daemons'.",
+        workloads: "udp-",
+        charts: &[Metric::MachineNsPerPacket],
+    },
+    Chapter {
+        title: "Many leases",
+        about: "One TCP flow between two of many nodes, at rest and beside a thousand lease \
+                changes a second, and a restart of the sending node's daemon.",
+        workloads: "leases",
+        charts: &[Metric::Gbps, Metric::ChurnKept, Metric::StartMs, Metric::RssMib],
+    },
+];
+
+/// Writes every chapter that has a case.
+pub(super) fn write(page: &mut String, results: &Results) -> fmt::Result {
+    for chapter in &CHAPTERS {
+        let cases: Vec<&Case> =
+            results.cases.iter().filter(|c| c.workload.starts_with(chapter.workloads)).collect();
+        if !cases.is_empty() {
+            write_chapter(page, chapter, &cases)?;
+        }
+    }
+    Ok(())
+}
+
+fn write_chapter(page: &mut String, chapter: &Chapter, cases: &[&Case]) -> fmt::Result {
+    let Chapter { title, about, charts, .. } = chapter;
+    write!(page, "<section><h2>{title}</h2><p>{about}</p>")?;
+    for settings in cases.chunk_by(|a, b| a.setting == b.setting) {
+        let title = settings.first().map_or("", |case| &case.setting_title);
+        write!(page, "<h3>{}</h3><div class=\"cards\">", escape(title))?;
+        for case in settings {
+            for metric in *charts {
+                write_card(page, case, *metric)?;
+            }
+        }
+        page.write_str("</div>")?;
+    }
+    page.write_str("</section>\n")
+}
+
+fn write_card(page: &mut String, case: &Case, metric: Metric) -> fmt::Result {
+    let bars: Vec<Bar<'_>> = case.rows.iter().filter_map(|row| bar(row, metric)).collect();
+    if bars.is_empty() {
+        return Ok(());
+    }
+    let title = if case.workload == "leases" { "" } else { case.title.as_str() };
+    let title = if title.is_empty() { metric.title().to_owned() } else { format!("{title}{}", kind(metric)) };
+    let better = match metric.better() {
+        Better::Higher => "more is better",
+        Better::Lower => "less is better",
+    };
+    write!(
+        page,
+        "<figure><figcaption>{}<span>{}, {better}</span></figcaption>",
+        escape(&title),
+        metric.unit()
+    )?;
+    chart::write(page, &title, &bars)?;
+    page.write_str("</figure>")
+}
+
+/// Which of a workload's figures it is, where there is a choice.
+const fn kind(metric: Metric) -> &'static str {
+    match metric {
+        Metric::RttP50Us => ", p50",
+        Metric::RttP99Us => ", p99",
+        _ => "",
+    }
+}
+
+fn bar(row: &Row, metric: Metric) -> Option<Bar<'_>> {
+    let figure = row.figure(metric)?;
+    let daemons = match metric {
+        Metric::MachineMsPerGbit => row.figure(Metric::DaemonMsPerGbit),
+        Metric::MachineNsPerPacket => row.figure(Metric::DaemonNsPerPacket),
+        _ => None,
+    };
+    let (label, class) = match row.system.split_once(", ") {
+        Some((system, leases)) => (leases, class(system)),
+        None => (row.system.as_str(), class(&row.system)),
+    };
+    Some(Bar {
+        label,
+        class,
+        median: figure.spread.median,
+        min: figure.spread.min,
+        max: figure.spread.max,
+        part: daemons.map(|figure| figure.spread.median),
+        note: note(row, metric),
+    })
+}
+
+/// The loss of a flood, and otherwise the ratio to the rival that says most.
+fn note(row: &Row, metric: Metric) -> String {
+    if let (Metric::Kpps, Some(loss)) = (metric, row.figure(Metric::LossPercent)) {
+        return format!("{} % lost", number(loss.spread.median));
+    }
+    let Some(figure) = row.figure(metric) else { return String::new() };
+    let rival = if row.system == "vxlan" { "raw" } else { "vxlan" };
+    figure.ratios.get(rival).map_or_else(String::new, |ratio| format!("{}× {rival}", number(*ratio)))
+}
+
+/// The CSS class that gives a system its colour.
+fn class(system: &str) -> &'static str {
+    match system {
+        "raw" => "raw",
+        "vxlan" => "vxlan",
+        "twill" => "twill",
+        "off" => "off",
+        _ => "other",
+    }
+}
