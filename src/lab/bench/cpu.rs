@@ -28,7 +28,8 @@ impl CpuTime {
         let Some(machine) = busy_ticks(&stat) else {
             return Err(LabError::Unreadable { what: "/proc/stat".to_owned(), text: stat });
         };
-        let stats = pids.iter().filter_map(|pid| fs::read_to_string(format!("/proc/{pid}/stat")).ok());
+        let stats =
+            pids.iter().filter_map(|pid| fs::read_to_string(format!("/proc/{pid}/stat")).ok());
         let daemons = stats.filter_map(|stat| process_ticks(&stat)).sum();
         Ok(Self { machine: from_ticks(machine), daemons: from_ticks(daemons) })
     }

@@ -101,8 +101,9 @@ impl Field {
     ) -> Result<Self, LabError> {
         let mut labs = Vec::new();
         let kernel = [(RAW, Carrier::Raw), (VXLAN, Carrier::Vxlan)];
-        let mut systems =
-            kernel.map(|(name, carrier)| System { name: name.to_owned(), lab: 0, carrier }).to_vec();
+        let mut systems = kernel
+            .map(|(name, carrier)| System { name: name.to_owned(), lab: 0, carrier })
+            .to_vec();
         for (number, (system, daemon)) in daemons.iter().enumerate() {
             let spec = LabSpec {
                 mtu: setting.mtu,

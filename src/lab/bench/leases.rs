@@ -122,7 +122,12 @@ impl Crowd {
     }
 
     /// Sends to `addr` from the pod until `peer` gets it.
-    fn reach(&self, peer: &UdpSocket, addr: Ipv4Addr, start: Instant) -> Result<Duration, LabError> {
+    fn reach(
+        &self,
+        peer: &UdpSocket,
+        addr: Ipv4Addr,
+        start: Instant,
+    ) -> Result<Duration, LabError> {
         let [client, _] = field::pods(&self.lab)?;
         let failed = || LabError::io(format!("send to {addr}"));
         let socket = client.netns.enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)));

@@ -69,13 +69,13 @@ const EVERYTHING: [Workload; 8] = [
 /// What the length of packets has most to do with.
 const BULK: [Workload; 2] = [Workload::Tcp(1), Workload::Tcp(4)];
 /// What a quick look is after.
-const QUICK: [Workload; 5] =
-    [Workload::Tcp(1), Workload::Tcp(4), Workload::Udp(64), IDLE, LOADED];
+const QUICK: [Workload; 5] = [Workload::Tcp(1), Workload::Tcp(4), Workload::Udp(64), IDLE, LOADED];
 
 impl Matrix {
     /// Everything, in less than ten minutes with four systems.
     pub fn full() -> Self {
-        let settings = [(W1, &EVERYTHING[..]), (W2, &EVERYTHING), (W1_JUMBO, &BULK), (W2_JUMBO, &BULK)];
+        let settings =
+            [(W1, &EVERYTHING[..]), (W2, &EVERYTHING), (W1_JUMBO, &BULK), (W2_JUMBO, &BULK)];
         Self {
             cases: cases(&settings),
             num_leases: vec![10, 1_000, 10_000, 100_000],

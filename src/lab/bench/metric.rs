@@ -125,6 +125,16 @@ impl Metric {
         }
     }
 
+    /// Whether a ratio of two such figures says anything: not where none at all is the rule.
+    pub const fn is_comparable(self) -> bool {
+        !matches!(self, Self::Retransmits | Self::LossPercent | Self::ChangesPerSecond)
+    }
+
+    /// Whether it is told while the run goes on.
+    pub(super) const fn is_headline(self) -> bool {
+        matches!(self, Self::Gbps | Self::Kpps | Self::RttP50Us | Self::RttP99Us | Self::StartMs)
+    }
+
     /// Which way is better.
     pub const fn better(self) -> Better {
         match self {

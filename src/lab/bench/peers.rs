@@ -126,7 +126,8 @@ impl Peers {
                 return json!({ "requestDeleteRange": { "key": key } });
             }
             // As flannel's pkg/subnet/etcd writes the attributes of a lease of the udp backend.
-            let value = BASE64_STANDARD.encode(format!(r#"{{"PublicIP":"{ip}","PublicIPv6":null}}"#));
+            let value =
+                BASE64_STANDARD.encode(format!(r#"{{"PublicIP":"{ip}","PublicIPv6":null}}"#));
             json!({ "requestPut": { "key": key, "value": value, "lease": self.id } })
         };
         let operations: Vec<Value> = leases.iter().map(operation).collect();
@@ -139,7 +140,8 @@ impl Peers {
             self.netns.enter(|| TcpStream::connect_timeout(&server.into(), PATIENCE))?;
         stream.set_read_timeout(Some(PATIENCE))?;
         let body = body.to_string();
-        let head = format!("POST {path} HTTP/1.0\r\nHost: {server}\r\nContent-Length: {}", body.len());
+        let head =
+            format!("POST {path} HTTP/1.0\r\nHost: {server}\r\nContent-Length: {}", body.len());
         stream.write_all(format!("{head}\r\n\r\n{body}").as_bytes())?;
         let mut response = String::new();
         stream.read_to_string(&mut response)?;

@@ -98,6 +98,11 @@ impl Samples {
         Self { system: system.to_owned(), pod_mtu: 0, rounds: Vec::new() }
     }
 
+    /// The system's name, or in the case of leases their number.
+    fn short_name(&self) -> &str {
+        self.system.split_once(", ").map_or(&self.system, |(_, leases)| leases)
+    }
+
     fn spread(&self, metric: Metric) -> Option<Spread> {
         let find = |sample: &Sample| sample.iter().find(|(m, _)| *m == metric).map(|(_, f)| *f);
         let figures: Vec<f64> = self.rounds.iter().filter_map(find).collect();
@@ -117,10 +122,11 @@ pub(super) fn row(samples: &Samples, bases: &[&Samples]) -> Row {
     let figure = |metric: Metric| {
         let spread = samples.spread(metric)?;
         let others = bases.iter().filter(|base| base.system != samples.system);
-        let ratio = |base: &&&Samples| {
-            Some((base.system.clone(), spread.ratio_to(&base.spread(metric)?)?))
+        let ratio = |base: &&Samples| {
+            Some((base.short_name().to_owned(), spread.ratio_to(&base.spread(metric)?)?))
         };
-        let ratios = others.filter_map(|base| ratio(&base)).collect();
+        let comparable = others.filter(|_| metric.is_comparable());
+        let ratios = comparable.filter_map(ratio).collect();
         Some(Figure { metric, unit: metric.unit(), better: metric.better(), spread, ratios })
     };
     let figures = Metric::ALL.into_iter().filter_map(figure).collect();

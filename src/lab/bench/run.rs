@@ -9,7 +9,6 @@ use super::clock::Clock;
 use super::field::{self, Contender, Field, OFF, RAW, TWILL, VXLAN};
 use super::leases::Crowd;
 use super::matrix::{Matrix, Setting, Workload};
-use super::metric::Metric;
 use super::results::{self, Case, Machine, Results, Samples};
 use super::sample::{self, Sample};
 use crate::lab::LabError;
@@ -32,7 +31,7 @@ pub struct Plan {
 }
 
 /// What a measurement takes beyond the time it measures.
-const OVERHEAD: Duration = Duration::from_millis(450);
+const OVERHEAD: Duration = Duration::from_millis(300);
 
 /// Measurements of one round in the case of leases, and a restart.
 const LEASES_STEPS: u32 = 5;
@@ -207,7 +206,9 @@ impl Bench<'_> {
         place: &str,
     ) -> Result<Option<T>, LabError> {
         let is_foreign = self.plan.others.iter().any(|other| {
-            system.strip_prefix(other.name.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with(','))
+            system
+                .strip_prefix(other.name.as_str())
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with(','))
         });
         match result {
             Err(error) if is_foreign && !error.is_interrupt() => {
@@ -225,7 +226,8 @@ impl Bench<'_> {
         let figures: Vec<String> =
             figures.map(|(metric, figure)| format!("{figure:.2} {}", metric.unit())).collect();
         let (round, rounds) = (round + 1, self.plan.matrix.rounds);
-        let what = format!("round {round} of {rounds} · {place} · {system}: {}", figures.join(", "));
+        let what =
+            format!("round {round} of {rounds} · {place} · {system}: {}", figures.join(", "));
         self.clock.done(planned, &what);
     }
 }
@@ -278,13 +280,6 @@ fn machine() -> Result<Machine, LabError> {
         date: Tool::new("date").words("-u +%Y-%m-%dT%H:%M:%SZ").run()?.trim().to_owned(),
         command: format!("flannel-lab {}", args.join(" ")),
     })
-}
-
-impl Metric {
-    /// Whether it is told while the run goes on.
-    const fn is_headline(self) -> bool {
-        matches!(self, Self::Gbps | Self::Kpps | Self::RttP50Us | Self::RttP99Us | Self::StartMs)
-    }
 }
 
 #[cfg(test)]

@@ -25,7 +25,11 @@ pub(super) const WARM_UP: Duration = Duration::from_millis(150);
 ///
 /// # Errors
 /// [`LabError`] when nothing gets through at all, or on Ctrl-C.
-pub(super) fn take(ends: &Ends<'_>, workload: Workload, time: Duration) -> Result<Sample, LabError> {
+pub(super) fn take(
+    ends: &Ends<'_>,
+    workload: Workload,
+    time: Duration,
+) -> Result<Sample, LabError> {
     match workload {
         Workload::Tcp(flows) => tcp(ends, flows, time),
         Workload::Leases => tcp(ends, 1, time),
@@ -161,7 +165,6 @@ fn ratio(above: f64, below: f64) -> f64 {
 fn to_f64(count: u64) -> f64 {
     count as f64
 }
-
 
 #[cfg(test)]
 mod tests {

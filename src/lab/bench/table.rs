@@ -14,7 +14,12 @@ pub fn text(results: &Results) -> String {
     text.push_str(&format!(
         "medians of {} interleaved rounds of {} s (smallest…largest); ratios are medians of the \
          ratios within a round\n{}, {} cores for everything, kernel {}, {}\n",
-        results.rounds, results.seconds, machine.cpu, machine.num_cpus, machine.kernel, machine.date
+        results.rounds,
+        results.seconds,
+        machine.cpu,
+        machine.num_cpus,
+        machine.kernel,
+        machine.date
     ));
     for failure in &results.failures {
         text.push_str(&format!("failed: {failure}\n"));
@@ -24,10 +29,9 @@ pub fn text(results: &Results) -> String {
 
 fn of_case(case: &Case) -> String {
     let bases = bases(case);
-    let mut header: Vec<String> = ["system", "pod MTU", "figure", "median", "spread", "unit"]
-        .map(str::to_owned)
-        .to_vec();
-    header.extend(bases.iter().map(|base| format!("to {}", base.split(", ").last().unwrap_or(base))));
+    let mut header: Vec<String> =
+        ["system", "pod MTU", "figure", "median", "spread", "unit"].map(str::to_owned).to_vec();
+    header.extend(bases.iter().map(|base| format!("to {base}")));
     let mut rows = vec![header];
     for row in &case.rows {
         for (index, figure) in row.figures.iter().enumerate() {

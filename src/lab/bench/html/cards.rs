@@ -87,12 +87,14 @@ fn write_chapter(page: &mut String, chapter: &Chapter, cases: &[&Case]) -> fmt::
 }
 
 fn write_card(page: &mut String, case: &Case, metric: Metric) -> fmt::Result {
-    let bars: Vec<Bar<'_>> = case.rows.iter().filter_map(|row| bar(row, metric)).collect();
+    let bars: Vec<Bar> = case.rows.iter().filter_map(|row| bar(row, metric)).collect();
     if bars.is_empty() {
         return Ok(());
     }
-    let title = if case.workload == "leases" { "" } else { case.title.as_str() };
-    let title = if title.is_empty() { metric.title().to_owned() } else { format!("{title}{}", kind(metric)) };
+    let title = match case.workload.as_str() {
+        "leases" => metric.title().to_owned(),
+        _ => format!("{}{}", case.title, kind(metric)),
+    };
     let better = match metric.better() {
         Better::Higher => "more is better",
         Better::Lower => "less is better",
@@ -116,7 +118,7 @@ const fn kind(metric: Metric) -> &'static str {
     }
 }
 
-fn bar(row: &Row, metric: Metric) -> Option<Bar<'_>> {
+fn bar(row: &Row, metric: Metric) -> Option<Bar> {
     let figure = row.figure(metric)?;
     let daemons = match metric {
         Metric::MachineMsPerGbit => row.figure(Metric::DaemonMsPerGbit),
@@ -124,8 +126,8 @@ fn bar(row: &Row, metric: Metric) -> Option<Bar<'_>> {
         _ => None,
     };
     let (label, class) = match row.system.split_once(", ") {
-        Some((system, leases)) => (leases, class(system)),
-        None => (row.system.as_str(), class(&row.system)),
+        Some((system, leases)) => (format!("{system} {}", short(leases)), class(system)),
+        None => (row.system.clone(), class(&row.system)),
     };
     Some(Bar {
         label,
@@ -144,8 +146,19 @@ fn note(row: &Row, metric: Metric) -> String {
         return format!("{} % lost", number(loss.spread.median));
     }
     let Some(figure) = row.figure(metric) else { return String::new() };
-    let rival = if row.system == "vxlan" { "raw" } else { "vxlan" };
-    figure.ratios.get(rival).map_or_else(String::new, |ratio| format!("{}× {rival}", number(*ratio)))
+    let rival = match row.system.as_str() {
+        "vxlan" => "raw",
+        name if name.contains(", ") => "10 leases",
+        _ => "vxlan",
+    };
+    let ratio = figure.ratios.get(rival);
+    ratio.map_or_else(String::new, |ratio| format!("{}× {rival}", number(*ratio)))
+}
+
+/// `10000 leases` as `10k`.
+fn short(leases: &str) -> String {
+    let num = leases.split(' ').next().unwrap_or(leases);
+    num.strip_suffix("000").map_or_else(|| num.to_owned(), |thousands| format!("{thousands}k"))
 }
 
 /// The CSS class that gives a system its colour.

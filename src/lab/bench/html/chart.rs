@@ -5,8 +5,8 @@ use std::fmt::{self, Write};
 use super::{escape, number};
 
 /// One bar.
-pub(super) struct Bar<'a> {
-    pub(super) label: &'a str,
+pub(super) struct Bar {
+    pub(super) label: String,
     /// The CSS class that colours it.
     pub(super) class: &'static str,
     pub(super) median: f64,
@@ -28,7 +28,7 @@ const THICKNESS: f64 = 14.0;
 const LABEL_LEN: usize = 13;
 
 /// Writes the chart; the longest whisker spans it.
-pub(super) fn write(page: &mut String, title: &str, bars: &[Bar<'_>]) -> fmt::Result {
+pub(super) fn write(page: &mut String, title: &str, bars: &[Bar]) -> fmt::Result {
     let longest = bars.iter().map(|bar| bar.max.max(bar.median)).fold(0.0, f64::max);
     let scale = if longest > 0.0 { (WIDTH - LABEL - NOTE) / longest } else { 0.0 };
     #[expect(clippy::cast_precision_loss, reason = "a handful of bars")]
@@ -47,7 +47,7 @@ pub(super) fn write(page: &mut String, title: &str, bars: &[Bar<'_>]) -> fmt::Re
     page.write_str("</svg>")
 }
 
-fn write_bar(page: &mut String, bar: &Bar<'_>, middle: f64, scale: f64) -> fmt::Result {
+fn write_bar(page: &mut String, bar: &Bar, middle: f64, scale: f64) -> fmt::Result {
     let x = |figure: f64| LABEL + figure * scale;
     let (top, text) = (middle - THICKNESS / 2.0, middle + 4.0);
     let label: String = bar.label.chars().take(LABEL_LEN).collect();
@@ -57,7 +57,7 @@ fn write_bar(page: &mut String, bar: &Bar<'_>, middle: f64, scale: f64) -> fmt::
          <text class=\"label\" x=\"{label_x}\" y=\"{text}\">{label}</text>\
          <rect x=\"{LABEL}\" y=\"{top}\" width=\"{width:.1}\" height=\"{THICKNESS}\" rx=\"2\"/>",
         class = bar.class,
-        full = escape(bar.label),
+        full = escape(&bar.label),
         label = escape(&label),
         median = number(bar.median),
         min = number(bar.min),

@@ -61,7 +61,10 @@ fn write_figure(page: &mut String, figure: &Figure, bases: &[String]) -> fmt::Re
     let (metric, spread) = (figure.metric.title(), &figure.spread);
     let [median, min, max] = [spread.median, spread.min, spread.max].map(number);
     let unit = figure.unit;
-    write!(page, "<td class=\"name\">{metric}</td><td>{median}</td><td>{min}…{max}</td><td class=\"name\">{unit}</td>")?;
+    write!(
+        page,
+        "<td class=\"name\">{metric}</td><td>{median}</td><td>{min}…{max}</td><td class=\"name\">{unit}</td>"
+    )?;
     for base in bases {
         let ratio = figure.ratios.get(base).map_or("–".to_owned(), |ratio| number(*ratio));
         write!(page, "<td>{ratio}</td>")?;

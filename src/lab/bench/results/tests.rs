@@ -53,7 +53,7 @@ fn ratios_are_taken_within_rounds() {
     assert_eq!((gbps.ratios["off"], gbps.ratios["vxlan"]), (12.0, 0.75));
     assert_eq!(twill.figure(Metric::Kpps).map(|figure| figure.unit), None);
     let many = &results.case("w1-1500", "leases").unwrap().rows[1];
-    assert_eq!(many.figures[0].ratios["twill, 10 leases"], 1.0);
+    assert_eq!(many.figures[0].ratios["10 leases"], 1.0);
 }
 
 #[test]
