@@ -1,6 +1,5 @@
 //! Route lookup: ns per destination, at 10 to 100,000 leases. Random destinations, all routed.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test or bench may panic")]
-#![allow(dead_code, reason = "packets and nodes are benched elsewhere")]
 
 mod support;
 

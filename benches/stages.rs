@@ -1,6 +1,5 @@
 //! The stages of both arrows on bytes in memory: what userspace itself costs, without a kernel.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test or bench may panic")]
-#![allow(dead_code, reason = "the whole node is benched elsewhere")]
 
 mod support;
 

@@ -1,6 +1,5 @@
 //! The steady state of both arrows allocates nothing.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test or bench may panic")]
-#![allow(dead_code, unreachable_pub, reason = "the benches use the rest")]
 
 #[path = "../benches/support/mod.rs"]
 mod support;

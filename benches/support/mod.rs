@@ -1,4 +1,5 @@
 //! What benches and the allocation test share: packets, and a worker between devices in memory.
+#![allow(unreachable_pub, dead_code, reason = "every target uses a part of it")]
 
 pub mod measured;
 pub mod node;

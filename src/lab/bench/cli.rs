@@ -52,9 +52,9 @@ impl BenchArgs {
     /// # Errors
     /// [`LabError`]; the labs are gone even then.
     pub fn run(self, flannel_lab: &Path) -> Result<(), LabError> {
-        let files = self.json.iter().chain(&self.html);
+        let mut files = self.json.iter().chain(&self.html);
         // Nine minutes later would be late to learn of it.
-        files.map(|path| write(path, "")).collect::<Result<(), _>>()?;
+        files.try_for_each(|path| write(path, ""))?;
         let (json, html_file) = (self.json.clone(), self.html.clone());
         let results = run(&self.plan(flannel_lab)?)?;
         print(&table::text(&results))?;

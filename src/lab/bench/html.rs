@@ -86,7 +86,7 @@ fn write_tiles(page: &mut String, results: &Results) -> fmt::Result {
     if tiles.is_empty() {
         return Ok(());
     }
-    write!(page, "<section class=\"tiles\">{tiles}</section>\n")
+    writeln!(page, "<section class=\"tiles\">{tiles}</section>")
 }
 
 /// Text as it may stand between tags and in attributes.

@@ -170,7 +170,7 @@ impl Crowd {
         let status = fs::read_to_string(&path).map_err(LabError::io(format!("read {path}")))?;
         resident_kib(&status)
             .map(|kib| kib / 1024.0)
-            .ok_or_else(|| LabError::Unreadable { what: path, text: status })
+            .ok_or(LabError::Unreadable { what: path, text: status })
     }
 }
 

@@ -130,6 +130,15 @@ impl Metric {
         !matches!(self, Self::Retransmits | Self::LossPercent | Self::ChangesPerSecond)
     }
 
+    /// What the daemons have in the machine's CPU time.
+    pub(super) fn daemons(self) -> Option<Self> {
+        let shares = [
+            (Self::MachineMsPerGbit, Self::DaemonMsPerGbit),
+            (Self::MachineNsPerPacket, Self::DaemonNsPerPacket),
+        ];
+        shares.into_iter().find(|(whole, _)| *whole == self).map(|(_, share)| share)
+    }
+
     /// Whether it is told while the run goes on.
     pub(super) const fn is_headline(self) -> bool {
         matches!(self, Self::Gbps | Self::Kpps | Self::RttP50Us | Self::RttP99Us | Self::StartMs)

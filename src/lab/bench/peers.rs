@@ -68,8 +68,8 @@ impl Peers {
         let mut peers = Self { netns: etcd.netns().clone(), leases, id: String::new() };
         let granted = peers.post("/v3/lease/grant", &json!({ "TTL": "86400" }))?;
         granted["ID"].as_str().unwrap_or_default().clone_into(&mut peers.id);
-        let all = peers.leases.chunks(etcd::MAX_TXN_OPS);
-        all.map(|leases| peers.txn(leases, Watched::Yes, false)).collect::<io::Result<()>>()?;
+        let mut all = peers.leases.chunks(etcd::MAX_TXN_OPS);
+        all.try_for_each(|leases| peers.txn(leases, Watched::Yes, false))?;
         Ok(peers)
     }
 

@@ -88,11 +88,11 @@ impl Bench<'_> {
         let mut total = Duration::ZERO;
         for (_, workloads) in matrix.by_setting() {
             if workloads == [Workload::Leases] {
-                total += self.crowds().len() as u32 * field::LAB_TIME;
-                total += (matrix.rounds * self.crowds().len()) as u32 * self.leases_step();
+                total += times(self.crowds().len(), field::LAB_TIME);
+                total += times(matrix.rounds * self.crowds().len(), self.leases_step());
             } else {
-                let num = (workloads.len() * matrix.rounds * self.num_systems()) as u32;
-                total += self.daemons.len() as u32 * field::LAB_TIME + num * self.step();
+                let num = workloads.len() * matrix.rounds * self.num_systems();
+                total += times(self.daemons.len(), field::LAB_TIME) + times(num, self.step());
             }
         }
         total
@@ -110,7 +110,7 @@ impl Bench<'_> {
     fn setting(&mut self, setting: Setting, workloads: &[Workload]) -> Result<(), LabError> {
         step(&format!("{}: {}", setting, setting.title()));
         let mut field = Field::set_up(&self.plan.name, setting, &self.daemons)?;
-        let labs = self.daemons.len() as u32 * field::LAB_TIME;
+        let labs = times(self.daemons.len(), field::LAB_TIME);
         self.clock.done(labs, &format!("{setting}: {} systems stand", field.systems.len()));
         let empty: Vec<Samples> = field.systems.iter().map(|s| Samples::new(&s.name)).collect();
         let mut cases: Vec<Vec<Samples>> = workloads.iter().map(|_| empty.clone()).collect();
@@ -230,6 +230,11 @@ impl Bench<'_> {
             format!("round {round} of {rounds} · {place} · {system}: {}", figures.join(", "));
         self.clock.done(planned, &what);
     }
+}
+
+/// `num` steps of `time` each.
+fn times(num: usize, time: Duration) -> Duration {
+    time * u32::try_from(num).unwrap_or(u32::MAX)
 }
 
 /// All of `num`, each in its turn first.

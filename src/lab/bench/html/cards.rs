@@ -93,7 +93,9 @@ fn write_card(page: &mut String, case: &Case, metric: Metric) -> fmt::Result {
     }
     let title = match case.workload.as_str() {
         "leases" => metric.title().to_owned(),
-        _ => format!("{}{}", case.title, kind(metric)),
+        _ if metric == Metric::RttP50Us => format!("{}, p50", case.title),
+        _ if metric == Metric::RttP99Us => format!("{}, p99", case.title),
+        _ => case.title.clone(),
     };
     let better = match metric.better() {
         Better::Higher => "more is better",
@@ -109,22 +111,9 @@ fn write_card(page: &mut String, case: &Case, metric: Metric) -> fmt::Result {
     page.write_str("</figure>")
 }
 
-/// Which of a workload's figures it is, where there is a choice.
-const fn kind(metric: Metric) -> &'static str {
-    match metric {
-        Metric::RttP50Us => ", p50",
-        Metric::RttP99Us => ", p99",
-        _ => "",
-    }
-}
-
 fn bar(row: &Row, metric: Metric) -> Option<Bar> {
     let figure = row.figure(metric)?;
-    let daemons = match metric {
-        Metric::MachineMsPerGbit => row.figure(Metric::DaemonMsPerGbit),
-        Metric::MachineNsPerPacket => row.figure(Metric::DaemonNsPerPacket),
-        _ => None,
-    };
+    let daemons = metric.daemons().and_then(|metric| row.figure(metric));
     let (label, class) = match row.system.split_once(", ") {
         Some((system, leases)) => (format!("{system} {}", short(leases)), class(system)),
         None => (row.system.clone(), class(&row.system)),
