@@ -15,6 +15,7 @@ use twill::dataplane::classify;
 use twill::dataplane::coalesce::{Coalescer, MAX_PIECES, PacketAt, Scratch};
 use twill::dataplane::decap::Accept;
 use twill::dataplane::encap::Encap;
+use twill::dataplane::pmtu::PathMtus;
 use twill::dataplane::recv_batch::RecvBatch;
 use twill::dataplane::split::Split;
 use twill::dataplane::udp::UdpSocket;
@@ -54,7 +55,7 @@ fn encap(criterion: &mut Criterion) {
             if let Some(room) = encap.room() {
                 room[..packet.len()].copy_from_slice(&packet);
             }
-            if encap.forward(&header, packet.len(), &routes) != Ok(false) {
+            if encap.forward(&header, packet.len(), &routes, &PathMtus::NONE) != Ok(false) {
                 let (queue, _) = encap.pending();
                 let num = queue.runs().len();
                 queue.release(num);

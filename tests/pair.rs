@@ -1,97 +1,16 @@
 //! Two workers over in-memory devices, and an underlay between them that the test plays.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test or bench may panic")]
+#![allow(unreachable_pub, reason = "the nodes are this target's own")]
 
-use std::net::Ipv4Addr;
+mod nodes;
+
 use std::time::Instant;
 
-use bytes::Bytes;
-use twill::dataplane::decap::Accept;
-use twill::dataplane::memory::{self, MemoryHost, MemoryTun, MemoryUdp, MemoryUnderlay, TunPacket};
+use nodes::{carry, pair, pattern, split, tcp_superpacket};
 use twill::dataplane::packet_builder::PacketBuilder;
-use twill::dataplane::split::Split;
-use twill::dataplane::vnet_hdr::{Gso, PartialChecksum, VnetHdr};
-use twill::dataplane::worker::{Turn, Worker};
+use twill::dataplane::vnet_hdr::VnetHdr;
 use twill::dataplane::{DropReason, Offloads, classify};
-use twill::routes::publish::{self, RoutePublisher};
 use twill::routes::{NextHop, Route, RouteTable};
-
-/// One node: its worker, the host behind its TUN, and the underlay before its socket.
-struct Node {
-    worker: Worker<MemoryTun, MemoryUdp>,
-    host: MemoryHost,
-    underlay: MemoryUnderlay,
-    routes: RoutePublisher,
-}
-
-/// Node A has 10.1.15.0/24, node B 10.1.16.0/24; each knows the other.
-fn pair(a: Offloads, b: Offloads) -> (Node, Node) {
-    (node(15, 16, a), node(16, 15, b))
-}
-
-fn node(own: u8, peer: u8, offloads: Offloads) -> Node {
-    let subnet = |number| format!("10.1.{number}.0/24").parse().unwrap();
-    let (tun, host) = memory::tun(offloads);
-    let (udp, underlay) = memory::udp(offloads);
-    let (routes, subscriber) = publish::channel();
-    let next_hop = NextHop::new(format!("192.0.2.{peer}:8285").parse().unwrap());
-    let route = Route { subnet: subnet(peer), next_hop };
-    routes.publish(RouteTable::build("10.1.0.0/16".parse().unwrap(), 24, [route]));
-    let accept = Accept { subnet: subnet(own), tun_mtu: 1472 };
-    let tun_addr = Ipv4Addr::new(10, 1, own, 0);
-    Node { worker: Worker::new(tun, udp, tun_addr, accept, subscriber), host, underlay, routes }
-}
-
-impl Node {
-    fn send(&self, header: VnetHdr, packet: &[u8]) {
-        self.host.send.send((header, Bytes::copy_from_slice(packet))).unwrap();
-    }
-
-    fn run(&mut self) {
-        while self.worker.turn(Instant::now()).unwrap() == Turn::MoreToDo {}
-    }
-
-    /// What the host behind the TUN received, superpackets split.
-    fn received(&self) -> Vec<Vec<u8>> {
-        self.host.written.try_iter().flat_map(split).collect()
-    }
-
-    fn dropped(&self, reason: DropReason) -> (u64, u64) {
-        let stats = self.worker.stats();
-        (stats.egress.dropped(reason), stats.ingress.dropped(reason))
-    }
-}
-
-fn split((header, packet): TunPacket) -> Vec<Vec<u8>> {
-    let Some(gso) = header.gso else { return vec![packet.to_vec()] };
-    let inner = classify::inner(&packet).unwrap();
-    let segments = Split::new(&packet, inner, gso).unwrap();
-    segments.map(|segment| [segment.headers(), &packet[segment.payload.clone()]].concat()).collect()
-}
-
-/// Carries what `from` sent to `to`, joined as `UDP_GRO` would if `to` asked for it.
-fn carry(from: &Node, to: &Node, gro: bool) {
-    for sent in from.underlay.sent.try_iter() {
-        let gso_size = sent.gso_size.map(usize::from);
-        if gro {
-            to.underlay.send.send((gso_size, sent.bytes)).unwrap();
-            continue;
-        }
-        for datagram in sent.datagrams() {
-            to.underlay.send.send((None, Bytes::copy_from_slice(datagram))).unwrap();
-        }
-    }
-}
-
-fn tcp_superpacket(payload: &[u8]) -> (VnetHdr, Vec<u8>) {
-    let builder = PacketBuilder::tcp("10.1.15.2:4000", "10.1.16.2:5001");
-    let packet = builder.fragment(0x4000).payload(payload).build();
-    let checksum = Some(PartialChecksum { start: 20, offset: 16 });
-    (VnetHdr { gso: Some(Gso::Tcp4 { gso_size: 1400 }), checksum, header_len: 40 }, packet)
-}
-
-fn pattern(len: usize) -> Vec<u8> {
-    (0..len).map(|at| u8::try_from(at * 31 % 253).unwrap()).collect()
-}
 
 #[test]
 fn every_combination_of_offloads_carries_the_same_packets() {

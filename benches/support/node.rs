@@ -1,6 +1,7 @@
 //! A worker between devices in memory whose own allocations do not count.
 
 use std::io::{self, IoSlice};
+use std::net::Ipv4Addr;
 use std::time::Instant;
 
 use allocation_counter::opt_out;
@@ -14,6 +15,7 @@ use twill::dataplane::recv_batch::RecvBatch;
 use twill::dataplane::send_queue::Path;
 use twill::dataplane::tun::TunQueue;
 use twill::dataplane::udp::UdpSocket;
+use twill::dataplane::underlay_error::UnderlayError;
 use twill::dataplane::vnet_hdr::VnetHdr;
 use twill::dataplane::worker::{Turn, Worker};
 use twill::routes::publish::{self, RoutePublisher};
@@ -90,6 +92,18 @@ impl UdpSocket for Uncounted<MemoryUdp> {
 
     fn send(&self, path: Path, gso_size: Option<u16>, pieces: &[IoSlice<'_>]) -> io::Result<()> {
         uncounted(|| self.0.send(path, gso_size, pieces))
+    }
+
+    fn send_in_fragments(&self, path: Path, pieces: &[IoSlice<'_>]) -> io::Result<()> {
+        uncounted(|| self.0.send_in_fragments(path, pieces))
+    }
+
+    fn take_error(&self) -> io::Result<UnderlayError> {
+        uncounted(|| self.0.take_error())
+    }
+
+    fn path_mtu(&self, peer: Ipv4Addr) -> io::Result<u32> {
+        self.0.path_mtu(peer)
     }
 
     fn offloads(&self) -> Offloads {

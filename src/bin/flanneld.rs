@@ -1,10 +1,12 @@
 //! flanneld: joins this host to a flannel overlay network.
 
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use tracing_subscriber::EnvFilter;
+use twill::control::firewall;
 use twill::control::flags::{self, Invocation};
 
 fn main() -> ExitCode {
@@ -22,11 +24,32 @@ fn try_main() -> anyhow::Result<()> {
     match flags::parse(args, |name| std::env::var_os(name))? {
         Invocation::Version => print(concat!("v", env!("CARGO_PKG_VERSION"), "\n")),
         Invocation::Help(text) => print(&text),
+        Invocation::CleanUp(subnet_file) => {
+            start_log(0)?;
+            clean_up(&subnet_file)
+        }
         Invocation::Run(config) => {
             start_log(config.verbosity)?;
             Ok(twill::control::run(*config)?)
         }
     }
+}
+
+/// Prints what it removes as it goes: whoever stops it half-way knows what is gone.
+fn clean_up(subnet_file: &Path) -> anyhow::Result<()> {
+    let mut num_removed = 0;
+    let mut printed = Ok(());
+    let result = firewall::clean_up(subnet_file, |what| {
+        num_removed += 1;
+        if printed.is_ok() {
+            printed = print(&format!("removed {what}\n"));
+        }
+    });
+    if num_removed == 0 && result.is_ok() {
+        print("nothing to remove\n")?;
+    }
+    printed?;
+    Ok(result?)
 }
 
 fn print(text: &str) -> anyhow::Result<()> {

@@ -12,6 +12,7 @@ use std::net::Ipv4Addr;
 use std::str::FromStr;
 
 use super::go_json::{Object, WrongType};
+use crate::dataplane::pmtu::MIN_IPV4_MTU;
 use crate::routes::{Subnet, SubnetError};
 
 /// The overlay: its range, how it is cut into subnets, and how packets travel.
@@ -25,6 +26,8 @@ pub struct NetworkConfig {
     pub subnet_min: Ipv4Addr,
     /// Last subnet that may be leased.
     pub subnet_max: Ipv4Addr,
+    /// Whether nodes keep their rules with nftables, not iptables.
+    pub nftables: bool,
     /// How packets travel between nodes.
     pub backend: BackendConfig,
 }
@@ -36,6 +39,8 @@ pub enum BackendConfig {
     Udp {
         /// Where every node listens and every peer sends to.
         port: u16,
+        /// MTU of the overlay in bytes; `None` for what the external interface leaves room for.
+        mtu: Option<u16>,
     },
 }
 
@@ -126,7 +131,17 @@ pub enum ConfigError {
     /// A port that is none.
     #[error("Backend.Port: {0} is outside 1…65535")]
     Port(i64),
+    /// An overlay MTU that no datagram could carry, or IPv4 could not use.
+    #[error("Backend.MTU: {0} is outside {MIN_OVERLAY_MTU}…{MAX_OVERLAY_MTU}")]
+    Mtu(i64),
 }
+
+/// The least MTU that an overlay may have, in bytes: RFC 791, section 3.2.
+pub const MIN_OVERLAY_MTU: u16 = MIN_IPV4_MTU;
+
+/// The greatest, in bytes: the longest UDP payload. The longest IPv4 packet has 65,535 bytes
+/// (RFC 791, section 3.1), and the outer headers are among them.
+pub const MAX_OVERLAY_MTU: u16 = 65507;
 
 /// Reads a network config; `backend_override` takes the place of its `Backend.Type`.
 ///
@@ -143,11 +158,14 @@ pub fn parse(
     let subnet_len = read_subnet_len(&object, network)?;
     let (subnet_min, subnet_max) = read_limits(&object, network, subnet_len)?;
     let backend = read_backend(&object, backend_override)?;
-    Ok(NetworkConfig { network, subnet_len, subnet_min, subnet_max, backend })
+    let nftables = object.read("EnableNFTables", BOOL)?.unwrap_or(false);
+    Ok(NetworkConfig { network, subnet_len, subnet_min, subnet_max, nftables, backend })
 }
 
+/// What a boolean is to be, as an error says it.
+const BOOL: &str = "true or false";
+
 fn require_ipv4(object: &Object) -> Result<(), ConfigError> {
-    const BOOL: &str = "true or false";
     if object.read("EnableIPv4", BOOL)? == Some(false) {
         return Err(ConfigError::AddressFamily("EnableIPv4: false"));
     }
@@ -231,7 +249,7 @@ fn read_backend(
     backend_override: Option<BackendType>,
 ) -> Result<BackendConfig, ConfigError> {
     let Some(raw) = object.raw("Backend") else {
-        return Ok(BackendConfig::Udp { port: BackendConfig::UDP_PORT });
+        return Ok(BackendConfig::Udp { port: BackendConfig::UDP_PORT, mtu: None });
     };
     let backend = match raw.get() {
         "null" => Object::default(),
@@ -244,10 +262,11 @@ fn read_backend(
         Some(backend) => backend,
         None => named.clone().map_err(ConfigError::Backend)?,
     };
-    // Another backend's Port is not ours: vxlan's 8472, say.
+    // Another backend's settings are not ours: vxlan's Port is 8472, say.
     let is_ours = name.is_none() || named == Ok(BackendType::Udp);
-    let port = if is_ours { read_port(&backend)? } else { None };
-    Ok(BackendConfig::Udp { port: port.unwrap_or(BackendConfig::UDP_PORT) })
+    let (port, mtu) =
+        if is_ours { (read_port(&backend)?, read_mtu(&backend)?) } else { (None, None) };
+    Ok(BackendConfig::Udp { port: port.unwrap_or(BackendConfig::UDP_PORT), mtu })
 }
 
 fn read_port(backend: &Object) -> Result<Option<u16>, ConfigError> {
@@ -258,6 +277,19 @@ fn read_port(backend: &Object) -> Result<Option<u16>, ConfigError> {
     match u16::try_from(port) {
         Ok(port) if port != 0 => Ok(Some(port)),
         _ => Err(ConfigError::Port(port)),
+    }
+}
+
+/// Stock's udp backend knows no `MTU`; the key is that of its vxlan backend, where 0 is the default
+/// too.
+fn read_mtu(backend: &Object) -> Result<Option<u16>, ConfigError> {
+    let mtu = backend.read::<i64>("MTU", "a whole number");
+    match mtu.map_err(|error| error.inside("Backend.MTU"))? {
+        None | Some(0) => Ok(None),
+        Some(mtu) => match u16::try_from(mtu) {
+            Ok(mtu) if (MIN_OVERLAY_MTU..=MAX_OVERLAY_MTU).contains(&mtu) => Ok(Some(mtu)),
+            _ => Err(ConfigError::Mtu(mtu)),
+        },
     }
 }
 

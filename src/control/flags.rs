@@ -23,6 +23,7 @@ use self::cli::Cli;
 pub use self::error::FlagError;
 use super::backend::udp::SourcePorts;
 use super::config::BackendType;
+use super::firewall::FirewallConfig;
 use super::iface::IfaceSpec;
 use super::registry::etcd::EtcdConfig;
 use crate::dataplane::{Offloads, ThreadConfig};
@@ -34,6 +35,8 @@ pub struct Config {
     pub etcd: EtcdConfig,
     /// Overrides the network config's `Backend.Type`.
     pub backend: Option<BackendType>,
+    /// Overrides the overlay's MTU, in bytes.
+    pub mtu: Option<u16>,
     /// External interfaces to try, in order; empty means the default route's.
     pub ifaces: Vec<IfaceSpec>,
     /// What peers send to, if not the external interface's address.
@@ -42,6 +45,8 @@ pub struct Config {
     pub subnet_file: PathBuf,
     /// How long before its expiry the lease is renewed.
     pub renew_margin: Duration,
+    /// Which rules are kept on this host.
+    pub firewall: FirewallConfig,
     /// Where the health endpoint listens; `None` without one.
     pub healthz: Option<SocketAddr>,
     /// Workers of the data plane, 1 to 256.
@@ -63,10 +68,17 @@ pub struct Config {
 pub enum Invocation {
     /// Run the daemon.
     Run(Box<Config>),
+    /// Remove from this host what any flanneld made, with the help of this subnet.env.
+    CleanUp(PathBuf),
     /// Print the version and end well.
     Version,
     /// Print this help text and end well.
     Help(String),
+}
+
+/// Every flag with its help: for manual pages and completions, besides [`parse`].
+pub fn command() -> clap::Command {
+    cli::describe_variables(cli::with_go_booleans(Cli::command()))
 }
 
 /// Reads the command line `args` (without the program's name) and the variables `env` knows.
@@ -79,7 +91,7 @@ pub fn parse(
     args: impl IntoIterator<Item = OsString>,
     env: impl Fn(&str) -> Option<OsString>,
 ) -> Result<Invocation, FlagError> {
-    let command = cli::describe_variables(Cli::command());
+    let command = command();
     let mut words = go_style::read(&command, args)?;
 
     // Go's flanneld looks at -version before the environment, so a bad variable cannot hide it.
@@ -91,6 +103,9 @@ pub fn parse(
     }
     words.add_variables(&command, env)?;
     let cli = parse_words(&command, &words)?;
+    if cli.other.cleanup {
+        return Ok(Invocation::CleanUp(cli.subnet.subnet_file));
+    }
     Ok(Invocation::Run(Box::new(cli.into_config(words.ignored))))
 }
 

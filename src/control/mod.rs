@@ -11,6 +11,7 @@ pub mod health;
 pub mod config;
 pub mod iface;
 mod node;
+mod systemd;
 
 pub mod registry;
 pub mod lease;
@@ -20,6 +21,7 @@ pub mod watch;
 pub mod renew;
 
 pub mod backend;
+pub mod firewall;
 pub mod subnet_file;
 
 mod backoff;
@@ -44,11 +46,12 @@ use self::config::{BackendConfig, wait_for_config};
 use self::flags::Config;
 use self::health::{Health, HealthError};
 use self::iface::{ExternalInterface, IfaceError};
-use self::node::{Node, notify};
+use self::node::Node;
 use self::preflight::PreflightError;
 use self::registry::etcd::{EtcdConfigError, EtcdRegistry};
 use self::renew::LeaseLost;
 use self::signals::{SignalError, StopSignals};
+use self::systemd::notify;
 use crate::routes::kernel::{self, KernelError, Netlink};
 
 /// Why the daemon ended by itself.
@@ -106,7 +109,7 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
             biased;
             signal = signals.stop() => {
                 info!("{signal} received, stopping");
-                notify(NotifyState::Stopping);
+                notify(&[NotifyState::Stopping]);
                 Ok(())
             }
             end = join(&config, &registry, &health) => end.map(|never| match never {}),
@@ -135,13 +138,14 @@ async fn join(
     let previous = subnet_file::previous_subnet(&config.subnet_file);
     let shown = previous.map_or("None".to_owned(), |subnet| subnet.to_string());
     info!("Created subnet manager: Etcd Local Manager with Previous Subnet: {shown}");
+    notify(&[NotifyState::Status("waiting for the network config in etcd")]);
     let network = wait_for_config(registry, config.backend).await;
     info!("Found network config - Backend type: {}", network.backend.backend_type());
     let iface = match named {
         Some(iface) => iface,
         None => external_interface(config, &net).await?,
     };
-    // 4c. Lease, overlay device, subnet.env, workers, READY=1, and the loop.
+    // 4c. Lease, overlay device, workers; rules, subnet.env, READY=1 beside the loop.
     let backend = network.backend;
     let node = Node {
         registry,
@@ -149,15 +153,17 @@ async fn join(
         previous,
         subnet_file: &config.subnet_file,
         renew_margin: config.renew_margin,
+        firewall: config.firewall,
         health,
     };
     match backend {
-        BackendConfig::Udp { port } => {
+        BackendConfig::Udp { port, mtu } => {
             let setup = UdpSetup {
                 net,
                 iface,
                 network,
                 port,
+                mtu: config.mtu.or(mtu),
                 num_workers: config.num_workers,
                 offloads: config.offloads,
                 source_ports: config.source_ports,

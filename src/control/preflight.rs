@@ -43,6 +43,14 @@ const TUN: &str = "/dev/net/tun";
 /// [`PreflightError`] with the first thing that is missing.
 pub fn check() -> Result<(), PreflightError> {
     check_tun(Path::new(TUN))?;
+    check_net_admin()
+}
+
+/// Checks that the network may be changed at all.
+///
+/// # Errors
+/// [`PreflightError`] when it may not.
+pub fn check_net_admin() -> Result<(), PreflightError> {
     match caps::has_cap(None, CapSet::Effective, Capability::CAP_NET_ADMIN) {
         Ok(true) => Ok(()),
         Ok(false) => Err(PreflightError::NoNetAdmin),

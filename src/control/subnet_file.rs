@@ -15,7 +15,7 @@ use crate::routes::Subnet;
 ///
 /// Its `Display` is the file's text: four `KEY=value` lines in the order of flannel's
 /// `pkg/subnet/subnet.go`. `FLANNEL_SUBNET` carries the subnet's first host address, which docker
-/// takes for its bridge. `FLANNEL_IPMASQ` is false: we install no masquerade rules.
+/// takes for its bridge. `FLANNEL_IPMASQ` tells docker whether to leave masquerading to us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SubnetEnv {
     /// The whole overlay.
@@ -24,16 +24,18 @@ pub struct SubnetEnv {
     pub subnet: Subnet,
     /// MTU for the containers: the overlay device's, in bytes.
     pub mtu: u16,
+    /// Whether we masquerade.
+    pub ip_masq: bool,
 }
 
 impl fmt::Display for SubnetEnv {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { network, subnet, mtu } = self;
+        let Self { network, subnet, mtu, ip_masq } = self;
         let bridge = Ipv4Addr::from_bits(subnet.addr().to_bits() | 1);
         writeln!(f, "FLANNEL_NETWORK={network}")?;
         writeln!(f, "FLANNEL_SUBNET={bridge}/{}", subnet.prefix_len())?;
         writeln!(f, "FLANNEL_MTU={mtu}")?;
-        writeln!(f, "FLANNEL_IPMASQ=false")
+        writeln!(f, "FLANNEL_IPMASQ={ip_masq}")
     }
 }
 
@@ -86,8 +88,17 @@ impl SubnetEnv {
 ///
 /// Foreign lines are passed over: unit files exist that run `mk-docker-opts.sh` over this file.
 pub fn previous_subnet(path: &Path) -> Option<Subnet> {
+    read_range(path, "FLANNEL_SUBNET")
+}
+
+/// The network that the file at `path` names, as [`previous_subnet`].
+pub fn previous_network(path: &Path) -> Option<Subnet> {
+    read_range(path, "FLANNEL_NETWORK")
+}
+
+fn read_range(path: &Path, wanted: &str) -> Option<Subnet> {
     match fs::read(path) {
-        Ok(text) => subnet_in(&String::from_utf8_lossy(&text)),
+        Ok(text) => range_in(&String::from_utf8_lossy(&text), wanted),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => {
             warn!(path = %path.display(), %error, "cannot read the previous subnet");
@@ -98,12 +109,12 @@ pub fn previous_subnet(path: &Path) -> Option<Subnet> {
 
 /// Reads dotenv lines: comments, `export`, quotes, and a comma list of which one entry must fit.
 /// `ReadCIDRsFromSubnetFile` in `pkg/subnet/subnet.go`.
-fn subnet_in(text: &str) -> Option<Subnet> {
+fn range_in(text: &str, wanted: &str) -> Option<Subnet> {
     let value = text.lines().rev().find_map(|line| {
         let line = line.trim();
         let line = line.strip_prefix("export ").unwrap_or(line);
         let (key, value) = line.split_once('=')?;
-        (key.trim() == "FLANNEL_SUBNET").then_some(value)
+        (key.trim() == wanted).then_some(value)
     })?;
     let value = value.split(" #").next().unwrap_or(value).trim();
     let value = ['"', '\'']
@@ -114,7 +125,7 @@ fn subnet_in(text: &str) -> Option<Subnet> {
     match (subnets.next(), subnets.next()) {
         (Some(only), None) => Some(only),
         (None, _) | (Some(_), Some(_)) => {
-            warn!(value, "FLANNEL_SUBNET names no single subnet: there is no previous one");
+            warn!(value, "{wanted} names no single range: there is no previous one");
             None
         }
     }
@@ -129,7 +140,7 @@ mod tests {
 
     fn env() -> SubnetEnv {
         let [network, subnet] = ["10.1.0.0/16", "10.1.15.0/24"].map(|text| text.parse().unwrap());
-        SubnetEnv { network, subnet, mtu: 1472 }
+        SubnetEnv { network, subnet, mtu: 1472, ip_masq: false }
     }
 
     fn mode(path: &Path) -> u32 {
@@ -139,6 +150,8 @@ mod tests {
     #[test]
     fn text_is_flannels_to_the_byte() {
         assert_eq!(env().to_string(), ENV);
+        let text = SubnetEnv { ip_masq: true, ..env() }.to_string();
+        assert_eq!(text, ENV.replace("IPMASQ=false", "IPMASQ=true"));
     }
 
     #[test]
@@ -149,6 +162,7 @@ mod tests {
         env().write(&path).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), ENV);
         assert_eq!(previous_subnet(&path), Some(env().subnet));
+        assert_eq!(previous_network(&path), Some(env().network));
         assert_eq!(mode(path.parent().unwrap()), 0o755);
     }
 
@@ -189,7 +203,7 @@ mod tests {
             "DOCKER_OPTS=\" --bip=10.9.9.1/24\"\nFLANNEL_SUBNET=10.1.15.1/24,nonsense\n",
             "FLANNEL_SUBNET=10.9.9.1/24\nFLANNEL_SUBNET=10.1.15.1/24\n",
         ] {
-            assert_eq!(subnet_in(text), found, "{text:?}");
+            assert_eq!(range_in(text, "FLANNEL_SUBNET"), found, "{text:?}");
         }
         for text in [
             "",
@@ -200,7 +214,7 @@ mod tests {
             "DOCKER_OPTS=\" --bip=10.1.15.1/24\"",
             "\0=\n=\nexport \n=FLANNEL_SUBNET",
         ] {
-            assert_eq!(subnet_in(text), None, "{text:?}");
+            assert_eq!(range_in(text, "FLANNEL_SUBNET"), None, "{text:?}");
         }
     }
 }

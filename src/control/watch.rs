@@ -11,6 +11,8 @@ pub(crate) use feed::{Feed, Update};
 
 use std::convert::Infallible;
 
+use tokio::sync::watch;
+
 use self::table::LeaseTable;
 use super::lease::LeaseEvent;
 use super::registry::{Registry, Scope};
@@ -19,16 +21,18 @@ use crate::routes::Subnet;
 /// Hands `sink` every change to the leases of all nodes but our own, for as long as it is polled.
 ///
 /// The first call, as soon as the registry answers, carries everything there is, be it nothing.
-/// Each later one carries at least one event. A lease that is only renewed is no event.
+/// Each later one carries at least one event. A lease that is only renewed is no event. Whether the
+/// registry answers is told to `in_touch`, each time that changes.
 ///
 /// # Cancel safety
 /// May be dropped at any time; it starts from nothing when called again.
 pub async fn follow_leases<R: Registry>(
     registry: &R,
     own: Subnet,
+    in_touch: watch::Sender<bool>,
     mut sink: impl FnMut(Vec<LeaseEvent>),
 ) -> Infallible {
-    let mut feed = Feed::new(registry, Scope::All);
+    let mut feed = Feed::new(registry, Scope::All).telling(in_touch);
     let mut table = LeaseTable::new(own);
     let mut is_first = true;
     loop {

@@ -7,11 +7,12 @@ use super::checksum::decrement_ttl;
 use super::classify::{self, Inner};
 use super::drop_reason::DropReason;
 use super::flow;
-use super::headers::MAX_PACKET_LEN;
+use super::headers::{MAX_PACKET_LEN, ipv4, u16_at};
+use super::pmtu::PathMtus;
 use super::send_queue::{Path, SendQueue};
 use super::split::{Split, complete_checksum};
 use super::udp::NUM_SOURCE_PORTS;
-use super::vnet_hdr::VnetHdr;
+use super::vnet_hdr::{Gso, VnetHdr};
 use crate::routes::{NextHop, RouteTable};
 
 /// Length of the arena, in bytes: the superpackets of a turn should still be in the second-level
@@ -25,13 +26,15 @@ pub struct Encap {
     /// Length of the arena's front that queued datagrams refer to.
     used: usize,
     queue: SendQueue,
+    /// What the path takes that the last refused packet was too big for.
+    path_mtu: u16,
 }
 
 impl Encap {
     /// An empty arrow; with `gso`, datagrams are packed into runs.
     pub fn new(gso: bool) -> Self {
         let arena = vec![0; ARENA_LEN].into_boxed_slice();
-        Self { arena, used: 0, queue: SendQueue::new(gso) }
+        Self { arena, used: 0, queue: SendQueue::new(gso), path_mtu: 0 }
     }
 
     /// Room for one more packet of any length, or `None` until the queue is sent.
@@ -51,6 +54,7 @@ impl Encap {
         header: &VnetHdr,
         len: usize,
         routes: &RouteTable,
+        paths: &PathMtus,
     ) -> Result<bool, DropReason> {
         let start = self.used;
         let packet = &mut self.arena[start..start + len];
@@ -61,6 +65,13 @@ impl Encap {
         let next_hop = routes.lookup(inner.dst).ok_or(DropReason::NoRoute)?;
         if inner.ttl <= 1 {
             return Err(DropReason::TtlExpired);
+        }
+        if len > paths.narrowest()
+            && let Some(path_mtu) = paths.longest_to(*next_hop.addr.ip())
+            && !passes(packet, inner, header.gso, path_mtu)?
+        {
+            self.path_mtu = path_mtu;
+            return Err(DropReason::TooBigForPath);
         }
         decrement_ttl(packet);
         let path = path(next_hop, packet, &inner);
@@ -95,6 +106,11 @@ impl Encap {
         Some(inner)
     }
 
+    /// What the path takes, in bytes, that [`forward`](Self::forward) just refused a packet for.
+    pub const fn path_mtu(&self) -> u16 {
+        self.path_mtu
+    }
+
     /// What waits to be sent, and the arena that its pieces refer to.
     pub fn pending(&mut self) -> (&mut SendQueue, &[u8]) {
         (&mut self.queue, &self.arena)
@@ -117,6 +133,21 @@ fn path(next_hop: NextHop, packet: &[u8], inner: &Inner) -> Path {
     }
     let [high_bits, ..] = flow::hash(packet, inner).to_be_bytes();
     Path { to: next_hop.addr, source: 1 + high_bits % NUM_SOURCE_PORTS }
+}
+
+/// Whether a packet, or each segment of a superpacket, gets through a path that takes `path_mtu`
+/// bytes. Without DF it does, since the datagram around it is fragmented: docs/adr/0006.
+fn passes(
+    packet: &[u8],
+    inner: Inner,
+    gso: Option<Gso>,
+    path_mtu: u16,
+) -> Result<bool, DropReason> {
+    let len = match gso {
+        None => packet.len(),
+        Some(gso) => Split::new(packet, inner, gso)?.longest_packet_len(),
+    };
+    Ok(len <= usize::from(path_mtu) || u16_at(packet, ipv4::FRAGMENT) & ipv4::DF == 0)
 }
 
 #[cfg(test)]

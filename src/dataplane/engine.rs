@@ -14,9 +14,10 @@ use nix::sched::{self, CpuSet};
 use nix::unistd::Pid;
 
 use super::decap::Accept;
+use super::pmtu::PathMtuCache;
 use super::stats::{StatsSnapshot, WorkerStats};
 use super::tun::{KernelTun, TunDevice};
-use super::udp::KernelUdp;
+use super::udp::{KernelUdp, LongDatagrams};
 use super::worker::{Lost, WAKE, Worker};
 use crate::routes::Subnet;
 use crate::routes::publish::RouteSubscriber;
@@ -30,6 +31,9 @@ pub struct EngineConfig {
     pub tun_addr: Ipv4Addr,
     /// MTU of the TUN device, in bytes; longer datagrams are dropped.
     pub tun_mtu: u16,
+    /// What becomes of datagrams that are too long for their path; where they are refused, the
+    /// senders of packets with DF learn what the path takes.
+    pub long_datagrams: LongDatagrams,
     /// How the workers share the cores.
     pub threads: ThreadConfig,
 }
@@ -107,9 +111,14 @@ impl Engine {
         }
         let (report, failures) = crossbeam_channel::bounded(queues);
         let mut engine = Self { threads: Vec::new(), stop: Arc::default(), failures };
+        let paths = match config.long_datagrams {
+            LongDatagrams::Refused => PathMtuCache::new(config.tun_mtu),
+            LongDatagrams::Fragmented => PathMtuCache::off(),
+        };
         for (number, (queue, socket)) in tun.queues.into_iter().zip(sockets).enumerate() {
             let accept = Accept { subnet: config.subnet, tun_mtu: usize::from(config.tun_mtu) };
-            let worker = Worker::new(queue, socket, config.tun_addr, accept, routes.clone());
+            let worker = Worker::new(queue, socket, config.tun_addr, accept, routes.clone())
+                .with_path_mtus(paths.clone());
             // An early return drops the engine, which stops the workers that already run.
             let stop = Arc::clone(&engine.stop);
             let thread = spawn(number, worker, config.threads, stop, report.clone());

@@ -53,6 +53,7 @@ pub mod tcp {
     pub const FIN: u8 = 0x01;
     pub const PSH: u8 = 0x08;
     pub const ACK_FLAG: u8 = 0x10;
+    pub const URG: u8 = 0x20;
     pub const CWR: u8 = 0x80;
 }
 

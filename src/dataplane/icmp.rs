@@ -18,12 +18,19 @@ pub enum IcmpError {
     NetUnreachable,
     /// The TTL ended here.
     TimeExceeded,
+    /// The path to the peer takes no packet of this length, and this one is not to be fragmented.
+    FragmentationNeeded {
+        /// Length of the longest packet that it does take, in bytes (RFC 1191 §4).
+        mtu: u16,
+    },
 }
 
 impl IcmpError {
-    /// The error that a router sends for `reason`, if any.
-    pub const fn for_drop(reason: DropReason) -> Option<Self> {
+    /// The error that a router sends for `reason`, if any. `path_mtu` is what the path takes that
+    /// a packet was too big for.
+    pub const fn for_drop(reason: DropReason, path_mtu: u16) -> Option<Self> {
         match reason {
+            DropReason::TooBigForPath => Some(Self::FragmentationNeeded { mtu: path_mtu }),
             DropReason::NoRoute => Some(Self::NetUnreachable),
             DropReason::TtlExpired => Some(Self::TimeExceeded),
             DropReason::TooShort
@@ -36,19 +43,19 @@ impl IcmpError {
             | DropReason::Oversized
             | DropReason::MartianSource
             | DropReason::NotOurSubnet
-            | DropReason::TooBigForPath
             | DropReason::NoBuffers
             | DropReason::SendRefused
             | DropReason::TunRefused => None,
         }
     }
 
-    /// Type, code, and the TTL the reply starts with.
-    const fn fields(self) -> (u8, u8, u8) {
+    /// Type, code, next-hop MTU, and the TTL the reply starts with.
+    const fn fields(self) -> (u8, u8, u16, u8) {
         match self {
             // The TTL is stock's (`send_net_unreachable` in proxy_amd64.c): the way back is short.
-            Self::NetUnreachable => (3, 0, 8),
-            Self::TimeExceeded => (11, 0, 64),
+            Self::NetUnreachable => (3, 0, 0, 8),
+            Self::TimeExceeded => (11, 0, 0, 64),
+            Self::FragmentationNeeded { mtu } => (3, 4, mtu, 64),
         }
     }
 
@@ -67,7 +74,7 @@ impl IcmpError {
         }
         let quote = &quote[..quote.len().min(offender.header_len + 8)];
         let len = IPV4_HEADER_LEN + 8 + quote.len();
-        let (icmp_type, code, ttl) = self.fields();
+        let (icmp_type, code, mtu, ttl) = self.fields();
 
         let (ip, icmp) = reply[..len].split_at_mut(IPV4_HEADER_LEN);
         ip.fill(0);
@@ -80,6 +87,7 @@ impl IcmpError {
         write_ipv4_checksum(ip);
 
         icmp[..8].copy_from_slice(&[icmp_type, code, 0, 0, 0, 0, 0, 0]);
+        set_u16(icmp, 6, mtu);
         icmp[8..].copy_from_slice(quote);
         let checksum = Sum::of(icmp).checksum();
         icmp[2..4].copy_from_slice(&checksum);

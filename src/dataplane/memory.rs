@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Bytes, BytesMut};
@@ -12,6 +14,7 @@ use super::recv_batch::{MAX_BUFFERS, RecvBatch};
 use super::send_queue::Path;
 use super::tun::TunQueue;
 use super::udp::UdpSocket;
+use super::underlay_error::UnderlayError;
 use super::vnet_hdr::{VNET_HDR_LEN, VnetHdr};
 
 /// A packet or superpacket at the TUN.
@@ -24,6 +27,8 @@ pub struct Sent {
     pub path: Path,
     /// Length of each datagram but the last, if there are several.
     pub gso_size: Option<u16>,
+    /// Whether it may be sent on in fragments.
+    pub in_fragments: bool,
     /// All datagrams, one behind the other.
     pub bytes: Bytes,
 }
@@ -115,8 +120,11 @@ impl TunQueue for MemoryTun {
 pub struct MemoryUdp {
     incoming: Receiver<(Option<usize>, Bytes)>,
     outgoing: Sender<Sent>,
+    errors: Receiver<UnderlayError>,
+    path_mtu: Arc<AtomicU32>,
     offloads: Offloads,
     refusals: Refusals,
+    recv_refusals: Refusals,
 }
 
 /// The underlay's end of a socket.
@@ -126,21 +134,39 @@ pub struct MemoryUnderlay {
     pub send: Sender<(Option<usize>, Bytes)>,
     /// What the worker sent.
     pub sent: Receiver<Sent>,
+    /// ICMP errors that come back about what was sent.
+    pub errors: Sender<UnderlayError>,
+    /// What the kernel knows of every path: the longest datagram, in bytes, outer headers
+    /// included.
+    pub path_mtu: Arc<AtomicU32>,
     /// Makes sends fail.
     pub refusals: Refusals,
+    /// Makes receive calls fail.
+    pub recv_refusals: Refusals,
 }
 
 /// A socket with what `offloads` says of GSO and GRO, and its underlay.
 pub fn udp(offloads: Offloads) -> (MemoryUdp, MemoryUnderlay) {
     let (send, incoming) = unbounded();
     let (outgoing, sent) = unbounded();
-    let refusals = Refusals::default();
-    let underlay = MemoryUnderlay { send, sent, refusals: refusals.clone() };
-    (MemoryUdp { incoming, outgoing, offloads, refusals }, underlay)
+    let (errors, errors_to_take) = unbounded();
+    let path_mtu = Arc::new(AtomicU32::new(u32::MAX));
+    let (refusals, recv_refusals) = (Refusals::default(), Refusals::default());
+    let socket = MemoryUdp {
+        incoming,
+        outgoing,
+        errors: errors_to_take,
+        path_mtu: Arc::clone(&path_mtu),
+        offloads,
+        refusals: refusals.clone(),
+        recv_refusals: recv_refusals.clone(),
+    };
+    (socket, MemoryUnderlay { send, sent, errors, path_mtu, refusals, recv_refusals })
 }
 
 impl UdpSocket for MemoryUdp {
     fn recv(&self, batch: &mut RecvBatch) -> io::Result<usize> {
+        self.recv_refusals.take()?;
         let mut num = 0;
         while num < MAX_BUFFERS {
             let (gro_size, bytes) = match try_recv(&self.incoming) {
@@ -161,8 +187,22 @@ impl UdpSocket for MemoryUdp {
 
     fn send(&self, path: Path, gso_size: Option<u16>, pieces: &[IoSlice<'_>]) -> io::Result<()> {
         self.refusals.take()?;
-        let sent = Sent { path, gso_size, bytes: join(pieces) };
+        let sent = Sent { path, gso_size, in_fragments: false, bytes: join(pieces) };
         self.outgoing.send(sent).map_err(|_| io::Error::from_raw_os_error(libc::ENETUNREACH))
+    }
+
+    fn send_in_fragments(&self, path: Path, pieces: &[IoSlice<'_>]) -> io::Result<()> {
+        self.refusals.take()?;
+        let sent = Sent { path, gso_size: None, in_fragments: true, bytes: join(pieces) };
+        self.outgoing.send(sent).map_err(|_| io::Error::from_raw_os_error(libc::ENETUNREACH))
+    }
+
+    fn take_error(&self) -> io::Result<UnderlayError> {
+        try_recv(&self.errors)
+    }
+
+    fn path_mtu(&self, _peer: Ipv4Addr) -> io::Result<u32> {
+        Ok(self.path_mtu.load(Ordering::Relaxed))
     }
 
     fn offloads(&self) -> Offloads {

@@ -20,6 +20,8 @@ pub mod recv_batch;
 pub mod decap;
 pub mod coalesce;
 pub mod icmp;
+pub mod pmtu;
+pub mod underlay_error;
 
 pub mod checksum;
 mod cmsg;

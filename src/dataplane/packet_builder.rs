@@ -19,6 +19,8 @@ pub struct PacketBuilder {
     ack: u32,
     flags: u8,
     window: u16,
+    urgent: u16,
+    ip_options: Vec<u8>,
     tcp_options: Vec<u8>,
     payload: Vec<u8>,
 }
@@ -54,6 +56,8 @@ impl PacketBuilder {
             ack: 2000,
             flags: tcp::ACK_FLAG,
             window: 500,
+            urgent: 0,
+            ip_options: Vec::new(),
             tcp_options: Vec::new(),
             payload: Vec::new(),
         }
@@ -109,6 +113,20 @@ impl PacketBuilder {
         self
     }
 
+    /// Sets TCP's urgent pointer.
+    #[must_use]
+    pub const fn urgent(mut self, urgent: u16) -> Self {
+        self.urgent = urgent;
+        self
+    }
+
+    /// Sets IPv4's options, a multiple of 4 bytes and at most 40.
+    #[must_use]
+    pub fn ip_options(mut self, options: &[u8]) -> Self {
+        options.clone_into(&mut self.ip_options);
+        self
+    }
+
     /// Sets TCP's options, a multiple of 4 bytes and at most 40.
     #[must_use]
     pub fn tcp_options(mut self, options: &[u8]) -> Self {
@@ -120,23 +138,25 @@ impl PacketBuilder {
     pub fn build(&self) -> Vec<u8> {
         let l4 = self.transport();
         let mut packet = vec![0; IPV4_HEADER_LEN];
-        packet[0] = 0x45;
+        packet.extend_from_slice(&self.ip_options);
+        let header_len = packet.len();
+        packet[0] = 0x40 | u8::try_from(header_len / 4).unwrap_or(0);
         packet[ipv4::TOS] = self.tos;
         #[expect(clippy::cast_possible_truncation, reason = "a test's packet is below 64 KiB")]
-        let (packet_len, l4_len) = ((IPV4_HEADER_LEN + l4.len()) as u16, l4.len() as u16);
+        let (packet_len, l4_len) = ((header_len + l4.len()) as u16, l4.len() as u16);
         set_u16(&mut packet, ipv4::TOTAL_LEN, packet_len);
         set_u16(&mut packet, ipv4::ID, self.id);
         set_u16(&mut packet, ipv4::FRAGMENT, self.fragment);
         packet[ipv4::TTL] = self.ttl;
         packet[ipv4::PROTOCOL] = self.protocol;
         packet[ipv4::SRC..ipv4::DST].copy_from_slice(&self.src.ip().octets());
-        packet[ipv4::DST..].copy_from_slice(&self.dst.ip().octets());
+        packet[ipv4::DST..IPV4_HEADER_LEN].copy_from_slice(&self.dst.ip().octets());
         write_ipv4_checksum(&mut packet);
         let pseudo = Sum::of_pseudo_header(*self.src.ip(), *self.dst.ip(), self.protocol, l4_len);
         let checksum = pseudo.plus(Sum::of(&l4)).checksum();
         packet.extend_from_slice(&l4);
         let at = if self.protocol == protocol::UDP { udp::CHECKSUM } else { tcp::CHECKSUM };
-        packet[IPV4_HEADER_LEN + at..IPV4_HEADER_LEN + at + 2].copy_from_slice(&checksum);
+        packet[header_len + at..header_len + at + 2].copy_from_slice(&checksum);
         packet
     }
 
@@ -155,6 +175,7 @@ impl PacketBuilder {
             header[tcp::DATA_OFFSET] = u8::try_from(words << 4).unwrap_or(0);
             header[tcp::FLAGS] = self.flags;
             set_u16(&mut header, tcp::WINDOW, self.window);
+            set_u16(&mut header, tcp::URGENT, self.urgent);
             header.extend_from_slice(&self.tcp_options);
             header
         };

@@ -117,6 +117,11 @@ impl Run {
         self.num_datagrams
     }
 
+    /// Length of the longest datagram, in bytes: that of the first.
+    pub const fn datagram_len(&self) -> usize {
+        self.datagram_len
+    }
+
     /// Length of all datagrams together, in bytes.
     pub const fn len(&self) -> usize {
         self.len

@@ -1,6 +1,7 @@
 //! Runs → the underlay socket, and what to do when the kernel refuses one.
 
 use std::io::{self, IoSlice};
+use std::net::Ipv4Addr;
 use std::ops::Range;
 
 use tracing::warn;
@@ -9,6 +10,7 @@ use super::drop_reason::DropReason;
 use super::send_queue::{MAX_PIECES, Run};
 use super::stats::DirectionStats;
 use super::udp::UdpSocket;
+use super::underlay_error::may_be_of_another;
 
 /// What a refused send means for the datagrams in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,8 +32,7 @@ fn refusal(error: &io::Error) -> Refusal {
         Some(libc::EIO) => Refusal::NoGso,
         Some(libc::EMSGSIZE | libc::EINVAL) => Refusal::TooBig,
         Some(libc::ENOBUFS | libc::ENOMEM) => Refusal::Drop(DropReason::NoBuffers),
-        // EPERM is netfilter's; ECONNREFUSED reports an earlier datagram's ICMP error; the rest
-        // says that the underlay has no way to the peer.
+        // EPERM is netfilter's; the rest says that the underlay has no way to the peer.
         _ => Refusal::Drop(DropReason::SendRefused),
     }
 }
@@ -40,12 +41,27 @@ fn refusal(error: &io::Error) -> Refusal {
 #[derive(Debug)]
 pub struct Sender {
     gso: bool,
+    hints: Hints,
+}
+
+/// What refused sends hint at, to be looked into when there is time.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Hints {
+    /// There may be ICMP errors to take from the socket.
+    pub errors: bool,
+    /// The last peer whose path refused a send, and the length of its datagrams in bytes.
+    pub too_long: Option<(Ipv4Addr, usize)>,
 }
 
 impl Sender {
     /// A sender that uses GSO if `gso`.
     pub const fn new(gso: bool) -> Self {
-        Self { gso }
+        Self { gso, hints: Hints { errors: false, too_long: None } }
+    }
+
+    /// What was noticed since this was last asked.
+    pub fn take_hints(&mut self) -> Hints {
+        std::mem::take(&mut self.hints)
     }
 
     /// Whether GSO is still in use: a device that cannot do it turns it off for good.
@@ -81,10 +97,10 @@ impl Sender {
         let num = run.num_datagrams();
         let is_gso = run.gso_size().is_some();
         if is_gso && !self.gso {
-            self.send_singly(socket, run, arena, stats);
+            self.send_singly(socket, run, arena, stats, false);
             return true;
         }
-        let Err(error) = send_datagrams(socket, run, 0..num, arena) else {
+        let Err(error) = self.send_datagrams(socket, run, 0..num, arena) else {
             stats.packets.add(num as u64);
             stats.bytes.add(run.len() as u64);
             stats.writes.add(1);
@@ -95,11 +111,13 @@ impl Sender {
             Refusal::NoGso if is_gso => {
                 warn!(%error, "device refuses UDP GSO: sending one datagram at a time from now on");
                 self.gso = false;
-                self.send_singly(socket, run, arena, stats);
+                self.send_singly(socket, run, arena, stats, false);
             }
-            // Without GSO the kernel fragments what is longer than a path MTU it has learned.
-            Refusal::TooBig if is_gso => self.send_singly(socket, run, arena, stats),
-            Refusal::TooBig => stats.drop(DropReason::TooBigForPath, num as u64),
+            // Whose packets must not be fragmented is told so next time: see `Encap::forward`.
+            Refusal::TooBig => {
+                self.hints.too_long = Some((*run.path.to.ip(), run.datagram_len()));
+                self.send_singly(socket, run, arena, stats, !is_gso);
+            }
             Refusal::NoGso => stats.drop(DropReason::SendRefused, num as u64),
             Refusal::Drop(reason) => stats.drop(reason, num as u64),
         }
@@ -107,16 +125,18 @@ impl Sender {
     }
 
     /// Sends every datagram of `run` by itself; what does not go at once is dropped, as a router
-    /// drops at a full queue.
+    /// drops at a full queue. Once one was found to be too long, all may be fragmented; with
+    /// `in_fragments` from the first.
     fn send_singly(
-        &self,
+        &mut self,
         socket: &impl UdpSocket,
         run: &Run,
         arena: &[u8],
         stats: &DirectionStats,
+        mut in_fragments: bool,
     ) {
         for index in 0..run.num_datagrams() {
-            let reason = match send_datagrams(socket, run, index..index + 1, arena) {
+            let reason = match self.send_one(socket, run, index, arena, &mut in_fragments) {
                 Ok(len) => {
                     stats.packets.add(1);
                     stats.bytes.add(len as u64);
@@ -133,23 +153,65 @@ impl Sender {
             stats.drop(reason, 1);
         }
     }
-}
 
-/// One send of the run's datagrams in `range`; returns their length in bytes.
-fn send_datagrams(
-    socket: &impl UdpSocket,
-    run: &Run,
-    range: Range<usize>,
-    arena: &[u8],
-) -> io::Result<usize> {
-    let gso_size = if range.len() > 1 { run.gso_size() } else { None };
-    let mut slices = [IoSlice::new(&[]); MAX_PIECES];
-    let pieces = run.gather(range, arena, &mut slices);
-    loop {
-        match socket.send(run.path, gso_size, pieces) {
-            Ok(()) => return Ok(pieces.iter().map(|piece| piece.len()).sum()),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+    /// Sends one datagram of `run`: whole, unless that was found to be too long for the path.
+    fn send_one(
+        &mut self,
+        socket: &impl UdpSocket,
+        run: &Run,
+        index: usize,
+        arena: &[u8],
+        in_fragments: &mut bool,
+    ) -> io::Result<usize> {
+        if !*in_fragments {
+            let sent = self.send_datagrams(socket, run, index..index + 1, arena);
+            if !sent.as_ref().is_err_and(|error| refusal(error) == Refusal::TooBig) {
+                return sent;
+            }
+            *in_fragments = true;
+        }
+        let mut slices = [IoSlice::new(&[]); MAX_PIECES];
+        let pieces = run.gather(index..index + 1, arena, &mut slices);
+        self.insist(None, || socket.send_in_fragments(run.path, pieces))?;
+        Ok(pieces.iter().map(|piece| piece.len()).sum())
+    }
+
+    /// One send of the run's datagrams in `range`; returns their length in bytes.
+    fn send_datagrams(
+        &mut self,
+        socket: &impl UdpSocket,
+        run: &Run,
+        range: Range<usize>,
+        arena: &[u8],
+    ) -> io::Result<usize> {
+        let gso_size = if range.len() > 1 { run.gso_size() } else { None };
+        let mut slices = [IoSlice::new(&[]); MAX_PIECES];
+        let pieces = run.gather(range, arena, &mut slices);
+        self.insist(gso_size, || socket.send(run.path, gso_size, pieces))?;
+        Ok(pieces.iter().map(|piece| piece.len()).sum())
+    }
+
+    /// Repeats `send` for as long as another's fault may have stopped it.
+    fn insist(
+        &mut self,
+        gso_size: Option<u16>,
+        send: impl Fn() -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut may_try_again = true;
+        loop {
+            match send() {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if may_try_again && may_be_of_another(&error) => {
+                    self.hints.errors = true;
+                    may_try_again = false;
+                    // What was kept for an earlier datagram's sake is gone now: once more tells.
+                    // A run is rather sent singly, whosever fault it was: it was copied in vain.
+                    if gso_size.is_some() && error.raw_os_error() == Some(libc::EMSGSIZE) {
+                        return Err(error);
+                    }
+                }
+                result => return result,
+            }
         }
     }
 }

@@ -91,6 +91,13 @@ impl<'a> Split<'a> {
         Ok(Self { packet, inner, transport, headers_len, gso_size, done: 0, num_done: 0 })
     }
 
+    /// Length of the longest segment as one IP packet, in bytes: that of the first.
+    pub const fn longest_packet_len(&self) -> usize {
+        let payload_len = self.packet.len() - self.headers_len;
+        let first_len = if payload_len < self.gso_size { payload_len } else { self.gso_size };
+        self.headers_len + first_len
+    }
+
     fn write_headers(&self, headers: &mut [u8], payload: &[u8], is_last: bool) {
         let (ip, l4) = headers.split_at_mut(self.inner.header_len);
         #[expect(clippy::cast_possible_truncation, reason = "no longer than the superpacket")]
@@ -111,6 +118,7 @@ impl<'a> Split<'a> {
                 }
                 if self.num_done > 0 {
                     l4[tcp::FLAGS] &= !tcp::CWR;
+                    self.move_urgent_pointer(l4);
                 }
                 tcp::CHECKSUM
             }
@@ -125,6 +133,19 @@ impl<'a> Split<'a> {
             .plus(Sum::of(l4))
             .plus(Sum::of(payload));
         l4[checksum_at..checksum_at + 2].copy_from_slice(&transport_checksum(sum, protocol));
+    }
+
+    /// The urgent pointer counts from the segment's own sequence number (RFC 9293 §3.1): a later
+    /// segment has less of the way before it, or none.
+    fn move_urgent_pointer(&self, l4: &mut [u8]) {
+        if l4[tcp::FLAGS] & tcp::URG == 0 {
+            return;
+        }
+        let left = usize::from(u16_at(l4, tcp::URGENT)).saturating_sub(self.done);
+        set_u16(l4, tcp::URGENT, u16::try_from(left).unwrap_or(u16::MAX));
+        if left == 0 {
+            l4[tcp::FLAGS] &= !tcp::URG;
+        }
     }
 }
 

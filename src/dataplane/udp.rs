@@ -2,10 +2,12 @@
 
 use std::fmt::Debug;
 use std::io::{self, IoSlice};
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Arc;
 
+use nix::sys::socket::sockopt::{IpMtu, Ipv4RecvErr};
+use nix::sys::socket::{getsockopt, setsockopt};
 use socket2::{Domain, MsgHdr, SockAddr, SockFilter, Socket, Type};
 use tracing::{info, warn};
 
@@ -14,6 +16,7 @@ use super::offload::Offloads;
 use super::recv_batch::RecvBatch;
 use super::send_queue::Path;
 use super::sys;
+use super::underlay_error::UnderlayError;
 
 /// An underlay socket as a worker sees it. Nothing here waits.
 pub trait UdpSocket: Debug + Send {
@@ -29,6 +32,26 @@ pub trait UdpSocket: Debug + Send {
     /// # Errors
     /// `WouldBlock` when the send buffer is full; otherwise what the socket reports.
     fn send(&self, path: Path, gso_size: Option<u16>, pieces: &[IoSlice<'_>]) -> io::Result<()>;
+
+    /// Sends the bytes of `pieces` to `path` as one datagram, which this host or any on the way may
+    /// send on in fragments.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    fn send_in_fragments(&self, path: Path, pieces: &[IoSlice<'_>]) -> io::Result<()>;
+
+    /// Takes the oldest ICMP error about a datagram sent earlier.
+    ///
+    /// # Errors
+    /// `WouldBlock` when there is none; otherwise what the socket reports.
+    fn take_error(&self) -> io::Result<UnderlayError>;
+
+    /// Asks what the kernel knows of the path to `peer`: the longest datagram it takes, in bytes,
+    /// outer headers included.
+    ///
+    /// # Errors
+    /// What the kernel reports; there may be no path at all.
+    fn path_mtu(&self, peer: Ipv4Addr) -> io::Result<u32>;
 
     /// Which of GSO and GRO this socket does.
     fn offloads(&self) -> Offloads;
@@ -57,6 +80,16 @@ pub enum UdpError {
     },
 }
 
+/// What becomes of datagrams that are longer than their path takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LongDatagrams {
+    /// They are refused, here or with an ICMP by whichever router notices, unless they are sent
+    /// again [in fragments](UdpSocket::send_in_fragments).
+    Refused,
+    /// They are fragmented, which the operator chose with an overlay MTU that needs it.
+    Fragmented,
+}
+
 /// A kernel socket of a group that shares one address (`SO_REUSEPORT`): the kernel gives all
 /// datagrams of one peer to the same socket.
 #[derive(Debug)]
@@ -64,6 +97,7 @@ pub struct KernelUdp {
     socket: Socket,
     /// Sockets with ports of their own, only to send from; the whole group shares them.
     sources: Arc<[Socket]>,
+    long_datagrams: LongDatagrams,
     /// Whether sends may be cut by the kernel.
     pub(super) gso: bool,
     /// Whether received datagrams may come in rows.
@@ -78,6 +112,9 @@ pub(super) const NUM_SOURCE_PORTS: u8 = 8;
 /// (Documentation/networking/filter.rst).
 const DROP_ALL: SockFilter = SockFilter::new(0x06, 0, 0, 0);
 
+/// A port to connect to when nothing is to be sent (RFC 863).
+const DISCARD_PORT: u16 = 9;
+
 /// Bytes asked for in each direction: some 60 rows of datagrams, enough to ride out a
 /// scheduling delay of a few milliseconds at 10 Gb/s.
 const SOCKET_BUFFER_LEN: libc::c_int = 4 << 20;
@@ -90,6 +127,7 @@ pub fn bind_group(
     addr: SocketAddrV4,
     num_sockets: usize,
     offloads: Offloads,
+    long_datagrams: LongDatagrams,
 ) -> Result<Vec<KernelUdp>, UdpError> {
     // A group lets further sockets of the same user in, so a second flanneld would silently take
     // part of our traffic: first see that the address is free.
@@ -97,29 +135,35 @@ pub fn bind_group(
     bind(&probe, addr)?;
     drop(probe);
 
-    let sources = bind_sources(addr)?;
+    let sources = bind_sources(addr, long_datagrams)?;
     let mut group = Vec::with_capacity(num_sockets);
     for index in 0..num_sockets {
         let socket = new_socket(addr)?;
         socket.set_reuse_port(true).map_err(|source| UdpError::Socket { addr, source })?;
         grow_buffers(&socket);
         report_overflows(&socket);
+        discover_path(&socket, long_datagrams);
         let gro = offloads.gro && enable_gro(&socket, index == 0);
         let gso = offloads.gso && probe_gso(&socket, index == 0);
         bind(&socket, addr)?;
-        group.push(KernelUdp { socket, sources: Arc::clone(&sources), gso, gro });
+        let sources = Arc::clone(&sources);
+        group.push(KernelUdp { socket, sources, long_datagrams, gso, gro });
     }
     Ok(group)
 }
 
 /// Sockets with ports that the kernel picks. They receive nothing: a filter drops whatever comes.
-fn bind_sources(addr: SocketAddrV4) -> Result<Arc<[Socket]>, UdpError> {
+fn bind_sources(
+    addr: SocketAddrV4,
+    long_datagrams: LongDatagrams,
+) -> Result<Arc<[Socket]>, UdpError> {
     let any_port = SocketAddrV4::new(*addr.ip(), 0);
     let make = |_| {
         let socket = new_socket(any_port)?;
         let refused = |source| UdpError::Socket { addr: any_port, source };
         socket.attach_filter(&[DROP_ALL]).map_err(refused)?;
         grow_buffers(&socket);
+        discover_path(&socket, long_datagrams);
         bind(&socket, any_port)?;
         Ok(socket)
     };
@@ -162,6 +206,27 @@ fn report_overflows(socket: &Socket) {
     }
 }
 
+/// Has the kernel keep the ICMP errors that come back, which it otherwise withholds from sockets
+/// that are not connected, and forbid fragments if long datagrams are to be refused.
+///
+/// The kernel's default (`IP_PMTUDISC_WANT`) sets DF on single datagrams, not on those of a GSO
+/// send, and fragments without a word what is longer than a path that it knows to be narrow.
+fn discover_path(socket: &Socket, long_datagrams: LongDatagrams) {
+    if let Err(error) = setsockopt(socket, Ipv4RecvErr, &true) {
+        warn!(%error, "ICMP errors of the underlay will not be noticed");
+    }
+    if long_datagrams == LongDatagrams::Refused
+        && let Err(error) = set_discovery(socket, libc::IP_PMTUDISC_DO)
+    {
+        warn!(%error, "datagrams that are too long for a path will be fragmented");
+    }
+}
+
+/// Sets `IP_MTU_DISCOVER` (`ip(7)`).
+fn set_discovery(socket: &Socket, mode: libc::c_int) -> io::Result<()> {
+    sys::sockopt::set_int(socket.as_fd(), libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, mode)
+}
+
 /// Turns on `UDP_GRO` (Linux 5.0); `log` to say so when it is refused.
 fn enable_gro(socket: &Socket, log: bool) -> bool {
     let result = sys::sockopt::set_int(socket.as_fd(), libc::SOL_UDP, libc::UDP_GRO, 1);
@@ -181,6 +246,16 @@ fn probe_gso(socket: &Socket, log: bool) -> bool {
     result.is_ok()
 }
 
+impl KernelUdp {
+    /// The socket with the source port of `path`.
+    fn socket_of(&self, path: Path) -> &Socket {
+        match path.source.checked_sub(1) {
+            None => &self.socket,
+            Some(index) => self.sources.get(usize::from(index)).unwrap_or(&self.socket),
+        }
+    }
+}
+
 impl UdpSocket for KernelUdp {
     fn recv(&self, batch: &mut RecvBatch) -> io::Result<usize> {
         sys::recvmmsg::recv(self.socket.as_fd(), batch)
@@ -188,10 +263,7 @@ impl UdpSocket for KernelUdp {
 
     fn send(&self, path: Path, gso_size: Option<u16>, pieces: &[IoSlice<'_>]) -> io::Result<()> {
         let to = SockAddr::from(path.to);
-        let socket = match path.source.checked_sub(1) {
-            None => &self.socket,
-            Some(index) => self.sources.get(usize::from(index)).unwrap_or(&self.socket),
-        };
+        let socket = self.socket_of(path);
         let message = MsgHdr::new().with_addr(&to).with_buffers(pieces);
         match gso_size {
             None => socket.sendmsg(&message, libc::MSG_DONTWAIT)?,
@@ -201,6 +273,39 @@ impl UdpSocket for KernelUdp {
             }
         };
         Ok(())
+    }
+
+    fn send_in_fragments(&self, path: Path, pieces: &[IoSlice<'_>]) -> io::Result<()> {
+        if self.long_datagrams == LongDatagrams::Fragmented {
+            return self.send(path, None, pieces);
+        }
+        let socket = self.socket_of(path);
+        // No control message allows it for one send. What another worker sends by this socket
+        // meanwhile lacks DF at worst, or is refused and tried again.
+        set_discovery(socket, libc::IP_PMTUDISC_DONT)?;
+        let sent = self.send(path, None, pieces);
+        set_discovery(socket, libc::IP_PMTUDISC_DO)?;
+        sent
+    }
+
+    fn take_error(&self) -> io::Result<UnderlayError> {
+        for socket in std::iter::once(&self.socket).chain(self.sources.iter()) {
+            match sys::errqueue::take(socket.as_fd()) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return result,
+            }
+        }
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+
+    fn path_mtu(&self, peer: Ipv4Addr) -> io::Result<u32> {
+        // Only a connected socket has a path; one of its own, so that ours hears from everybody.
+        let probe = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+        if let Some(local) = self.socket.local_addr()?.as_socket_ipv4() {
+            probe.bind(&SocketAddrV4::new(*local.ip(), 0).into())?;
+        }
+        probe.connect(&SocketAddrV4::new(peer, DISCARD_PORT).into())?;
+        Ok(u32::try_from(getsockopt(&probe, IpMtu)?).unwrap_or(0))
     }
 
     fn offloads(&self) -> Offloads {
@@ -213,3 +318,6 @@ impl AsRawFd for KernelUdp {
         self.socket.as_raw_fd()
     }
 }
+
+#[cfg(test)]
+mod tests;

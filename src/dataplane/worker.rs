@@ -27,14 +27,18 @@ use super::drop_reason::DropReason;
 use super::encap::Encap;
 use super::icmp::{IcmpError, IcmpLimit, MAX_REPLY_LEN};
 use super::offload::Offloads;
+use super::pmtu::PathMtuCache;
 use super::recv_batch::{MAX_BUFFERS, RecvBatch};
 use super::send_queue::Path;
 use super::sender::Sender;
 use super::stats::WorkerStats;
 use super::tun::TunQueue;
 use super::udp::UdpSocket;
+use super::underlay_error::may_be_of_another;
 use super::vnet_hdr::VnetHdr;
 use crate::routes::publish::RouteSubscriber;
+
+mod heed;
 
 /// Most packets or superpackets read from the TUN in one turn.
 const EGRESS_TURN: usize = 64;
@@ -77,6 +81,9 @@ pub struct Worker<T, U> {
     tun_addr: Ipv4Addr,
     accept: Accept,
     routes: RouteSubscriber,
+    paths: PathMtuCache,
+    /// The socket holds ICMP errors, or may do so.
+    has_errors: bool,
     encap: Encap,
     sender: Sender,
     batch: RecvBatch,
@@ -111,6 +118,8 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
             tun_addr,
             accept,
             routes,
+            paths: PathMtuCache::off(),
+            has_errors: false,
             encap: Encap::new(gso),
             sender: Sender::new(gso),
             batch: RecvBatch::default(),
@@ -124,6 +133,14 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
         }
     }
 
+    /// The same worker, which learns path MTUs together with all others that have a clone of
+    /// `paths`; without, longer datagrams than a path takes are left to the kernel to fragment.
+    #[must_use]
+    pub fn with_path_mtus(mut self, paths: PathMtuCache) -> Self {
+        self.paths = paths;
+        self
+    }
+
     /// The worker's counters, to be read by anybody at any time.
     pub fn stats(&self) -> Arc<CachePadded<WorkerStats>> {
         Arc::clone(&self.stats)
@@ -135,7 +152,12 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
     /// [`Lost`] when the TUN device is gone.
     pub fn turn(&mut self, now: Instant) -> Result<Turn, Lost> {
         self.routes.refresh();
-        let turn = self.egress(now)?.max(self.ingress(now)?);
+        self.paths.refresh(now);
+        let mut turn = self.egress(now)?.max(self.ingress(now)?);
+        // Before any sleep: what is known by now is kept, and nothing would wake us for it again.
+        if self.heed_underlay(now) {
+            turn = Turn::MoreToDo;
+        }
         if turn == Turn::MoreToDo {
             self.stats.turns_cut.add(1);
         }
@@ -170,14 +192,14 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
     }
 
     fn forward(&mut self, header: &VnetHdr, len: usize, now: Instant) {
-        match self.encap.forward(header, len, self.routes.table()) {
+        match self.encap.forward(header, len, self.routes.table(), self.paths.current()) {
             Ok(true) => {
                 self.send_pending();
             }
             Ok(false) => {}
             Err(reason) => {
                 self.stats.egress.drop(reason, 1);
-                if let Some(error) = IcmpError::for_drop(reason) {
+                if let Some(error) = IcmpError::for_drop(reason, self.encap.path_mtu()) {
                     self.answer_local(error, header, len, now);
                 }
             }
@@ -224,9 +246,12 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
                         return Ok(Turn::Done);
                     }
                 }
+                // Of a datagram sent earlier: what has arrived is still there, unannounced.
+                Err(error) if may_be_of_another(&error) => {
+                    self.stats.socket_errors.add(1);
+                    self.has_errors = true;
+                }
                 Err(error) => {
-                    // Nothing there; or an error about a datagram sent earlier, which says
-                    // nothing about the socket. In neither case is it worth another try now.
                     if error.kind() != io::ErrorKind::WouldBlock {
                         self.stats.socket_errors.add(1);
                     }
@@ -286,7 +311,9 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
         let Some(len) = error.reply(&offender, packet, self.tun_addr, &mut reply) else { return };
         if self.may_send_icmp(now) {
             // An ICMP error is a courtesy: one that the socket does not take is not retried.
-            drop(self.udp.send(Path::shared(next_hop.addr), None, &[IoSlice::new(&reply[..len])]));
+            let path = Path::shared(next_hop.addr);
+            let sent = self.udp.send(path, None, &[IoSlice::new(&reply[..len])]);
+            self.has_errors |= sent.is_err_and(|error| may_be_of_another(&error));
         }
     }
 

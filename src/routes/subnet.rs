@@ -27,6 +27,9 @@ pub enum SubnetError {
 }
 
 impl Subnet {
+    /// All multicast groups: RFC 5771.
+    pub const MULTICAST: Self = Self { addr: Ipv4Addr::new(224, 0, 0, 0), prefix_len: 4 };
+
     /// The subnet of `prefix_len` bits that holds `addr`; host bits are cleared.
     ///
     /// # Errors

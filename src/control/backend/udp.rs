@@ -11,7 +11,7 @@ use std::io;
 use std::net::SocketAddrV4;
 
 use tokio::sync::mpsc;
-use tracing::info;
+use tracing::{info, warn};
 
 use self::peers::Peers;
 pub use self::source_ports::SourcePorts;
@@ -19,18 +19,12 @@ use super::{Backend, BackendError, BackendStats};
 use crate::control::config::NetworkConfig;
 use crate::control::iface::ExternalInterface;
 use crate::control::lease::{Lease, LeaseAttrs, LeaseEvent};
+use crate::dataplane::pmtu::{ENCAP_OVERHEAD_V4, MIN_IPV4_MTU};
 use crate::dataplane::tun::TunConfig;
-use crate::dataplane::udp::{KernelUdp, UdpError, bind_group};
+use crate::dataplane::udp::{KernelUdp, LongDatagrams, UdpError, bind_group};
 use crate::dataplane::{Engine, EngineConfig, EngineError, Offloads, ThreadConfig};
 use crate::routes::kernel::{self, Netlink, OverlayLink};
 use crate::routes::publish::{self, RoutePublisher};
-
-/// What the outer headers add to a packet, in bytes: IPv4 without options 20, UDP 8.
-/// `encapOverhead` in flannel's `pkg/backend/udp/udp_network_amd64.go`.
-pub const ENCAP_OVERHEAD_V4: u32 = 28;
-
-/// The least MTU a link may have to carry IPv4 at all, in bytes: RFC 791, section 3.2.
-const MIN_IPV4_MTU: u32 = 68;
 
 /// The longest IPv4 packet, in bytes: RFC 791, section 3.1. A loopback's MTU is longer.
 const MAX_IPV4_LEN: u32 = 65535;
@@ -46,6 +40,8 @@ pub struct UdpSetup {
     pub network: NetworkConfig,
     /// Where we and all peers listen.
     pub port: u16,
+    /// MTU of the overlay in bytes, if the operator chose one.
+    pub mtu: Option<u16>,
     /// Workers, each with a TUN queue and a socket.
     pub num_workers: usize,
     /// Offloads that may be used.
@@ -78,7 +74,7 @@ impl Backend for UdpBackend {
     async fn start(setup: UdpSetup, lease: &Lease) -> Result<Self, BackendError> {
         let spreads_flows = setup.spreads_flows();
         let UdpSetup { net, iface, network, port, num_workers, offloads, threads, .. } = setup;
-        let mtu = tun_mtu(&iface)?;
+        let (mtu, long_datagrams) = tun_mtu(&iface, setup.mtu)?;
         let tun = TunConfig { name: "flannel%d".to_owned(), num_queues: num_workers, offloads };
         let tun = tun.open().map_err(BackendError::Tun)?;
         let device = tun.name.clone();
@@ -86,9 +82,10 @@ impl Backend for UdpBackend {
         let link = OverlayLink { name: &device, addr: tun_addr, mtu, network: network.network };
         kernel::configure(&net, &link).await.map_err(BackendError::Kernel)?;
 
-        let sockets = bind(SocketAddrV4::new(iface.addr, port), num_workers, offloads)?;
+        let sockets =
+            bind(SocketAddrV4::new(iface.addr, port), num_workers, offloads, long_datagrams)?;
         let (publisher, routes) = publish::channel();
-        let config = EngineConfig { subnet, tun_addr, tun_mtu: mtu, threads };
+        let config = EngineConfig { subnet, tun_addr, tun_mtu: mtu, long_datagrams, threads };
         let engine = Engine::start(config, tun, sockets, routes).map_err(BackendError::Engine)?;
         let failures = forward_failures(&engine)?;
         info!(%device, mtu, workers = num_workers, "overlay device is up");
@@ -128,21 +125,37 @@ impl UdpSetup {
     }
 }
 
-fn tun_mtu(iface: &ExternalInterface) -> Result<u16, BackendError> {
-    let min = MIN_IPV4_MTU + ENCAP_OVERHEAD_V4;
+/// MTU of the overlay device, and what becomes of the longest datagrams on a path that does not
+/// take them: an operator's choice that the interface itself does not take needs fragments.
+fn tun_mtu(
+    iface: &ExternalInterface,
+    chosen: Option<u16>,
+) -> Result<(u16, LongDatagrams), BackendError> {
+    let min = u32::from(MIN_IPV4_MTU) + ENCAP_OVERHEAD_V4;
     if iface.mtu < min {
         return Err(BackendError::SmallMtu { name: iface.name.clone(), mtu: iface.mtu, min });
     }
-    let mtu = iface.mtu.min(MAX_IPV4_LEN) - ENCAP_OVERHEAD_V4;
-    Ok(u16::try_from(mtu).unwrap_or(u16::MAX))
+    let room = iface.mtu.min(MAX_IPV4_LEN) - ENCAP_OVERHEAD_V4;
+    let room = u16::try_from(room).unwrap_or(u16::MAX);
+    let mtu = chosen.unwrap_or(room);
+    if mtu <= room {
+        return Ok((mtu, LongDatagrams::Refused));
+    }
+    warn!(
+        mtu, interface = %iface.name, interface_mtu = iface.mtu,
+        "the overlay's MTU is more than the interface leaves room for: \
+         outer datagrams will be fragmented"
+    );
+    Ok((mtu, LongDatagrams::Fragmented))
 }
 
 fn bind(
     addr: SocketAddrV4,
     num_sockets: usize,
     offloads: Offloads,
+    long_datagrams: LongDatagrams,
 ) -> Result<Vec<KernelUdp>, BackendError> {
-    bind_group(addr, num_sockets, offloads).map_err(|error| match &error {
+    bind_group(addr, num_sockets, offloads, long_datagrams).map_err(|error| match &error {
         UdpError::Bind { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
             BackendError::PortTaken(error)
         }
@@ -170,6 +183,7 @@ fn forward_failures(engine: &Engine) -> Result<mpsc::Receiver<EngineError>, Back
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::test_log::Logs;
 
     fn iface(mtu: u32) -> ExternalInterface {
         let addr = "10.0.0.7".parse().unwrap();
@@ -179,24 +193,34 @@ mod tests {
     #[test]
     fn tun_mtu_leaves_room_for_the_outer_headers() {
         for (link, tun) in [(1500, 1472), (9001, 8973), (1450, 1422), (1280, 1252)] {
-            assert_eq!(tun_mtu(&iface(link)).unwrap(), tun);
+            assert_eq!(tun_mtu(&iface(link), None).unwrap(), (tun, LongDatagrams::Refused));
         }
     }
 
     #[test]
     fn tun_mtu_stays_within_what_one_datagram_holds() {
-        assert_eq!(tun_mtu(&iface(65536)).unwrap(), 65507);
-        assert_eq!(tun_mtu(&iface(u32::MAX)).unwrap(), 65507);
-        assert_eq!(tun_mtu(&iface(96)).unwrap(), 68);
-        let error = tun_mtu(&iface(95)).unwrap_err().to_string();
+        assert_eq!(tun_mtu(&iface(65536), None).unwrap().0, 65507);
+        assert_eq!(tun_mtu(&iface(u32::MAX), None).unwrap().0, 65507);
+        assert_eq!(tun_mtu(&iface(96), None).unwrap().0, 68);
+        let error = tun_mtu(&iface(95), None).unwrap_err().to_string();
         assert_eq!(error, "interface eth0 has MTU 95, too small for an overlay: 96 is the least");
+    }
+
+    #[test]
+    fn chosen_mtu_wins_and_one_that_needs_fragments_is_told() {
+        let logs = Logs::capture();
+        assert_eq!(tun_mtu(&iface(1500), Some(1400)).unwrap(), (1400, LongDatagrams::Refused));
+        assert_eq!(tun_mtu(&iface(1500), Some(1472)).unwrap(), (1472, LongDatagrams::Refused));
+        assert_eq!(logs.count("WARN"), 0);
+        assert_eq!(tun_mtu(&iface(1500), Some(1473)).unwrap(), (1473, LongDatagrams::Fragmented));
+        assert!(logs.lines_with("will be fragmented")[0].contains("mtu=1473"));
     }
 
     #[test]
     fn taken_port_says_who_to_ask() {
         let holder = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let std::net::SocketAddr::V4(addr) = holder.local_addr().unwrap() else { panic!() };
-        let error = bind(addr, 1, Offloads::OFF).unwrap_err();
+        let error = bind(addr, 1, Offloads::OFF, LongDatagrams::Refused).unwrap_err();
         assert!(matches!(error, BackendError::PortTaken(_)), "{error}");
     }
 }

@@ -53,7 +53,7 @@ fn defaults_and_limits_are_those_of_stock() {
         assert_eq!(config.subnet_len, len, "{text}");
         assert_eq!(config.subnet_min.to_string(), min, "{text}");
         assert_eq!(config.subnet_max.to_string(), max, "{text}");
-        assert_eq!(config.backend, BackendConfig::Udp { port: 8285 }, "{text}");
+        assert_eq!(config.backend, BackendConfig::Udp { port: 8285, mtu: None }, "{text}");
     }
     assert_eq!(config(r#"{"Network":"10.3.7.9/16"}"#).network.to_string(), "10.3.0.0/16");
 }
@@ -163,6 +163,18 @@ fn every_fault_is_one_line_that_begins_with_its_key() {
             "Backend.Port: -1 is outside 1…65535",
         ),
         (
+            r#"{"Network":"10.1.0.0/16","Backend":{"Type":"udp","MTU":67}}"#,
+            "Backend.MTU: 67 is outside 68…65507",
+        ),
+        (
+            r#"{"Network":"10.1.0.0/16","Backend":{"Type":"udp","MTU":65508}}"#,
+            "Backend.MTU: 65508 is outside 68…65507",
+        ),
+        (
+            r#"{"Network":"10.1.0.0/16","Backend":{"Type":"udp","mtu":"1400"}}"#,
+            "Backend.MTU: \"1400\" is not a whole number",
+        ),
+        (
             r#"{"Network":"10.1.0.0/16","Backend":{"Type":"udp","Port":"8285"}}"#,
             "Backend.Port: \"8285\" is not a whole number",
         ),
@@ -176,7 +188,7 @@ fn every_fault_is_one_line_that_begins_with_its_key() {
 fn backend_keys_match_in_any_case_and_others_are_ignored() {
     let text =
         r#"{"Network":"10.1.0.0/16","backend":{"TYPE":"UDP","port":7890,"VNI":"x"},"Extra":1}"#;
-    assert_eq!(config(text).backend, BackendConfig::Udp { port: 7890 });
+    assert_eq!(config(text).backend, BackendConfig::Udp { port: 7890, mtu: None });
     assert_eq!(config(text).backend.backend_type(), BackendType::Udp);
 }
 
@@ -192,7 +204,22 @@ fn override_replaces_the_type_and_keeps_a_port_that_is_udp_s() {
     ] {
         let text = format!(r#"{{"Network":"10.1.0.0/16","Backend":{backend}}}"#);
         let config = parse(&text, Some(BackendType::Udp)).unwrap();
-        assert_eq!(config.backend, BackendConfig::Udp { port }, "{backend}");
+        assert_eq!(config.backend, BackendConfig::Udp { port, mtu: None }, "{backend}");
+    }
+}
+
+#[test]
+fn mtu_is_the_operators_choice_of_udp_s_alone() {
+    for (backend, expected) in [
+        (r#"{"Type":"udp","MTU":68}"#, Some(68)),
+        (r#"{"Type":"udp","Mtu":65507}"#, Some(65507)),
+        (r#"{"Type":"udp","MTU":0}"#, None),
+        (r#"{"Type":"udp","MTU":null}"#, None),
+        (r#"{"Type":"vxlan","MTU":1450}"#, None),
+    ] {
+        let text = format!(r#"{{"Network":"10.1.0.0/16","Backend":{backend}}}"#);
+        let BackendConfig::Udp { mtu, .. } = parse(&text, Some(BackendType::Udp)).unwrap().backend;
+        assert_eq!(mtu, expected, "{backend}");
     }
 }
 

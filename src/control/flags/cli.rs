@@ -13,6 +13,7 @@ use super::go_style::{variable_flag, variable_of};
 use super::values::{self, MAX_WORKERS, Maybe};
 use crate::control::backend::udp::SourcePorts;
 use crate::control::config::BackendType;
+use crate::control::firewall::FirewallConfig;
 use crate::control::iface::IfaceSpec;
 use crate::control::registry::etcd::EtcdConfig;
 use crate::dataplane::{Offloads, ThreadConfig};
@@ -23,6 +24,9 @@ carries packets between the hosts' subnets.
 
 Every flag may be written -name or --name, with its value behind = or as the next word, and may
 also be given as the variable named in brackets; the command line wins.";
+
+/// What the help text calls the value of a flag that is true or false.
+const BOOL: &str = "BOOL";
 
 #[derive(Debug, Parser)]
 #[command(
@@ -41,7 +45,9 @@ pub(super) struct Cli {
     #[command(flatten, next_help_heading = "This host")]
     host: HostFlags,
     #[command(flatten, next_help_heading = "Subnet")]
-    subnet: SubnetFlags,
+    pub(super) subnet: SubnetFlags,
+    #[command(flatten, next_help_heading = "Firewall")]
+    firewall: FirewallFlags,
     #[command(flatten, next_help_heading = "Data plane")]
     data_plane: DataPlaneFlags,
     #[command(flatten, next_help_heading = "Health")]
@@ -101,11 +107,11 @@ struct HostFlags {
 }
 
 #[derive(Debug, Args)]
-struct SubnetFlags {
+pub(super) struct SubnetFlags {
     /// File that tells others about the network, for docker and CNI plugins to read. The subnet in
     /// it is asked for again at the next start.
     #[arg(long, value_name = "FILE", default_value = "/run/flannel/subnet.env", value_parser = values::path)]
-    subnet_file: PathBuf,
+    pub(super) subnet_file: PathBuf,
 
     /// Minutes before its expiry at which the lease is renewed, 1 to 1439.
     #[arg(long, value_name = "MINUTES", default_value = "60", value_parser = values::margin)]
@@ -113,10 +119,40 @@ struct SubnetFlags {
 }
 
 #[derive(Debug, Args)]
+struct FirewallFlags {
+    /// Accept forwarded packets from and to the network, whatever the policy of the host's FORWARD
+    /// chain.
+    #[arg(long, value_name = BOOL, default_value = "true", action = ArgAction::Set, value_parser = values::go_bool)]
+    iptables_forward_rules: bool,
+
+    /// Masquerade what leaves the network, and what enters it from the host.
+    #[arg(long, value_name = BOOL, default_value = "false", action = ArgAction::Set, value_parser = values::go_bool)]
+    ip_masq: bool,
+
+    /// Let the kernel pick the ports of masqueraded connections in order, not at random.
+    #[arg(long, value_name = BOOL, default_value = "false", action = ArgAction::Set, value_parser = values::go_bool)]
+    ip_masq_fully_random_disable: bool,
+
+    /// Seconds between two looks at the rules, and at the blackhole route, to mend what is amiss.
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = values::resync)]
+    iptables_resync: u32,
+
+    /// Keep a blackhole route for this host's subnet, so that packets for it are not sent out again
+    /// while it has no bridge.
+    #[arg(long, value_name = BOOL, default_value = "false", action = ArgAction::Set, value_parser = values::go_bool)]
+    ip_blackhole_route: bool,
+}
+
+#[derive(Debug, Args)]
 struct DataPlaneFlags {
     /// Backend to use whatever the network config's Backend.Type says: udp.
     #[arg(long, value_name = "TYPE", default_value = "", value_parser = values::maybe::<BackendType>)]
     backend: Maybe<BackendType>,
+
+    /// MTU of the overlay in bytes, 68 to 65507, whatever the network config's Backend.MTU says;
+    /// give all nodes the same. Without either: the external interface's less 28.
+    #[arg(long, value_name = "BYTES", value_parser = values::mtu)]
+    mtu: Option<u16>,
 
     /// Threads that carry packets, each with its own TUN queue and socket, 1 to 256. Without it:
     /// one a core.
@@ -135,17 +171,7 @@ struct DataPlaneFlags {
     source_ports: SourcePorts,
 
     /// Keep each worker on a core of its own, as far as there are enough.
-    #[arg(
-        long,
-        action = ArgAction::Set,
-        num_args = 0..=1,
-        require_equals = true,
-        default_value = "false",
-        default_missing_value = "true",
-        hide_possible_values = true,
-        value_name = "BOOL",
-        value_parser = values::go_bool
-    )]
+    #[arg(long, value_name = BOOL, default_value = "false", action = ArgAction::Set, value_parser = values::go_bool)]
     pin_workers: bool,
 
     /// Microseconds for which a worker with nothing to do looks again before it sleeps, 0 to
@@ -171,19 +197,13 @@ pub(super) struct OtherFlags {
     #[arg(long, value_name = "LEVEL", default_value = "0", value_parser = values::verbosity)]
     v: u8,
 
+    /// Remove what any flanneld made on this host, print it, and exit: rules, devices left over,
+    /// the blackhole route, and the subnet file.
+    #[arg(long, value_name = BOOL, default_value = "false", action = ArgAction::Set, value_parser = values::go_bool)]
+    pub(super) cleanup: bool,
+
     /// Print the version and exit.
-    #[arg(
-        long,
-        action = ArgAction::Set,
-        num_args = 0..=1,
-        require_equals = true,
-        default_value = "false",
-        default_missing_value = "true",
-        hide_default_value = true,
-        hide_possible_values = true,
-        value_name = "BOOL",
-        value_parser = values::go_bool
-    )]
+    #[arg(long, value_name = BOOL, default_value = "false", action = ArgAction::Set, value_parser = values::go_bool)]
     pub(super) version: bool,
 
     /// Print this help and exit.
@@ -194,16 +214,18 @@ pub(super) struct OtherFlags {
 impl Cli {
     /// The flags' values as the daemon wants them.
     pub(super) fn into_config(self, ignored_words: Vec<String>) -> Config {
-        let Self { etcd, host, subnet, data_plane, health, other } = self;
+        let Self { etcd, host, subnet, firewall, data_plane, health, other } = self;
         let healthz = SocketAddr::new(health.healthz_ip, health.healthz_port);
         let num_cores = std::thread::available_parallelism().map_or(1, NonZero::get);
         Config {
             etcd: etcd.into_config(),
             backend: data_plane.backend,
+            mtu: data_plane.mtu,
             ifaces: host.iface,
             public_ip: host.public_ip,
             subnet_file: subnet.subnet_file,
             renew_margin: Duration::from_secs(60) * subnet.subnet_lease_renew_margin.into(),
+            firewall: firewall.into_config(),
             healthz: (healthz.port() > 0).then_some(healthz),
             num_workers: data_plane.workers.map_or(num_cores.min(MAX_WORKERS.into()), usize::from),
             offloads: data_plane.offload,
@@ -228,6 +250,34 @@ impl EtcdFlags {
             password: self.etcd_password,
         }
     }
+}
+
+impl FirewallFlags {
+    fn into_config(self) -> FirewallConfig {
+        FirewallConfig {
+            forward_rules: self.iptables_forward_rules,
+            ip_masq: self.ip_masq,
+            fully_random: !self.ip_masq_fully_random_disable,
+            resync: Duration::from_secs(self.iptables_resync.into()),
+            blackhole_route: self.ip_blackhole_route,
+        }
+    }
+}
+
+/// Makes Go's booleans of the flags whose value is called [`BOOL`]: they are true when they stand
+/// alone, and take a value only behind `=`.
+pub(super) fn with_go_booleans(command: Command) -> Command {
+    command.mut_args(|arg| {
+        let name = arg.get_value_names().and_then(|names| names.first());
+        if name.is_none_or(|name| *name != BOOL) {
+            return arg;
+        }
+        arg.num_args(0..=1)
+            .require_equals(true)
+            .default_missing_value("true")
+            .hide_default_value(true)
+            .hide_possible_values(true)
+    })
 }
 
 /// Adds to every flag's help the variable that stands for it, and its default.

@@ -109,9 +109,9 @@ impl Words {
     }
 }
 
-/// The name of a flag that may also be a variable: all but those that only print something.
+/// The name of a flag that may also be a variable: all but those that start no daemon.
 pub(super) fn variable_flag(arg: &clap::Arg) -> Option<&str> {
-    arg.get_long().filter(|name| *name != "help" && *name != "version")
+    arg.get_long().filter(|name| !["help", "version", "cleanup"].contains(name))
 }
 
 fn takes_value(command: &Command, name: &str) -> bool {

@@ -9,9 +9,18 @@ fn defaults_are_flannels() {
     assert_eq!(config.subnet_file, PathBuf::from("/run/flannel/subnet.env"));
     assert_eq!(config.renew_margin, Duration::from_secs(3600));
     assert_eq!((config.backend, config.public_ip, config.healthz), (None, None, None));
+    assert_eq!(config.mtu, None);
     assert!(config.ifaces.is_empty() && config.ignored_words.is_empty());
     assert_eq!((config.offloads, config.verbosity), (Offloads::AUTO, 0));
     assert!((1..=256).contains(&config.num_workers));
+    let firewall = FirewallConfig {
+        forward_rules: true,
+        ip_masq: false,
+        fully_random: true,
+        resync: Duration::from_secs(5),
+        blackhole_route: false,
+    };
+    assert_eq!(config.firewall, firewall);
 }
 
 #[test]
@@ -59,7 +68,7 @@ fn every_flag_reaches_the_config() {
         "-etcd-endpoints https://a:1,https://b:2 -etcd-prefix /p -etcd-keyfile k -etcd-certfile c \
          -etcd-cafile ca -etcd-username u -etcd-password secret -backend UDP -public-ip 192.0.2.1 \
          -subnet-file f -subnet-lease-renew-margin 1439 -healthz-ip 127.0.0.1 -healthz-port 8080 \
-         -workers 256 -offload gso,gro",
+         -workers 256 -offload gso,gro -mtu 1400",
     );
     let etcd = &config.etcd;
     assert_eq!(etcd.endpoints, ["https://a:1", "https://b:2"]);
@@ -72,7 +81,33 @@ fn every_flag_reaches_the_config() {
     assert_eq!(config.renew_margin, Duration::from_secs(1439 * 60));
     assert_eq!(config.healthz, Some("127.0.0.1:8080".parse().unwrap()));
     assert_eq!((config.num_workers, config.offloads.to_string().as_str()), (256, "gso,gro"));
+    assert_eq!(config.mtu, Some(1400));
     assert!(!format!("{config:?}").contains("secret"));
+}
+
+#[test]
+fn firewall_flags_are_read_as_go_reads_booleans() {
+    let config = config(
+        "-ip-masq -ip-masq-fully-random-disable=T -iptables-forward-rules=0 -iptables-resync 0x10 \
+         -ip-blackhole-route=true",
+    );
+    let firewall = FirewallConfig {
+        forward_rules: false,
+        ip_masq: true,
+        fully_random: false,
+        resync: Duration::from_secs(16),
+        blackhole_route: true,
+    };
+    assert_eq!(config.firewall, firewall);
+    assert!(run(read("", &[("FLANNELD_IP_MASQ", "true")])).firewall.ip_masq);
+}
+
+#[test]
+fn clean_up_is_asked_for_on_the_command_line_alone() {
+    let Ok(Invocation::CleanUp(file)) = read("-cleanup -subnet-file f", &[]) else { panic!() };
+    assert_eq!(file, PathBuf::from("f"));
+    assert!(matches!(read("", &[("FLANNELD_CLEANUP", "true")]), Ok(Invocation::Run(_))));
+    assert!(matches!(read("-cleanup=false", &[]), Ok(Invocation::Run(_))));
 }
 
 #[test]
@@ -109,7 +144,8 @@ fn mistakes_are_told_in_one_line() {
     let cases = [
         ("-ifac x", "unknown flag --ifac: did you mean --iface? (flanneld --help lists all flags)"),
         ("-interface=eth1", "unknown flag --interface: did you mean --iface?"),
-        ("-ip-masq", "unknown flag --ip-masq: flanneld --help lists all flags"),
+        ("-ip-masq=on", "flag --ip-masq: \"on\" is neither true nor false"),
+        ("-kube", "unknown flag --kube: flanneld --help lists all flags"),
         ("-x=1", "unknown flag --x: flanneld --help lists all flags"),
         ("-v", "flag --v needs a value: write --v=VALUE"),
         ("---v=1", "\"---v=1\" is no flag: write --name=value (flanneld --help lists them)"),
@@ -118,6 +154,8 @@ fn mistakes_are_told_in_one_line() {
         ("-v=--1", "flag --v: \"--1\" is not a whole number from 0 to 255"),
         ("-workers 0", "flag --workers: \"0\" is not a whole number from 1 to 256"),
         ("-workers 257", "flag --workers: \"257\" is not a whole number from 1 to 256"),
+        ("-mtu 67", "flag --mtu: \"67\" is not a whole number from 68 to 65507"),
+        ("-mtu 65508", "flag --mtu: \"65508\" is not a whole number from 68 to 65507"),
         ("-healthz-port 65536", "flag --healthz-port: \"65536\" is not a port from 0 to 65535"),
         ("-healthz-ip x", "flag --healthz-ip: \"x\" is not an IP address"),
         ("-public-ip ::1", "flag --public-ip: \"::1\" is not an IPv4 address"),
@@ -127,6 +165,11 @@ fn mistakes_are_told_in_one_line() {
     ];
     for (line, message) in cases {
         assert_eq!(read(line, &[]).unwrap_err().to_string(), message, "{line}");
+    }
+    for period in ["0", "-5", "", "5s", "4294967296"] {
+        let line = format!("-iptables-resync={period}");
+        let message = read(&line, &[]).unwrap_err().to_string();
+        assert!(message.ends_with("is not a whole number from 1 to 4294967295"), "{message}");
     }
     for margin in ["0", "1440", "-5", "1.5", "", "99999999999999999999"] {
         let line = format!("-subnet-lease-renew-margin={margin}");

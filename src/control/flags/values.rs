@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::control::config::{MAX_OVERLAY_MTU, MIN_OVERLAY_MTU};
 use crate::control::iface::{IfaceSpec, SpecError};
 
 /// A setting whose empty text means "not set", as with every text flag of flannel.
@@ -23,6 +24,10 @@ pub(super) fn workers(text: &str) -> Result<u16, String> {
     go_int(text, 1, MAX_WORKERS.into())
 }
 
+pub(super) fn mtu(text: &str) -> Result<u16, String> {
+    go_int(text, MIN_OVERLAY_MTU.into(), MAX_OVERLAY_MTU.into())
+}
+
 /// A worker that looks for longer than a second never sleeps in any sense.
 pub(super) fn busy_poll(text: &str) -> Result<Duration, String> {
     go_int(text, 0, 1_000_000).map(Duration::from_micros)
@@ -31,6 +36,11 @@ pub(super) fn busy_poll(text: &str) -> Result<Duration, String> {
 /// A lease lives for 1440 minutes; `main.go` has the same bounds.
 pub(super) fn margin(text: &str) -> Result<u16, String> {
     go_int(text, 1, 1439)
+}
+
+/// With a period that is not positive, flannel's loop spins.
+pub(super) fn resync(text: &str) -> Result<u32, String> {
+    go_int(text, 1, u32::MAX.into())
 }
 
 /// Flannel disables the endpoint for any port that is not positive.

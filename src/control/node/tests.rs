@@ -71,6 +71,15 @@ async fn node_that_cannot_write_subnet_env_works_but_is_not_ready() {
     assert!(!world.health.is_ready());
 }
 
+/// Rules are the host's business; tests/firewall.rs has a host.
+const NO_RULES: FirewallConfig = FirewallConfig {
+    forward_rules: false,
+    ip_masq: false,
+    fully_random: true,
+    resync: Duration::from_secs(5),
+    blackhole_route: false,
+};
+
 /// A registry, a host and a backend that exist only in a test.
 struct World {
     registry: MemoryRegistry,
@@ -112,6 +121,7 @@ impl World {
             previous: Some("10.1.5.0/24".parse().unwrap()),
             subnet_file: &subnet_file,
             renew_margin: Duration::from_secs(3600),
+            firewall: NO_RULES,
             health: &self.health,
         };
         let (fail, failure) = oneshot::channel();

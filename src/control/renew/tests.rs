@@ -1,3 +1,5 @@
+use tokio::sync::watch;
+
 use super::*;
 use crate::control::acquire::acquire_lease;
 use crate::control::config::{parse, wait_for_config};
@@ -197,7 +199,7 @@ fn all_of_it_can_run_on_any_thread() {
     let attrs = LeaseAttrs::udp(OURS);
     assert_send(wait_for_config(&registry, None));
     assert_send(acquire_lease(&registry, &config, &attrs, None));
-    assert_send(follow_leases(&registry, config.network, drop));
+    assert_send(follow_leases(&registry, config.network, watch::Sender::new(true), drop));
     assert_send(async {
         let lease = create(&registry).await;
         keep_lease(&registry, &lease, MARGIN).await

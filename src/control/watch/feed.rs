@@ -1,5 +1,6 @@
 //! [`Feed`]: a registry's snapshot and changes, without end.
 
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::control::backoff::Backoff;
@@ -25,6 +26,8 @@ pub(crate) struct Feed<'r, R: Registry> {
     /// history has been lost.
     position: Option<Revision>,
     watch: Option<R::Watch>,
+    /// Whether the registry answers.
+    in_touch: watch::Sender<bool>,
     backoff: Backoff,
     /// After a failure: not to be tried again earlier.
     retry_at: Option<Instant>,
@@ -39,6 +42,7 @@ impl<'r, R: Registry> Feed<'r, R> {
             scope,
             position: None,
             watch: None,
+            in_touch: watch::Sender::new(true),
             backoff: Backoff::of_registry(),
             retry_at: None,
             log: LogLimit::default(),
@@ -48,6 +52,11 @@ impl<'r, R: Registry> Feed<'r, R> {
     /// Begins with the changes after `position`.
     pub(crate) fn after(registry: &'r R, scope: Scope, position: Revision) -> Self {
         Self { position: Some(position), ..Self::new(registry, scope) }
+    }
+
+    /// The same feed, which tells `in_touch` each time the registry falls silent or answers again.
+    pub(crate) fn telling(self, in_touch: watch::Sender<bool>) -> Self {
+        Self { in_touch, ..self }
     }
 
     /// The next snapshot, or changes, of which there is at least one.
@@ -72,12 +81,14 @@ impl<'r, R: Registry> Feed<'r, R> {
         let Some(position) = self.position else {
             let snapshot = self.registry.list(&self.scope).await?;
             self.position = Some(snapshot.revision);
+            tell(&self.in_touch, true);
             return Ok(Some(Update::Snapshot(snapshot)));
         };
         let watch = match &mut self.watch {
             Some(watch) => watch,
             none => none.insert(self.registry.watch(&self.scope, position).await?),
         };
+        tell(&self.in_touch, true);
         let batch = watch.next().await?;
         self.position = Some(batch.revision);
         self.backoff.reset();
@@ -90,10 +101,17 @@ impl<'r, R: Registry> Feed<'r, R> {
         self.watch = None;
         if matches!(error, RegistryError::HistoryGone { .. }) {
             self.position = None;
+        } else {
+            tell(&self.in_touch, false);
         }
         if self.log.is_due(error.kind()) {
             tracing::warn!("{error}; trying again");
         }
         self.retry_at = Some(Instant::now() + self.backoff.delay());
     }
+}
+
+/// Wakes the listeners only by what is news to them.
+fn tell(in_touch: &watch::Sender<bool>, now: bool) {
+    in_touch.send_if_modified(|before| std::mem::replace(before, now) != now);
 }

@@ -133,6 +133,30 @@ async fn failing_registry_is_asked_at_a_bearable_rate_and_complained_about_once_
     assert!((9..=11).contains(&logs.count("list leases: not asked; trying again")));
 }
 
+#[tokio::test(start_paused = true)]
+async fn silence_of_the_registry_is_told_once_and_so_is_its_end() {
+    let registry = MemoryRegistry::new();
+    let in_touch = watch::Sender::new(true);
+    let mut touch = in_touch.subscribe();
+    let told = tokio::spawn(async move {
+        let mut told = Vec::new();
+        while touch.changed().await.is_ok() {
+            told.push(*touch.borrow_and_update());
+        }
+        told
+    });
+    let mut feed = Feed::new(&registry, Scope::All).telling(in_touch);
+    registry.fail_next(3, Fault::NotAsked);
+    feed.next().await;
+    create(&registry, 1).await;
+    feed.next().await;
+    registry.end_watches();
+    create(&registry, 2).await;
+    feed.next().await;
+    drop(feed);
+    assert_eq!(told.await.unwrap(), [false, true, false, true]);
+}
+
 #[tokio::test]
 async fn etcd_killed_restarted_and_compacted_meanwhile_costs_no_event() {
     let mut server = EtcdServer::start().await;
@@ -198,7 +222,7 @@ impl Followed {
         let sink = Arc::clone(&handed);
         let task = tokio::spawn(async move {
             let own = "10.1.0.0/24".parse().unwrap();
-            follow_leases(&*registry, own, move |events| {
+            follow_leases(&*registry, own, watch::Sender::new(true), move |events| {
                 let mut handed = sink.lock().unwrap();
                 if handed.is_empty() {
                     handed.push("|".to_owned());

@@ -1,5 +1,8 @@
+use std::time::Instant;
+
 use super::*;
 use crate::dataplane::packet_builder::PacketBuilder;
+use crate::dataplane::pmtu::PathMtuCache;
 use crate::dataplane::send_queue::MAX_PIECES;
 use crate::dataplane::vnet_hdr::{Gso, PartialChecksum};
 use crate::routes::{NextHop, Route};
@@ -15,9 +18,17 @@ fn routes() -> RouteTable {
 
 /// What one packet, read from the TUN, leaves as.
 fn forward(header: &VnetHdr, packet: &[u8]) -> Result<Vec<Vec<u8>>, DropReason> {
+    forward_over(&PathMtus::NONE, header, packet)
+}
+
+fn forward_over(
+    paths: &PathMtus,
+    header: &VnetHdr,
+    packet: &[u8],
+) -> Result<Vec<Vec<u8>>, DropReason> {
     let mut encap = Encap::new(true);
     encap.room().unwrap()[..packet.len()].copy_from_slice(packet);
-    encap.forward(header, packet.len(), &routes())?;
+    encap.forward(header, packet.len(), &routes(), paths)?;
     let (queue, arena) = encap.pending();
     let mut datagrams = Vec::new();
     for run in queue.runs() {
@@ -117,7 +128,10 @@ fn partial_checksum_is_completed_before_a_packet_is_quoted() {
 
     let mut encap = Encap::new(true);
     encap.room().unwrap()[..packet.len()].copy_from_slice(&packet);
-    assert_eq!(encap.forward(&header, packet.len(), &routes()), Err(DropReason::NoRoute));
+    assert_eq!(
+        encap.forward(&header, packet.len(), &routes(), &PathMtus::NONE),
+        Err(DropReason::NoRoute)
+    );
     let mut quote = Vec::new();
     assert!(encap.refused(&header, packet.len(), &mut quote).is_some());
     assert_eq!(quote, complete[..28]);
@@ -130,7 +144,7 @@ fn arena_is_reused_once_all_is_sent() {
     let mut num_taken = 0;
     while let Some(room) = encap.room() {
         room[..packet.len()].copy_from_slice(&packet);
-        encap.forward(&VnetHdr::default(), packet.len(), &routes()).unwrap();
+        encap.forward(&VnetHdr::default(), packet.len(), &routes(), &PathMtus::NONE).unwrap();
         num_taken += 1;
     }
     assert!(num_taken >= ARENA_LEN / MAX_PACKET_LEN - 1, "{num_taken}");
@@ -141,4 +155,55 @@ fn arena_is_reused_once_all_is_sent() {
     queue.release(num);
     encap.reclaim();
     assert!(encap.room().is_some());
+}
+
+/// The path to our peer takes packets of 1000 bytes.
+fn narrow() -> PathMtuCache {
+    let mut cache = PathMtuCache::new(1472);
+    cache.learn([192, 168, 64, 3].into(), 1028, Instant::now());
+    cache
+}
+
+#[test]
+fn packet_with_df_passes_a_narrow_path_only_if_it_fits() {
+    let narrow = narrow();
+    let forward = |len: usize, fragment: u16| {
+        let builder = PacketBuilder::udp("10.1.15.2:1", "10.1.16.2:2").fragment(fragment);
+        let packet = builder.payload(&vec![1; len - 28]).build();
+        forward_over(narrow.current(), &VnetHdr::default(), &packet).map(|sent| sent.len())
+    };
+    assert_eq!(forward(1000, ipv4::DF), Ok(1));
+    assert_eq!(forward(1001, ipv4::DF), Err(DropReason::TooBigForPath));
+    assert_eq!(forward(1001, 0), Ok(1), "the underlay fragments");
+    assert_eq!(forward(1468, ipv4::MF), Ok(1), "and fragments of packets, too");
+    assert_eq!(forward(1468, ipv4::DF | ipv4::MF), Err(DropReason::TooBigForPath));
+}
+
+#[test]
+fn superpacket_passes_a_narrow_path_if_its_segments_fit() {
+    let narrow = narrow();
+    let forward = |gso_size: u16, payload_len: usize| {
+        let builder = PacketBuilder::tcp("10.1.15.2:1", "10.1.16.2:2").fragment(ipv4::DF);
+        let packet = builder.payload(&vec![1; payload_len]).build();
+        let gso = Some(Gso::Tcp4 { gso_size });
+        let header = VnetHdr { gso, ..VnetHdr::default() };
+        forward_over(narrow.current(), &header, &packet).map(|sent| sent.len())
+    };
+    assert_eq!(forward(960, 9600), Ok(10));
+    assert_eq!(forward(961, 9600), Err(DropReason::TooBigForPath));
+    assert_eq!(forward(1400, 960), Ok(1));
+}
+
+#[test]
+fn refused_packet_stands_as_it_came_and_knows_what_would_fit() {
+    let builder = PacketBuilder::udp("10.1.15.2:1", "10.1.16.2:2").fragment(ipv4::DF);
+    let packet = builder.payload(&[7; 1200]).build();
+    let mut encap = Encap::new(true);
+    encap.room().unwrap()[..packet.len()].copy_from_slice(&packet);
+    let narrow = narrow();
+    let result = encap.forward(&VnetHdr::default(), packet.len(), &routes(), narrow.current());
+    assert_eq!((result, encap.path_mtu()), (Err(DropReason::TooBigForPath), 1000));
+    let mut quote = Vec::new();
+    assert!(encap.refused(&VnetHdr::default(), packet.len(), &mut quote).is_some());
+    assert_eq!(quote, packet[..28]);
 }

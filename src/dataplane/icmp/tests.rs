@@ -48,6 +48,21 @@ fn time_exceeded_adds_up() {
 }
 
 #[test]
+fn fragmentation_needed_carries_the_next_hops_mtu() {
+    let packet = PacketBuilder::udp("10.1.15.2:1", "10.1.16.2:2").payload(&[1; 1444]).build();
+    let offender = classify::inner(&packet).unwrap();
+    let error = IcmpError::for_drop(DropReason::TooBigForPath, 1372).unwrap();
+    let mut reply = [0xee; MAX_REPLY_LEN];
+    let len = error.reply(&offender, &packet, TUN_ADDR, &mut reply).unwrap();
+    let inner = classify::inner(&reply[..len]).unwrap();
+    assert_eq!((inner.src, inner.dst), (TUN_ADDR, [10, 1, 15, 2].into()));
+    assert_eq!(reply[20..22], [3, 4]);
+    assert_eq!(reply[24..28], [0, 0, 0x05, 0x5c]);
+    assert!(Sum::of(&reply[20..len]).is_valid());
+    assert_eq!(reply[28..len], packet[..28]);
+}
+
+#[test]
 fn only_the_offenders_own_bytes_are_quoted() {
     let mut packet = PacketBuilder::udp("10.1.15.2:1", "10.1.99.2:2").build();
     packet.truncate(23);

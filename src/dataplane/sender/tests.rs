@@ -67,14 +67,35 @@ fn what_cannot_leave_is_counted_by_reason() {
         (libc::ENOBUFS, DropReason::NoBuffers),
         (libc::ENETUNREACH, DropReason::SendRefused),
         (libc::EPERM, DropReason::SendRefused),
-        (libc::ECONNREFUSED, DropReason::SendRefused),
     ] {
-        let (num_done, _, stats, sent) = send(&[errno]);
+        let (num_done, _, stats, sent) = send(&[errno, errno]);
         assert_eq!((num_done, sent.len(), stats.dropped(reason)), (1, 0, 3), "errno {errno}");
     }
-    let (_, _, stats, sent) = send(&[libc::EMSGSIZE, libc::EMSGSIZE, 0, libc::EAGAIN]);
+    let long = libc::EMSGSIZE; // as a run, whole, whole again, in fragments, and again
+    let errnos = [long, long, long, long, long, libc::EPERM, libc::EAGAIN];
+    let (_, _, stats, sent) = send(&errnos);
     assert_eq!(sent.len(), 0);
     assert_eq!(stats.dropped(DropReason::TooBigForPath), 1);
     assert_eq!(stats.dropped(DropReason::SendRefused), 1);
     assert_eq!(stats.dropped(DropReason::NoBuffers), 1);
+}
+
+#[test]
+fn error_about_an_earlier_datagram_costs_nothing_and_is_hinted_at() {
+    for errno in [libc::ECONNREFUSED, libc::EHOSTUNREACH, libc::ENETUNREACH, libc::EPROTO] {
+        let (num_done, mut sender, stats, sent) = send(&[errno]);
+        assert_eq!((num_done, sent.len(), stats.packets.value()), (1, 1, 3), "errno {errno}");
+        let hints = sender.take_hints();
+        assert_eq!((hints.errors, hints.too_long), (true, None));
+        assert!(!sender.take_hints().errors, "hinted at once");
+    }
+}
+
+#[test]
+fn run_that_is_too_long_is_hinted_at_with_its_length() {
+    let (_, mut sender, _, _) = send(&[libc::EMSGSIZE]);
+    let hints = sender.take_hints();
+    assert_eq!((hints.errors, hints.too_long), (true, Some((*peer().to.ip(), 10))));
+    let (_, mut sender, _, _) = send(&[]);
+    assert!(sender.take_hints().too_long.is_none());
 }

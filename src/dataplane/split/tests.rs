@@ -50,6 +50,49 @@ fn last_segment_keeps_fin_and_psh_and_the_first_keeps_cwr() {
 }
 
 #[test]
+fn urgent_pointer_names_the_same_byte_in_every_segment() {
+    let all = tcp::ACK_FLAG | tcp::URG;
+    let packet = tcp_segment(&bytes(40)).flags(all).urgent(15).build();
+    let segments = split(&packet, Gso::Tcp4 { gso_size: 10 });
+    let urgent = |segment: &Vec<u8>| (segment[20 + tcp::FLAGS], u16_at(segment, 20 + tcp::URGENT));
+    let urgent: Vec<_> = segments.iter().map(urgent).collect();
+    assert_eq!(urgent, [(all, 15), (all, 5), (tcp::ACK_FLAG, 0), (tcp::ACK_FLAG, 0)]);
+}
+
+#[test]
+fn every_segment_has_the_ip_options_the_ecn_mark_and_df() {
+    let builder = |payload: &[u8], id, sequence| {
+        tcp_segment(payload)
+            .ip_options(&[1, 1, 1, 0])
+            .tos(0xb9)
+            .fragment(ipv4::DF)
+            .id(id)
+            .sequence(sequence, 2)
+            .build()
+    };
+    let payload = bytes(25);
+    let segments = split(&builder(&payload, 7, 100), Gso::Tcp4 { gso_size: 10 });
+    let expected = [
+        builder(&payload[..10], 7, 100),
+        builder(&payload[10..20], 8, 110),
+        builder(&payload[20..], 9, 120),
+    ];
+    assert_eq!(segments, expected);
+}
+
+#[test]
+fn segments_are_known_to_be_no_longer_than_the_first() {
+    let packet = tcp_segment(&bytes(3500)).build();
+    let longest = |packet: &[u8], gso_size| {
+        let inner = classify::inner(packet).unwrap();
+        Split::new(packet, inner, Gso::Tcp4 { gso_size }).unwrap().longest_packet_len()
+    };
+    assert_eq!(longest(&packet, 1000), 52 + 1000);
+    assert_eq!(longest(&packet, 4000), 52 + 3500);
+    assert_eq!(longest(&tcp_segment(&[]).build(), 1000), 52);
+}
+
+#[test]
 fn udp_segments_have_their_own_length_and_checksum() {
     let payload = bytes(25);
     let packet = PacketBuilder::udp(SRC, DST).payload(&payload).build();

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 pub(super) mod checksum;
+pub(super) mod errqueue;
 pub(super) mod recvmmsg;
 pub(super) mod sockopt;
 pub(super) mod tun_offload;

@@ -1,0 +1,121 @@
+//! Our rules in a table of nftables, for networks with `EnableNFTables`.
+
+mod listing;
+mod script;
+
+use tracing::info;
+
+use self::script::{ALL_TABLES, Chain, PROBE_FULLY_RANDOM, TABLE};
+use super::FirewallConfig;
+use super::command::{CommandError, run};
+use super::rules::{self, Ranges};
+
+/// Our table, and what we know of it.
+#[derive(Debug)]
+pub(super) struct Nftables {
+    version: String,
+    chains: Vec<Chain>,
+    /// Our rules as this `nft` lists them, for each chain: how it writes a rule is up to its
+    /// version. Known once we have made the table.
+    listed: Option<Vec<Vec<String>>>,
+}
+
+impl Nftables {
+    /// Finds `nft`, for the chains that `config` asks for.
+    ///
+    /// # Errors
+    /// [`CommandError`] when it is missing, or does not work.
+    pub(super) async fn find(
+        config: &FirewallConfig,
+        ranges: Ranges,
+    ) -> Result<Self, CommandError> {
+        let version = run("nft", &["--version"], "").await?.trim().to_owned();
+        let mut chains = Vec::new();
+        if config.forward_rules {
+            chains.push(Chain::forward(&rules::forward(ranges)));
+        }
+        if config.ip_masq {
+            let fully_random = config.fully_random && has_fully_random().await;
+            chains.push(Chain::postrouting(&rules::masquerade(ranges, fully_random)));
+        }
+        Ok(Self { version, chains, listed: None })
+    }
+
+    /// What `--version` says.
+    pub(super) fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// How many rules there are to be.
+    pub(super) fn num_rules(&self) -> usize {
+        self.chains.iter().map(Chain::len).sum()
+    }
+
+    /// Makes the table what it should be, if it is not. Whether it was changed is returned.
+    ///
+    /// At first the table is made anew, as what is in it is from an earlier life.
+    ///
+    /// # Errors
+    /// [`CommandError`]; nothing is changed then.
+    pub(super) async fn ensure(&mut self) -> Result<bool, CommandError> {
+        let actual = list().await;
+        let script = match (&self.listed, &actual) {
+            (Some(ours), Ok(text)) => script::repair(&self.chains, ours, &listing::parse(text)),
+            // Whatever keeps us from reading the table, if it is not that there is none, keeps us
+            // from writing it, too.
+            (None, _) | (_, Err(_)) => Some(script::replace(&self.chains)),
+        };
+        let Some(script) = script else { return Ok(false) };
+        if self.listed.is_some() {
+            info!("Some nftables rules are missing; deleting and recreating rules");
+        }
+        apply(&script).await?;
+        if self.listed.is_none() {
+            self.listed = self.read_back().await?;
+        }
+        Ok(true)
+    }
+
+    /// Our rules as they are listed, right after we made the table; `None` if somebody else was
+    /// quicker.
+    async fn read_back(&self) -> Result<Option<Vec<Vec<String>>>, CommandError> {
+        let listing = listing::parse(&list().await?);
+        let chains = self.chains.iter().map(|chain| {
+            let rules = listing.get(chain.name).map_or(&[][..], Vec::as_slice);
+            let texts = rules.iter().map(|rule| rule.text.clone()).collect::<Vec<_>>();
+            (texts.len() == chain.len()).then_some(texts)
+        });
+        Ok(chains.collect())
+    }
+}
+
+/// Removes the tables of any flannel, and returns a line for each. Without `nft` there are none.
+///
+/// # Errors
+/// [`CommandError`] when there may be something left.
+pub(super) async fn remove() -> Result<Vec<String>, CommandError> {
+    let tables = match run("nft", &["list", "tables"], "").await {
+        Err(error) if error.is_missing() => return Ok(Vec::new()),
+        tables => tables?,
+    };
+    let listed = |table: &&str| tables.lines().any(|line| line == format!("table {table}"));
+    let mut removed = Vec::new();
+    for table in ALL_TABLES.into_iter().filter(listed) {
+        apply(&script::delete(table)).await?;
+        removed.push(format!("table {table} (nft)"));
+    }
+    Ok(removed)
+}
+
+async fn list() -> Result<String, CommandError> {
+    let table: Vec<&str> = TABLE.split(' ').collect();
+    run("nft", &[&["-a", "list", "table"], table.as_slice()].concat(), "").await
+}
+
+async fn apply(script: &str) -> Result<(), CommandError> {
+    run("nft", &["-f", "-"], script).await.map(drop)
+}
+
+async fn has_fully_random() -> bool {
+    run("nft", &["-c", "-f", "-"], PROBE_FULLY_RANDOM).await.is_ok()
+}

@@ -1,0 +1,114 @@
+use super::*;
+use crate::control::firewall::nftables::listing;
+use crate::control::firewall::rules::{self, Ranges};
+
+/// As nft 1.0.6 lists it.
+const LISTED: &str = r#"table ip flannel-ipv4 { # handle 3
+	comment "rules for flannel-ipv4"
+	set foreign { # handle 9
+		type ipv4_addr
+		elements = { 192.0.2.1 }
+	}
+
+	chain forward { # handle 1
+		type filter hook forward priority filter; policy accept;
+		ip saddr 10.1.0.0/16 accept # handle 8
+		ip daddr 10.1.0.0/16 accept # handle 9
+	}
+
+	chain postrtg { # handle 2
+		type nat hook postrouting priority srcnat; policy accept;
+		meta mark 0x00004000 return # handle 10
+		ip saddr 10.1.15.0/24 ip daddr 10.1.0.0/16 return # handle 11
+		ip saddr 10.1.0.0/16 ip daddr 10.1.15.0/24 return # handle 12
+		ip saddr != 10.1.0.0/16 ip daddr 10.1.15.0/24 return # handle 13
+		ip saddr 10.1.0.0/16 ip daddr != 224.0.0.0/4 masquerade fully-random # handle 14
+		ip saddr != 10.1.0.0/16 ip daddr 10.1.0.0/16 masquerade fully-random # handle 15
+	}
+}
+"#;
+
+#[test]
+fn table_is_replaced_in_one_transaction() {
+    let golden = "\
+add table ip flannel-ipv4
+delete table ip flannel-ipv4
+add table ip flannel-ipv4 { comment \"rules for flannel-ipv4\"; }
+add chain ip flannel-ipv4 forward { type filter hook forward priority 0; policy accept; }
+add rule ip flannel-ipv4 forward ip saddr 10.1.0.0/16 accept
+add rule ip flannel-ipv4 forward ip daddr 10.1.0.0/16 accept
+add chain ip flannel-ipv4 postrtg { type nat hook postrouting priority 100; policy accept; }
+add rule ip flannel-ipv4 postrtg meta mark 0x4000 return
+add rule ip flannel-ipv4 postrtg ip saddr 10.1.15.0/24 ip daddr 10.1.0.0/16 return
+add rule ip flannel-ipv4 postrtg ip saddr 10.1.0.0/16 ip daddr 10.1.15.0/24 return
+add rule ip flannel-ipv4 postrtg ip saddr != 10.1.0.0/16 ip daddr 10.1.15.0/24 return
+add rule ip flannel-ipv4 postrtg ip saddr 10.1.0.0/16 ip daddr != 224.0.0.0/4 masquerade fully-random
+add rule ip flannel-ipv4 postrtg ip saddr != 10.1.0.0/16 ip daddr 10.1.0.0/16 masquerade fully-random
+";
+    assert_eq!(replace(&chains(true)), golden);
+    assert_eq!(replace(&chains(false)), golden.replace(" fully-random", ""));
+}
+
+#[test]
+fn right_rules_are_left_alone() {
+    assert_eq!(repaired(LISTED), None);
+    let foreign =
+        LISTED.replace("\t\tip daddr", "\t\tip saddr 10.9.0.0/16 accept # handle 77\n\t\tip daddr");
+    assert_eq!(repaired(&foreign), None);
+}
+
+#[test]
+fn missing_and_reordered_rules_are_mended_in_their_chain_alone() {
+    let (from, to) = ("ip saddr 10.1.0.0/16 accept", "ip daddr 10.1.0.0/16 accept");
+    let swapped = LISTED.replace(from, "?").replace(to, from).replace('?', to);
+    let missing = LISTED.replace("ip daddr 10.1.0.0/16 accept # handle 9\n", "");
+    for (text, deleted) in [(swapped, vec![8, 9]), (missing, vec![8])] {
+        let script = repaired(&text).unwrap();
+        let delete = |handle| format!("delete rule ip flannel-ipv4 forward handle {handle}\n");
+        let deletions: String = deleted.into_iter().map(delete).collect();
+        let golden = format!(
+            "add chain ip flannel-ipv4 forward \
+             {{ type filter hook forward priority 0; policy accept; }}\n{deletions}\
+             add rule ip flannel-ipv4 forward {from}\nadd rule ip flannel-ipv4 forward {to}\n"
+        );
+        assert_eq!(script, golden);
+    }
+}
+
+#[test]
+fn missing_chain_is_made() {
+    let (forward, _) = LISTED.split_once("\tchain postrtg").unwrap();
+    let script = repaired(forward).unwrap();
+    assert!(script.starts_with("add chain ip flannel-ipv4 postrtg {"), "{script}");
+    assert_eq!(script.lines().count(), 7, "{script}");
+}
+
+#[test]
+fn any_text_is_a_listing() {
+    for text in [
+        "",
+        "}",
+        "chain",
+        "chain x",
+        " # handle 1",
+        "chain x {\n # handle y\n a # handle 99999999999999999999",
+    ] {
+        assert!(listing::parse(text).values().all(Vec::is_empty), "{text}");
+    }
+}
+
+fn repaired(text: &str) -> Option<String> {
+    let of = |listing: &Listing, chain: &str| -> Vec<String> {
+        listing[chain].iter().map(|rule| rule.text.clone()).collect()
+    };
+    let ours = listing::parse(LISTED);
+    let ours = ["forward", "postrtg"].map(|chain| of(&ours, chain));
+    repair(&chains(true), &ours, &listing::parse(text))
+}
+
+fn chains(fully_random: bool) -> Vec<Chain> {
+    let [network, subnet] = ["10.1.0.0/16", "10.1.15.0/24"].map(|text| text.parse().unwrap());
+    let ranges = Ranges { network, subnet };
+    let masquerade = rules::masquerade(ranges, fully_random);
+    vec![Chain::forward(&rules::forward(ranges)), Chain::postrouting(&masquerade)]
+}

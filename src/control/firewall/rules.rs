@@ -1,0 +1,86 @@
+//! What is to be accepted and masqueraded, as data: the same for iptables and nftables.
+
+use crate::routes::Subnet;
+
+/// The ranges that the rules are about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ranges {
+    /// The whole overlay.
+    pub network: Subnet,
+    /// This node's lease.
+    pub subnet: Subnet,
+}
+
+/// One rule: what it is for, and what becomes of that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Rule {
+    /// Only packets with this bit in their mark.
+    pub(super) mark: Option<u32>,
+    /// Only packets from here.
+    pub(super) source: Addrs,
+    /// Only packets to here.
+    pub(super) destination: Addrs,
+    /// What becomes of them.
+    pub(super) verdict: Verdict,
+}
+
+/// A set of addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Addrs {
+    /// All there are.
+    Any,
+    /// Those of a range.
+    In(Subnet),
+    /// All but those of a range.
+    NotIn(Subnet),
+}
+
+/// What becomes of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It may pass.
+    Accept,
+    /// The chain's further rules are not for it.
+    Return,
+    /// It leaves with the host's address.
+    Masquerade {
+        /// From a random port.
+        fully_random: bool,
+    },
+}
+
+/// kube-proxy's mark for what it masquerades itself: `iptablesMasqueradeBit` 14.
+const KUBE_PROXY_MARK: u32 = 0x4000;
+
+/// Lets forwarded packets of the overlay pass: `forwardRules` in flannel's
+/// `pkg/trafficmngr/iptables/iptables.go`.
+pub(super) fn forward(Ranges { network, .. }: Ranges) -> Vec<Rule> {
+    let network = Addrs::In(network);
+    let accept = |source, destination| Rule::new(source, destination, Verdict::Accept);
+    vec![accept(network, Addrs::Any), accept(Addrs::Any, network)]
+}
+
+/// Masquerades what leaves the overlay, and what enters it from the host, so that the answer
+/// finds back: `masqRules` in flannel's `pkg/trafficmngr/iptables/iptables.go`. What comes from
+/// outside to our own containers keeps its source. Multicast stays as it is. The first rule that
+/// fits counts.
+pub(super) fn masquerade(Ranges { network, subnet }: Ranges, fully_random: bool) -> Vec<Rule> {
+    let (overlay, outside) = (Addrs::In(network), Addrs::NotIn(network));
+    let (ours, unicast) = (Addrs::In(subnet), Addrs::NotIn(Subnet::MULTICAST));
+    let masquerade = Verdict::Masquerade { fully_random };
+    let marked = Rule::new(Addrs::Any, Addrs::Any, Verdict::Return);
+    vec![
+        Rule { mark: Some(KUBE_PROXY_MARK), ..marked },
+        Rule::new(ours, overlay, Verdict::Return),
+        Rule::new(overlay, ours, Verdict::Return),
+        Rule::new(outside, ours, Verdict::Return),
+        Rule::new(overlay, unicast, masquerade),
+        Rule::new(outside, overlay, masquerade),
+    ]
+}
+
+impl Rule {
+    const fn new(source: Addrs, destination: Addrs, verdict: Verdict) -> Self {
+        Self { mark: None, source, destination, verdict }
+    }
+}

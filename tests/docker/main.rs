@@ -1,0 +1,52 @@
+//! flannel's tutorials, as tests: real Docker daemons and real CNI plugins on flanneld's networks.
+//!
+//! Each node's daemon has the node's network and everything else to itself. Needs root and
+//! Debian's `docker.io`, `busybox-static` and `containernetworking-plugins`; `make docker-test`
+//! installs them and runs this. Whatever fails, daemons, containers and namespaces go.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod cni;
+mod docker;
+mod dockerd;
+mod image;
+
+use std::process;
+use std::time::Duration;
+
+use twill::lab::daemon::Daemon;
+use twill::lab::node::Node;
+use twill::lab::wait::wait_for;
+use twill::lab::{Lab, LabSpec};
+
+/// A lab of two nodes, each with a flanneld running with `flags`, and nothing behind it yet.
+fn two_nodes(topic: &str, flags: &str) -> Lab {
+    let name = format!("t{}-{topic}", process::id());
+    let flanneld = Daemon::flanneld(env!("CARGO_BIN_EXE_flanneld")).with(flags);
+    let mut lab = Lab::create(LabSpec { num_nodes: 2, ..LabSpec::new(name, flanneld) }).unwrap();
+    for node in lab.nodes_mut() {
+        node.start().unwrap();
+    }
+    for node in lab.nodes_mut() {
+        node.wait_ready().unwrap();
+    }
+    lab
+}
+
+/// What `subnet.env` says is the node's network: its lease, the bridge's address, the MTU.
+fn env(node: &Node) -> twill::lab::daemon::SubnetEnv {
+    node.overlay().unwrap().env
+}
+
+/// Packets that matched the rules of the node's chain `FORWARD`, and of those it calls, which
+/// name the overlay.
+fn forwarded(node: &Node) -> u64 {
+    let rules = node.netns().tool("iptables-save").words("-c -t filter").run().unwrap();
+    let network = env(node).network.to_string();
+    let ours = rules.lines().filter(|rule| rule.contains(&network) && rule.contains("-j ACCEPT"));
+    ours.filter_map(|rule| rule.strip_prefix('[')?.split_once(':')?.0.parse::<u64>().ok()).sum()
+}
+
+/// Waits until `condition` holds.
+fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    wait_for(what, Duration::from_secs(30), || Ok(condition().then_some(()))).unwrap();
+}

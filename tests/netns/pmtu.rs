@@ -1,0 +1,128 @@
+//! An underlay that takes less than it seems, and overlay MTUs that the operator chose.
+
+use serde_json::Value;
+use twill::lab::daemon::Daemon;
+use twill::lab::netns::Netns;
+use twill::lab::probe;
+use twill::lab::{Lab, LabSpec};
+
+use crate::harness::{
+    FLANNEL_LAB, FLANNELD, assert_tcp_is_whole, assert_udp_is_whole, eventually, overlay, ping,
+    pod, spec, up,
+};
+
+/// Sends what n1 and n2 say to each other through the underlay's gateway, which takes no more
+/// than `mtu` bytes at a time, and says so with an ICMP if it may not fragment.
+fn narrow(lab: &Lab, mtu: u16) {
+    let gateway = Netns::named(lab.names().underlay());
+    gateway.sysctl("net.ipv4.ip_forward=1 net.ipv4.conf.all.send_redirects=0").unwrap();
+    gateway.sysctl("net.ipv4.conf.br0.send_redirects=0").unwrap();
+    let [one, other] = [&lab.nodes()[0], &lab.nodes()[1]];
+    for (from, to) in [(one, other), (other, one)] {
+        from.netns().ip(&format!("route add {} via 192.168.64.1", to.addr())).unwrap();
+        gateway.ip(&format!("route add {} dev br0 mtu lock {mtu}", to.addr())).unwrap();
+    }
+}
+
+/// The sum of a counter over a node's workers; `pointer` leads to it from the worker's.
+fn counted(lab: &Lab, node: usize, pointer: &str) -> u64 {
+    let netns = lab.nodes()[node].netns();
+    let json = probe::fetch_health(netns, FLANNEL_LAB.as_ref(), "/stats").unwrap();
+    let stats: Value = serde_json::from_str(&json).unwrap();
+    let workers = stats["dataplane"]["workers"].as_array().unwrap();
+    workers.iter().map(|worker| worker.pointer(pointer).unwrap().as_u64().unwrap()).sum()
+}
+
+fn lab_with(topic: &str, flags: &str) -> Lab {
+    let daemon = Daemon::flanneld(FLANNELD).with(flags);
+    Lab::up(LabSpec { daemon, ..spec(topic, 2) }).unwrap()
+}
+
+/// Both pods learn the path's MTU, and everything gets through.
+fn assert_path_is_learned(lab: &Lab, path_mtu: u16) {
+    let (from, to) = (pod(lab, 0), pod(lab, 1));
+    assert_tcp_is_whole(lab, from, to, 8);
+    assert!(counted(lab, 0, "/paths_narrowed") > 0, "n1 has learned");
+    assert!(counted(lab, 0, "/egress/drops/too_big_for_path") > 0, "and taught");
+
+    let longest = path_mtu - 28 - 28;
+    let (reached, said) = ping(from, &format!("-c 1 -W 2 -M do -s {longest}"), to.addr);
+    assert!(reached, "{said}");
+    let (reached, said) =
+        ping(from, &format!("-c 2 -i 0.1 -W 2 -M do -s {}", longest + 1), to.addr);
+    assert!(!reached && said.contains(&format!("mtu={}", path_mtu - 28)), "{said}");
+    assert_udp_is_whole(lab, from, to, &[36, 1300, 1444, 9000]);
+}
+
+#[test]
+fn underlay_that_shrinks_is_noticed_whatever_the_offloads() {
+    for (topic, flags) in [
+        ("shrink", ""),
+        ("shrink-shared", "--source-ports=shared"),
+        ("shrink-off", "--offload=off --workers=1"),
+    ] {
+        let lab = lab_with(topic, flags);
+        narrow(&lab, 1400);
+        assert_path_is_learned(&lab, 1400);
+    }
+}
+
+#[test]
+fn stock_peer_behind_a_narrow_path_gets_every_packet_whole() {
+    let mut spec = spec("shrink-stock", 2);
+    spec.daemons.insert("n2".to_owned(), Daemon::stand_in(FLANNEL_LAB));
+    let lab = Lab::up(spec).unwrap();
+    narrow(&lab, 1400);
+    assert_path_is_learned(&lab, 1400);
+}
+
+#[test]
+fn link_that_shrinks_is_noticed_by_the_refused_send() {
+    let lab = up("link", 2);
+    for node in lab.nodes() {
+        node.netns().ip("link set eth0 mtu 1300").unwrap();
+    }
+    assert_path_is_learned(&lab, 1300);
+}
+
+#[test]
+fn peer_that_is_away_costs_the_others_nothing() {
+    let mut lab = up("away", 3);
+    let away = pod(&lab, 2).addr;
+    lab.nodes_mut()[2].kill();
+    // Its host says that nobody listens at the port.
+    let (reached, _) = ping(pod(&lab, 0), "-c 20 -i 0.05 -W 1", away);
+    assert!(!reached);
+    eventually("n1 to hear of it", || counted(&lab, 0, "/underlay_errors") > 0);
+    assert_tcp_is_whole(&lab, pod(&lab, 0), pod(&lab, 1), 8);
+    assert_eq!(counted(&lab, 0, "/egress/drops/send_refused"), 0);
+}
+
+#[test]
+fn network_config_and_flag_choose_the_mtu() {
+    let config = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp","MTU":1300}}"#.to_owned();
+    let mut spec = LabSpec { config: Some(config), ..spec("choice", 2) };
+    spec.daemons.insert("n2".to_owned(), Daemon::flanneld(FLANNELD).with("--mtu=1200"));
+    let lab = Lab::up(spec).unwrap();
+    for (node, mtu) in lab.nodes().iter().zip([1300, 1200]) {
+        let overlay = overlay(node);
+        assert_eq!(overlay.env.mtu, mtu);
+        let link = node.netns().ip(&format!("-o link show {}", overlay.device)).unwrap();
+        assert!(link.contains(&format!("mtu {mtu} ")), "{link}");
+    }
+}
+
+#[test]
+fn mtu_beyond_the_link_is_warned_of_and_carried_in_fragments() {
+    let lab = lab_with("beyond", "--mtu=8000");
+    let node = &lab.nodes()[0];
+    assert_eq!(overlay(node).env.mtu, 8000);
+    let log = node.log_tail(50);
+    assert!(log.contains("outer datagrams will be fragmented"), "{log}");
+    let (from, to) = (pod(&lab, 0), pod(&lab, 1));
+    let (reached, said) = ping(from, "-c 3 -i 0.1 -W 2 -M do -s 7972", to.addr);
+    assert!(reached && said.contains(" 0% packet loss"), "{said}");
+    assert_tcp_is_whole(&lab, from, to, 8);
+    assert_udp_is_whole(&lab, from, to, &[36, 1472, 7972, 20_000]);
+    assert_eq!(counted(&lab, 0, "/paths_narrowed"), 0);
+}
