@@ -72,18 +72,19 @@ pub(super) fn write(page: &mut String, results: &Results) -> fmt::Result {
 
 fn write_chapter(page: &mut String, chapter: &Chapter, cases: &[&Case]) -> fmt::Result {
     let Chapter { title, about, charts, .. } = chapter;
-    write!(page, "<section><h2>{title}</h2><p>{about}</p>")?;
+    write!(page, "<section><h2>{title}</h2><p>{about}</p><div class=\"settings\">")?;
     for settings in cases.chunk_by(|a, b| a.setting == b.setting) {
         let title = settings.first().map_or("", |case| &case.setting_title);
-        write!(page, "<h3>{}</h3><div class=\"cards\">", escape(title))?;
+        let (num, title) = (settings.len() * charts.len(), escape(title));
+        write!(page, "<div style=\"--num:{num}\"><h3>{title}</h3><div class=\"cards\">")?;
         for case in settings {
             for metric in *charts {
                 write_card(page, case, *metric)?;
             }
         }
-        page.write_str("</div>")?;
+        page.write_str("</div></div>")?;
     }
-    page.write_str("</section>\n")
+    page.write_str("</div></section>\n")
 }
 
 fn write_card(page: &mut String, case: &Case, metric: Metric) -> fmt::Result {
