@@ -141,7 +141,8 @@ fn note(row: &Row, metric: Metric) -> String {
         name if name.contains(", ") => "10 leases",
         _ => "vxlan",
     };
-    let ratio = figure.ratios.get(rival);
+    // Beyond that the bars say it.
+    let ratio = figure.ratios.get(rival).filter(|ratio| (0.01..100.0).contains(*ratio));
     ratio.map_or_else(String::new, |ratio| format!("{}× {rival}", number(*ratio)))
 }
 

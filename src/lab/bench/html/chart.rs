@@ -22,7 +22,7 @@ pub(super) struct Bar {
 const WIDTH: f64 = 420.0;
 const ROW: f64 = 26.0;
 const LABEL: f64 = 82.0;
-const NOTE: f64 = 108.0;
+const NOTE: f64 = 114.0;
 const THICKNESS: f64 = 14.0;
 /// Characters of a label that fit.
 const LABEL_LEN: usize = 13;
