@@ -8,7 +8,7 @@ PACKAGES := gcc libc6-dev make protobuf-compiler libprotobuf-dev iproute2 iptabl
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build lab check test netns bench install uninstall deb docker-test
+.PHONY: help setup build lab benchmark check test netns bench install uninstall deb docker-test
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ build: setup ## build every program for release
 lab: build ## three nodes, a real etcd, pods that ping across, and throughput side by side
 	target/release/flannel-lab demo
 
+benchmark: build ## overlays side by side in ten minutes: target/bench.html and target/bench.json
+	target/release/flannel-lab bench --html target/bench.html --json target/bench.json
+
 check: setup ## format, lints and documentation, warnings denied
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets -- -D warnings
@@ -55,7 +58,7 @@ test: setup ## every test: units and integration, then real namespaces
 netns: setup ## the namespace tests alone; needs root
 	$(CARGO) test --release --test netns -- --test-threads=1
 
-bench: setup ## the benches of the data plane's stages
+bench: setup ## the data plane's stages in memory: time, bytes, packets, allocations
 	$(CARGO) bench
 
 # Where `make install` puts things; packagers set DESTDIR.

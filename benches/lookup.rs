@@ -1,10 +1,13 @@
 //! Route lookup: ns per destination, at 10 to 100,000 leases. Random destinations, all routed.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test or bench may panic")]
 
+mod support;
+
 use std::hint::black_box;
 use std::net::Ipv4Addr;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use support::measured::stage;
 use twill::routes::{NextHop, Route, RouteTable, Subnet};
 
 /// Destinations per iteration: enough that the loop around them costs nothing.
@@ -32,7 +35,6 @@ fn numbers(bound: u32) -> impl Iterator<Item = u32> {
 fn lookup(criterion: &mut Criterion) {
     let network = "10.0.0.0/7".parse().unwrap();
     let mut group = criterion.benchmark_group("lookup");
-    group.throughput(Throughput::Elements(NUM_LOOKUPS as u64));
     for num in [10, 1_000, 10_000, 100_000] {
         let destinations: Vec<Ipv4Addr> = numbers(num << 8)
             .take(NUM_LOOKUPS)
@@ -42,17 +44,17 @@ fn lookup(criterion: &mut Criterion) {
         // As if every lease had another length than SubnetLen says: all in the trie.
         let trie = RouteTable::build(network, 23, routes(num));
         for (case, table) in [("direct", &direct), ("trie", &trie)] {
-            group.bench_function(BenchmarkId::new(case, num), |bencher| {
-                bencher.iter(|| {
-                    for &dst in &destinations {
-                        black_box(table.lookup(black_box(dst)));
-                    }
-                });
+            let size = (NUM_LOOKUPS, NUM_LOOKUPS * size_of::<Ipv4Addr>());
+            stage(&mut group, (case, num), size, || {
+                for &dst in &destinations {
+                    black_box(table.lookup(black_box(dst)));
+                }
             });
         }
     }
     group.finish();
 
+    // A table is built by the control thread, and has to allocate.
     let mut group = criterion.benchmark_group("build");
     for num in [1_000, 100_000] {
         let routes = routes(num);

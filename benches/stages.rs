@@ -1,129 +1,119 @@
 //! The stages of both arrows on bytes in memory: what userspace itself costs, without a kernel.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test or bench may panic")]
 
+mod support;
+
 use std::hint::black_box;
 use std::io::IoSlice;
-use std::time::Instant;
 
 use bytes::Bytes;
-use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Criterion, criterion_group, criterion_main};
+use support::measured::stage;
+use support::{NUM_SEGMENTS, datagrams, routes, segments, small, superpacket};
 use twill::dataplane::checksum::Sum;
+use twill::dataplane::classify;
+use twill::dataplane::coalesce::{Coalescer, MAX_PIECES, PacketAt, Scratch};
 use twill::dataplane::decap::Accept;
 use twill::dataplane::encap::Encap;
-use twill::dataplane::memory;
-use twill::dataplane::packet_builder::PacketBuilder;
 use twill::dataplane::pmtu::PathMtus;
+use twill::dataplane::recv_batch::RecvBatch;
 use twill::dataplane::split::Split;
-use twill::dataplane::vnet_hdr::{Gso, VnetHdr};
-use twill::dataplane::worker::Worker;
-use twill::dataplane::{Offloads, classify};
-use twill::routes::{NextHop, Route, RouteTable, publish};
-
-/// Payload of a TCP segment with timestamps in an overlay of MTU 1472.
-const MSS: usize = 1420;
-
-/// `num` segments of one TCP flow, as the wire carries them.
-fn segments(num: u32) -> Vec<Vec<u8>> {
-    let segment = |index: u32| {
-        PacketBuilder::tcp("10.1.15.2:4000", "10.1.16.2:5001")
-            .tcp_options(&[1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2])
-            .fragment(0x4000)
-            .sequence(index * 1420, 1)
-            .payload(&[7; MSS])
-            .build()
-    };
-    (0..num).map(segment).collect()
-}
-
-fn superpacket(num_segments: usize) -> (VnetHdr, Vec<u8>) {
-    let packet = PacketBuilder::tcp("10.1.15.2:4000", "10.1.16.2:5001")
-        .tcp_options(&[1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2])
-        .payload(&vec![7; MSS * num_segments])
-        .build();
-    let gso = Some(Gso::Tcp4 { gso_size: 1420 });
-    (VnetHdr { gso, ..VnetHdr::default() }, packet)
-}
-
-fn routes() -> RouteTable {
-    let next_hop = NextHop::new("192.0.2.1:8285".parse().unwrap());
-    let route = Route { subnet: "10.1.16.0/24".parse().unwrap(), next_hop };
-    RouteTable::build("10.1.0.0/16".parse().unwrap(), 24, [route])
-}
+use twill::dataplane::udp::UdpSocket;
+use twill::dataplane::{Offloads, memory};
 
 fn checksum(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("checksum");
     for len in [20, 64, 256, 1480, 65_536] {
         let bytes = vec![0x5a_u8; len];
-        group.throughput(Throughput::Bytes(len as u64));
-        group.bench_function(BenchmarkId::new("sum", len), |bencher| {
-            bencher.iter(|| Sum::of(black_box(&bytes)));
+        stage(&mut group, ("sum", len), (1, len), || {
+            black_box(Sum::of(black_box(&bytes)));
         });
     }
     group.finish();
 }
 
-fn egress(criterion: &mut Criterion) {
-    let (header, packet) = superpacket(44);
-    let inner = classify::inner(&packet).unwrap();
-    let Some(gso) = header.gso else { return };
+fn split(criterion: &mut Criterion) {
+    let (header, packet) = superpacket();
+    let (inner, gso) = (classify::inner(&packet).unwrap(), header.gso.unwrap());
     let mut group = criterion.benchmark_group("split");
-    group.throughput(Throughput::Bytes(packet.len() as u64));
-    group.bench_function(BenchmarkId::new("tcp", "44x1420"), |bencher| {
-        bencher.iter(|| Split::new(black_box(&packet), inner, gso).map(Iterator::count));
+    let size = (NUM_SEGMENTS, packet.len());
+    stage(&mut group, ("tcp", "44x1420"), size, || {
+        Split::new(black_box(&packet), inner, gso).unwrap().for_each(|segment| {
+            black_box(segment.headers());
+        });
     });
     group.finish();
+}
 
-    let small = PacketBuilder::udp("10.1.15.2:4000", "10.1.16.2:53").payload(&[1; 36]).build();
+fn encap(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("encap");
-    for (case, header, packet) in
-        [("superpacket", header, &packet), ("64B", VnetHdr::default(), &small)]
+    for (case, num_packets, (header, packet)) in
+        [("superpacket", NUM_SEGMENTS, superpacket()), ("64B", 1, small())]
     {
         let (mut encap, routes) = (Encap::new(true), routes());
-        group.throughput(Throughput::Bytes(packet.len() as u64));
-        group.bench_function(case, |bencher| {
-            bencher.iter(|| {
-                if let Some(room) = encap.room() {
-                    room[..packet.len()].copy_from_slice(packet);
-                }
-                let is_full = encap.forward(&header, packet.len(), &routes, &PathMtus::NONE);
-                if is_full != Ok(false) {
-                    let (queue, _) = encap.pending();
-                    let num = queue.runs().len();
-                    queue.release(num);
-                    encap.reclaim();
-                }
-            });
+        stage(&mut group, ("forward", case), (num_packets, packet.len()), || {
+            if let Some(room) = encap.room() {
+                room[..packet.len()].copy_from_slice(&packet);
+            }
+            if encap.forward(&header, packet.len(), &routes, &PathMtus::NONE) != Ok(false) {
+                let (queue, _) = encap.pending();
+                let num = queue.runs().len();
+                queue.release(num);
+                encap.reclaim();
+            }
         });
     }
     group.finish();
 }
 
-fn ingress(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("ingress");
+fn decap(criterion: &mut Criterion) {
     let accept = Accept { subnet: "10.1.16.0/24".parse().unwrap(), tun_mtu: 1472 };
-    for (case, offloads) in [("coalesced", Offloads::AUTO), ("singly", Offloads::OFF)] {
-        let (tun, host) = memory::tun(offloads);
-        let (udp, underlay) = memory::udp(offloads);
-        let (_publisher, subscriber) = publish::channel();
-        let mut worker = Worker::new(tun, udp, [10, 1, 16, 0].into(), accept, subscriber);
-        let buffer = Bytes::from(segments(44).concat());
-        group.throughput(Throughput::Bytes(buffer.len() as u64));
-        group.bench_function(BenchmarkId::new(case, "44x1472"), |bencher| {
-            bencher.iter_batched(
-                || underlay.send.send((Some(1472), buffer.clone())),
-                |_| {
-                    let turn = worker.turn(Instant::now());
-                    for written in host.written.try_iter() {
-                        black_box(IoSlice::new(&written.1));
-                    }
-                    turn
-                },
-                BatchSize::SmallInput,
-            );
+    let mut group = criterion.benchmark_group("decap");
+    for (case, packets) in [("tcp", segments()), ("64B", datagrams(64))] {
+        let mut received = packets.clone();
+        let size = (packets.len(), packets.len() * packets[0].len());
+        stage(&mut group, ("packets", case), size, || {
+            for (datagram, fresh) in received.iter_mut().zip(&packets) {
+                // Each pass takes one hop; the header must not run out of them.
+                datagram[..20].copy_from_slice(&fresh[..20]);
+                black_box(accept.packet(datagram).unwrap());
+            }
         });
     }
     group.finish();
 }
 
-criterion_group!(benches, checksum, egress, ingress);
+fn coalesce(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("coalesce");
+    for (case, packets) in [("tcp", segments()), ("64B", datagrams(64))] {
+        let (num, len) = (packets.len(), packets[0].len());
+        let batch = received(&packets);
+        let inner = classify::inner(&packets[0]).unwrap();
+        let mut coalescer = Coalescer::new(Offloads::AUTO);
+        stage(&mut group, ("packets", case), (num, num * len), || {
+            coalescer.clear();
+            for index in 0..num {
+                coalescer.push(&batch, PacketAt { buffer: 0, start: index * len, len }, &inner);
+            }
+            let mut scratch = Scratch::default();
+            for item in coalescer.items() {
+                let mut slices = [IoSlice::new(&[]); MAX_PIECES];
+                black_box(item.gather(&batch, &mut scratch, &mut slices).len());
+            }
+        });
+        assert_eq!(coalescer.items().len(), 1, "one superpacket");
+    }
+    group.finish();
+}
+
+/// `packets` in one receive buffer, as GRO puts them there.
+fn received(packets: &[Vec<u8>]) -> RecvBatch {
+    let (socket, underlay) = memory::udp(Offloads::AUTO);
+    let mut batch = RecvBatch::default();
+    underlay.send.send((Some(packets[0].len()), Bytes::from(packets.concat()))).unwrap();
+    socket.recv(&mut batch).unwrap();
+    batch
+}
+
+criterion_group!(benches, checksum, split, encap, decap, coalesce);
 criterion_main!(benches);

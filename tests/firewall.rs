@@ -234,8 +234,11 @@ fn clean_up_leaves_all_as_before(kind: &str) {
     ] {
         host.output(&["sh", "-c", leftover]);
     }
+    let state = host.dir.path().join("subnet.state.json");
+    fs::write(&state, "{}").unwrap();
     let cleaned = host.clean_up();
     let stdout = text(&cleaned.stdout);
+    assert!(!state.exists(), "{stdout}");
     assert!(cleaned.status.success(), "{}", text(&cleaned.stderr));
     let file = format!("removed file {}\n", host.dir.path().join("subnet.env").display());
     for line in [

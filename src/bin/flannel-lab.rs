@@ -5,11 +5,12 @@ use std::env;
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use twill::lab::bench::BenchArgs;
 use twill::lab::daemon::Daemon;
 use twill::lab::demo::{self, Plan};
 use twill::lab::inside::{self, Inside};
@@ -39,6 +40,13 @@ enum Task {
     /// the kernel's vxlan, over twill, and over twill with its offloads off, which is how stock
     /// flanneld moves packets. All four take turns in rounds on the same pods and links.
     Demo(DemoArgs),
+    /// Measures overlays side by side: throughput, packet rate, latency, CPU time, many leases.
+    ///
+    /// Plain veth links (raw), the kernel's vxlan, twill, and twill as stock flanneld moves packets
+    /// (off) take turns in every round, between pods of the same kind, and so does every daemon
+    /// given by --flanneld. Everything takes less than ten minutes. Ratios within a run are worth
+    /// more than absolute figures.
+    Bench(BenchArgs),
     /// Makes a lab that stays until `down`.
     Up(LabArgs),
     /// Shows each node of a lab: addresses, lease, whether its flanneld runs, whom it reaches.
@@ -156,6 +164,10 @@ fn main() -> ExitCode {
 fn run(task: Task) -> anyhow::Result<()> {
     match task {
         Task::Demo(args) => demo(args),
+        Task::Bench(args) => {
+            let own = env::current_exe().context("find this program's own path")?;
+            Ok(args.run(&own)?)
+        }
         Task::Up(args) => up(args),
         Task::Status(args) => status(&args),
         Task::Exec(args) => exec(&args),
@@ -223,9 +235,9 @@ impl ShapeArgs {
                 Some((node, path)) => {
                     let known = (1..=self.nodes).any(|number| node == format!("n{number}"));
                     ensure!(known, "--flanneld {choice}: nodes are n1 to n{}", self.nodes);
-                    daemons.insert(node.to_owned(), named(&own, path)?);
+                    daemons.insert(node.to_owned(), Daemon::chosen(&own, path)?);
                 }
-                None => daemon = named(&own, choice)?,
+                None => daemon = Daemon::chosen(&own, choice)?,
             }
         }
         Ok(LabSpec {
@@ -238,12 +250,4 @@ impl ShapeArgs {
             ..LabSpec::new(name, daemon)
         })
     }
-}
-
-fn named(own: &Path, path: &str) -> anyhow::Result<Daemon> {
-    if path == "stand-in" {
-        return Ok(Daemon::stand_in(own));
-    }
-    let program = fs::canonicalize(path).with_context(|| format!("find flanneld {path}"))?;
-    Ok(Daemon::flanneld(program))
 }

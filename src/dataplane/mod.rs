@@ -19,6 +19,7 @@ pub mod udp;
 pub mod recv_batch;
 pub mod decap;
 pub mod coalesce;
+pub mod writer;
 pub mod icmp;
 pub mod pmtu;
 pub mod underlay_error;

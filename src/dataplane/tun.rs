@@ -41,6 +41,12 @@ pub trait TunQueue: Debug + Send {
     fn offloads(&self) -> Offloads;
 }
 
+/// Whether the TUN device behind a queue no longer exists: `tun_chr_read_iter` and
+/// `tun_chr_write_iter` in drivers/net/tun.c say EBADFD then.
+pub(super) fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EBADFD | libc::EBADF | libc::ENODEV | libc::EFAULT))
+}
+
 /// How to make the TUN device.
 #[derive(Debug, Clone)]
 pub struct TunConfig {

@@ -6,22 +6,17 @@
 //!
 //! ```text
 //! egress:   tun.read → Encap::forward (classify, lookup, TTL, split, pack) → Sender → udp.send
-//! ingress:  udp.recv → Accept::packet (classify, checks, TTL) → Coalescer → tun.write
+//! ingress:  udp.recv → Accept::packet (classify, checks, TTL) → Coalescer → Writer → tun.write
 //! ```
 
 use std::io::{self, IoSlice};
 use std::net::Ipv4Addr;
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crossbeam_utils::CachePadded;
-use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token};
-use tracing::warn;
 
-use super::coalesce::{self, Coalescer, PacketAt, Scratch};
+use super::coalesce::{Coalescer, PacketAt};
 use super::decap::Accept;
 use super::drop_reason::DropReason;
 use super::encap::Encap;
@@ -32,23 +27,22 @@ use super::recv_batch::{MAX_BUFFERS, RecvBatch};
 use super::send_queue::Path;
 use super::sender::Sender;
 use super::stats::WorkerStats;
-use super::tun::TunQueue;
+use super::tun::{TunQueue, is_gone};
 use super::udp::UdpSocket;
 use super::underlay_error::may_be_of_another;
 use super::vnet_hdr::VnetHdr;
+use super::writer::Writer;
 use crate::routes::publish::RouteSubscriber;
 
 mod heed;
+mod poll;
+
+pub(super) use poll::WAKE;
 
 /// Most packets or superpackets read from the TUN in one turn.
 const EGRESS_TURN: usize = 64;
 /// Most receive calls in one turn, of up to [`MAX_BUFFERS`] buffers each.
 const INGRESS_TURN: usize = 4;
-
-const TUN: Token = Token(0);
-const UDP: Token = Token(1);
-/// The token under which whoever stops the worker wakes it.
-pub(super) const WAKE: Token = Token(2);
 
 /// What a turn left behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -88,6 +82,7 @@ pub struct Worker<T, U> {
     sender: Sender,
     batch: RecvBatch,
     coalescer: Coalescer,
+    writer: Writer,
     offloads: Offloads,
     /// The socket's send buffer is full: read nothing from the TUN until it drains.
     is_blocked: bool,
@@ -124,6 +119,7 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
             sender: Sender::new(gso),
             batch: RecvBatch::default(),
             coalescer: Coalescer::new(offloads),
+            writer: Writer::new(tso || uso),
             offloads,
             is_blocked: false,
             overflows: 0,
@@ -326,118 +322,17 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
 
     /// Writes what was collected to the TUN.
     fn write_out(&mut self) -> Result<(), Lost> {
-        let mut is_refused = false;
-        for item in self.coalescer.items() {
-            let num = item.segments().len() as u64;
-            let mut scratch = Scratch::default();
-            let mut slices = [IoSlice::new(&[]); coalesce::MAX_PIECES];
-            let pieces = item.gather(&self.batch, &mut scratch, &mut slices);
-            match self.tun.write(pieces) {
-                Ok(()) => {
-                    self.stats.ingress.packets.add(num);
-                    self.stats.ingress.bytes.add(item.packets_len() as u64);
-                    self.stats.ingress.writes.add(1);
-                }
-                Err(error) if is_gone(&error) => return Err(lost_tun(error)),
-                Err(error) if num > 1 && error.raw_os_error() == Some(libc::EINVAL) => {
-                    if !is_refused {
-                        warn!(%error, "TUN refuses superpackets: writing one packet at a time from now on");
-                    }
-                    is_refused = true;
-                    self.write_singly(item.segments())?;
-                }
-                Err(_) => self.stats.ingress.drop(DropReason::TunRefused, num),
-            }
-        }
+        let had_superpackets = self.writer.superpackets();
+        let items = self.coalescer.items();
+        let result = self.writer.write(&self.tun, items, &self.batch, &self.stats.ingress);
         self.coalescer.clear();
-        if is_refused {
+        if had_superpackets && !self.writer.superpackets() {
             (self.offloads.tso, self.offloads.uso) = (false, false);
             self.coalescer.set_offloads(self.offloads);
             self.stats.set_offloads(self.offloads);
         }
-        Ok(())
+        result.map_err(lost_tun)
     }
-
-    /// Writes the packets of a refused superpacket as they came.
-    fn write_singly(&self, segments: &[PacketAt]) -> Result<(), Lost> {
-        for at in segments {
-            let packet = at.bytes(&self.batch);
-            let mut slices = [IoSlice::new(&[]); coalesce::MAX_PIECES];
-            match self.tun.write(coalesce::gather_plain(packet, &mut slices)) {
-                Ok(()) => {
-                    self.stats.ingress.packets.add(1);
-                    self.stats.ingress.bytes.add(packet.len() as u64);
-                    self.stats.ingress.writes.add(1);
-                }
-                Err(error) if is_gone(&error) => return Err(lost_tun(error)),
-                Err(_) => self.stats.ingress.drop(DropReason::TunRefused, 1),
-            }
-        }
-        Ok(())
-    }
-}
-
-impl<T: TunQueue + AsRawFd, U: UdpSocket + AsRawFd> Worker<T, U> {
-    /// Takes turns until `stop` is set and the worker is woken through [`WAKE`]. Finding nothing to
-    /// do, it looks again for `busy_poll` before it sleeps.
-    ///
-    /// # Errors
-    /// [`Lost`] when the TUN device is gone, or the kernel refuses to poll.
-    pub(super) fn run(
-        mut self,
-        mut poll: Poll,
-        stop: &AtomicBool,
-        busy_poll: Duration,
-    ) -> Result<(), Lost> {
-        let (tun, udp) = (self.tun.as_raw_fd(), self.udp.as_raw_fd());
-        let registry = poll.registry();
-        registry.register(&mut SourceFd(&tun), TUN, Interest::READABLE).map_err(lost_poll)?;
-        registry.register(&mut SourceFd(&udp), UDP, Interest::READABLE).map_err(lost_poll)?;
-        let mut watches_writable = false;
-        let mut events = Events::with_capacity(4);
-        let mut last_active = Instant::now();
-        while !stop.load(Ordering::Relaxed) {
-            let now = Instant::now();
-            match self.turn(now)? {
-                Turn::MoreToDo => continue,
-                Turn::Done => last_active = now,
-                Turn::Idle => {}
-            }
-            if now.duration_since(last_active) < busy_poll && !self.is_blocked {
-                std::hint::spin_loop();
-                continue;
-            }
-            // Asked for only while blocked: the kernel would report every datagram that leaves.
-            if watches_writable != self.is_blocked {
-                watches_writable = self.is_blocked;
-                let interest = if watches_writable {
-                    Interest::READABLE | Interest::WRITABLE
-                } else {
-                    Interest::READABLE
-                };
-                let registry = poll.registry();
-                registry.reregister(&mut SourceFd(&udp), UDP, interest).map_err(lost_poll)?;
-            }
-            self.stats.polls.add(1);
-            match poll.poll(&mut events, None) {
-                Err(error) if error.kind() != io::ErrorKind::Interrupted => {
-                    return Err(lost_poll(error));
-                }
-                Ok(()) | Err(_) => last_active = Instant::now(),
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Whether the TUN device behind the queue no longer exists: `tun_chr_read_iter` and
-/// `tun_chr_write_iter` in drivers/net/tun.c say EBADFD then.
-fn is_gone(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EBADFD | libc::EBADF | libc::ENODEV | libc::EFAULT))
-}
-
-const fn lost_poll(source: io::Error) -> Lost {
-    Lost { what: "poll", source }
 }
 
 const fn lost_tun(source: io::Error) -> Lost {

@@ -55,6 +55,18 @@ impl Daemon {
         }
     }
 
+    /// What a user means by `choice`: the word `stand-in`, or the path of a program.
+    ///
+    /// # Errors
+    /// [`LabError::Io`] when there is no such program.
+    pub fn chosen(flannel_lab: &Path, choice: &str) -> Result<Self, LabError> {
+        if choice == "stand-in" {
+            return Ok(Self::stand_in(flannel_lab));
+        }
+        let program = fs::canonicalize(choice);
+        program.map(Self::flanneld).map_err(LabError::io(format!("find flanneld {choice}")))
+    }
+
     /// Adds flags, separated by spaces.
     #[must_use]
     pub fn with(mut self, flags: &str) -> Self {

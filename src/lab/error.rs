@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Duration;
 
+use super::bench::UnknownCase;
 use super::command::CommandError;
 use super::tools::PreflightError;
 
@@ -15,6 +16,9 @@ pub enum LabError {
     /// The machine lacks something.
     #[error(transparent)]
     Preflight(#[from] PreflightError),
+    /// A case that no benchmark has.
+    #[error(transparent)]
+    UnknownCase(#[from] UnknownCase),
     /// Ctrl-C or SIGTERM arrived.
     #[error("interrupted")]
     Interrupted,

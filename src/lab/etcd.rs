@@ -12,7 +12,11 @@ use super::topology::ETCD_ADDR;
 use super::wait::wait_for;
 
 /// flannel's default `-etcd-prefix`.
-const PREFIX: &str = "/coreos.com/network";
+pub(super) const PREFIX: &str = "/coreos.com/network";
+
+/// Most operations in one transaction: leases come by the thousand. A request stays below etcd's
+/// limit of 1.5 MiB (`--max-request-bytes`).
+pub(super) const MAX_TXN_OPS: usize = 4096;
 
 /// etcd is ready in well under a second; a busy machine may take longer.
 const READY: Duration = Duration::from_secs(20);
@@ -44,6 +48,11 @@ impl Etcd {
     /// Which process it is.
     pub const fn id(&self) -> ProcessId {
         self.process.id()
+    }
+
+    /// Its namespace.
+    pub const fn netns(&self) -> &Netns {
+        &self.netns
     }
 
     /// Waits until it answers.
@@ -132,6 +141,7 @@ fn spawn(netns: &Netns, dir: &Path) -> Result<Process, LabError> {
         format!("--listen-peer-urls={peer}"),
         format!("--initial-advertise-peer-urls={peer}"),
         format!("--initial-cluster=lab={peer}"),
+        format!("--max-txn-ops={MAX_TXN_OPS}"),
     ];
     Process::start(netns, Path::new("etcd"), &args, dir.join("etcd.log"))
 }

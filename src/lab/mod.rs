@@ -16,6 +16,7 @@ pub mod carrier;
 pub mod measure;
 pub mod report;
 pub mod demo;
+pub mod bench;
 pub mod status;
 pub mod stand_in;
 pub mod traffic;

@@ -1,10 +1,13 @@
 //! [`Netns`]: a named network namespace, and commands in it.
 
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::thread;
 
+use nix::sched::{self, CloneFlags};
 use serde::{Deserialize, Serialize};
 
 use super::command::{CommandError, Tool};
@@ -54,6 +57,20 @@ impl Netns {
     /// A tool that will run in the namespace; mounts, users and processes stay the caller's.
     pub fn tool(&self, program: impl AsRef<OsStr>) -> Tool {
         Tool::new("nsenter").arg(format!("--net={}", self.path().display())).arg("--").arg(program)
+    }
+
+    /// Does `work` on a thread of its own that is in the namespace; sockets made there stay there.
+    ///
+    /// # Errors
+    /// The namespace is gone, or what `work` failed with.
+    pub fn enter<T: Send>(&self, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+        thread::scope(|scope| {
+            let inside = scope.spawn(|| {
+                sched::setns(File::open(self.path())?, CloneFlags::CLONE_NEWNET)?;
+                work()
+            });
+            inside.join().map_err(|_| io::Error::other("the thread in the namespace panicked"))?
+        })
     }
 
     /// Runs `ip` with the words of `args` in the namespace.

@@ -200,6 +200,11 @@ impl Lab {
         self.underlay.mtu()
     }
 
+    /// What its nodes are joined to.
+    pub const fn underlay(&self) -> &Underlay {
+        &self.underlay
+    }
+
     /// Its nodes; the first is `n1`.
     pub fn nodes(&self) -> &[Node] {
         &self.nodes

@@ -35,7 +35,8 @@ pub(super) const LABS_DIR: &str = "/run/flannel-lab";
 /// Most nodes: their addresses are 192.168.64.11 to .210.
 pub(super) const MAX_NODES: usize = 200;
 
-const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 64, 1);
+/// The underlay's own address, the nodes' default route.
+pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 64, 1);
 const PREFIX_LEN: u8 = 24;
 
 /// etcd's address on the underlay.
@@ -139,6 +140,11 @@ impl Underlay {
             format!("route add default via {GATEWAY}"),
         ])?;
         Ok(())
+    }
+
+    /// Its namespace.
+    pub const fn netns(&self) -> &Netns {
+        &self.netns
     }
 
     /// MTU of every `eth0`, in bytes.

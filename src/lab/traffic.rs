@@ -1,11 +1,17 @@
-//! TCP and UDP whose every byte is checked at both ends; runs inside pod namespaces.
+//! Traffic between pods: some to be checked, some to be measured.
 //!
-//! [`serve`], [`tcp::send`] and [`udp::send`] are what hidden commands of `flannel-lab` run there;
-//! [`Generator`] starts those commands.
+//! [`serve`], [`tcp::send`] and [`udp::send`] check every byte at both ends; hidden commands of
+//! `flannel-lab` run them inside the pods' namespaces, and [`Generator`] starts those commands.
+//! [`bulk`], [`flood`] and [`round_trips`] look at no byte and are fast: threads of the lab's own
+//! process, on sockets made inside the namespaces.
 
 mod pattern;
 pub mod tcp;
 pub mod udp;
+
+pub mod bulk;
+pub mod flood;
+pub mod round_trips;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};

@@ -185,3 +185,71 @@ fn status_sees_a_daemon_that_died() {
     assert!(run("down", &name, "").status.success());
     assert_gone(&name);
 }
+
+/// The labs of a bench: one for each daemon.
+fn assert_bench_gone(name: &str) {
+    (0..4).for_each(|number| assert_gone(&format!("{name}-s{number}")));
+}
+
+#[test]
+fn bench_measures_writes_its_files_and_leaves_nothing_behind() {
+    let name = name("bench");
+    let dir = tempfile::tempdir().unwrap();
+    let [json, html] = ["b.json", "b.html"].map(|file| dir.path().join(file));
+    let only = "--only w2/tcp-1 --only w2/udp-64 --only w2/latency-loaded --rounds 1";
+    let files = format!("--json {} --html {}", json.display(), html.display());
+    let bench = run("bench", &name, &format!("--quick {only} --flanneld other=stand-in {files}"));
+    assert!(bench.status.success(), "{}", stderr(&bench));
+    assert_bench_gone(&name);
+    assert!(stderr(&bench).contains(" left · round 1 of 1"), "{}", stderr(&bench));
+    let results: Value = serde_json::from_slice(&fs::read(json).unwrap()).unwrap();
+    let cases = results["cases"].as_array().unwrap();
+    let metrics = ["gbps", "kpps", "rtt_p50_us"];
+    assert_eq!(cases.len(), metrics.len());
+    for (case, metric) in cases.iter().zip(metrics) {
+        let rows = case["rows"].as_array().unwrap();
+        let systems: Vec<&str> = rows.iter().map(|row| row["system"].as_str().unwrap()).collect();
+        assert_eq!(systems, ["raw", "vxlan", "twill", "off", "other"]);
+        for row in rows {
+            let figures = row["figures"].as_array().unwrap();
+            let figure = figures.iter().find(|figure| figure["metric"] == metric).unwrap();
+            assert!(figure["median"].as_f64().unwrap() > 0.0, "{row}");
+        }
+    }
+    assert!(fs::read_to_string(html).unwrap().contains("UDP, 64 B packets"));
+    assert!(String::from_utf8_lossy(&bench.stdout).contains("W2, MTU 1500"));
+}
+
+#[test]
+fn bench_of_leases_tells_what_they_cost() {
+    let name = name("crowd");
+    let dir = tempfile::tempdir().unwrap();
+    let json = dir.path().join("b.json");
+    let args = format!("--quick --only leases --rounds 1 --json {}", json.display());
+    let bench = run("bench", &name, &args);
+    assert!(bench.status.success(), "{}", stderr(&bench));
+    assert_bench_gone(&name);
+    let results: Value = serde_json::from_slice(&fs::read(json).unwrap()).unwrap();
+    let rows = results["cases"][0]["rows"].as_array().unwrap();
+    assert_eq!(rows[1]["system"], "twill, 10000 leases");
+    for metric in ["churn_gbps", "changes_per_second", "start_ms", "rss_mib"] {
+        let figures = rows[1]["figures"].as_array().unwrap();
+        let figure = figures.iter().find(|figure| figure["metric"] == metric).unwrap();
+        assert!(figure["median"].as_f64().unwrap() > 0.0, "{metric}: {figure}");
+    }
+}
+
+#[test]
+fn interrupted_bench_leaves_nothing_behind() {
+    let name = name("stopped");
+    let mut child = command("bench", &name, "--quick --only tcp-1 --rounds 99")
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("round 1 of")), "it never got to measure");
+    ProcessId::of(child.id()).unwrap().signal("INT");
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_bench_gone(&name);
+}

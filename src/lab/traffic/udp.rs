@@ -148,14 +148,16 @@ mod tests {
     fn corrupt_and_lost_datagrams_are_counted() {
         let server = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let to = SocketAddrV4::new(Ipv4Addr::LOCALHOST, server.local_addr().unwrap().port());
-        thread::spawn(move || {
+        let answering = thread::spawn(move || {
             let mut buffer = [0; 2000];
             let (len, from) = server.recv_from(&mut buffer).unwrap();
             buffer[len - 1] ^= 1;
             server.send_to(&buffer[..len], from).unwrap();
+            server // stays open, so that the second datagram is lost and not refused
         });
         let sizes = vec![100];
         let report = send(to, &Plan { sizes, ..plan(2) }).unwrap();
+        drop(answering.join().unwrap());
         assert_eq!((report.sent, report.answered, report.corrupt), (2, 0, 1));
     }
 }

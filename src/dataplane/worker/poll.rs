@@ -1,0 +1,68 @@
+//! Turn after turn, and sleep in between.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+
+use super::super::tun::TunQueue;
+use super::super::udp::UdpSocket;
+use super::{Lost, Turn, Worker};
+
+const TUN: Token = Token(0);
+const UDP: Token = Token(1);
+/// The token under which whoever stops the worker wakes it.
+pub(in super::super) const WAKE: Token = Token(2);
+
+/// How soon a full send buffer is tried again. A buffer of megabytes does not run empty in this
+/// time, and no event tells when the one of several sockets that was full has room.
+const RETRY: Duration = Duration::from_millis(1);
+
+impl<T: TunQueue + AsRawFd, U: UdpSocket + AsRawFd> Worker<T, U> {
+    /// Takes turns until `stop` is set and the worker is woken through [`WAKE`]. Finding nothing to
+    /// do, it looks again for `busy_poll` before it sleeps.
+    ///
+    /// # Errors
+    /// [`Lost`] when the TUN device is gone, or the kernel refuses to poll.
+    pub(in super::super) fn run(
+        mut self,
+        mut poll: Poll,
+        stop: &AtomicBool,
+        busy_poll: Duration,
+    ) -> Result<(), Lost> {
+        for (fd, token) in [(self.tun.as_raw_fd(), TUN), (self.udp.as_raw_fd(), UDP)] {
+            let registered =
+                poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE);
+            registered.map_err(lost_poll)?;
+        }
+        let mut events = Events::with_capacity(4);
+        let mut last_active = Instant::now();
+        while !stop.load(Ordering::Relaxed) {
+            let now = Instant::now();
+            match self.turn(now)? {
+                Turn::MoreToDo => continue,
+                Turn::Done => last_active = now,
+                Turn::Idle => {}
+            }
+            if now.duration_since(last_active) < busy_poll {
+                std::hint::spin_loop();
+                continue;
+            }
+            self.stats.polls.add(1);
+            match poll.poll(&mut events, self.is_blocked.then_some(RETRY)) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => {
+                    return Err(lost_poll(error));
+                }
+                Ok(()) | Err(_) => last_active = Instant::now(),
+            }
+        }
+        Ok(())
+    }
+}
+
+const fn lost_poll(source: io::Error) -> Lost {
+    Lost { what: "poll", source }
+}

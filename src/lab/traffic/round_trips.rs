@@ -1,0 +1,118 @@
+//! Requests and responses: one small UDP datagram there and back, one after the other.
+
+use std::io;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::lab::netns::Netns;
+
+/// Payload of request and response, in bytes.
+pub const PAYLOAD_LEN: usize = 64;
+
+/// A request without a response by then is lost, and counts as having taken that long.
+const LOST: Duration = Duration::from_millis(200);
+
+/// Asks `addr`, which belongs to `to`, from `from` for as long as `time`; gives every round-trip
+/// time, shortest first, at least one.
+///
+/// # Errors
+/// A socket could not be made.
+pub fn measure(
+    from: &Netns,
+    to: &Netns,
+    addr: Ipv4Addr,
+    time: Duration,
+) -> io::Result<Vec<Duration>> {
+    let server = to.enter(|| UdpSocket::bind((addr, 0)))?;
+    server.set_read_timeout(Some(LOST))?;
+    let server_addr = server.local_addr()?;
+    let client = from.enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)))?;
+    client.connect(server_addr)?;
+    client.set_read_timeout(Some(LOST))?;
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| answer(&server, &stop));
+        let mut times = ask(&client, time);
+        stop.store(true, Ordering::Relaxed);
+        times.sort_unstable();
+        Ok(times)
+    })
+}
+
+fn ask(client: &UdpSocket, time: Duration) -> Vec<Duration> {
+    let start = Instant::now();
+    let (mut times, mut number) = (Vec::new(), 0_u64);
+    while times.is_empty() || start.elapsed() < time {
+        number += 1;
+        let mut request = [0; PAYLOAD_LEN];
+        request[..8].copy_from_slice(&number.to_be_bytes());
+        let sent = Instant::now();
+        times.push(match client.send(&request).and_then(|_| response(client, number)) {
+            Ok(()) => sent.elapsed(),
+            // A refusal counts as a loss; there must be a pause before the next try.
+            Err(_) => {
+                thread::sleep(LOST.saturating_sub(sent.elapsed()));
+                LOST
+            }
+        });
+    }
+    times
+}
+
+/// Waits for the response to request `number`, past late ones to earlier requests.
+fn response(client: &UdpSocket, number: u64) -> io::Result<()> {
+    let mut response = [0; PAYLOAD_LEN];
+    loop {
+        client.recv(&mut response)?;
+        if response[..8] == number.to_be_bytes() {
+            return Ok(());
+        }
+    }
+}
+
+fn answer(server: &UdpSocket, stop: &AtomicBool) {
+    let mut request = [0; PAYLOAD_LEN];
+    while !stop.load(Ordering::Relaxed) {
+        if let Ok((len, from)) = server.recv_from(&mut request) {
+            // The client counts what does not come back.
+            drop(server.send_to(&request[..len], from));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn late_response_is_no_response() {
+        let server = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        client.connect(server.local_addr().unwrap()).unwrap();
+        client.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        let late = [7_u64.to_be_bytes().as_slice(), &[0; 56]].concat();
+        server.send_to(&late, client.local_addr().unwrap()).unwrap();
+        assert!(response(&client, 8).is_err());
+        server.send_to(&late, client.local_addr().unwrap()).unwrap();
+        assert!(response(&client, 7).is_ok());
+    }
+
+    #[test]
+    fn every_request_has_a_time() {
+        let server = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        client.connect(server.local_addr().unwrap()).unwrap();
+        client.set_read_timeout(Some(LOST)).unwrap();
+        server.set_read_timeout(Some(LOST)).unwrap();
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| answer(&server, &stop));
+            let times = ask(&client, Duration::ZERO);
+            stop.store(true, Ordering::Relaxed);
+            assert_eq!(times.len(), 1);
+            assert!(times[0] < LOST);
+        });
+    }
+}
