@@ -279,7 +279,9 @@ fn daemons_share_a_registry_in_a_file() {
     let more =
         text.replace(entry, &format!("\"10.1.99.0-24\": {{\"PublicIP\": \"10.0.0.9\"}}, {entry}"));
     fs::write(&file, &more).unwrap();
-    first.wait_for("Subnet added: 10.1.99.0/24");
+    for daemon in [&first, &second] {
+        daemon.wait_for("Subnet added: 10.1.99.0/24");
+    }
     fs::write(&file, &more[..50]).unwrap();
     second.wait_for("trying again");
     fs::write(&file, &text).unwrap();
