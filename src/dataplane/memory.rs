@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use crossbeam_channel::{Receiver, Sender, TryRecvError, unbounded};
 
 use super::offload::Offloads;
-use super::recv_batch::{MAX_BUFFERS, RecvBatch};
+use super::recv_batch::RecvBatch;
 use super::send_queue::Path;
 use super::tun::TunQueue;
 use super::udp::UdpSocket;
@@ -168,7 +168,7 @@ impl UdpSocket for MemoryUdp {
     fn recv(&self, batch: &mut RecvBatch) -> io::Result<usize> {
         self.recv_refusals.take()?;
         let mut num = 0;
-        while num < MAX_BUFFERS {
+        while num < batch.num_buffers() {
             let (gro_size, bytes) = match try_recv(&self.incoming) {
                 Ok(incoming) => incoming,
                 Err(_) if num > 0 => break,

@@ -15,6 +15,7 @@ const STRIDE: usize = MAX_PACKET_LEN.next_multiple_of(64) + 3 * 64;
 /// datagrams of equal length, the last of which may be shorter.
 #[derive(Debug)]
 pub struct RecvBatch {
+    /// `STRIDE` bytes for each buffer that a call may fill.
     bytes: Box<[u8]>,
     lens: [usize; MAX_BUFFERS],
     gro_sizes: [Option<usize>; MAX_BUFFERS],
@@ -24,17 +25,27 @@ pub struct RecvBatch {
 
 impl Default for RecvBatch {
     fn default() -> Self {
+        Self::new(MAX_BUFFERS)
+    }
+}
+
+impl RecvBatch {
+    /// Room for `num_buffers` buffers a call, at most [`MAX_BUFFERS`].
+    pub fn new(num_buffers: usize) -> Self {
         Self {
-            bytes: vec![0; STRIDE * MAX_BUFFERS].into_boxed_slice(),
+            bytes: vec![0; STRIDE * num_buffers.clamp(1, MAX_BUFFERS)].into_boxed_slice(),
             lens: [0; MAX_BUFFERS],
             gro_sizes: [None; MAX_BUFFERS],
             controls: [RecvControl::EMPTY; MAX_BUFFERS],
             overflows: None,
         }
     }
-}
 
-impl RecvBatch {
+    /// How many buffers one call may fill.
+    pub fn num_buffers(&self) -> usize {
+        self.bytes.len() / STRIDE
+    }
+
     /// The whole room of every buffer, and every control message buffer, for the receive call.
     pub(super) fn room(&mut self) -> (std::slice::ChunksExactMut<'_, u8>, &mut [RecvControl]) {
         (self.bytes.chunks_exact_mut(STRIDE), &mut self.controls)

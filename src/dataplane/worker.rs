@@ -117,7 +117,8 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
             has_errors: false,
             encap: Encap::new(gso),
             sender: Sender::new(gso),
-            batch: RecvBatch::default(),
+            // With all offloads off, one packet per system call is what was asked for.
+            batch: RecvBatch::new(if offloads == Offloads::OFF { 1 } else { MAX_BUFFERS }),
             coalescer: Coalescer::new(offloads),
             writer: Writer::new(tso || uso),
             offloads,
@@ -238,7 +239,7 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
                     self.count_overflows();
                     self.take_in(num_buffers, now);
                     self.write_out()?;
-                    if num_buffers < MAX_BUFFERS {
+                    if num_buffers < self.batch.num_buffers() {
                         return Ok(Turn::Done);
                     }
                 }

@@ -17,6 +17,7 @@ pub(crate) fn recv(socket: BorrowedFd<'_>, batch: &mut RecvBatch) -> io::Result<
     let mut iovecs = [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; MAX_BUFFERS];
     // SAFETY: `mmsghdr` is plain old data of integers and pointers; all zeros is valid for it.
     let mut headers: [libc::mmsghdr; MAX_BUFFERS] = unsafe { std::mem::zeroed() };
+    let num_headers = libc::c_uint::try_from(batch.num_buffers()).unwrap_or(1).min(NUM_HEADERS);
     let (buffers, controls) = batch.room();
     for (((header, iovec), buffer), control) in
         headers.iter_mut().zip(&mut iovecs).zip(buffers).zip(controls)
@@ -27,14 +28,14 @@ pub(crate) fn recv(socket: BorrowedFd<'_>, batch: &mut RecvBatch) -> io::Result<
         header.msg_hdr.msg_control = control.0.as_mut_ptr().cast();
         header.msg_hdr.msg_controllen = control.0.len();
     }
-    // SAFETY: each of the `MAX_BUFFERS` headers points to one iovec on this stack, to a buffer and
-    // to a control buffer inside `batch`, with their true lengths; `batch` is borrowed for the
-    // whole call and none of these overlap. No address and no timeout is asked for.
+    // SAFETY: each of the first `num_headers` headers points to one iovec on this stack, to a
+    // buffer and to a control buffer inside `batch`, with their true lengths; `batch` is borrowed
+    // for the whole call and none of these overlap. No address and no timeout is asked for.
     let received = unsafe {
         libc::recvmmsg(
             socket.as_raw_fd(),
             headers.as_mut_ptr(),
-            NUM_HEADERS,
+            num_headers,
             libc::MSG_DONTWAIT,
             ptr::null_mut(),
         )
