@@ -10,7 +10,8 @@ use nodes::{carry, pair, pattern, split, tcp_superpacket};
 use twill::dataplane::packet_builder::PacketBuilder;
 use twill::dataplane::vnet_hdr::VnetHdr;
 use twill::dataplane::{DropReason, Offloads, classify};
-use twill::routes::{NextHop, Route, RouteTable};
+use twill::routes::NextHop;
+use twill::routes::publish::RouteChange;
 
 #[test]
 fn every_combination_of_offloads_carries_the_same_packets() {
@@ -86,7 +87,7 @@ fn unknown_destination_is_answered_with_net_unreachable() {
 #[test]
 fn superpacket_without_route_is_quoted_as_its_first_segment() {
     let (mut left, _) = pair(Offloads::AUTO, Offloads::AUTO);
-    left.routes.publish(RouteTable::empty());
+    left.routes.apply([RouteChange { subnet: "10.1.16.0/24".parse().unwrap(), next_hop: None }]);
     let (header, packet) = tcp_superpacket(&pattern(30_000));
     left.send(header, &packet);
     left.run();
@@ -222,11 +223,11 @@ fn deleted_device_ends_the_worker() {
 }
 
 #[test]
-fn published_table_routes_the_next_turn() {
+fn changed_route_holds_for_the_next_turn() {
     let (mut left, _) = pair(Offloads::AUTO, Offloads::AUTO);
     let next_hop = NextHop::new("198.51.100.7:8285".parse().unwrap());
-    let route = Route { subnet: "10.1.16.0/24".parse().unwrap(), next_hop };
-    left.routes.publish(RouteTable::build("10.1.0.0/16".parse().unwrap(), 24, [route]));
+    let subnet = "10.1.16.0/24".parse().unwrap();
+    left.routes.apply([RouteChange { subnet, next_hop: Some(next_hop) }]);
     left.send(VnetHdr::default(), &PacketBuilder::udp("10.1.15.2:1", "10.1.16.2:2").build());
     left.run();
     assert_eq!(left.underlay.sent.try_recv().unwrap().path.to, next_hop.addr);

@@ -6,7 +6,7 @@ pub mod node;
 
 use twill::dataplane::packet_builder::PacketBuilder;
 use twill::dataplane::vnet_hdr::{Gso, PartialChecksum, VnetHdr};
-use twill::routes::{NextHop, Route, RouteTable};
+use twill::routes::{NextHop, Route, RouteTable, Subnet};
 
 /// Payload of a TCP segment with timestamps in an overlay of MTU 1472.
 pub const MSS: usize = 1420;
@@ -48,11 +48,20 @@ pub fn small() -> (VnetHdr, Vec<u8>) {
     (VnetHdr::default(), packet)
 }
 
+/// The whole overlay.
+pub fn network() -> Subnet {
+    "10.1.0.0/16".parse().unwrap()
+}
+
 /// The node's only route.
-pub fn routes() -> RouteTable {
+pub fn route() -> Route {
     let next_hop = NextHop::new("192.0.2.1:8285".parse().unwrap());
-    let route = Route { subnet: "10.1.17.0/24".parse().unwrap(), next_hop };
-    RouteTable::build("10.1.0.0/16".parse().unwrap(), 24, [route])
+    Route { subnet: "10.1.17.0/24".parse().unwrap(), next_hop }
+}
+
+/// The table of that route.
+pub fn routes() -> RouteTable {
+    RouteTable::build(network(), 24, [route()])
 }
 
 fn tcp(src: &str, dst: &str) -> PacketBuilder {

@@ -18,7 +18,8 @@ use twill::dataplane::udp::UdpSocket;
 use twill::dataplane::underlay_error::UnderlayError;
 use twill::dataplane::vnet_hdr::VnetHdr;
 use twill::dataplane::worker::{Turn, Worker};
-use twill::routes::publish::{self, RoutePublisher};
+use twill::routes::Route;
+use twill::routes::publish::{self, RouteChange, RoutePublisher};
 
 /// The node with the lease 10.1.16.0/24.
 pub struct Node {
@@ -37,8 +38,11 @@ impl Node {
     pub fn new(offloads: Offloads) -> Self {
         let (tun, host) = memory::tun(offloads);
         let (udp, underlay) = memory::udp(offloads);
-        let (publisher, subscriber) = publish::channel();
-        publisher.publish(super::routes());
+        let (mut publisher, subscriber) = publish::channel(super::network(), 24);
+        publisher.apply([super::route()].map(|Route { subnet, next_hop }| RouteChange {
+            subnet,
+            next_hop: Some(next_hop),
+        }));
         let accept = Accept { subnet: "10.1.16.0/24".parse().unwrap(), tun_mtu: 1472 };
         let (tun, udp) = (Uncounted(tun), Uncounted(udp));
         let worker = Worker::new(tun, udp, [10, 1, 16, 0].into(), accept, subscriber);

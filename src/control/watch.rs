@@ -43,16 +43,30 @@ pub async fn follow_leases<R: Registry>(
             Update::Snapshot(snapshot) => table.replace(snapshot),
             Update::Changes(changes) => table.apply(changes),
         };
-        for event in &events {
-            match event {
-                LeaseEvent::Added(lease) => tracing::info!("Subnet added: {}", lease.subnet),
-                LeaseEvent::Removed(subnet) => tracing::info!("Subnet removed: {subnet}"),
-            }
-        }
+        log_events(&events);
         if is_first || !events.is_empty() {
             sink(events);
         }
         is_first = false;
+    }
+}
+
+/// Most events of one batch that get a line each, as stock gives every one. A snapshot of a large
+/// network would flood the log, and writing it would take longer than all else.
+const MAX_LINES: usize = 100;
+
+fn log_events(events: &[LeaseEvent]) {
+    if events.len() > MAX_LINES {
+        let num_added = events.iter().filter(|event| matches!(event, LeaseEvent::Added(_))).count();
+        let num_removed = events.len() - num_added;
+        tracing::info!("Subnets added: {num_added}, removed: {num_removed}");
+        return;
+    }
+    for event in events {
+        match event {
+            LeaseEvent::Added(lease) => tracing::info!("Subnet added: {}", lease.subnet),
+            LeaseEvent::Removed(subnet) => tracing::info!("Subnet removed: {subnet}"),
+        }
     }
 }
 

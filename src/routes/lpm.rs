@@ -25,6 +25,11 @@ impl Lpm {
         self.map.get_lpm(&Ipv4Network::from(dst)).map(|(_, next_hop)| *next_hop)
     }
 
+    /// How many routes there are.
+    pub(super) const fn len(&self) -> usize {
+        self.num_routes
+    }
+
     /// Whether nothing was inserted: then a lookup can be spared.
     pub(super) const fn is_empty(&self) -> bool {
         self.num_routes == 0

@@ -1,9 +1,10 @@
 //! WHERE a packet goes: subnets, next hops, and the table that maps one to the other.
 //!
-//! A [`RouteTable`] is built once from all routes, never changed, and replaced as a whole
-//! ([`publish`]). The kernel's own side of routing (the device, its address, the Network route)
+//! One publisher changes a [`RouteTable`] under the eyes of all workers ([`publish`]), without a
+//! lock and without a copy of its many routes. The kernel's own side of routing (the device, its address, the Network route)
 //! stands in [`kernel`]. Who owns a subnet is decided elsewhere, in `control`.
 
+mod direct;
 pub mod kernel;
 mod lpm;
 mod next_hop;

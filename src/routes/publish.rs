@@ -1,39 +1,73 @@
-//! The one bridge from control to data plane: a new [`RouteTable`] for every worker.
+//! The one bridge from control to data plane: routes, changed while every worker looks them up.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use super::RouteTable;
+use super::{NextHop, RouteTable, Subnet};
 
-/// Control's end: replaces the table.
-#[derive(Debug, Clone)]
+/// What becomes of the route to a subnet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RouteChange {
+    /// The destinations.
+    pub subnet: Subnet,
+    /// Where they are sent from now on; `None` ends the route.
+    pub next_hop: Option<NextHop>,
+}
+
+/// Control's end: changes the routes.
+#[derive(Debug)]
 pub struct RoutePublisher {
     current: Arc<ArcSwap<RouteTable>>,
+    /// The routes that the table's array does not hold, few if any.
+    odd: BTreeMap<Subnet, NextHop>,
 }
 
 /// A worker's end: holds the table that was current at the last [`refresh`](Self::refresh).
 ///
 /// A worker refreshes between batches, which takes no lock, and looks up without any atomic
-/// operation after that.
+/// read-modify-write after that.
 #[derive(Debug, Clone)]
 pub struct RouteSubscriber {
     current: Arc<ArcSwap<RouteTable>>,
     table: Arc<RouteTable>,
 }
 
-/// A publisher of an empty table, and a subscriber to clone for each worker.
-pub fn channel() -> (RoutePublisher, RouteSubscriber) {
-    let current = Arc::new(ArcSwap::from_pointee(RouteTable::empty()));
-    let publisher = RoutePublisher { current: Arc::clone(&current) };
+/// The publisher of a table without routes, for an overlay whose `network` is cut into subnets of
+/// `subnet_len` bits, and a subscriber to clone for each worker.
+pub fn channel(network: Subnet, subnet_len: u8) -> (RoutePublisher, RouteSubscriber) {
+    let current = Arc::new(ArcSwap::from_pointee(RouteTable::new(network, subnet_len)));
+    let publisher = RoutePublisher { current: Arc::clone(&current), odd: BTreeMap::new() };
     let table = current.load_full();
     (publisher, RouteSubscriber { current, table })
 }
 
 impl RoutePublisher {
-    /// Makes `table` what every worker's next batch is looked up in.
-    pub fn publish(&self, table: RouteTable) {
-        self.current.store(Arc::new(table));
+    /// Makes all changes, in order. A change to a subnet of the network's own `SubnetLen` costs one
+    /// store, whatever the number of routes, and holds for the next packet; all others together
+    /// cost a copy of the routes of their kind, and hold for every worker's next batch.
+    pub fn apply(&mut self, changes: impl IntoIterator<Item = RouteChange>) {
+        let table = self.current.load();
+        let mut has_odd = false;
+        for RouteChange { subnet, next_hop } in changes {
+            if table.direct.holds(subnet) {
+                table.direct.set(subnet, next_hop);
+                continue;
+            }
+            has_odd |= match next_hop {
+                Some(next_hop) => self.odd.insert(subnet, next_hop) != Some(next_hop),
+                None => self.odd.remove(&subnet).is_some(),
+            };
+        }
+        if has_odd {
+            self.current.store(Arc::new(table.with_odd(&self.odd)));
+        }
+    }
+
+    /// How many routes there are.
+    pub fn num_routes(&self) -> usize {
+        self.current.load().len()
     }
 }
 
@@ -55,25 +89,4 @@ impl RouteSubscriber {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::routes::{NextHop, Route};
-
-    #[test]
-    fn published_table_is_seen_at_the_next_refresh_by_every_clone() {
-        let (publisher, mut first) = channel();
-        let mut second = first.clone();
-        let subnet = "10.1.2.0/24".parse().unwrap();
-        let next_hop = NextHop::new("192.0.2.1:8285".parse().unwrap());
-        publisher.publish(RouteTable::build(
-            "10.1.0.0/16".parse().unwrap(),
-            24,
-            [Route { subnet, next_hop }],
-        ));
-        for subscriber in [&mut first, &mut second] {
-            assert!(subscriber.table().is_empty());
-            subscriber.refresh();
-            assert_eq!(subscriber.table().lookup(subnet.addr()), Some(next_hop));
-        }
-    }
-}
+mod tests;

@@ -27,6 +27,9 @@ pub enum SubnetError {
 }
 
 impl Subnet {
+    /// All addresses.
+    pub const DEFAULT: Self = Self { addr: Ipv4Addr::UNSPECIFIED, prefix_len: 0 };
+
     /// All multicast groups: RFC 5771.
     pub const MULTICAST: Self = Self { addr: Ipv4Addr::new(224, 0, 0, 0), prefix_len: 4 };
 

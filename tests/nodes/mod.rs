@@ -15,8 +15,8 @@ use twill::dataplane::underlay_error::UnderlayError;
 use twill::dataplane::vnet_hdr::{Gso, PartialChecksum, VnetHdr};
 use twill::dataplane::worker::{Turn, Worker};
 use twill::dataplane::{DropReason, Offloads, classify};
-use twill::routes::publish::{self, RoutePublisher};
-use twill::routes::{NextHop, Route, RouteTable};
+use twill::routes::publish::{self, RouteChange, RoutePublisher};
+use twill::routes::NextHop;
 
 /// One node: its worker, the host behind its TUN, and the underlay before its socket.
 pub struct Node {
@@ -42,10 +42,9 @@ fn node(own: u8, peer: u8, mtu: u16, offloads: Offloads) -> Node {
     let subnet = |number| format!("10.1.{number}.0/24").parse().unwrap();
     let (tun, host) = memory::tun(offloads);
     let (udp, underlay) = memory::udp(offloads);
-    let (routes, subscriber) = publish::channel();
+    let (mut routes, subscriber) = publish::channel("10.1.0.0/16".parse().unwrap(), 24);
     let next_hop = NextHop::new(format!("192.0.2.{peer}:8285").parse().unwrap());
-    let route = Route { subnet: subnet(peer), next_hop };
-    routes.publish(RouteTable::build("10.1.0.0/16".parse().unwrap(), 24, [route]));
+    routes.apply([RouteChange { subnet: subnet(peer), next_hop: Some(next_hop) }]);
     let accept = Accept { subnet: subnet(own), tun_mtu: mtu.into() };
     let tun_addr = Ipv4Addr::new(10, 1, own, 0);
     let worker = Worker::new(tun, udp, tun_addr, accept, subscriber);

@@ -84,12 +84,12 @@ impl Backend for UdpBackend {
 
         let sockets =
             bind(SocketAddrV4::new(iface.addr, port), num_workers, offloads, long_datagrams)?;
-        let (publisher, routes) = publish::channel();
+        let (publisher, routes) = publish::channel(network.network, network.subnet_len);
         let config = EngineConfig { subnet, tun_addr, tun_mtu: mtu, long_datagrams, threads };
         let engine = Engine::start(config, tun, sockets, routes).map_err(BackendError::Engine)?;
         let failures = forward_failures(&engine)?;
         info!(%device, mtu, workers = num_workers, "overlay device is up");
-        let peers = Peers::new(&network, port, spreads_flows);
+        let peers = Peers { port, spreads_flows };
         Ok(Self { device, mtu, engine, failures, peers, publisher })
     }
 
@@ -98,10 +98,7 @@ impl Backend for UdpBackend {
     }
 
     fn apply(&mut self, events: Vec<LeaseEvent>) {
-        for event in events {
-            self.peers.apply(&event);
-        }
-        self.publisher.publish(self.peers.route_table());
+        self.publisher.apply(events.iter().map(|event| self.peers.change(event)));
     }
 
     async fn failed(&mut self) -> BackendError {
@@ -113,7 +110,7 @@ impl Backend for UdpBackend {
 
     fn stats(&self) -> BackendStats {
         let dataplane = self.engine.stats();
-        BackendStats { device: self.device.clone(), num_peers: self.peers.len(), dataplane }
+        BackendStats { device: self.device.clone(), num_peers: self.publisher.num_routes(), dataplane }
     }
 }
 

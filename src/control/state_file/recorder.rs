@@ -17,6 +17,10 @@ const SETTLE_TIME: Duration = Duration::from_millis(200);
 /// Least time between two writes: on a large network somebody comes or goes all the time.
 const WRITE_INTERVAL: Duration = Duration::from_secs(5);
 
+/// A write that took a while is followed by a pause of so many times that while, so that the state
+/// of 100,000 leases takes no more than half a percent of a core, however often they change.
+const PAUSE: u32 = 200;
+
 /// The state as it is, and when it is next written.
 #[derive(Debug)]
 pub(crate) struct Recorder<'a> {
@@ -67,6 +71,7 @@ impl<'a> Recorder<'a> {
 
     /// Writes the file. One that cannot be written costs the next start its memory, no more.
     pub(crate) fn write(&mut self) {
+        let start = Instant::now();
         let saved = self.file.save(self.config, &self.own, self.peers.values());
         if let Err(error) = saved
             && self.log.is_due("save")
@@ -75,7 +80,7 @@ impl<'a> Recorder<'a> {
             tracing::warn!(error, "cannot save the state for the next start");
         }
         self.due = None;
-        self.not_before = Instant::now() + WRITE_INTERVAL;
+        self.not_before = Instant::now() + WRITE_INTERVAL.max(start.elapsed() * PAUSE);
     }
 
     /// Ends the record: our lease is lost, so the next start must not rely on it.

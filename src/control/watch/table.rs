@@ -1,10 +1,11 @@
 //! [`LeaseTable`]: the leases known, and what a snapshot or a change makes of them.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::control::claim::Claim;
 use crate::control::lease::{Lease, LeaseEvent};
 use crate::control::registry::{Change, Malformed, Read, Revision, Snapshot, key_of};
+use crate::routes::Subnet;
 
 /// The leases of all other nodes.
 ///
@@ -15,14 +16,21 @@ pub(super) struct LeaseTable<'a> {
     own: &'a Claim,
     /// By key, not by subnet: on a dual-stack network two keys can name the same IPv4 subnet.
     known: BTreeMap<String, Lease>,
+    /// How many of the known leases name a subnet.
+    holders: HashMap<Subnet, usize>,
     /// Keys of the malformed entries, with the revision that was complained about.
     malformed: BTreeMap<String, Revision>,
 }
 
 impl<'a> LeaseTable<'a> {
     pub(super) fn new(own: &'a Claim, known: Vec<Lease>) -> Self {
-        let known = known.into_iter().map(|lease| (lease.entry.key.clone(), lease)).collect();
-        Self { own, known, malformed: BTreeMap::new() }
+        let known: BTreeMap<String, Lease> =
+            known.into_iter().map(|lease| (lease.entry.key.clone(), lease)).collect();
+        let mut holders = HashMap::new();
+        for lease in known.values() {
+            *holders.entry(lease.subnet).or_default() += 1;
+        }
+        Self { own, known, holders, malformed: BTreeMap::new() }
     }
 
     /// Takes over everything there is. Removals come first.
@@ -59,6 +67,9 @@ impl<'a> LeaseTable<'a> {
             return None;
         }
         let before = self.known.insert(lease.entry.key.clone(), lease.clone());
+        if before.is_none() {
+            *self.holders.entry(lease.subnet).or_default() += 1;
+        }
         if let Some(before) =
             before.as_ref().filter(|before| before.attrs.public_ip != lease.attrs.public_ip)
         {
@@ -77,11 +88,26 @@ impl<'a> LeaseTable<'a> {
         self.malformed.remove(key);
         self.own.settle(key);
         let gone = self.known.remove(key)?;
-        let heir = self.known.values().find(|lease| lease.subnet == gone.subnet);
+        let heir = self.still_held(gone.subnet).then(|| self.holder(gone.subnet)).flatten();
         Some(match heir {
             Some(heir) => LeaseEvent::Added(heir.clone()),
             None => LeaseEvent::Removed(gone.subnet),
         })
+    }
+
+    /// Takes one holder off a subnet; returns whether another is left.
+    fn still_held(&mut self, subnet: Subnet) -> bool {
+        let Some(num) = self.holders.get_mut(&subnet) else { return false };
+        *num -= 1;
+        if *num == 0 {
+            self.holders.remove(&subnet);
+        }
+        self.holders.contains_key(&subnet)
+    }
+
+    /// A lease of `subnet`: a search through all of them, for a network where two keys name one.
+    fn holder(&self, subnet: Subnet) -> Option<&Lease> {
+        self.known.values().find(|lease| lease.subnet == subnet)
     }
 
     /// Once for each bad write.

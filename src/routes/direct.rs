@@ -1,0 +1,139 @@
+//! [`DirectArray`]: the routes whose subnets all have one length, changed in place.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use super::{NextHop, Subnet};
+
+/// Most slots of the array: 4 Mi slots of 8 bytes are 32 MiB. A Network that would need more
+/// (a /8 cut into /31s, say) is looked up by longest-prefix match alone.
+const MAX_SLOT_BITS: u32 = 22;
+
+/// Slot → next hop, for an overlay whose network is cut into subnets of one length.
+///
+/// A next hop fits one machine word, so one writer changes a route while any number of readers look
+/// it up: no lock, no second copy, and nothing to free. Each slot stands alone: a reader sees its
+/// old or its new next hop, never half of one, and no order between slots is promised or needed.
+#[derive(Debug)]
+pub(super) struct DirectArray {
+    network: Subnet,
+    subnet_len: u8,
+    /// First address of the network, in host order.
+    base: u32,
+    /// 32 - `subnet_len`; what is left of `dst - base` after this shift is the slot.
+    shift: u32,
+    /// Packed next hops: see [`pack`].
+    slots: Box<[AtomicU64]>,
+    num_routes: AtomicUsize,
+}
+
+impl DirectArray {
+    /// No routes yet. Memory is taken page by page, as slots come into use.
+    pub(super) fn new(network: Subnet, subnet_len: u8) -> Self {
+        let slot_bits = u32::from(subnet_len.saturating_sub(network.prefix_len()));
+        let fits = subnet_len <= 32 && slot_bits <= MAX_SLOT_BITS;
+        let num_slots = if fits { 1 << slot_bits } else { 0 };
+        Self {
+            network,
+            subnet_len,
+            base: network.addr().to_bits(),
+            shift: 32 - u32::from(subnet_len.min(32)),
+            slots: bytemuck::zeroed_slice_box(num_slots),
+            num_routes: AtomicUsize::new(0),
+        }
+    }
+
+    /// Whether routes to `subnet` have a slot here.
+    pub(super) fn holds(&self, subnet: Subnet) -> bool {
+        !self.slots.is_empty()
+            && subnet.prefix_len() == self.subnet_len
+            && self.network.contains(subnet.addr())
+    }
+
+    /// Sets or removes the route to a `subnet` that the array [`holds`](Self::holds).
+    pub(super) fn set(&self, subnet: Subnet, next_hop: Option<NextHop>) {
+        let Some(slot) = self.slots.get(self.slot_of(subnet.addr())) else { return };
+        // Relaxed: a slot is all there is to see; nothing else is published by it.
+        let before = slot.swap(next_hop.map_or(NO_ROUTE, pack), Ordering::Relaxed);
+        match (before, next_hop) {
+            (NO_ROUTE, Some(_)) => self.num_routes.fetch_add(1, Ordering::Relaxed),
+            (NO_ROUTE, None) | (_, Some(_)) => 0,
+            (_, None) => self.num_routes.fetch_sub(1, Ordering::Relaxed),
+        };
+    }
+
+    /// The next hop of the subnet that holds `dst`.
+    #[inline]
+    pub(super) fn lookup(&self, dst: Ipv4Addr) -> Option<NextHop> {
+        unpack(self.slots.get(self.slot_of(dst))?.load(Ordering::Relaxed))
+    }
+
+    /// How many routes there are.
+    pub(super) fn len(&self) -> usize {
+        self.num_routes.load(Ordering::Relaxed)
+    }
+
+    /// An index past the end if `dst` is outside the network.
+    #[inline]
+    fn slot_of(&self, dst: Ipv4Addr) -> usize {
+        let offset = dst.to_bits().wrapping_sub(self.base);
+        // A shift of 32, where SubnetLen is 0, leaves the only slot.
+        offset.checked_shr(self.shift).unwrap_or(0) as usize
+    }
+}
+
+/// The word of a slot without a route: no packed next hop is zero.
+const NO_ROUTE: u64 = 0;
+const PRESENT: u64 = 1;
+const ANY_SOURCE_PORT: u64 = 2;
+
+/// Address in bits 63 to 32, port in bits 31 to 16, flags in the lowest.
+fn pack(next_hop: NextHop) -> u64 {
+    let NextHop { addr, any_source_port } = next_hop;
+    let flags = PRESENT | if any_source_port { ANY_SOURCE_PORT } else { 0 };
+    u64::from(addr.ip().to_bits()) << 32 | u64::from(addr.port()) << 16 | flags
+}
+
+#[inline]
+fn unpack(word: u64) -> Option<NextHop> {
+    #[expect(clippy::cast_possible_truncation, reason = "each field's own bits are taken")]
+    let (ip, port) = (Ipv4Addr::from_bits((word >> 32) as u32), (word >> 16) as u16);
+    let any_source_port = word & ANY_SOURCE_PORT != 0;
+    let next_hop = NextHop { addr: SocketAddrV4::new(ip, port), any_source_port };
+    (word & PRESENT != 0).then_some(next_hop)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn packed_next_hop_comes_back(ip in any::<u32>(), port in any::<u16>(), any_source_port in any::<bool>()) {
+            let addr = SocketAddrV4::new(Ipv4Addr::from_bits(ip), port);
+            let next_hop = NextHop { addr, any_source_port };
+            prop_assert_eq!(unpack(pack(next_hop)), Some(next_hop));
+        }
+    }
+
+    #[test]
+    fn routes_are_counted_once() {
+        let array = DirectArray::new("10.1.0.0/16".parse().unwrap(), 24);
+        let subnet = "10.1.2.0/24".parse().unwrap();
+        let hop = |text: &str| Some(NextHop::new(text.parse().unwrap()));
+        for (next_hop, num) in [
+            (None, 0),
+            (hop("192.0.2.1:8285"), 1),
+            (hop("192.0.2.2:8285"), 1),
+            (None, 0),
+            (None, 0),
+            (hop("0.0.0.0:0"), 1),
+        ] {
+            array.set(subnet, next_hop);
+            assert_eq!(array.len(), num, "{next_hop:?}");
+            assert_eq!(array.lookup(subnet.last()), next_hop);
+        }
+    }
+}
