@@ -6,8 +6,9 @@ mod support;
 use std::hint::black_box;
 use std::net::Ipv4Addr;
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use support::measured::stage;
+use twill::routes::publish::{self, RouteChange};
 use twill::routes::{NextHop, Route, RouteTable, Subnet};
 
 /// Destinations per iteration: enough that the loop around them costs nothing.
@@ -19,6 +20,10 @@ fn routes(num: u32) -> Vec<Route> {
         next_hop: NextHop::new(format!("192.0.2.{}:8285", number % 250).parse().unwrap()),
     };
     (0..num).map(route).collect()
+}
+
+fn added(Route { subnet, next_hop }: Route) -> RouteChange {
+    RouteChange { subnet, next_hop: Some(next_hop) }
 }
 
 /// A fixed sequence of numbers below `bound` (xorshift, Marsaglia 2003).
@@ -54,14 +59,22 @@ fn lookup(criterion: &mut Criterion) {
     }
     group.finish();
 
-    // A table is built by the control thread, and has to allocate.
-    let mut group = criterion.benchmark_group("build");
+    // What the control thread does about a lease: one comes and goes among many that stay.
+    let mut group = criterion.benchmark_group("change");
     for num in [1_000, 100_000] {
-        let routes = routes(num);
-        group.throughput(Throughput::Elements(u64::from(num)));
-        group.bench_function(BenchmarkId::new("direct", num), |bencher| {
-            bencher.iter(|| RouteTable::build(network, 24, routes.iter().copied()));
-        });
+        for (case, subnet_len) in [("direct", 24), ("trie", 23)] {
+            let (mut publisher, _subscriber) = publish::channel(network, subnet_len);
+            let changes: Vec<RouteChange> = routes(num).into_iter().map(added).collect();
+            publisher.apply(changes.iter().copied());
+            let mut next = changes.iter().cycle();
+            group.bench_function(BenchmarkId::new(case, num), |bencher| {
+                bencher.iter(|| {
+                    let change = next.next().copied();
+                    publisher.apply(change.map(|change| RouteChange { next_hop: None, ..change }));
+                    publisher.apply(change);
+                });
+            });
+        }
     }
     group.finish();
 }

@@ -39,10 +39,10 @@ impl Node {
         let (tun, host) = memory::tun(offloads);
         let (udp, underlay) = memory::udp(offloads);
         let (mut publisher, subscriber) = publish::channel(super::network(), 24);
-        publisher.apply([super::route()].map(|Route { subnet, next_hop }| RouteChange {
-            subnet,
-            next_hop: Some(next_hop),
-        }));
+        publisher.apply(
+            [super::route()]
+                .map(|Route { subnet, next_hop }| RouteChange { subnet, next_hop: Some(next_hop) }),
+        );
         let accept = Accept { subnet: "10.1.16.0/24".parse().unwrap(), tun_mtu: 1472 };
         let (tun, udp) = (Uncounted(tun), Uncounted(udp));
         let worker = Worker::new(tun, udp, [10, 1, 16, 0].into(), accept, subscriber);

@@ -15,8 +15,8 @@ use twill::dataplane::underlay_error::UnderlayError;
 use twill::dataplane::vnet_hdr::{Gso, PartialChecksum, VnetHdr};
 use twill::dataplane::worker::{Turn, Worker};
 use twill::dataplane::{DropReason, Offloads, classify};
-use twill::routes::publish::{self, RouteChange, RoutePublisher};
 use twill::routes::NextHop;
+use twill::routes::publish::{self, RouteChange, RoutePublisher};
 
 /// One node: its worker, the host behind its TUN, and the underlay before its socket.
 pub struct Node {

@@ -110,7 +110,11 @@ impl Backend for UdpBackend {
 
     fn stats(&self) -> BackendStats {
         let dataplane = self.engine.stats();
-        BackendStats { device: self.device.clone(), num_peers: self.publisher.num_routes(), dataplane }
+        BackendStats {
+            device: self.device.clone(),
+            num_peers: self.publisher.num_routes(),
+            dataplane,
+        }
     }
 }
 

@@ -41,6 +41,21 @@ async fn changes_arrive_in_order_and_renewals_are_none() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn large_batch_is_one_line_in_the_log() {
+    let logs = Logs::capture();
+    let registry = Arc::new(MemoryRegistry::new());
+    let mut handed = vec!["|".to_owned()];
+    for number in 100..=200 {
+        let lease = create(&*registry, number).await;
+        handed.push(text(&LeaseEvent::Added(lease)));
+    }
+    let handed: Vec<&str> = handed.iter().map(String::as_str).collect();
+    Followed::new(registry).expect(&handed).await;
+    assert_eq!(logs.count("Subnets added: 101, removed: 0"), 1);
+    assert_eq!(logs.count("Subnet added:"), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn own_subnet_is_never_an_event() {
     let registry = Arc::new(MemoryRegistry::new());
     create(&*registry, 0).await;
