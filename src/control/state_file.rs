@@ -160,9 +160,9 @@ impl StateFile {
         document.set_member("own", to_raw_value(&own.entry.key)?);
         document.set_member("config", RawValue::from_string(config.to_owned())?);
         let left = own.expires.map(|at| at.saturating_duration_since(Instant::now()));
-        document.put(&own.entry.key, &own.attrs, left.map(|left| SystemTime::now() + left))?;
+        document.append(&own.entry.key, &own.attrs, left.map(|left| SystemTime::now() + left))?;
         for peer in peers {
-            document.put(&peer.entry.key, &peer.attrs, None)?;
+            document.append(&peer.entry.key, &peer.attrs, None)?;
         }
         Ok(replace_file(&self.path, &document.to_string())?)
     }
