@@ -10,6 +10,7 @@ pub mod signals;
 pub mod health;
 pub mod config;
 pub mod iface;
+pub mod host_state;
 mod node;
 mod systemd;
 

@@ -10,13 +10,14 @@ mod source_ports;
 use std::io;
 use std::net::SocketAddrV4;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
 use self::peers::Peers;
 pub use self::source_ports::SourcePorts;
 use super::{Backend, BackendError, BackendStats};
 use crate::control::config::NetworkConfig;
+use crate::control::host_state::HostState;
 use crate::control::iface::ExternalInterface;
 use crate::control::lease::{Lease, LeaseAttrs, LeaseEvent};
 use crate::dataplane::pmtu::{ENCAP_OVERHEAD_V4, MIN_IPV4_MTU};
@@ -59,6 +60,7 @@ pub struct UdpBackend {
     mtu: u16,
     engine: Engine,
     failures: mpsc::Receiver<EngineError>,
+    host_state: watch::Sender<HostState>,
     peers: Peers,
     publisher: RoutePublisher,
 }
@@ -90,7 +92,8 @@ impl Backend for UdpBackend {
         let failures = forward_failures(&engine)?;
         info!(%device, mtu, workers = num_workers, "overlay device is up");
         let peers = Peers::new(&network, port, spreads_flows);
-        Ok(Self { device, mtu, engine, failures, peers, publisher })
+        let host_state = watch::Sender::new(HostState::default());
+        Ok(Self { device, mtu, engine, failures, host_state, peers, publisher })
     }
 
     fn mtu(&self) -> u16 {
@@ -109,6 +112,10 @@ impl Backend for UdpBackend {
             Some(error) => BackendError::Engine(error),
             None => std::future::pending().await,
         }
+    }
+
+    fn host_state(&self) -> watch::Receiver<HostState> {
+        self.host_state.subscribe()
     }
 
     fn stats(&self) -> BackendStats {
