@@ -188,18 +188,6 @@ fn deleted_lease_is_reacquired_and_one_taken_over_ends_the_daemon_with_status_1(
 }
 
 #[test]
-fn deleted_device_ends_the_daemon_with_status_1() {
-    let host = Host::with_etcd();
-    host.put_config(r#"{"Network":"10.1.0.0/16"}"#);
-    let daemon = host.start("a", &["-iface", "10.0.0.7"]);
-    daemon.wait_for("Watching for new subnet leases");
-    host.output(&["ip", "link", "del", "flannel0"]);
-    let (status, log) = daemon.end();
-    assert_eq!(status.code(), Some(1), "{log}");
-    assert!(only_error(&log).contains("lost the TUN queue"), "{log}");
-}
-
-#[test]
 fn restart_without_etcd_keeps_subnet_and_peers_and_settles_when_it_is_back() {
     let mut host = Host::with_etcd();
     host.put_config(r#"{"Network":"10.1.0.0/16"}"#);

@@ -188,7 +188,6 @@ async fn join<R: Registry>(
     match backend {
         BackendConfig::Udp { port, mtu } => {
             let setup = UdpSetup {
-                net,
                 iface,
                 network,
                 port,
