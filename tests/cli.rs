@@ -42,8 +42,8 @@ fn mistakes_are_one_line_and_status_1() {
     let missing = missing.to_str().unwrap();
     let cases: [(&[&str], &[&str]); 8] = [
         (
-            &["-etcd-endpoint=x"],
-            &["unknown flag --etcd-endpoint", "did you mean --etcd-endpoints?"],
+            &["-etcd-endpints=x"],
+            &["unknown flag --etcd-endpints", "did you mean --etcd-endpoints?"],
         ),
         (&["-public-ip", "10.0.0.300"], &["--public-ip", "\"10.0.0.300\" is not an IPv4 address"]),
         (&["-subnet-lease-renew-margin", "1440"], &["--subnet-lease-renew-margin", "1 to 1439"]),
@@ -94,7 +94,7 @@ fn interface_that_is_not_there_is_told_with_those_that_are() {
     let (status, log) = host.start("a", &["-iface", "eth9", "-iface", "10.9.9.9"]).end();
     assert_eq!(status.code(), Some(1), "{log}");
     let last = only_error(&log);
-    assert!(last.contains("no interface fits --iface eth9, 10.9.9.9"), "{last}");
+    assert!(last.contains("no interface fits --iface eth9, --iface 10.9.9.9"), "{last}");
     assert!(last.contains("lo (127.0.0.1 10.0.0.7)"), "{last}");
 }
 

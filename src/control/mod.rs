@@ -117,8 +117,8 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
 async fn run_with<R: Registry>(config: &Config, registry: &R) -> Result<(), DaemonError> {
     // 1. What the operator and the host got wrong, before anything is touched.
     preflight::check()?;
-    if let Some(word) = config.ignored_words.first() {
-        warn!(from = word, "ignoring what follows the first word that is no flag");
+    for note in &config.notes {
+        warn!("{note}");
     }
     // 2. From here on a signal ends us in good order.
     let mut signals = StopSignals::install()?;
@@ -247,6 +247,6 @@ async fn external_interface(
     config: &Config,
     net: &Netlink,
 ) -> Result<ExternalInterface, DaemonError> {
-    let host = iface::read(net).await?;
+    let host = iface::read(net, &config.ifaces).await?;
     Ok(iface::select(&host, &config.ifaces, config.public_ip)?)
 }
