@@ -99,6 +99,52 @@ fn interface_that_is_not_there_is_told_with_those_that_are() {
 }
 
 #[test]
+fn check_says_what_would_be_done_and_does_nothing() {
+    let host = Host::with_etcd();
+    let check = |args: &[&str]| {
+        let mut command = host.command(&[FLANNELD, "-config-check"]);
+        command.args(["-etcd-endpoints", "http://127.0.0.1:2379", "-iface", "10.0.0.7"]);
+        let Output { status, stdout, stderr } = command.args(args).output().unwrap();
+        (status.code(), text(&stdout), text(&stderr))
+    };
+    let (code, plan, error) = check(&[]);
+    assert_eq!(code, Some(1), "{plan}");
+    assert!(
+        plan.contains("problem      etcd key /coreos.com/network/config does not exist"),
+        "{plan}"
+    );
+    assert!(
+        error.starts_with("flanneld: etcd key /coreos.com/network/config does not exist"),
+        "{error}"
+    );
+    assert_eq!(error.lines().count(), 1, "{error}");
+
+    host.put_config(r#"{"Network":"10.1.0.0/16"}"#);
+    let key = "/coreos.com/network/subnets/10.1.9.0-24";
+    host.etcdctl(&["put", key, r#"{"PublicIP":"10.0.0.7"}"#]);
+    let before = host.etcdctl(&["get", "--prefix", "/"]);
+    let (code, plan, error) = check(&["-ip-masq", "-logtostderr"]);
+    assert_eq!((code, error.as_str()), (Some(0), ""), "{plan}");
+    for line in [
+        "interface    lo, MTU 65536",
+        "public ip    10.0.0.7",
+        "network      10.1.0.0/16, as /24s, 10.1.1.0 to 10.1.255.0",
+        "subnet       10.1.9.0/24, which 10.0.0.7 has leased",
+        "device       the first free flannelN, MTU 65507, with 10.1.0.0/16 routed",
+        "rules        forward and masquerade, by iptables",
+        "warning      flag --logtostderr is ignored: ",
+    ] {
+        assert!(plan.contains(line), "no {line} in {plan}");
+    }
+    let (code, json, _) = check(&["-json", "-mtu", "1400"]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((code, &json["problems"]), (Some(0), &serde_json::json!([])));
+    assert!(json["plan"]["device"].as_str().unwrap().contains("MTU 1400"), "{json}");
+    assert_eq!(host.etcdctl(&["get", "--prefix", "/"]), before, "no lease is taken");
+    assert!(host.links_named_flannel().is_empty());
+}
+
+#[test]
 fn daemon_sets_the_host_up_and_leaves_nothing_but_its_file_and_lease() {
     let host = Host::with_etcd();
     host.put_config(r#"{"network":"10.1.0.0/16"}"#);

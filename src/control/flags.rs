@@ -76,6 +76,13 @@ pub struct Config {
 pub enum Invocation {
     /// Run the daemon.
     Run(Box<Config>),
+    /// Say what the daemon would do, as JSON if `as_json`, and run none.
+    Check {
+        /// What it would be told.
+        config: Box<Config>,
+        /// Whether a program reads it.
+        as_json: bool,
+    },
     /// Remove from this host what any flanneld made, with the help of this subnet.env.
     CleanUp(PathBuf),
     /// Print the version and end well.
@@ -122,7 +129,9 @@ pub fn parse(
     if let Some(word) = words.ignored.first() {
         notes.push(format!("everything from {word:?} on is ignored: that is no flag"));
     }
-    Ok(Invocation::Run(Box::new(cli.into_config(notes))))
+    let (is_check, as_json) = (cli.other.config_check, cli.other.json);
+    let config = Box::new(cli.into_config(notes));
+    Ok(if is_check { Invocation::Check { config, as_json } } else { Invocation::Run(config) })
 }
 
 fn parse_words(command: &clap::Command, words: &go_style::Words) -> Result<Cli, FlagError> {

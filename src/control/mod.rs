@@ -5,6 +5,7 @@
 //! the cores belong to the workers.
 
 pub mod flags;
+pub mod check;
 pub mod preflight;
 pub mod signals;
 pub mod health;
@@ -32,6 +33,7 @@ mod backoff;
 mod dice;
 mod go_json;
 mod log_limit;
+mod one_line;
 #[cfg(test)]
 mod model_tests;
 #[cfg(test)]

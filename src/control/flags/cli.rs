@@ -228,6 +228,15 @@ pub(super) struct OtherFlags {
     #[arg(long, value_name = BOOL, default_value = "false", action = ArgAction::Set, value_parser = values::go_bool)]
     pub(super) cleanup: bool,
 
+    /// Check flags, host and network config, print what flanneld would do, and exit, with status 1
+    /// if it could not. Nothing is changed.
+    #[arg(long, value_name = BOOL, default_value = "false", action = ArgAction::Set, value_parser = values::go_bool)]
+    pub(super) config_check: bool,
+
+    /// Print what --config-check finds as JSON.
+    #[arg(long, value_name = BOOL, default_value = "false", action = ArgAction::Set, value_parser = values::go_bool)]
+    pub(super) json: bool,
+
     /// Print the version and exit.
     #[arg(long, value_name = BOOL, default_value = "false", action = ArgAction::Set, value_parser = values::go_bool)]
     pub(super) version: bool,

@@ -124,7 +124,8 @@ impl Words {
 
 /// The name of a flag that may also be a variable: all but those that start no daemon.
 pub(super) fn variable_flag(arg: &clap::Arg) -> Option<&str> {
-    arg.get_long().filter(|name| !["help", "version", "cleanup"].contains(name))
+    const NO_DAEMON: [&str; 5] = ["help", "version", "cleanup", "config-check", "json"];
+    arg.get_long().filter(|name| !NO_DAEMON.contains(name))
 }
 
 fn takes_value(command: &Command, name: &str) -> bool {

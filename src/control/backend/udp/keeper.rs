@@ -5,7 +5,6 @@
 //! put right, what is not ours to change is told. It works in a task of its own, so that peers'
 //! leases are followed meanwhile.
 
-use std::error::Error;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +17,7 @@ use super::underlay::Underlay;
 use crate::control::backend::BackendError;
 use crate::control::host_state::{HostState, Part};
 use crate::control::log_limit::LogLimit;
+use crate::control::one_line::one_line;
 use crate::dataplane::engine::Counters;
 use crate::dataplane::stats::StatsSnapshot;
 use crate::dataplane::{Engine, EngineError};
@@ -182,7 +182,7 @@ impl Keeper {
         let mut state = HostState::default();
         let looked = self.look_at_host(&mut state).await;
         if let Err(error) = &looked {
-            state.device = Part::Amiss(chain(error));
+            state.device = Part::Amiss(one_line(error));
         }
         self.publish(state);
         looked.is_ok()
@@ -276,15 +276,4 @@ impl Keeper {
             }
         }
     }
-}
-
-/// An error and what it came from, in one line.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
 }

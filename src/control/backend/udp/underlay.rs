@@ -110,7 +110,7 @@ fn room(link_mtu: u32) -> u16 {
 ///
 /// # Errors
 /// [`BackendError::SmallMtu`].
-pub(super) fn first_tun_mtu(
+pub(in crate::control) fn first_tun_mtu(
     iface: &ExternalInterface,
     chosen: Option<u16>,
 ) -> Result<(u16, LongDatagrams), BackendError> {
