@@ -30,7 +30,8 @@ fn what_somebody_does_to_the_device_is_put_right_and_connections_go_on() {
     let sound = device(node);
     let _server = generator().serve(&pod(&lab, 1).netns, &lab.names().dir()).unwrap();
     let (client, addr) = (pod(&lab, 0).netns.clone(), pod(&lab, 1).addr);
-    let plan = tcp::Plan { up: 1 << 20, down: 1 << 20, time: Duration::from_secs(8) };
+    // One connection: a new one may well be refused with an ICMP while there is no route.
+    let plan = tcp::Plan { up: 512 << 20, down: 1 << 20, time: Duration::ZERO };
     let flows = thread::spawn(move || generator().tcp(&client, addr, plan));
     let mut carried = packets(node);
     for (accident, said) in ACCIDENTS.repeat(2) {
@@ -42,7 +43,7 @@ fn what_somebody_does_to_the_device_is_put_right_and_connections_go_on() {
         assert!(before < carried, "{accident}: counters never go back: {before}, {carried}");
     }
     let report = flows.join().unwrap().unwrap();
-    assert_eq!((report.answered, report.corrupt), (report.sent, 0), "{report:?}");
+    assert_eq!((report.answered, report.corrupt), (1, 0), "{report:?}");
 }
 
 #[test]
