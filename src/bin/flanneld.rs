@@ -6,8 +6,8 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use tracing_subscriber::EnvFilter;
-use twill::control::firewall;
-use twill::control::flags::{self, Invocation};
+use twill::control::flags::{self, Config, Invocation};
+use twill::control::{check, firewall};
 
 fn main() -> ExitCode {
     match try_main() {
@@ -24,6 +24,7 @@ fn try_main() -> anyhow::Result<()> {
     match flags::parse(args, |name| std::env::var_os(name))? {
         Invocation::Version => print(concat!("v", env!("CARGO_PKG_VERSION"), "\n")),
         Invocation::Help(text) => print(&text),
+        Invocation::Check { config, as_json } => check(&config, as_json),
         Invocation::CleanUp(subnet_file) => {
             start_log(0)?;
             clean_up(&subnet_file)
@@ -32,6 +33,20 @@ fn try_main() -> anyhow::Result<()> {
             start_log(config.verbosity)?;
             Ok(twill::control::run(*config)?)
         }
+    }
+}
+
+fn check(config: &Config, as_json: bool) -> anyhow::Result<()> {
+    let report = check::check(config)?;
+    if as_json {
+        print(&(serde_json::to_string_pretty(&report)? + "\n"))?;
+    } else {
+        print(&report.to_string())?;
+    }
+    match report.problems() {
+        [] => Ok(()),
+        [problem] => anyhow::bail!("{problem}"),
+        [problem, others @ ..] => anyhow::bail!("{problem} (and {} more problems)", others.len()),
     }
 }
 

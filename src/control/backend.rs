@@ -8,7 +8,9 @@ pub mod udp;
 use std::io;
 
 use serde::Serialize;
+use tokio::sync::watch;
 
+use super::host_state::HostState;
 use super::lease::{Lease, LeaseAttrs, LeaseEvent};
 use crate::dataplane::EngineError;
 use crate::dataplane::stats::StatsSnapshot;
@@ -45,6 +47,9 @@ pub trait Backend: Sized {
     /// # Cancel safety
     /// Dropping the future loses no failure.
     async fn failed(&mut self) -> BackendError;
+
+    /// Whether what it needs of this host is in place, now and at every change.
+    fn host_state(&self) -> watch::Receiver<HostState>;
 
     /// Reads what it counted.
     fn stats(&self) -> BackendStats;

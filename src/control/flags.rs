@@ -9,6 +9,7 @@
 
 mod cli;
 mod error;
+mod foreign;
 mod go_style;
 mod values;
 
@@ -41,7 +42,8 @@ pub struct Config {
     pub backend: Option<BackendType>,
     /// Overrides the overlay's MTU, in bytes.
     pub mtu: Option<u16>,
-    /// External interfaces to try, in order; empty means the default route's.
+    /// External interfaces to try, in order; empty means that `public_ip`'s owner or the default
+    /// route's is taken.
     pub ifaces: Vec<IfaceSpec>,
     /// What peers send to, if not the external interface's address.
     pub public_ip: Option<Ipv4Addr>,
@@ -65,8 +67,8 @@ pub struct Config {
     pub threads: ThreadConfig,
     /// Log level: 0 info, 1 and 2 debug, 3 and up trace.
     pub verbosity: u8,
-    /// Words after the last flag, which Go's flag parser leaves alone; worth a warning.
-    pub ignored_words: Vec<String>,
+    /// What of the command line and environment is not followed: one line each, worth a warning.
+    pub notes: Vec<String>,
 }
 
 /// What the command line asks for.
@@ -74,6 +76,13 @@ pub struct Config {
 pub enum Invocation {
     /// Run the daemon.
     Run(Box<Config>),
+    /// Say what the daemon would do, as JSON if `as_json`, and run none.
+    Check {
+        /// What it would be told.
+        config: Box<Config>,
+        /// Whether a program reads it.
+        as_json: bool,
+    },
     /// Remove from this host what any flanneld made, with the help of this subnet.env.
     CleanUp(PathBuf),
     /// Print the version and end well.
@@ -84,7 +93,8 @@ pub enum Invocation {
 
 /// Every flag with its help: for manual pages and completions, besides [`parse`].
 pub fn command() -> clap::Command {
-    cli::describe_variables(cli::with_go_booleans(Cli::command()))
+    let command = cli::describe_variables(cli::with_go_booleans(Cli::command()));
+    command.after_help(foreign::help())
 }
 
 /// Reads the command line `args` (without the program's name) and the variables `env` knows.
@@ -99,6 +109,8 @@ pub fn parse(
 ) -> Result<Invocation, FlagError> {
     let command = command();
     let mut words = go_style::read(&command, args)?;
+    let mut notes = Vec::new();
+    let mut taken = foreign::take(&mut words, &mut notes);
 
     // Go's flanneld looks at -version before the environment, so a bad variable cannot hide it.
     match parse_words(&command, &words) {
@@ -107,12 +119,19 @@ pub fn parse(
         Err(FlagError::Help(text)) => return Ok(Invocation::Help(text)),
         Err(error) => return Err(error),
     }
-    words.add_variables(&command, env)?;
+    words.add_variables(&command, &taken, env)?;
+    taken.extend(foreign::take(&mut words, &mut notes));
     let cli = parse_words(&command, &words)?;
     if cli.other.cleanup {
         return Ok(Invocation::CleanUp(cli.subnet.subnet_file));
     }
-    Ok(Invocation::Run(Box::new(cli.into_config(words.ignored))))
+    notes.extend(foreign::judge(&taken)?);
+    if let Some(word) = words.ignored.first() {
+        notes.push(format!("everything from {word:?} on is ignored: that is no flag"));
+    }
+    let (is_check, as_json) = (cli.other.config_check, cli.other.json);
+    let config = Box::new(cli.into_config(notes));
+    Ok(if is_check { Invocation::Check { config, as_json } } else { Invocation::Run(config) })
 }
 
 fn parse_words(command: &clap::Command, words: &go_style::Words) -> Result<Cli, FlagError> {

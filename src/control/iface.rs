@@ -9,6 +9,7 @@ use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
+use regex::Regex;
 use tracing::info;
 
 pub use self::host::read;
@@ -21,7 +22,22 @@ pub enum IfaceSpec {
     Addr(Ipv4Addr),
     /// The interface of this name, with the best of its addresses.
     Name(String),
+    /// The first interface that has an address which matches; if there is none, the first whose
+    /// name does.
+    Regex(IfaceRegex),
+    /// The interface by which this address is reached, with the address that is sent from then.
+    CanReach(Ipv4Addr),
 }
+
+/// A regular expression for addresses and names of interfaces. Its syntax is RE2's, as in Go, and
+/// it matches anywhere in the text.
+#[derive(Debug, Clone)]
+pub struct IfaceRegex(Regex);
+
+/// A text that is no [`IfaceRegex`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no regular expression")]
+pub struct RegexError(String);
 
 /// A text that is no [`IfaceSpec`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -41,6 +57,19 @@ pub struct HostView {
     pub links: Vec<HostLink>,
     /// The main table's routes, in kernel order.
     pub routes: Vec<KernelRoute>,
+    /// The ways to the addresses that were asked about, as far as there are some.
+    pub reached: Vec<Reached>,
+}
+
+/// How the kernel would send to an address.
+#[derive(Debug, Clone, Copy)]
+pub struct Reached {
+    /// The address.
+    pub addr: Ipv4Addr,
+    /// Number of the link that it is reached by.
+    pub link: u32,
+    /// The address of ours that is sent from.
+    pub src: Ipv4Addr,
 }
 
 /// A link with its IPv4 addresses.
@@ -85,8 +114,8 @@ pub struct ExternalInterface {
 /// Why no interface was chosen.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IfaceError {
-    /// No `--iface` fits.
-    #[error("no interface fits --iface {tried}; this host has {present}")]
+    /// No way to choose one leads to any.
+    #[error("no interface fits {tried}; this host has {present}")]
     NoneFits {
         /// The specs, in order.
         tried: String,
@@ -142,49 +171,89 @@ pub fn select(
     specs: &[IfaceSpec],
     public_ip: Option<Ipv4Addr>,
 ) -> Result<ExternalInterface, IfaceError> {
-    let (link, addr) = match (specs, public_ip) {
+    let Choice { link, addr, why } = match (specs, public_ip) {
         ([], Some(addr)) => owner(host, addr)
+            .map(|link| Choice { link, addr, why: "it has the --public-ip".to_owned() })
             .ok_or_else(|| IfaceError::PublicIpElsewhere { addr, present: present(host) })?,
         ([], None) => by_default_route(host)?,
         (specs, _) => first_fitting(host, specs)?,
     };
-    if link.mtu == 0 {
-        return Err(IfaceError::NoMtu { name: link.name.clone() });
+    let HostLink { name, mtu, .. } = link;
+    if *mtu == 0 {
+        return Err(IfaceError::NoMtu { name: name.clone() });
     }
-    info!("Using interface with name {} and address {addr}", link.name);
+    info!("Using interface with name {name} and address {addr}");
     match public_ip {
         Some(public_ip) => info!("Using {public_ip} as external address"),
         None => info!("Defaulting external address to interface address ({addr})"),
     }
     let public_ip = public_ip.unwrap_or(addr);
-    Ok(ExternalInterface { name: link.name.clone(), mtu: link.mtu, addr, public_ip })
+    info!(
+        "chose interface {name} because {why}; bound to {addr}, MTU {mtu}, peers send to {public_ip}"
+    );
+    Ok(ExternalInterface { name: name.clone(), mtu: *mtu, addr, public_ip })
 }
 
-type Choice<'a> = (&'a HostLink, Ipv4Addr);
+/// An interface with the address to bind to, and why it is that one.
+struct Choice<'a> {
+    link: &'a HostLink,
+    addr: Ipv4Addr,
+    why: String,
+}
 
 fn first_fitting<'a>(host: &'a HostView, specs: &[IfaceSpec]) -> Result<Choice<'a>, IfaceError> {
     for spec in specs {
-        let choice = match spec {
-            IfaceSpec::Addr(addr) => owner(host, *addr).ok_or("no interface has this address"),
-            IfaceSpec::Name(name) => match host.links.iter().find(|link| link.name == *name) {
-                None => Err("there is no such interface"),
-                Some(link) => {
-                    best_addr(link).map(|addr| (link, addr)).ok_or("it has no usable IPv4 address")
-                }
-            },
-        };
-        match choice {
+        match fitting(host, spec) {
             Ok(choice) => return Ok(choice),
-            Err(reason) => info!("Could not use interface {spec}: {reason}"),
+            Err(reason) => info!("Could not find an interface by {spec}: {reason}"),
         }
     }
     let tried: Vec<String> = specs.iter().map(ToString::to_string).collect();
     Err(IfaceError::NoneFits { tried: tried.join(", "), present: present(host) })
 }
 
-fn owner(host: &HostView, addr: Ipv4Addr) -> Option<Choice<'_>> {
-    let owns = |link: &&HostLink| link.addrs.iter().any(|own| own.addr == addr);
-    host.links.iter().find(owns).map(|link| (link, addr))
+/// The interface that `spec` leads to, or why to none.
+fn fitting<'a>(host: &'a HostView, spec: &IfaceSpec) -> Result<Choice<'a>, &'static str> {
+    const NO_ADDR: &str = "it has no usable IPv4 address";
+    let (link, addr, why) = match spec {
+        IfaceSpec::Addr(addr) => {
+            let link = owner(host, *addr).ok_or("no interface has this address")?;
+            (link, *addr, "has that address")
+        }
+        IfaceSpec::Name(name) => {
+            let link = host.links.iter().find(|link| link.name == *name);
+            let link = link.ok_or("there is no such interface")?;
+            (link, best_addr(link).ok_or(NO_ADDR)?, "has that name")
+        }
+        IfaceSpec::Regex(regex) => match matching_addr(host, regex) {
+            Some((link, addr)) => (link, addr, "has an address that matches"),
+            None => {
+                let link = host.links.iter().find(|link| regex.matches(&link.name));
+                let link = link.ok_or("no usable address and no name matches")?;
+                (link, best_addr(link).ok_or(NO_ADDR)?, "has a name that matches")
+            }
+        },
+        IfaceSpec::CanReach(to) => {
+            let reached = host.reached.iter().find(|reached| reached.addr == *to);
+            let reached = reached.ok_or("there is no route to it")?;
+            let link = host.links.iter().find(|link| link.index == reached.link);
+            (link.ok_or("its interface is gone")?, reached.src, "is on the way to it")
+        }
+    };
+    Ok(Choice { link, addr, why: format!("it {why}: {spec}") })
+}
+
+/// The first link, in the kernel's order, with a usable address whose text matches.
+fn matching_addr<'a>(host: &'a HostView, regex: &IfaceRegex) -> Option<(&'a HostLink, Ipv4Addr)> {
+    host.links.iter().find_map(|link| {
+        let mut usable = link.addrs.iter().filter(|own| is_unicast(own.addr) && !own.deprecated);
+        let matching = usable.find(|own| regex.matches(&own.addr.to_string()))?;
+        Some((link, matching.addr))
+    })
+}
+
+fn owner(host: &HostView, addr: Ipv4Addr) -> Option<&HostLink> {
+    host.links.iter().find(|link| link.addrs.iter().any(|own| own.addr == addr))
 }
 
 fn by_default_route(host: &HostView) -> Result<Choice<'_>, IfaceError> {
@@ -199,7 +268,7 @@ fn by_default_route(host: &HostView) -> Result<Choice<'_>, IfaceError> {
         .find(|link| Some(link.index) == route.link)
         .ok_or_else(|| IfaceError::Multipath { present: present(host) })?;
     let addr = best_addr(link).ok_or_else(|| IfaceError::NoAddress { name: link.name.clone() })?;
-    Ok((link, addr))
+    Ok(Choice { link, addr, why: "the default route leaves by it".to_owned() })
 }
 
 /// The address to send from: global before link-local, permanent before dynamic, primary before
@@ -244,11 +313,35 @@ impl FromStr for IfaceSpec {
     }
 }
 
+impl IfaceRegex {
+    fn matches(&self, text: &str) -> bool {
+        self.0.is_match(text)
+    }
+}
+
+impl PartialEq for IfaceRegex {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_str() == other.0.as_str()
+    }
+}
+
+impl Eq for IfaceRegex {}
+
+impl FromStr for IfaceRegex {
+    type Err = RegexError;
+
+    fn from_str(text: &str) -> Result<Self, RegexError> {
+        Regex::new(text).map(Self).map_err(|_| RegexError(text.to_owned()))
+    }
+}
+
 impl fmt::Display for IfaceSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Addr(addr) => addr.fmt(f),
-            Self::Name(name) => name.fmt(f),
+            Self::Addr(addr) => write!(f, "--iface {addr}"),
+            Self::Name(name) => write!(f, "--iface {name}"),
+            Self::Regex(regex) => write!(f, "--iface-regex {}", regex.0),
+            Self::CanReach(addr) => write!(f, "--iface-can-reach {addr}"),
         }
     }
 }

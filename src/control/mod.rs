@@ -5,11 +5,13 @@
 //! the cores belong to the workers.
 
 pub mod flags;
+pub mod check;
 pub mod preflight;
 pub mod signals;
 pub mod health;
 pub mod config;
 pub mod iface;
+pub mod host_state;
 mod node;
 mod systemd;
 
@@ -31,6 +33,7 @@ mod backoff;
 mod dice;
 mod go_json;
 mod log_limit;
+mod one_line;
 #[cfg(test)]
 mod model_tests;
 #[cfg(test)]
@@ -116,8 +119,8 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
 async fn run_with<R: Registry>(config: &Config, registry: &R) -> Result<(), DaemonError> {
     // 1. What the operator and the host got wrong, before anything is touched.
     preflight::check()?;
-    if let Some(word) = config.ignored_words.first() {
-        warn!(from = word, "ignoring what follows the first word that is no flag");
+    for note in &config.notes {
+        warn!("{note}");
     }
     // 2. From here on a signal ends us in good order.
     let mut signals = StopSignals::install()?;
@@ -187,7 +190,6 @@ async fn join<R: Registry>(
     match backend {
         BackendConfig::Udp { port, mtu } => {
             let setup = UdpSetup {
-                net,
                 iface,
                 network,
                 port,
@@ -247,6 +249,6 @@ async fn external_interface(
     config: &Config,
     net: &Netlink,
 ) -> Result<ExternalInterface, DaemonError> {
-    let host = iface::read(net).await?;
+    let host = iface::read(net, &config.ifaces).await?;
     Ok(iface::select(&host, &config.ifaces, config.public_ip)?)
 }

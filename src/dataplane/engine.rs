@@ -69,7 +69,7 @@ pub enum EngineError {
         #[source]
         source: Lost,
     },
-    /// There is not one socket for each TUN queue.
+    /// There is not one socket, with counters, for each TUN queue.
     #[error("{queues} TUN queues do not match {sockets} sockets")]
     Mismatch {
         /// TUN queues given.
@@ -77,6 +77,24 @@ pub enum EngineError {
         /// Sockets given.
         sockets: usize,
     },
+}
+
+/// The workers' counters. They outlive an engine, for the next one on the same path to go on with.
+#[derive(Debug, Clone)]
+pub struct Counters {
+    workers: Arc<[Arc<CachePadded<WorkerStats>>]>,
+}
+
+impl Counters {
+    /// Counters at zero for `num_workers` workers.
+    pub fn new(num_workers: usize) -> Self {
+        Self { workers: (0..num_workers).map(|_| Arc::default()).collect() }
+    }
+
+    /// Reads every counter. Cheap enough for a metrics scrape; takes no lock.
+    pub fn snapshot(&self) -> StatsSnapshot {
+        StatsSnapshot { workers: self.workers.iter().map(|stats| stats.snapshot()).collect() }
+    }
 }
 
 /// The running workers. Dropping it stops them.
@@ -91,11 +109,11 @@ pub struct Engine {
 struct Thread {
     handle: Option<JoinHandle<()>>,
     waker: Waker,
-    stats: Arc<CachePadded<WorkerStats>>,
 }
 
 impl Engine {
-    /// Spawns one worker per TUN queue; `sockets` has one socket for each.
+    /// Spawns one worker per TUN queue; `sockets` has one socket for each, and `counters` those of
+    /// one worker, which no other engine adds to.
     ///
     /// # Errors
     /// [`EngineError`] when a thread or its poll cannot be made.
@@ -104,8 +122,9 @@ impl Engine {
         tun: TunDevice,
         sockets: Vec<KernelUdp>,
         routes: RouteSubscriber,
+        counters: Counters,
     ) -> Result<Self, EngineError> {
-        let (queues, num_sockets) = (tun.queues.len(), sockets.len());
+        let (queues, num_sockets) = (tun.queues.len(), sockets.len().min(counters.workers.len()));
         if queues != num_sockets {
             return Err(EngineError::Mismatch { queues, sockets: num_sockets });
         }
@@ -115,10 +134,12 @@ impl Engine {
             LongDatagrams::Refused => PathMtuCache::new(config.tun_mtu),
             LongDatagrams::Fragmented => PathMtuCache::off(),
         };
-        for (number, (queue, socket)) in tun.queues.into_iter().zip(sockets).enumerate() {
+        let ends = tun.queues.into_iter().zip(sockets).zip(&*counters.workers);
+        for (number, ((queue, socket), stats)) in ends.enumerate() {
             let accept = Accept { subnet: config.subnet, tun_mtu: usize::from(config.tun_mtu) };
             let worker = Worker::new(queue, socket, config.tun_addr, accept, routes.clone())
-                .with_path_mtus(paths.clone());
+                .with_path_mtus(paths.clone())
+                .with_stats(Arc::clone(stats));
             // An early return drops the engine, which stops the workers that already run.
             let stop = Arc::clone(&engine.stop);
             let thread = spawn(number, worker, config.threads, stop, report.clone());
@@ -126,12 +147,6 @@ impl Engine {
             engine.threads.push(thread);
         }
         Ok(engine)
-    }
-
-    /// Reads every counter. Cheap enough for a metrics scrape; takes no lock.
-    pub fn stats(&self) -> StatsSnapshot {
-        let workers = self.threads.iter().map(|thread| thread.stats.snapshot());
-        StatsSnapshot { workers: workers.collect() }
     }
 
     /// A channel that yields once for every worker that ended by itself, with the reason.
@@ -170,7 +185,6 @@ fn spawn(
 ) -> io::Result<Thread> {
     let poll = Poll::new()?;
     let waker = Waker::new(poll.registry(), WAKE)?;
-    let stats = worker.stats();
     let work = move || {
         if threads.pin {
             pin(number);
@@ -181,7 +195,7 @@ fn spawn(
         }
     };
     let handle = Builder::new().name(format!("flannel-w{number}")).spawn(work)?;
-    Ok(Thread { handle: Some(handle), waker, stats })
+    Ok(Thread { handle: Some(handle), waker })
 }
 
 /// Keeps the calling thread on one of the cores it may run on. A refusal costs speed only.

@@ -138,6 +138,14 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
         self
     }
 
+    /// The same worker, which goes on with the counters of one before it.
+    #[must_use]
+    pub fn with_stats(mut self, stats: Arc<CachePadded<WorkerStats>>) -> Self {
+        stats.set_offloads(self.offloads);
+        self.stats = stats;
+        self
+    }
+
     /// The worker's counters, to be read by anybody at any time.
     pub fn stats(&self) -> Arc<CachePadded<WorkerStats>> {
         Arc::clone(&self.stats)

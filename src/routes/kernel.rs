@@ -1,20 +1,23 @@
 //! The kernel's side of routing: link, address and route of the overlay device.
 //!
 //! [`HostNet`] is what a backend may change on the host; [`Netlink`] does it to the real one, the
-//! twin in `memory` to a map. Everything here goes with the device: no clean-up is needed beyond
-//! deleting it. Which interface carries the underlay is chosen elsewhere, in `control::iface`.
+//! twin in `memory` to a map. [`OverlayLink`] is the device as it should be, [`HostChanges`] tells
+//! when to look again. Everything here goes with the device: no clean-up is needed beyond deleting
+//! it. Which interface carries the underlay is chosen elsewhere, in `control::iface`.
 
+mod changes;
 #[cfg(test)]
 pub mod memory;
 mod netlink;
+mod overlay;
 
 use std::io;
 use std::net::Ipv4Addr;
 
-use tracing::warn;
-
-pub(crate) use self::netlink::failed;
+pub use self::changes::{HostChange, HostChanges, watch};
 pub use self::netlink::{Netlink, connect};
+pub(crate) use self::netlink::{failed, link_of};
+pub use self::overlay::{Look, Mended, OverlayLink, configure, mend};
 use super::Subnet;
 
 /// A link of this host.
@@ -24,6 +27,12 @@ pub struct Link {
     pub index: u32,
     /// Its name, such as `flannel0`.
     pub name: String,
+    /// Its MTU, in bytes.
+    pub mtu: u32,
+    /// Whether it is to be up.
+    pub is_up: bool,
+    /// Whether it can carry something; a cable that is out leaves it up without carrier.
+    pub has_carrier: bool,
 }
 
 /// A route in the host's main table.
@@ -72,17 +81,35 @@ pub trait HostNet {
     /// [`KernelError`] when there is none.
     async fn link(&self, name: &str) -> Result<Link, KernelError>;
 
+    /// Finds a link by the kernel's number for it; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`KernelError`] when the kernel does not answer.
+    async fn link_at(&self, index: u32) -> Result<Option<Link>, KernelError>;
+
+    /// Lists the IPv4 addresses of all links, each with its link's number.
+    ///
+    /// # Errors
+    /// [`KernelError`] when the kernel does not answer.
+    async fn addrs(&self) -> Result<Vec<(u32, Ipv4Addr)>, KernelError>;
+
     /// Gives `link` the address `addr/32`, scope global, without a broadcast address.
     ///
     /// # Errors
     /// [`KernelError`] when the kernel refuses, also because the link has the address.
     async fn add_addr(&self, link: &Link, addr: Ipv4Addr) -> Result<(), KernelError>;
 
-    /// Sets the MTU in bytes and the transmit queue's length in packets.
+    /// Sets the MTU, in bytes.
     ///
     /// # Errors
     /// [`KernelError`] when the kernel refuses.
-    async fn set_sizes(&self, link: &Link, mtu: u32, txqueuelen: u32) -> Result<(), KernelError>;
+    async fn set_mtu(&self, link: &Link, mtu: u32) -> Result<(), KernelError>;
+
+    /// Sets the length of the transmit queue, in packets.
+    ///
+    /// # Errors
+    /// [`KernelError`] when the kernel refuses.
+    async fn set_txqueuelen(&self, link: &Link, txqueuelen: u32) -> Result<(), KernelError>;
 
     /// Brings `link` up.
     ///
@@ -96,104 +123,16 @@ pub trait HostNet {
     /// [`KernelError`] when the kernel refuses for another reason than that a route exists.
     async fn add_route(&self, dst: Subnet, link: &Link) -> Result<RouteAdded, KernelError>;
 
+    /// Puts a unicast route to `dst` by `link`, as [`add_route`](Self::add_route) would add it, in
+    /// the place of the one there is.
+    ///
+    /// # Errors
+    /// [`KernelError`] when the kernel refuses.
+    async fn replace_route(&self, dst: Subnet, link: &Link) -> Result<(), KernelError>;
+
     /// Lists the IPv4 unicast routes of the main table, in the kernel's order.
     ///
     /// # Errors
     /// [`KernelError`] when the kernel does not answer.
     async fn routes(&self) -> Result<Vec<KernelRoute>, KernelError>;
-}
-
-/// The overlay device as the kernel is to see it.
-#[derive(Debug, Clone)]
-pub struct OverlayLink<'a> {
-    /// Name of the device, which exists.
-    pub name: &'a str,
-    /// Its only IPv4 address: the network address of our lease, so that what the host itself
-    /// sends into the overlay has a source of ours.
-    pub addr: Ipv4Addr,
-    /// Its MTU, in bytes.
-    pub mtu: u16,
-    /// The whole overlay, routed into it.
-    pub network: Subnet,
-}
-
-/// Packets the kernel holds for one queue of the device until a worker reads them. A TUN device
-/// starts with 500 (`TUN_READQ_SIZE` in `drivers/net/tun.c`), less than two bursts of one flow;
-/// 1000 is what Ethernet links have (`DEFAULT_TX_QUEUE_LEN` in `include/net/pkt_sched.h`).
-const TX_QUEUE_LEN: u32 = 1000;
-
-/// Sets up the overlay device: address, sizes, up, route, in the order of flannel's
-/// `pkg/backend/udp/udp_network_amd64.go`.
-///
-/// # Errors
-/// [`KernelError`] naming the step that failed.
-pub async fn configure(net: &impl HostNet, overlay: &OverlayLink<'_>) -> Result<(), KernelError> {
-    let link = net.link(overlay.name).await?;
-    net.add_addr(&link, overlay.addr).await?;
-    net.set_sizes(&link, overlay.mtu.into(), TX_QUEUE_LEN).await?;
-    net.set_up(&link).await?;
-    match net.add_route(overlay.network, &link).await? {
-        RouteAdded::Added => Ok(()),
-        RouteAdded::Exists => warn_of_foreign_route(net, overlay.network, &link).await,
-    }
-}
-
-/// Like flannel we go on beside an existing route; unlike it we say that it takes our packets.
-async fn warn_of_foreign_route(
-    net: &impl HostNet,
-    network: Subnet,
-    link: &Link,
-) -> Result<(), KernelError> {
-    let routes = net.routes().await?;
-    let ours = |route: &&KernelRoute| route.dst == network && route.metric == 0;
-    if routes.iter().find(ours).is_some_and(|route| route.link != Some(link.index)) {
-        warn!(
-            %network, device = link.name,
-            "the route to the network exists by another link: delete it, or its packets miss us"
-        );
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::memory::{MemoryNet, at_once};
-    use super::*;
-
-    fn overlay() -> OverlayLink<'static> {
-        OverlayLink {
-            name: "flannel0",
-            addr: Ipv4Addr::new(10, 1, 15, 0),
-            mtu: 1472,
-            network: "10.1.0.0/16".parse().unwrap(),
-        }
-    }
-
-    #[test]
-    fn overlay_device_gets_address_sizes_and_the_network_route() {
-        let net = MemoryNet::with_links(["eth0", "flannel0"]);
-        at_once(configure(&net, &overlay())).unwrap();
-        let device = net.state("flannel0");
-        assert_eq!(device.addrs, [Ipv4Addr::new(10, 1, 15, 0)]);
-        assert_eq!((device.mtu, device.txqueuelen, device.up), (1472, 1000, true));
-        let route = KernelRoute { dst: overlay().network, link: Some(2), metric: 0 };
-        assert_eq!(at_once(net.routes()).unwrap(), [route]);
-    }
-
-    #[test]
-    fn route_by_another_link_is_left_alone() {
-        let net = MemoryNet::with_links(["eth0", "flannel0"]);
-        let eth0 = at_once(net.link("eth0")).unwrap();
-        at_once(net.set_up(&eth0)).unwrap();
-        at_once(net.add_route(overlay().network, &eth0)).unwrap();
-        at_once(configure(&net, &overlay())).unwrap();
-        let route = KernelRoute { dst: overlay().network, link: Some(1), metric: 0 };
-        assert_eq!(at_once(net.routes()).unwrap(), [route]);
-    }
-
-    #[test]
-    fn missing_device_is_an_error_that_names_it() {
-        let error = at_once(configure(&MemoryNet::with_links(["eth0"]), &overlay())).unwrap_err();
-        assert_eq!(error.to_string(), "find link flannel0");
-    }
 }

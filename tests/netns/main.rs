@@ -11,6 +11,7 @@ mod packets;
 
 mod forward;
 mod host;
+mod interface;
 mod mtu;
 mod pmtu;
 mod offload;

@@ -4,36 +4,39 @@
 //! Every lease under the prefix is a peer at its public IP and *our* port, whatever the lease says
 //! of its backend.
 
+mod device;
+mod keeper;
 mod peers;
 mod source_ports;
+mod underlay;
 
-use std::io;
 use std::net::SocketAddrV4;
+use std::sync::Arc;
 
-use tokio::sync::mpsc;
-use tracing::{info, warn};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tracing::info;
 
+use self::device::Recipe;
+use self::keeper::{Keeper, Running};
 use self::peers::Peers;
 pub use self::source_ports::SourcePorts;
+use self::underlay::Underlay;
+pub(in crate::control) use self::underlay::first_tun_mtu;
 use super::{Backend, BackendError, BackendStats};
 use crate::control::config::NetworkConfig;
+use crate::control::host_state::HostState;
 use crate::control::iface::ExternalInterface;
 use crate::control::lease::{Lease, LeaseAttrs, LeaseEvent};
-use crate::dataplane::pmtu::{ENCAP_OVERHEAD_V4, MIN_IPV4_MTU};
+use crate::dataplane::engine::Counters;
 use crate::dataplane::tun::TunConfig;
-use crate::dataplane::udp::{KernelUdp, LongDatagrams, UdpError, bind_group};
-use crate::dataplane::{Engine, EngineConfig, EngineError, Offloads, ThreadConfig};
-use crate::routes::kernel::{self, Netlink, OverlayLink};
+use crate::dataplane::{EngineConfig, Offloads, ThreadConfig};
+use crate::routes::kernel;
 use crate::routes::publish::{self, RoutePublisher};
-
-/// The longest IPv4 packet, in bytes: RFC 791, section 3.1. A loopback's MTU is longer.
-const MAX_IPV4_LEN: u32 = 65535;
 
 /// What the udp backend must know.
 #[derive(Debug, Clone)]
 pub struct UdpSetup {
-    /// The host's links, addresses and routes.
-    pub net: Netlink,
     /// Carries the underlay.
     pub iface: ExternalInterface,
     /// The overlay.
@@ -55,10 +58,11 @@ pub struct UdpSetup {
 /// The running udp backend.
 #[derive(Debug)]
 pub struct UdpBackend {
-    device: String,
     mtu: u16,
-    engine: Engine,
-    failures: mpsc::Receiver<EngineError>,
+    running: Arc<Running>,
+    host_state: watch::Receiver<HostState>,
+    /// The keeper's.
+    tasks: JoinSet<BackendError>,
     peers: Peers,
     publisher: RoutePublisher,
 }
@@ -73,24 +77,31 @@ impl Backend for UdpBackend {
 
     async fn start(setup: UdpSetup, lease: &Lease) -> Result<Self, BackendError> {
         let spreads_flows = setup.spreads_flows();
-        let UdpSetup { net, iface, network, port, num_workers, offloads, threads, .. } = setup;
-        let (mtu, long_datagrams) = tun_mtu(&iface, setup.mtu)?;
-        let tun = TunConfig { name: "flannel%d".to_owned(), num_queues: num_workers, offloads };
-        let tun = tun.open().map_err(BackendError::Tun)?;
-        let device = tun.name.clone();
-        let (subnet, tun_addr) = (lease.subnet, lease.subnet.addr());
-        let link = OverlayLink { name: &device, addr: tun_addr, mtu, network: network.network };
-        kernel::configure(&net, &link).await.map_err(BackendError::Kernel)?;
-
-        let sockets =
-            bind(SocketAddrV4::new(iface.addr, port), num_workers, offloads, long_datagrams)?;
+        let UdpSetup { iface, network, port, num_workers, offloads, threads, .. } = setup;
+        let (mtu, long_datagrams) = first_tun_mtu(&iface, setup.mtu)?;
+        // Before anything is made: no change is missed.
+        let (connection, net, changes) = kernel::watch().map_err(BackendError::Kernel)?;
+        tokio::spawn(connection);
         let (publisher, routes) = publish::channel(network.network, network.subnet_len);
-        let config = EngineConfig { subnet, tun_addr, tun_mtu: mtu, long_datagrams, threads };
-        let engine = Engine::start(config, tun, sockets, routes).map_err(BackendError::Engine)?;
-        let failures = forward_failures(&engine)?;
-        info!(%device, mtu, workers = num_workers, "overlay device is up");
+        let (subnet, tun_addr) = (lease.subnet, lease.subnet.addr());
+        let recipe = Recipe {
+            tun: TunConfig { name: String::new(), num_queues: num_workers, offloads },
+            network: network.network,
+            bind_addr: SocketAddrV4::new(iface.addr, port),
+            engine: EngineConfig { subnet, tun_addr, tun_mtu: mtu, long_datagrams, threads },
+            routes,
+            counters: Counters::new(num_workers),
+        };
+        let device = recipe.make(&net, mtu, None).await?;
+        info!(device = %device.name, mtu, workers = num_workers, "overlay device is up");
+
+        let underlay = Underlay::new(iface, mtu, setup.mtu.is_some());
+        let keeper = Keeper::new((net, changes), recipe, underlay, device);
+        let (running, host_state) = (keeper.running(), keeper.state());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(keeper.keep());
         let peers = Peers { port, spreads_flows };
-        Ok(Self { device, mtu, engine, failures, peers, publisher })
+        Ok(Self { mtu, running, host_state, tasks, peers, publisher })
     }
 
     fn mtu(&self) -> u16 {
@@ -102,19 +113,26 @@ impl Backend for UdpBackend {
     }
 
     async fn failed(&mut self) -> BackendError {
-        match self.failures.recv().await {
-            Some(error) => BackendError::Engine(error),
-            None => std::future::pending().await,
+        match self.tasks.join_next().await {
+            Some(Ok(error)) => error,
+            // It panicked: nobody looks after the device any more, but packets go on.
+            Some(Err(_)) | None => std::future::pending().await,
         }
     }
 
+    fn host_state(&self) -> watch::Receiver<HostState> {
+        self.host_state.clone()
+    }
+
     fn stats(&self) -> BackendStats {
-        let dataplane = self.engine.stats();
-        BackendStats {
-            device: self.device.clone(),
-            num_peers: self.publisher.num_routes(),
-            dataplane,
-        }
+        let (device, dataplane) = (self.running.name(), self.running.stats());
+        BackendStats { device, num_peers: self.publisher.num_routes(), dataplane }
+    }
+}
+
+impl Drop for UdpBackend {
+    fn drop(&mut self) {
+        self.running.stop();
     }
 }
 
@@ -123,105 +141,5 @@ impl UdpSetup {
     /// port is known to pass.
     fn spreads_flows(&self) -> bool {
         self.source_ports == SourcePorts::Auto && self.iface.public_ip == self.iface.addr
-    }
-}
-
-/// MTU of the overlay device, and what becomes of the longest datagrams on a path that does not
-/// take them: an operator's choice that the interface itself does not take needs fragments.
-fn tun_mtu(
-    iface: &ExternalInterface,
-    chosen: Option<u16>,
-) -> Result<(u16, LongDatagrams), BackendError> {
-    let min = u32::from(MIN_IPV4_MTU) + ENCAP_OVERHEAD_V4;
-    if iface.mtu < min {
-        return Err(BackendError::SmallMtu { name: iface.name.clone(), mtu: iface.mtu, min });
-    }
-    let room = iface.mtu.min(MAX_IPV4_LEN) - ENCAP_OVERHEAD_V4;
-    let room = u16::try_from(room).unwrap_or(u16::MAX);
-    let mtu = chosen.unwrap_or(room);
-    if mtu <= room {
-        return Ok((mtu, LongDatagrams::Refused));
-    }
-    warn!(
-        mtu, interface = %iface.name, interface_mtu = iface.mtu,
-        "the overlay's MTU is more than the interface leaves room for: \
-         outer datagrams will be fragmented"
-    );
-    Ok((mtu, LongDatagrams::Fragmented))
-}
-
-fn bind(
-    addr: SocketAddrV4,
-    num_sockets: usize,
-    offloads: Offloads,
-    long_datagrams: LongDatagrams,
-) -> Result<Vec<KernelUdp>, BackendError> {
-    bind_group(addr, num_sockets, offloads, long_datagrams).map_err(|error| match &error {
-        UdpError::Bind { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
-            BackendError::PortTaken(error)
-        }
-        UdpError::Bind { .. } | UdpError::Socket { .. } => BackendError::Udp(error),
-    })
-}
-
-/// Carries failures from the engine's channel, which only a thread can wait on, to one that a
-/// task can. The thread ends with the engine.
-fn forward_failures(engine: &Engine) -> Result<mpsc::Receiver<EngineError>, BackendError> {
-    let (sender, receiver) = mpsc::channel(1);
-    let failures = engine.failures();
-    std::thread::Builder::new()
-        .name("flannel-failure".to_owned())
-        .spawn(move || {
-            if let Ok(error) = failures.recv() {
-                // Nobody listens any more when we are about to end anyway.
-                drop(sender.blocking_send(error));
-            }
-        })
-        .map_err(BackendError::Thread)?;
-    Ok(receiver)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::control::test_log::Logs;
-
-    fn iface(mtu: u32) -> ExternalInterface {
-        let addr = "10.0.0.7".parse().unwrap();
-        ExternalInterface { name: "eth0".to_owned(), mtu, addr, public_ip: addr }
-    }
-
-    #[test]
-    fn tun_mtu_leaves_room_for_the_outer_headers() {
-        for (link, tun) in [(1500, 1472), (9001, 8973), (1450, 1422), (1280, 1252)] {
-            assert_eq!(tun_mtu(&iface(link), None).unwrap(), (tun, LongDatagrams::Refused));
-        }
-    }
-
-    #[test]
-    fn tun_mtu_stays_within_what_one_datagram_holds() {
-        assert_eq!(tun_mtu(&iface(65536), None).unwrap().0, 65507);
-        assert_eq!(tun_mtu(&iface(u32::MAX), None).unwrap().0, 65507);
-        assert_eq!(tun_mtu(&iface(96), None).unwrap().0, 68);
-        let error = tun_mtu(&iface(95), None).unwrap_err().to_string();
-        assert_eq!(error, "interface eth0 has MTU 95, too small for an overlay: 96 is the least");
-    }
-
-    #[test]
-    fn chosen_mtu_wins_and_one_that_needs_fragments_is_told() {
-        let logs = Logs::capture();
-        assert_eq!(tun_mtu(&iface(1500), Some(1400)).unwrap(), (1400, LongDatagrams::Refused));
-        assert_eq!(tun_mtu(&iface(1500), Some(1472)).unwrap(), (1472, LongDatagrams::Refused));
-        assert_eq!(logs.count("WARN"), 0);
-        assert_eq!(tun_mtu(&iface(1500), Some(1473)).unwrap(), (1473, LongDatagrams::Fragmented));
-        assert!(logs.lines_with("will be fragmented")[0].contains("mtu=1473"));
-    }
-
-    #[test]
-    fn taken_port_says_who_to_ask() {
-        let holder = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-        let std::net::SocketAddr::V4(addr) = holder.local_addr().unwrap() else { panic!() };
-        let error = bind(addr, 1, Offloads::OFF, LongDatagrams::Refused).unwrap_err();
-        assert!(matches!(error, BackendError::PortTaken(_)), "{error}");
     }
 }

@@ -14,7 +14,7 @@ use super::values::{self, MAX_WORKERS, Maybe};
 use crate::control::backend::udp::SourcePorts;
 use crate::control::config::BackendType;
 use crate::control::firewall::FirewallConfig;
-use crate::control::iface::IfaceSpec;
+use crate::control::iface::{IfaceRegex, IfaceSpec};
 use crate::control::registry::RegistryKind;
 use crate::control::registry::etcd::EtcdConfig;
 use crate::control::renew::OnLeaseLoss;
@@ -112,6 +112,15 @@ struct HostFlags {
     /// Without it: the interface that owns --public-ip if that is given, else the default route's.
     #[arg(long, value_name = "NAME|IP", value_parser = values::spec)]
     iface: Vec<IfaceSpec>,
+
+    /// External interface, by a regular expression that an address of it, or else its name, matches
+    /// somewhere; repeat to give several. Tried after --iface.
+    #[arg(long, value_name = "REGEX", value_parser = IfaceRegex::from_str)]
+    iface_regex: Vec<IfaceRegex>,
+
+    /// External interface, by an IPv4 address that the host's routes reach through it. Tried last.
+    #[arg(long, value_name = "IP", default_value = "", value_parser = values::maybe_ipv4)]
+    iface_can_reach: Maybe<Ipv4Addr>,
 
     /// IPv4 address peers send to. Without it: the address of the external interface.
     #[arg(long, value_name = "IP", default_value = "", value_parser = values::maybe_ipv4)]
@@ -219,6 +228,15 @@ pub(super) struct OtherFlags {
     #[arg(long, value_name = BOOL, default_value = "false", action = ArgAction::Set, value_parser = values::go_bool)]
     pub(super) cleanup: bool,
 
+    /// Check flags, host and network config, print what flanneld would do, and exit, with status 1
+    /// if it could not. Nothing is changed.
+    #[arg(long, value_name = BOOL, default_value = "false", action = ArgAction::Set, value_parser = values::go_bool)]
+    pub(super) config_check: bool,
+
+    /// Print what --config-check finds as JSON.
+    #[arg(long, value_name = BOOL, default_value = "false", action = ArgAction::Set, value_parser = values::go_bool)]
+    pub(super) json: bool,
+
     /// Print the version and exit.
     #[arg(long, value_name = BOOL, default_value = "false", action = ArgAction::Set, value_parser = values::go_bool)]
     pub(super) version: bool,
@@ -230,7 +248,7 @@ pub(super) struct OtherFlags {
 
 impl Cli {
     /// The flags' values as the daemon wants them.
-    pub(super) fn into_config(self, ignored_words: Vec<String>) -> Config {
+    pub(super) fn into_config(self, notes: Vec<String>) -> Config {
         let Self { registry, etcd, host, subnet, firewall, data_plane, health, other } = self;
         let healthz = SocketAddr::new(health.healthz_ip, health.healthz_port);
         let num_cores = std::thread::available_parallelism().map_or(1, NonZero::get);
@@ -239,7 +257,7 @@ impl Cli {
             etcd: etcd.into_config(),
             backend: data_plane.backend,
             mtu: data_plane.mtu,
-            ifaces: host.iface,
+            ifaces: host.ifaces(),
             public_ip: host.public_ip,
             subnet_file: subnet.subnet_file,
             renew_margin: Duration::from_secs(60) * subnet.subnet_lease_renew_margin.into(),
@@ -251,8 +269,17 @@ impl Cli {
             source_ports: data_plane.source_ports,
             threads: ThreadConfig { pin: data_plane.pin_workers, busy_poll: data_plane.busy_poll },
             verbosity: other.v,
-            ignored_words,
+            notes,
         }
+    }
+}
+
+impl HostFlags {
+    /// In stock's order: `LookupExtIface` in flannel's `pkg/ipmatch`.
+    fn ifaces(&self) -> Vec<IfaceSpec> {
+        let regexes = self.iface_regex.iter().cloned().map(IfaceSpec::Regex);
+        let reached = self.iface_can_reach.map(IfaceSpec::CanReach);
+        self.iface.iter().cloned().chain(regexes).chain(reached).collect()
     }
 }
 

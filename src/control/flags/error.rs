@@ -57,8 +57,6 @@ pub(super) fn translate(error: &clap::Error, words: &Words) -> FlagError {
     let flag = flag.split(['=', '[']).next().unwrap_or_default();
     if error.kind() == ErrorKind::UnknownArgument {
         let advice = match context(error, ContextKind::SuggestedArg) {
-            // Never a flag of flannel's, yet met in unit files, and too far off to be guessed.
-            "" if flag == "interface" => "did you mean --iface?".to_owned(),
             "" => "flanneld --help lists all flags".to_owned(),
             suggestion => format!("did you mean {suggestion}? (flanneld --help lists all flags)"),
         };

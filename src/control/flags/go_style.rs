@@ -7,20 +7,30 @@ use std::ffi::OsString;
 
 use clap::{ArgAction, Command};
 
-use super::FlagError;
+use super::{FlagError, foreign};
 
 /// One flag as it was given.
 #[derive(Debug, Clone)]
-struct Word {
-    name: String,
-    value: Option<String>,
+pub(super) struct Word {
+    pub(super) name: String,
+    pub(super) value: Option<String>,
     variable: Option<String>,
+}
+
+impl Word {
+    /// Where it comes from, as an error message says it.
+    pub(super) fn origin(&self) -> String {
+        match &self.variable {
+            Some(variable) => format!("variable {variable}"),
+            None => format!("flag --{}", self.name),
+        }
+    }
 }
 
 /// A command line and environment in one form.
 #[derive(Debug)]
 pub(super) struct Words {
-    flags: Vec<Word>,
+    pub(super) flags: Vec<Word>,
     /// What stood after the last flag.
     pub(super) ignored: Vec<String>,
 }
@@ -67,15 +77,18 @@ pub(super) fn variable_of(name: &str) -> String {
 }
 
 impl Words {
-    /// Adds the variable of every flag that the command line does not have.
+    /// Adds the variable of every flag that the command line does not have; `taken` are those of
+    /// its flags that stand elsewhere by now.
     pub(super) fn add_variables(
         &mut self,
         command: &Command,
+        taken: &[Word],
         env: impl Fn(&str) -> Option<OsString>,
     ) -> Result<(), FlagError> {
-        for name in command.get_arguments().filter_map(variable_flag) {
+        let ours = command.get_arguments().filter_map(variable_flag);
+        for name in ours.chain(foreign::variables()) {
             let variable = variable_of(name);
-            if self.flags.iter().any(|word| word.name == name) {
+            if self.flags.iter().chain(taken).any(|word| word.name == name) {
                 continue;
             }
             let Some(value) = env(&variable).filter(|value| !value.is_empty()) else { continue };
@@ -103,22 +116,23 @@ impl Words {
     /// Where the setting `name` comes from, as an error message says it.
     pub(super) fn origin(&self, name: &str) -> String {
         match self.flags.iter().rev().find(|word| word.name == name) {
-            Some(Word { variable: Some(variable), .. }) => format!("variable {variable}"),
-            Some(Word { variable: None, .. }) | None => format!("flag --{name}"),
+            Some(word) => word.origin(),
+            None => format!("flag --{name}"),
         }
     }
 }
 
 /// The name of a flag that may also be a variable: all but those that start no daemon.
 pub(super) fn variable_flag(arg: &clap::Arg) -> Option<&str> {
-    arg.get_long().filter(|name| !["help", "version", "cleanup"].contains(name))
+    const NO_DAEMON: [&str; 5] = ["help", "version", "cleanup", "config-check", "json"];
+    arg.get_long().filter(|name| !NO_DAEMON.contains(name))
 }
 
 fn takes_value(command: &Command, name: &str) -> bool {
-    command
-        .get_arguments()
-        .find(|arg| arg.get_long() == Some(name))
-        .is_some_and(|arg| arg.get_action().takes_values() && !is_boolean(arg))
+    command.get_arguments().find(|arg| arg.get_long() == Some(name)).map_or_else(
+        || foreign::takes_value(name),
+        |arg| arg.get_action().takes_values() && !is_boolean(arg),
+    )
 }
 
 /// A Go boolean is true when it stands alone, and takes a value only behind `=`.

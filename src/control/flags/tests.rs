@@ -11,7 +11,7 @@ fn defaults_are_flannels() {
     assert_eq!(config.renew_margin, Duration::from_secs(3600));
     assert_eq!((config.backend, config.public_ip, config.healthz), (None, None, None));
     assert_eq!(config.mtu, None);
-    assert!(config.ifaces.is_empty() && config.ignored_words.is_empty());
+    assert!(config.ifaces.is_empty() && config.notes.is_empty());
     assert_eq!((config.offloads, config.verbosity), (Offloads::AUTO, 0));
     assert!((1..=256).contains(&config.num_workers));
     let firewall = FirewallConfig {
@@ -43,14 +43,11 @@ fn go_style_is_read_as_go_reads_it() {
 
 #[test]
 fn first_word_that_is_no_flag_ends_the_flags() {
-    for (line, ignored) in [
-        ("-v 1 true -v 3", vec!["true", "-v", "3"]),
-        ("-v 1 -- -v 3", vec!["-v", "3"]),
-        ("-v 1 - -v 3", vec!["-", "-v", "3"]),
-    ] {
+    for (line, word) in [("-v 1 true -v 3", "true"), ("-v 1 -- -v 3", "-v"), ("-v 1 - -v 3", "-")] {
         let config = config(line);
         assert_eq!(config.verbosity, 1, "{line}");
-        assert_eq!(config.ignored_words, ignored, "{line}");
+        let note = format!("everything from {word:?} on is ignored: that is no flag");
+        assert_eq!(config.notes, [note], "{line}");
     }
 }
 
@@ -106,6 +103,88 @@ fn firewall_flags_are_read_as_go_reads_booleans() {
 }
 
 #[test]
+fn ways_to_choose_an_interface_are_tried_in_flannels_order() {
+    let config = config(
+        "-iface-can-reach 192.0.2.1 -iface-regex ^eth -iface eth1 -iface-regex=10\\..* -iface eth0",
+    );
+    let ways: Vec<String> = config.ifaces.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        ways,
+        [
+            "--iface eth1",
+            "--iface eth0",
+            "--iface-regex ^eth",
+            "--iface-regex 10\\..*",
+            "--iface-can-reach 192.0.2.1"
+        ]
+    );
+}
+
+#[test]
+fn flags_of_other_modes_and_versions_are_ignored_with_a_line_each() {
+    let config = config(
+        "-logtostderr -iface eth0 -kube-api-url http://a -subnet-dir /d -vmodule a=1 -networks= \
+         -kube-subnet-mgr -kube-subnet-mgr=false -public-ipv6 ::1 -alsologtostderr=false -v 1",
+    );
+    assert_eq!((config.ifaces.len(), config.verbosity), (1, 1));
+    let ignored: Vec<&str> = config
+        .notes
+        .iter()
+        .filter_map(|note| note.split_once(" is ignored: "))
+        .map(|n| n.0)
+        .collect();
+    assert_eq!(
+        ignored,
+        [
+            "flag --logtostderr",
+            "flag --kube-api-url",
+            "flag --subnet-dir",
+            "flag --vmodule",
+            "flag --public-ipv6",
+            "flag --alsologtostderr"
+        ]
+    );
+    let env = [("FLANNELD_LOG_BACKTRACE_AT", "a.go:1"), ("FLANNELD_VMODULE", "b=1")];
+    let notes = run(read("-vmodule=", &env)).notes;
+    assert_eq!(notes.len(), 1, "the command line wins: {notes:?}");
+    assert!(notes[0].starts_with("variable FLANNELD_LOG_BACKTRACE_AT is ignored: "), "{notes:?}");
+}
+
+#[test]
+fn old_names_of_flags_are_taken_for_the_new_ones() {
+    let config = config("-interface eth1 -iface eth2 -etcd-endpoint http://a:1");
+    assert_eq!(
+        (config.ifaces.len(), config.etcd.endpoints.as_slice()),
+        (2, &["http://a:1".into()][..])
+    );
+    assert_eq!(config.notes[0], "flag --interface is taken for --iface");
+    assert_eq!(config.notes[1], "flag --etcd-endpoint is taken for --etcd-endpoints");
+}
+
+#[test]
+fn what_must_not_be_ignored_is_refused() {
+    for (line, origin) in [
+        ("-kube-subnet-mgr", "flag --kube-subnet-mgr: leases are kept in etcd"),
+        ("-kube-subnet-mgr=1", "flag --kube-subnet-mgr: leases are kept in etcd"),
+        ("-kube-subnet-mgr=x", "flag --kube-subnet-mgr: \"x\" is neither true nor false"),
+        ("-networks a,b", "flag --networks: one flanneld serves one network"),
+        ("-watch-networks", "flag --watch-networks: one flanneld serves one network"),
+        ("-listen :8888", "flag --listen: flannel's client/server mode is no more"),
+        ("-remote a:8888", "flag --remote: flannel's client/server mode is no more"),
+        ("-iface-regex (", "flag --iface-regex: \"(\" is no regular expression"),
+        ("-iface-can-reach x", "flag --iface-can-reach: \"x\" is not an IPv4 address"),
+    ] {
+        let message = read(line, &[]).unwrap_err().to_string();
+        assert!(message.starts_with(origin), "{line}: {message}");
+        assert_eq!(message.lines().count(), 1, "{message}");
+    }
+    let env = [("FLANNELD_KUBE_SUBNET_MGR", "true")];
+    let message = read("", &env).unwrap_err().to_string();
+    assert!(message.starts_with("variable FLANNELD_KUBE_SUBNET_MGR: leases are kept"), "{message}");
+    assert!(matches!(read("-version -kube-subnet-mgr", &[]), Ok(Invocation::Version)));
+}
+
+#[test]
 fn clean_up_is_asked_for_on_the_command_line_alone() {
     let Ok(Invocation::CleanUp(file)) = read("-cleanup -subnet-file f", &[]) else { panic!() };
     assert_eq!(file, PathBuf::from("f"));
@@ -146,7 +225,6 @@ fn bad_variable_is_named_unless_the_flag_is_given() {
 fn mistakes_are_told_in_one_line() {
     let cases = [
         ("-ifac x", "unknown flag --ifac: did you mean --iface? (flanneld --help lists all flags)"),
-        ("-interface=eth1", "unknown flag --interface: did you mean --iface?"),
         ("-ip-masq=on", "flag --ip-masq: \"on\" is neither true nor false"),
         ("-kube", "unknown flag --kube: flanneld --help lists all flags"),
         ("-x=1", "unknown flag --x: flanneld --help lists all flags"),

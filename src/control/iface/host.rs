@@ -7,14 +7,22 @@ use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 
-use super::{HostAddr, HostLink, HostView};
+use super::{HostAddr, HostLink, HostView, IfaceSpec, Reached};
 use crate::routes::kernel::{HostNet, KernelError, Netlink, failed};
 
-/// Reads links, IPv4 addresses and routes of this host.
+/// Reads links, IPv4 addresses and routes of this host, and what `specs` ask about.
 ///
 /// # Errors
 /// [`KernelError`] when the kernel does not answer.
-pub async fn read(net: &Netlink) -> Result<HostView, KernelError> {
+pub async fn read(net: &Netlink, specs: &[IfaceSpec]) -> Result<HostView, KernelError> {
+    let mut reached = Vec::new();
+    for spec in specs {
+        if let IfaceSpec::CanReach(addr) = spec
+            && let Ok(Some((link, src))) = net.way_to(*addr).await
+        {
+            reached.push(Reached { addr: *addr, link, src });
+        }
+    }
     let links = net.handle().link().get().execute().try_collect::<Vec<_>>();
     let links = links.await.map_err(|error| failed("list links".to_owned(), error))?;
     let addrs = net.handle().address().get().execute().try_collect::<Vec<_>>();
@@ -26,7 +34,7 @@ pub async fn read(net: &Netlink) -> Result<HostView, KernelError> {
             link.addrs.push(addr);
         }
     }
-    Ok(HostView { links, routes: net.routes().await? })
+    Ok(HostView { links, routes: net.routes().await?, reached })
 }
 
 fn host_link(message: LinkMessage) -> HostLink {

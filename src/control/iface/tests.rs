@@ -54,8 +54,46 @@ fn list_in_which_nothing_fits_says_what_there_is() {
     let error = select(&host(), &specs(&["eth9", "10.9.9.9"]), None).unwrap_err().to_string();
     assert_eq!(
         error,
-        "no interface fits --iface eth9, 10.9.9.9; \
+        "no interface fits --iface eth9, --iface 10.9.9.9; \
          this host has lo (127.0.0.1), eth0 (10.0.0.7), eth1 (192.168.5.2 192.168.5.3)"
+    );
+}
+
+#[test]
+fn regex_matches_any_address_before_any_name() {
+    let chosen = |text: &str| {
+        let regex = IfaceSpec::Regex(text.parse().unwrap());
+        select(&host(), &[regex], None).map(|iface| (iface.name, iface.addr))
+    };
+    let eth1 = |addr| Ok(("eth1".to_owned(), ip(addr)));
+    assert_eq!(chosen("eth1"), eth1("192.168.5.2"));
+    assert_eq!(chosen(r"\.3$"), eth1("192.168.5.3"));
+    // eth0 has the first name that matches, eth1 the first address.
+    assert_eq!(chosen("^eth|^192"), eth1("192.168.5.2"));
+    // lo's addresses are not usable.
+    let error = chosen("^127").unwrap_err().to_string();
+    assert!(error.starts_with("no interface fits --iface-regex ^127; this host has "), "{error}");
+    assert!(chosen("^lo$").is_err());
+}
+
+#[test]
+fn interface_that_reaches_an_address_is_bound_to_what_it_would_send_from() {
+    let reach = |addr| select(&host(), &[IfaceSpec::CanReach(ip(addr))], None);
+    let chosen = reach("192.168.5.99").unwrap();
+    assert_eq!((chosen.name.as_str(), chosen.addr), ("eth1", ip("192.168.5.3")));
+    assert!(matches!(reach("192.0.2.1"), Err(IfaceError::NoneFits { .. })));
+}
+
+#[test]
+fn choice_is_explained_in_one_line() {
+    let logs = crate::control::test_log::Logs::capture();
+    select(&host(), &specs(&["eth0"]), Some(ip("203.0.113.9"))).unwrap();
+    assert_eq!(
+        logs.count(
+            "chose interface eth0 because it has that name: --iface eth0; bound to 10.0.0.7, \
+             MTU 1500, peers send to 203.0.113.9"
+        ),
+        1
     );
 }
 
@@ -126,6 +164,7 @@ fn host() -> HostView {
             link(3, "eth1", &["192.168.5.2", "192.168.5.3"]),
         ],
         routes: vec![route("10.0.0.0/24", 2, 0), route("0.0.0.0/0", 2, 0)],
+        reached: vec![Reached { addr: ip("192.168.5.99"), link: 3, src: ip("192.168.5.3") }],
     }
 }
 

@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 use super::*;
 use crate::control::backend::BackendError;
 use crate::control::config;
+use crate::control::host_state::HostState;
 use crate::control::lease::{LeaseAttrs, LeaseEvent};
 use crate::control::registry::Scope;
 use crate::control::registry::memory::{Fault, MemoryRegistry};
@@ -239,7 +240,10 @@ struct FakeSetup {
     failure: oneshot::Receiver<EngineError>,
 }
 
-struct FakeBackend(FakeSetup);
+struct FakeBackend {
+    setup: FakeSetup,
+    host_state: watch::Sender<HostState>,
+}
 
 impl Backend for FakeBackend {
     type Setup = FakeSetup;
@@ -249,7 +253,7 @@ impl Backend for FakeBackend {
     }
 
     async fn start(setup: FakeSetup, _lease: &Lease) -> Result<Self, BackendError> {
-        Ok(Self(setup))
+        Ok(Self { setup, host_state: watch::Sender::default() })
     }
 
     fn mtu(&self) -> u16 {
@@ -257,7 +261,7 @@ impl Backend for FakeBackend {
     }
 
     fn apply(&mut self, events: Vec<LeaseEvent>) {
-        let mut log = self.0.log.borrow_mut();
+        let mut log = self.setup.log.borrow_mut();
         log.changes += 1;
         for event in events {
             match event {
@@ -268,20 +272,24 @@ impl Backend for FakeBackend {
     }
 
     async fn failed(&mut self) -> BackendError {
-        match (&mut self.0.failure).await {
+        match (&mut self.setup.failure).await {
             Ok(error) => BackendError::Engine(error),
             Err(_) => std::future::pending().await,
         }
     }
 
+    fn host_state(&self) -> watch::Receiver<HostState> {
+        self.host_state.subscribe()
+    }
+
     fn stats(&self) -> BackendStats {
-        let num_peers = self.0.log.borrow().peers.len();
+        let num_peers = self.setup.log.borrow().peers.len();
         BackendStats { device: "fake0".into(), num_peers, dataplane: StatsSnapshot::default() }
     }
 }
 
 impl Drop for FakeBackend {
     fn drop(&mut self) {
-        self.0.log.borrow_mut().dropped = true;
+        self.setup.log.borrow_mut().dropped = true;
     }
 }

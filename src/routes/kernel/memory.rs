@@ -57,6 +57,16 @@ impl MemoryNet {
         self.lock().links.iter().find(|link| link.name == name).cloned().unwrap()
     }
 
+    /// Changes the link `name` as somebody else might.
+    pub fn edit(&self, name: &str, edit: impl FnOnce(&mut MemoryLink)) {
+        edit(self.lock().links.iter_mut().find(|link| link.name == name).unwrap());
+    }
+
+    /// Removes all routes, as somebody else might.
+    pub fn remove_routes(&self) {
+        self.lock().routes.clear();
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -72,7 +82,24 @@ impl HostNet for MemoryNet {
         let position = position.ok_or_else(|| {
             KernelError::new(format!("find link {name}"), io::ErrorKind::NotFound)
         })?;
-        Ok(Link { index: u32::try_from(position + 1).unwrap(), name: name.to_owned() })
+        Ok(self.link_at(u32::try_from(position + 1).unwrap()).await?.unwrap())
+    }
+
+    async fn link_at(&self, index: u32) -> Result<Option<Link>, KernelError> {
+        let state = self.lock();
+        let found = state.links.get(index as usize - 1);
+        Ok(found.map(|MemoryLink { name, mtu, up, .. }| {
+            let (name, mtu, is_up) = (name.clone(), *mtu, *up);
+            Link { index, name, mtu, is_up, has_carrier: is_up }
+        }))
+    }
+
+    async fn addrs(&self) -> Result<Vec<(u32, Ipv4Addr)>, KernelError> {
+        let state = self.lock();
+        let of_link = |(index, link): (u32, &MemoryLink)| {
+            link.addrs.iter().map(|addr| (index, *addr)).collect::<Vec<_>>()
+        };
+        Ok((1..).zip(&state.links).flat_map(of_link).collect())
     }
 
     async fn add_addr(&self, link: &Link, addr: Ipv4Addr) -> Result<(), KernelError> {
@@ -80,8 +107,13 @@ impl HostNet for MemoryNet {
         Ok(())
     }
 
-    async fn set_sizes(&self, link: &Link, mtu: u32, txqueuelen: u32) -> Result<(), KernelError> {
-        self.change(link, |link| (link.mtu, link.txqueuelen) = (mtu, txqueuelen));
+    async fn set_mtu(&self, link: &Link, mtu: u32) -> Result<(), KernelError> {
+        self.change(link, |link| link.mtu = mtu);
+        Ok(())
+    }
+
+    async fn set_txqueuelen(&self, link: &Link, txqueuelen: u32) -> Result<(), KernelError> {
+        self.change(link, |link| link.txqueuelen = txqueuelen);
         Ok(())
     }
 
@@ -101,6 +133,11 @@ impl HostNet for MemoryNet {
         }
         routes.push(KernelRoute { dst, link: Some(link.index), metric: 0 });
         Ok(RouteAdded::Added)
+    }
+
+    async fn replace_route(&self, dst: Subnet, link: &Link) -> Result<(), KernelError> {
+        self.lock().routes.retain(|route| route.dst != dst || route.metric != 0);
+        self.add_route(dst, link).await.map(drop)
     }
 
     async fn routes(&self) -> Result<Vec<KernelRoute>, KernelError> {

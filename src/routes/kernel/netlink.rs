@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::pin::pin;
 
 use futures_util::TryStreamExt;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkHeader, LinkMessage};
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType,
 };
@@ -16,7 +18,7 @@ use crate::routes::Subnet;
 /// The host's network, changed through netlink.
 #[derive(Debug, Clone)]
 pub struct Netlink {
-    handle: Handle,
+    pub(super) handle: Handle,
 }
 
 /// Opens a netlink socket. The future moves its messages and must be running, on the runtime the
@@ -31,6 +33,26 @@ pub fn connect() -> Result<(impl Future<Output = ()> + Send + 'static, Netlink),
 }
 
 impl Netlink {
+    /// By which link, and from which address of ours, the kernel would send to `addr` now.
+    ///
+    /// # Errors
+    /// [`KernelError`], also when there is no route to it.
+    pub async fn way_to(&self, addr: Ipv4Addr) -> Result<Option<(u32, Ipv4Addr)>, KernelError> {
+        let to = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(addr, 32).build();
+        let mut found = pin!(self.handle.route().get(to).execute());
+        let route = found.try_next().await;
+        let route = route.map_err(|error| failed(format!("find a route to {addr}"), error))?;
+        let (mut link, mut src) = (None, None);
+        for attribute in route.map(|route| route.attributes).unwrap_or_default() {
+            if let RouteAttribute::Oif(index) = attribute {
+                link = Some(index);
+            } else if let RouteAttribute::PrefSource(RouteAddress::Inet(addr)) = attribute {
+                src = Some(addr);
+            }
+        }
+        Ok(link.zip(src))
+    }
+
     /// The way to requests that are nobody's but the caller's.
     pub const fn handle(&self) -> &Handle {
         &self.handle
@@ -42,10 +64,26 @@ impl HostNet for Netlink {
         let mut found = pin!(self.handle.link().get().match_name(name).execute());
         let link = found.try_next().await;
         let link = link.map_err(|error| failed(format!("find link {name}"), error))?;
-        let index = link.map(|message| message.header.index).ok_or_else(|| {
-            KernelError::new(format!("find link {name}"), io::ErrorKind::NotFound)
-        })?;
-        Ok(Link { index, name: name.to_owned() })
+        let missing = || KernelError::new(format!("find link {name}"), io::ErrorKind::NotFound);
+        link.as_ref().map(link_of).ok_or_else(missing)
+    }
+
+    async fn link_at(&self, index: u32) -> Result<Option<Link>, KernelError> {
+        let mut found = pin!(self.handle.link().get().match_index(index).execute());
+        match found.try_next().await {
+            Ok(link) => Ok(link.as_ref().map(link_of)),
+            Err(error) => {
+                let error = failed(format!("find link {index}"), error);
+                let is_gone = error.source.raw_os_error() == Some(libc::ENODEV);
+                if is_gone { Ok(None) } else { Err(error) }
+            }
+        }
+    }
+
+    async fn addrs(&self) -> Result<Vec<(u32, Ipv4Addr)>, KernelError> {
+        let messages = self.handle.address().get().execute();
+        let addrs = messages.try_filter_map(|message| std::future::ready(Ok(local_addr(&message))));
+        addrs.try_collect().await.map_err(|error| failed("list addresses".to_owned(), error))
     }
 
     async fn add_addr(&self, link: &Link, addr: Ipv4Addr) -> Result<(), KernelError> {
@@ -55,11 +93,16 @@ impl HostNet for Netlink {
         result.map_err(|error| failed(format!("add address {addr}/32 to {}", link.name), error))
     }
 
-    async fn set_sizes(&self, link: &Link, mtu: u32, txqueuelen: u32) -> Result<(), KernelError> {
-        let message =
-            LinkUnspec::new_with_index(link.index).mtu(mtu).txqueuelen(txqueuelen).build();
+    async fn set_mtu(&self, link: &Link, mtu: u32) -> Result<(), KernelError> {
+        let message = LinkUnspec::new_with_index(link.index).mtu(mtu).build();
         let result = self.handle.link().set(message).execute().await;
         result.map_err(|error| failed(format!("set MTU {mtu} on {}", link.name), error))
+    }
+
+    async fn set_txqueuelen(&self, link: &Link, txqueuelen: u32) -> Result<(), KernelError> {
+        let message = LinkUnspec::new_with_index(link.index).txqueuelen(txqueuelen).build();
+        let result = self.handle.link().set(message).execute().await;
+        result.map_err(|error| failed(format!("set the queue of {}", link.name), error))
     }
 
     async fn set_up(&self, link: &Link) -> Result<(), KernelError> {
@@ -69,12 +112,7 @@ impl HostNet for Netlink {
     }
 
     async fn add_route(&self, dst: Subnet, link: &Link) -> Result<RouteAdded, KernelError> {
-        // The builder's other defaults are what is wanted: table main, scope universe, unicast.
-        let message = RouteMessageBuilder::<Ipv4Addr>::new()
-            .destination_prefix(dst.addr(), dst.prefix_len())
-            .output_interface(link.index)
-            .protocol(RouteProtocol::Boot)
-            .build();
+        let message = network_route(dst, link);
         match self.handle.route().add(message).execute().await.map_err(into_io) {
             Ok(()) => Ok(RouteAdded::Added),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(RouteAdded::Exists),
@@ -84,12 +122,51 @@ impl HostNet for Netlink {
         }
     }
 
+    async fn replace_route(&self, dst: Subnet, link: &Link) -> Result<(), KernelError> {
+        let request = self.handle.route().add(network_route(dst, link)).replace();
+        let result = request.execute().await;
+        result.map_err(|error| failed(format!("replace route {dst} dev {}", link.name), error))
+    }
+
     async fn routes(&self) -> Result<Vec<KernelRoute>, KernelError> {
         let all = RouteMessageBuilder::<Ipv4Addr>::new().build();
         let messages = self.handle.route().get(all).execute();
         let routes = messages.try_filter_map(|message| std::future::ready(Ok(route(&message))));
         routes.try_collect().await.map_err(|error| failed("list routes".to_owned(), error))
     }
+}
+
+/// A link as the kernel describes it.
+pub(crate) fn link_of(message: &LinkMessage) -> Link {
+    let LinkHeader { index, flags, .. } = message.header;
+    let (is_up, has_carrier) = (flags.contains(LinkFlags::Up), flags.contains(LinkFlags::LowerUp));
+    let mut link = Link { index, name: String::new(), mtu: 0, is_up, has_carrier };
+    for attribute in &message.attributes {
+        if let LinkAttribute::IfName(name) = attribute {
+            link.name.clone_from(name);
+        } else if let LinkAttribute::Mtu(mtu) = attribute {
+            link.mtu = *mtu;
+        }
+    }
+    link
+}
+
+/// `None` for IPv6.
+fn local_addr(message: &AddressMessage) -> Option<(u32, Ipv4Addr)> {
+    let local = message.attributes.iter().find_map(|attribute| {
+        if let AddressAttribute::Local(IpAddr::V4(addr)) = attribute { Some(*addr) } else { None }
+    });
+    local.map(|addr| (message.header.index, addr))
+}
+
+/// A unicast route to `dst` by `link`, of the protocol `boot`.
+fn network_route(dst: Subnet, link: &Link) -> RouteMessage {
+    // The builder's other defaults are what is wanted: table main, scope universe, unicast.
+    RouteMessageBuilder::<Ipv4Addr>::new()
+        .destination_prefix(dst.addr(), dst.prefix_len())
+        .output_interface(link.index)
+        .protocol(RouteProtocol::Boot)
+        .build()
 }
 
 /// `None` for what is no unicast route of the main table: the kernel dumps all tables.

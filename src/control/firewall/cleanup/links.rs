@@ -41,7 +41,7 @@ fn flannels(message: &LinkMessage) -> Option<Link> {
     let (name, kind) = (name?, kind?);
     // A TUN device has a carrier while it is open.
     let is_open = kind == InfoKind::Tun && message.header.flags.contains(LinkFlags::LowerUp);
-    (!is_open && is_flannels(&name, &kind)).then_some(Link { index: message.header.index, name })
+    (!is_open && is_flannels(&name, &kind)).then(|| kernel::link_of(message))
 }
 
 /// Names by backend, in `pkg/backend`: udp `flannel0`, vxlan `flannel.1`, ipip, wireguard.

@@ -1,0 +1,147 @@
+//! The overlay device with all that serves it: made at the start, and anew when somebody deletes
+//! it.
+
+use std::io;
+use std::net::SocketAddrV4;
+
+use tokio::sync::mpsc;
+
+use crate::control::backend::BackendError;
+use crate::dataplane::engine::Counters;
+use crate::dataplane::tun::TunConfig;
+use crate::dataplane::udp::{KernelUdp, UdpError, bind_group};
+use crate::dataplane::{Engine, EngineConfig, EngineError};
+use crate::routes::Subnet;
+use crate::routes::kernel::{self, HostNet, Netlink, OverlayLink};
+use crate::routes::publish::RouteSubscriber;
+
+/// The kernel gives the first number that is free.
+const NAME_TEMPLATE: &str = "flannel%d";
+
+/// Everything that it takes to make the device.
+#[derive(Debug)]
+pub(super) struct Recipe {
+    /// The device's queues; the name does not count.
+    pub(super) tun: TunConfig,
+    /// Routed into the device.
+    pub(super) network: Subnet,
+    /// What the sockets are bound to.
+    pub(super) bind_addr: SocketAddrV4,
+    /// What the workers must know.
+    pub(super) engine: EngineConfig,
+    /// Where the workers find the peers.
+    pub(super) routes: RouteSubscriber,
+    /// The counters, which go on when the device is made anew.
+    pub(super) counters: Counters,
+}
+
+/// The device, up and served.
+#[derive(Debug)]
+pub(super) struct Device {
+    /// Its name.
+    pub(super) name: String,
+    /// As it should be.
+    pub(super) link: OverlayLink,
+    /// The Network is routed to it, not elsewhere.
+    pub(super) owns_route: bool,
+    /// Its workers. The device goes with them.
+    pub(super) engine: Engine,
+    /// Why a worker ended by itself.
+    pub(super) failures: mpsc::Receiver<EngineError>,
+}
+
+impl Recipe {
+    /// Makes the device with this MTU, and under this name if it is given and free.
+    ///
+    /// # Errors
+    /// [`BackendError`]; nothing is left on the host then.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves nothing on the host.
+    pub(super) async fn make(
+        &self,
+        net: &Netlink,
+        mtu: u16,
+        name: Option<&str>,
+    ) -> Result<Device, BackendError> {
+        let name = match name {
+            // To open a device that exists would be to attach to it.
+            Some(name) if net.link(name).await.is_err() => name,
+            Some(_) | None => NAME_TEMPLATE,
+        };
+        let tun = TunConfig { name: name.to_owned(), ..self.tun.clone() };
+        let tun = tun.open().map_err(BackendError::Tun)?;
+        let (addr, network) = (self.engine.tun_addr, self.network);
+        let link = |index| OverlayLink { index, addr, mtu, network };
+        let (link, look) =
+            kernel::configure(net, &tun.name, link).await.map_err(BackendError::Kernel)?;
+        let sockets = self.bind()?;
+        let (routes, counters) = (self.routes.clone(), self.counters.clone());
+        let engine = Engine::start(self.engine.clone(), tun, sockets, routes, counters);
+        let engine = engine.map_err(BackendError::Engine)?;
+        let failures = forward_failures(&engine)?;
+        Ok(Device { name: look.name, link, owns_route: look.owns_route, engine, failures })
+    }
+
+    fn bind(&self) -> Result<Vec<KernelUdp>, BackendError> {
+        let TunConfig { num_queues, offloads, .. } = self.tun;
+        bind_group(self.bind_addr, num_queues, offloads, self.engine.long_datagrams).map_err(
+            |error| match &error {
+                UdpError::Bind { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
+                    BackendError::PortTaken(error)
+                }
+                UdpError::Bind { .. } | UdpError::Socket { .. } => BackendError::Udp(error),
+            },
+        )
+    }
+}
+
+/// Carries the first failure from the engine's channel, which only a thread can wait on, to one
+/// that a task can. The thread ends with the engine.
+fn forward_failures(engine: &Engine) -> Result<mpsc::Receiver<EngineError>, BackendError> {
+    let (sender, receiver) = mpsc::channel(1);
+    let failures = engine.failures();
+    std::thread::Builder::new()
+        .name("flannel-failure".to_owned())
+        .spawn(move || {
+            if let Ok(error) = failures.recv() {
+                // Nobody listens any more when we are about to end anyway.
+                drop(sender.blocking_send(error));
+            }
+        })
+        .map_err(BackendError::Thread)?;
+    Ok(receiver)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::dataplane::udp::LongDatagrams;
+    use crate::dataplane::{Offloads, ThreadConfig};
+    use crate::routes::publish;
+
+    #[test]
+    fn taken_port_says_who_to_ask() {
+        let holder = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let std::net::SocketAddr::V4(bind_addr) = holder.local_addr().unwrap() else { panic!() };
+        let subnet = "10.1.15.0/24".parse().unwrap();
+        let recipe = Recipe {
+            tun: TunConfig { name: String::new(), num_queues: 1, offloads: Offloads::OFF },
+            network: "10.1.0.0/16".parse().unwrap(),
+            bind_addr,
+            engine: EngineConfig {
+                subnet,
+                tun_addr: subnet.addr(),
+                tun_mtu: 1472,
+                long_datagrams: LongDatagrams::Refused,
+                threads: ThreadConfig { pin: false, busy_poll: Duration::ZERO },
+            },
+            routes: publish::channel().1,
+            counters: Counters::new(1),
+        };
+        let error = recipe.bind().unwrap_err();
+        assert!(matches!(error, BackendError::PortTaken(_)), "{error}");
+    }
+}

@@ -1,0 +1,42 @@
+//! [`HostState`]: whether what the overlay needs of this host is in place.
+
+use serde::Serialize;
+
+/// What the overlay needs of this host, each part by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct HostState {
+    /// The overlay device exists, is up, and workers serve it.
+    pub device: Part,
+    /// The overlay device has its address.
+    pub address: Part,
+    /// The Network is routed to the overlay device.
+    pub route: Part,
+    /// The external interface is up and has the address that is bound to.
+    pub underlay: Part,
+}
+
+/// Whether one part is in place.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Part {
+    /// It is.
+    #[default]
+    InPlace,
+    /// It is not, for this reason: one line.
+    Amiss(String),
+}
+
+impl Part {
+    /// Whether it is in place.
+    pub fn is_in_place(&self) -> bool {
+        *self == Self::InPlace
+    }
+}
+
+impl HostState {
+    /// Every part with its name.
+    pub const fn parts(&self) -> [(&'static str, &Part); 4] {
+        let Self { device, address, route, underlay } = self;
+        [("device", device), ("address", address), ("route", route), ("underlay", underlay)]
+    }
+}

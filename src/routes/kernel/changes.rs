@@ -1,0 +1,94 @@
+//! What changes on the host, as the kernel tells it: rtnetlink(7), multicast groups.
+
+use std::fmt;
+use std::pin::Pin;
+
+use futures_util::{FutureExt, Stream, StreamExt};
+use rtnetlink::packet_core::NetlinkPayload;
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
+use rtnetlink::{MulticastGroup, new_multicast_connection};
+
+use super::{KernelError, Netlink};
+use crate::routes::Subnet;
+
+/// Something that changed on the host, or may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostChange {
+    /// A link came, went, or is another now.
+    Link,
+    /// A link got or lost an IPv4 address.
+    Addr,
+    /// A route to exactly this range came, went, or is another now. The routes that go with their
+    /// link or its last address go unannounced.
+    Route(Subnet),
+    /// The kernel had more to tell than we took in time: anything may have changed.
+    Missed,
+}
+
+/// Tells what changes.
+pub struct HostChanges {
+    changes: Pin<Box<dyn Stream<Item = HostChange> + Send + Sync>>,
+}
+
+/// Like [`connect`](super::connect), and tells of changes from now on.
+///
+/// # Errors
+/// [`KernelError`] when the socket cannot be made.
+pub fn watch()
+-> Result<(impl Future<Output = ()> + Send + 'static, Netlink, HostChanges), KernelError> {
+    let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv4Route];
+    let (connection, handle, messages) = new_multicast_connection(&groups)
+        .map_err(|source| KernelError::new("watch links, addresses and routes", source))?;
+    let changes = messages.filter_map(|(message, _)| std::future::ready(change(&message.payload)));
+    Ok((connection, Netlink { handle }, HostChanges { changes: Box::pin(changes) }))
+}
+
+impl HostChanges {
+    /// Waits for the next change; `None` when there will be no more.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses no change.
+    pub async fn next(&mut self) -> Option<HostChange> {
+        self.changes.next().await
+    }
+
+    /// Forgets the changes that have been told by now.
+    pub fn drain(&mut self) {
+        while let Some(Some(_)) = self.changes.next().now_or_never() {}
+    }
+}
+
+impl fmt::Debug for HostChanges {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HostChanges").finish_non_exhaustive()
+    }
+}
+
+fn change(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Option<HostChange> {
+    use RouteNetlinkMessage::{DelAddress, DelLink, DelRoute, NewAddress, NewLink, NewRoute};
+    if matches!(payload, NetlinkPayload::Overrun(_)) {
+        return Some(HostChange::Missed);
+    }
+    let NetlinkPayload::InnerMessage(message) = payload else { return None };
+    if let NewLink(_) | DelLink(_) = message {
+        Some(HostChange::Link)
+    } else if let NewAddress(_) | DelAddress(_) = message {
+        Some(HostChange::Addr)
+    } else if let NewRoute(route) | DelRoute(route) = message {
+        destination(route).map(HostChange::Route)
+    } else {
+        None
+    }
+}
+
+fn destination(route: &RouteMessage) -> Option<Subnet> {
+    let addr = route.attributes.iter().find_map(|attribute| {
+        if let RouteAttribute::Destination(RouteAddress::Inet(addr)) = attribute {
+            Some(*addr)
+        } else {
+            None
+        }
+    })?;
+    Subnet::new(addr, route.header.destination_prefix_length).ok()
+}
