@@ -14,6 +14,7 @@ use nix::sched::{self, CpuSet};
 use nix::unistd::Pid;
 
 use super::decap::Accept;
+use super::peer_counters::PeerCount;
 use super::pmtu::PathMtuCache;
 use super::stats::{StatsSnapshot, WorkerStats};
 use super::tun::{KernelTun, TunDevice};
@@ -132,6 +133,16 @@ impl Engine {
     pub fn stats(&self) -> StatsSnapshot {
         let workers = self.threads.iter().map(|thread| thread.stats.snapshot());
         StatsSnapshot { workers: workers.collect() }
+    }
+
+    /// Reads what was carried to each peer, by one entry for each worker, in no order.
+    pub fn to_peers(&self) -> Vec<PeerCount> {
+        self.threads.iter().flat_map(|thread| thread.stats.egress.peers.counts()).collect()
+    }
+
+    /// The same for what came from each peer. Packets from where no peer is are in none of them.
+    pub fn from_peers(&self) -> Vec<PeerCount> {
+        self.threads.iter().flat_map(|thread| thread.stats.ingress.peers.counts()).collect()
     }
 
     /// A channel that yields once for every worker that ended by itself, with the reason.
