@@ -126,9 +126,9 @@ mod tests {
     fn what_finds_no_slot_is_counted_all_the_same() {
         let counters = PeerCounters::default();
         (0..2 * NUM_SLOTS).for_each(|number| counters.add(ip(number), 1, 10));
-        let (packets, bytes) = counters.counts().fold((0, 0), |(packets, bytes), count| {
-            (packets + count.packets, bytes + count.bytes)
-        });
+        let (packets, bytes) = counters
+            .counts()
+            .fold((0, 0), |(packets, bytes), count| (packets + count.packets, bytes + count.bytes));
         assert_eq!((packets, bytes), (2 * NUM_SLOTS as u64, 20 * NUM_SLOTS as u64));
         let other = counters.counts().find(|count| count.peer.is_unspecified()).unwrap();
         assert!(other.packets >= NUM_SLOTS as u64, "{other:?}");

@@ -20,6 +20,7 @@ use crate::control::config::NetworkConfig;
 use crate::control::host_state::HostState;
 use crate::control::iface::ExternalInterface;
 use crate::control::lease::{Lease, LeaseAttrs, LeaseEvent};
+use crate::dataplane::peer_counters::PeerCount;
 use crate::dataplane::pmtu::{ENCAP_OVERHEAD_V4, MIN_IPV4_MTU};
 use crate::dataplane::tun::TunConfig;
 use crate::dataplane::udp::{KernelUdp, LongDatagrams, UdpError, bind_group};
@@ -116,6 +117,10 @@ impl Backend for UdpBackend {
 
     fn host_state(&self) -> watch::Receiver<HostState> {
         self.host_state.subscribe()
+    }
+
+    fn peer_counts(&self) -> (Vec<PeerCount>, Vec<PeerCount>) {
+        (self.engine.to_peers(), self.engine.from_peers())
     }
 
     fn stats(&self) -> BackendStats {
