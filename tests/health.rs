@@ -162,8 +162,9 @@ fn check_with_promtool(metrics: &str) {
     let program = if fetched.exists() { fetched.as_path() } else { Path::new("promtool") };
     let mut command = Command::new(program);
     command.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped());
-    let child = command.stderr(Stdio::piped()).spawn();
-    let mut child = child.expect("promtool is missing: `make setup` fetches it");
+    let Ok(mut child) = command.stderr(Stdio::piped()).spawn() else {
+        panic!("promtool is missing: `make target/promtool` fetches it");
+    };
     child.stdin.take().unwrap().write_all(metrics.as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
     let said = text(&output.stdout) + &text(&output.stderr);

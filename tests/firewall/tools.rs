@@ -1,10 +1,13 @@
 //! Tools that are missing, fail or hang.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::symlink;
+use std::process::Stdio;
 
 use crate::expected::{CONFIG, FILTER, NAT};
-use crate::firewall_host::{FirewallHost, NFT};
+use crate::firewall_host::{FirewallHost, LEGACY, NFT};
+use crate::host::eventually;
 
 #[test]
 fn daemon_works_without_iptables_and_says_so_once() {
@@ -68,4 +71,48 @@ fn iptables_that_hangs_keeps_nobody_waiting_but_for_readiness() {
     assert!(log.contains("iptables-save does not end: killed after 10 s"), "{log}");
     daemon.signal("TERM");
     assert_eq!(daemon.end().0.code(), Some(0));
+}
+
+#[test]
+fn lock_of_legacy_iptables_is_waited_for_and_not_kept() {
+    let Some(host) = FirewallHost::with_tables(LEGACY) else { return };
+    host.put_config(CONFIG);
+    let lock = host.dir.path().join("lock");
+    let lock = lock.to_str().unwrap();
+    // Another program holds it until a file appears.
+    let script = "echo held; until [ -e $0.free ]; do sleep 0.1; done";
+    let mut holder = host.command(&["flock", lock, "sh", "-c", script, lock]);
+    let mut holder = holder.stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(holder.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    let daemon = host.start_daemon(&["-iptables-resync=1"]);
+    let pid = daemon.pid().to_string();
+    eventually("flanneld waits for the lock", || {
+        let waiting = ["pgrep", "--parent", &pid, "--full", "iptables-restore"];
+        host.command(&waiting).output().unwrap().status.success().then_some(())
+    });
+    fs::write(format!("{lock}.free"), "").unwrap();
+    assert!(holder.wait().unwrap().success());
+    let log = daemon.wait_for("rules are in place: 2 in table filter");
+    assert!(!log.contains("Failed to set up rules"), "{log}");
+    assert_eq!(host.filter(), FILTER);
+    for _ in 0..20 {
+        // Free whenever somebody asks, also while the daemon looks after its rules.
+        host.output(&["flock", "--timeout", "1", lock, "true"]);
+    }
+}
+
+#[test]
+fn host_that_does_not_forward_is_told_how_to() {
+    let host = FirewallHost::new(NFT);
+    host.put_config(CONFIG);
+    let forward = |value: &str| {
+        host.output(&["sh", "-c", "echo $0 > /proc/sys/net/ipv4/ip_forward", value]);
+        let daemon = host.start_daemon(&[]);
+        let log = daemon.wait_for("flannel is ready");
+        daemon.stop();
+        log.contains("run `sysctl -w net.ipv4.ip_forward=1`")
+    };
+    assert!(forward("0"));
+    assert!(!forward("1"));
 }
