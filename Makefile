@@ -51,9 +51,26 @@ check: setup ## format, lints and documentation, warnings denied
 	$(CARGO) clippy --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps
 
-test: setup ## every test: units and integration, then real namespaces
+test: setup target/promtool ## every test: units and integration, then real namespaces
 	$(CARGO) test
 	$(CARGO) test --release --test netns -- --test-threads=1
+
+# Judges our metrics. Of its Debian package, prometheus, this one program is enough; installed, it
+# would bring a server that runs.
+target/promtool:
+	@mkdir -p $(@D); \
+	if command -v promtool >/dev/null; then \
+	    ln -sf "$$(command -v promtool)" $@; \
+	elif command -v apt-get >/dev/null; then \
+	    echo "make: fetching promtool from Debian's prometheus"; \
+	    directory=$$(mktemp -d) && chmod 755 $$directory && cd $$directory && \
+	    { apt-get -qq download prometheus 2>/dev/null || \
+	      { apt-get -qq update && apt-get -qq download prometheus; }; } && \
+	    dpkg-deb --fsys-tarfile prometheus_*.deb | tar -xO ./usr/bin/promtool >promtool && \
+	    chmod +x promtool && mv promtool $(CURDIR)/$@ && rm -r $$directory; \
+	else \
+	    echo "make: promtool is missing; install Prometheus" >&2; exit 1; \
+	fi
 
 netns: setup ## the namespace tests alone; needs root
 	$(CARGO) test --release --test netns -- --test-threads=1

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use super::host_state::HostState;
 use super::lease::{Lease, LeaseAttrs, LeaseEvent};
 use crate::dataplane::EngineError;
+use crate::dataplane::peer_counters::PeerCount;
 use crate::dataplane::stats::StatsSnapshot;
 use crate::dataplane::tun::TunError;
 use crate::dataplane::udp::UdpError;
@@ -50,6 +51,10 @@ pub trait Backend: Sized {
 
     /// Whether what it needs of this host is in place, now and at every change.
     fn host_state(&self) -> watch::Receiver<HostState>;
+
+    /// Reads what it carried to its peers, and what came from them; a peer may have several
+    /// entries, which add up.
+    fn peer_counts(&self) -> (Vec<PeerCount>, Vec<PeerCount>);
 
     /// Reads what it counted.
     fn stats(&self) -> BackendStats;

@@ -53,6 +53,15 @@ pub enum ConflictKind {
     SharedLease,
 }
 
+impl ConflictKind {
+    /// Every kind, with its name in `/stats` and in the metrics.
+    pub const ALL: [(Self, &'static str); 3] = [
+        (Self::Overlap, "overlap"),
+        (Self::SamePublicIp, "same-public-ip"),
+        (Self::SharedLease, "shared-lease"),
+    ];
+}
+
 impl Claim {
     /// A claim that nobody contradicts yet.
     pub fn new(subnet: Subnet, public_ip: Ipv4Addr) -> Self {

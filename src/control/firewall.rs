@@ -16,7 +16,7 @@ mod rules;
 
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{debug, info, warn};
@@ -53,10 +53,33 @@ pub enum RuleTool {
     Nftables,
 }
 
+/// How the rules are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum RulesState {
+    /// Nobody asked for any.
+    #[default]
+    NotWanted,
+    /// The first look at them is not over.
+    Pending,
+    /// They were as they should be at the last look, or have been mended then.
+    InPlace {
+        /// Times that they were written.
+        num_writes: u64,
+    },
+    /// They could not be read or mended at the last look.
+    Failed {
+        /// Why, in one line.
+        reason: String,
+        /// Times that they were written.
+        num_writes: u64,
+    },
+}
+
 /// Keeps the rules while it lives. They stay when it goes.
 #[derive(Debug)]
 pub struct Firewall {
     installed: oneshot::Receiver<()>,
+    state: watch::Receiver<RulesState>,
     _tasks: JoinSet<()>,
 }
 
@@ -80,9 +103,12 @@ impl Firewall {
             info!("{advice}");
         }
         let (sender, installed) = oneshot::channel();
+        let first = if config.has_rules() { RulesState::Pending } else { RulesState::NotWanted };
+        let (tell, state) = watch::channel(first);
         let mut tasks = JoinSet::new();
         if config.has_rules() {
-            let keeper = Keeper { config, tool, ranges, found: None, log: LogLimit::default() };
+            let log = LogLimit::default();
+            let keeper = Keeper { config, tool, ranges, found: None, tell, num_writes: 0, log };
             tasks.spawn(keeper.keep(sender));
         }
         if config.blackhole_route {
@@ -92,7 +118,12 @@ impl Firewall {
                 warn!("Failed to keep the blackhole route: {error}: {}", error.source);
             });
         }
-        Self { installed, _tasks: tasks }
+        Self { installed, state, _tasks: tasks }
+    }
+
+    /// How the rules are.
+    pub fn state(&self) -> RulesState {
+        self.state.borrow().clone()
     }
 
     /// Waits until all rules are in place or it is known that they cannot be.
@@ -112,6 +143,9 @@ struct Keeper {
     ranges: Ranges,
     /// The tool, once it has been found to work.
     found: Option<Found>,
+    tell: watch::Sender<RulesState>,
+    /// Times that rules were written.
+    num_writes: u64,
     log: LogLimit,
 }
 
@@ -135,33 +169,51 @@ impl Keeper {
         }
     }
 
-    /// Compares what there is with what should be, and mends it.
+    /// Compares what there is with what should be, mends it, and tells how it went.
     async fn look(&mut self) {
+        let result = self.mend().await;
+        let num_writes = self.num_writes;
+        self.tell.send_replace(match result {
+            Ok(()) => RulesState::InPlace { num_writes },
+            Err(reason) => RulesState::Failed { reason, num_writes },
+        });
+    }
+
+    /// The error is the last there was, as one line.
+    async fn mend(&mut self) -> Result<(), String> {
         let mut found = match self.found.take() {
             Some(found) => found,
             None => match self.find().await {
                 Ok(found) => found,
-                Err(error) => return self.complain("", &error),
+                Err(error) => return Err(self.complain("", &error)),
             },
         };
+        let mut result = Ok(());
         match &mut found {
             Found::Iptables(iptables, chains) => {
                 for chain in chains {
                     let (table, rules) = (chain.table(), chain.len());
                     match iptables.ensure(chain).await {
-                        Ok(true) => report(iptables.version(), table, rules),
+                        Ok(true) => {
+                            self.num_writes += 1;
+                            report(iptables.version(), table, rules);
+                        }
                         Ok(false) => debug!("rules in table {table} are as they should be"),
-                        Err(error) => self.complain(table, &error),
+                        Err(error) => result = Err(self.complain(table, &error)),
                     }
                 }
             }
             Found::Nftables(nftables) => match nftables.ensure().await {
-                Ok(true) => report(nftables.version(), "flannel-ipv4", nftables.num_rules()),
+                Ok(true) => {
+                    self.num_writes += 1;
+                    report(nftables.version(), "flannel-ipv4", nftables.num_rules());
+                }
                 Ok(false) => debug!("rules are as they should be"),
-                Err(error) => self.complain("flannel-ipv4", &error),
+                Err(error) => result = Err(self.complain("flannel-ipv4", &error)),
             },
         }
         self.found = Some(found);
+        result
     }
 
     /// Finds the tool. It may be installed while we run, so this is tried again and again.
@@ -196,9 +248,12 @@ impl Keeper {
         }
     }
 
-    fn complain(&mut self, table: &str, error: &CommandError) {
+    /// Gives what went wrong as one line; logs it with advice, once a minute for each table.
+    fn complain(&mut self, table: &str, error: &CommandError) -> String {
+        let place = if table.is_empty() { String::new() } else { format!(" in table {table}") };
+        let line = format!("Failed to set up rules{place}: {}", error.line());
         if !self.log.is_due(table) {
-            return;
+            return line;
         }
         let advice = match (error.is_missing(), self.tool) {
             (false, _) => "",
@@ -206,12 +261,11 @@ impl Keeper {
             (true, RuleTool::Nftables) => "install nftables, or unset EnableNFTables; ",
         };
         warn!(
-            "Failed to set up rules{}{table}: {}; the overlay works on, trying again every {} s; \
+            "{line}; the overlay works on, trying again every {} s; \
              {advice}to do without rules give -iptables-forward-rules=false and no -ip-masq",
-            if table.is_empty() { "" } else { " in table " },
-            error.line(),
             self.config.resync.as_secs()
         );
+        line
     }
 }
 

@@ -1,13 +1,18 @@
-//! The health endpoint: `/healthz`, `/readyz` and `/stats` over HTTP.
+//! The health endpoint: `/healthz`, `/readyz`, `/metrics` and `/stats` over HTTP.
 //!
-//! The first two answer as flannel's `pkg/healthz` does. Only the daemon's own loop knows the
-//! statistics, so a request for them is handed to it and answered there.
+//! `/healthz` answers as flannel's `pkg/healthz` does, and so does `/readyz` by its status; its
+//! body, and all of the others, are made of a [`Report`]. Only the node's own loop can write one,
+//! so each request is handed to it and answered there.
 
+mod metrics;
+mod report;
+mod vitals;
+
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -17,19 +22,29 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use sd_notify::NotifyState;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tracing::{debug, info, warn};
 
+use self::metrics::Metrics;
+pub use self::report::Report;
+pub(super) use self::report::Stats;
+use self::report::{Check, readiness, to_json};
+pub(super) use self::vitals::Vitals;
+use super::systemd::notify;
+
 /// What the endpoint knows of the daemon.
 #[derive(Debug, Default)]
 pub struct Health {
-    ready: AtomicBool,
-    stats: OnceLock<mpsc::Sender<StatsRequest>>,
+    /// What keeps the daemon from having a node, while it has none.
+    phase: Mutex<&'static str>,
+    node: Mutex<Option<mpsc::Sender<ReportRequest>>>,
+    metrics: Mutex<Metrics>,
 }
 
-/// Waits for the statistics, as JSON text.
-pub type StatsRequest = oneshot::Sender<String>;
+/// Waits for a report.
+pub type ReportRequest = oneshot::Sender<Report>;
 
 /// Why the endpoint could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -40,31 +55,52 @@ pub struct HealthError {
 }
 
 impl Health {
-    /// Makes `/readyz` answer well, from now on.
-    pub fn set_ready(&self) {
-        self.ready.store(true, Ordering::Relaxed);
+    /// Tells, here and to systemd, what the daemon is about until it has a node.
+    pub fn enter(&self, phase: &'static str) {
+        *lock(&self.phase) = phase;
+        notify(&[NotifyState::Status(phase)]);
     }
 
-    /// Whether `/readyz` answers well.
-    pub fn is_ready(&self) -> bool {
-        self.ready.load(Ordering::Relaxed)
-    }
-
-    /// The requests for statistics, for the caller to answer; until then there are none.
-    pub fn stats_requests(&self) -> mpsc::Receiver<StatsRequest> {
+    /// The requests for reports, from now on, for the caller to answer.
+    pub fn report_requests(&self) -> mpsc::Receiver<ReportRequest> {
         let (sender, receiver) = mpsc::channel(MAX_CONNECTIONS);
-        if self.stats.set(sender).is_err() {
-            warn!("statistics are served already");
-        }
+        *lock(&self.node) = Some(sender);
         receiver
     }
 
-    /// The statistics; `None` while nobody answers for them.
-    pub(super) async fn ask_for_stats(&self) -> Option<String> {
+    /// `None` while there is no node.
+    async fn report(&self) -> Option<Report> {
         let (request, reply) = oneshot::channel();
-        self.stats.get()?.try_send(request).ok()?;
+        let node = lock(&self.node).clone();
+        node?.try_send(request).ok()?;
         reply.await.ok()
     }
+
+    /// The statistics as JSON; `None` while there is no node.
+    pub(super) async fn stats(&self) -> Option<String> {
+        Some(to_json(&self.report().await?.stats))
+    }
+
+    /// Whether the node is ready, and that with the reasons as JSON.
+    pub(super) async fn readiness(&self) -> (bool, String) {
+        let report = self.report().await;
+        readiness(&report.map_or_else(|| self.no_node(), |report| report.checks))
+    }
+
+    fn no_node(&self) -> BTreeMap<&'static str, Check> {
+        BTreeMap::from([("startup", Check::fails(*lock(&self.phase)))])
+    }
+
+    async fn metrics(&self) -> String {
+        let report = self.report().await;
+        let is_ready = report.as_ref().is_some_and(|report| readiness(&report.checks).0);
+        lock(&self.metrics).text(is_ready, report.as_ref())
+    }
+}
+
+/// What is behind these locks is whole after every statement.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Connections served at a time; more wait to be accepted.
@@ -123,19 +159,28 @@ async fn answer(
     request: Request<Incoming>,
     health: &Health,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
-    const TEXT: &str = "text/plain; charset=utf-8";
+    const JSON: &str = "application/json";
+    const OK: StatusCode = StatusCode::OK;
     const UNAVAILABLE: StatusCode = StatusCode::SERVICE_UNAVAILABLE;
     Ok(match request.uri().path() {
-        "/healthz" => respond(StatusCode::OK, TEXT, "flanneld is running"),
-        "/readyz" if health.is_ready() => respond(StatusCode::OK, TEXT, "flanneld is ready"),
-        "/readyz" => respond(UNAVAILABLE, TEXT, "flanneld is not ready yet"),
-        "/stats" => match health.ask_for_stats().await {
-            Some(json) => respond(StatusCode::OK, "application/json", json),
+        "/healthz" => respond(OK, TEXT, "flanneld is running"),
+        "/readyz" => match health.readiness().await {
+            (true, json) => respond(OK, JSON, json),
+            (false, json) => respond(UNAVAILABLE, JSON, json),
+        },
+        "/metrics" => respond(OK, prometheus::TEXT_FORMAT, health.metrics().await),
+        "/stats" => match health.stats().await {
+            Some(json) => respond(OK, JSON, json),
             None => respond(UNAVAILABLE, TEXT, "flanneld is not ready yet"),
         },
-        _ => respond(StatusCode::NOT_FOUND, TEXT, "there are /healthz, /readyz and /stats"),
+        _ => respond(StatusCode::NOT_FOUND, TEXT, PATHS),
     })
 }
+
+const TEXT: &str = "text/plain; charset=utf-8";
+
+/// What is told to whoever asks for something else.
+const PATHS: &str = "there are /healthz, /readyz, /metrics and /stats";
 
 fn respond(
     status: StatusCode,
@@ -155,27 +200,29 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn probes_answer_as_flannels() {
+    async fn without_a_node_all_but_healthz_says_what_is_missing() {
         let (addr, health) = endpoint().await;
+        health.enter("waiting for the network config");
         assert_eq!(get(addr, "/healthz").await, (200, "flanneld is running".to_owned()));
-        assert_eq!(get(addr, "/readyz").await, (503, "flanneld is not ready yet".to_owned()));
-        health.set_ready();
-        assert_eq!(get(addr, "/readyz?x=1").await, (200, "flanneld is ready".to_owned()));
+        let (status, body) = get(addr, "/readyz?x=1").await;
+        assert_eq!(status, 503);
+        let json: serde_json::Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(json["message"], "flanneld is not ready yet");
+        assert_eq!(json["checks"]["startup"]["reason"], "waiting for the network config");
+        assert_eq!(get(addr, "/stats").await.0, 503);
+        let (status, metrics) = get(addr, "/metrics").await;
+        assert_eq!(status, 200);
+        assert!(metrics.contains("\nflannel_ready 0\n"), "{metrics}");
+        assert!(metrics.contains("\nprocess_open_fds "), "{metrics}");
         assert_eq!(get(addr, "/").await.0, 404);
     }
 
     #[tokio::test]
-    async fn stats_are_answered_by_whoever_took_the_requests() {
+    async fn node_that_is_gone_leaves_nobody_waiting() {
         let (addr, health) = endpoint().await;
+        drop(health.report_requests());
         assert_eq!(get(addr, "/stats").await.0, 503);
-        let mut requests = health.stats_requests();
-        let daemon = tokio::spawn(async move {
-            let request: StatsRequest = requests.recv().await.unwrap();
-            request.send("{}".to_owned()).unwrap();
-        });
-        assert_eq!(get(addr, "/stats").await, (200, "{}".to_owned()));
-        daemon.await.unwrap();
-        assert_eq!(get(addr, "/stats").await.0, 503, "the daemon is gone");
+        assert_eq!(get(addr, "/readyz").await.0, 503);
     }
 
     #[tokio::test]

@@ -167,7 +167,7 @@ async fn join<R: Registry>(
         RegistryKind::File(_) => "File",
     };
     info!("Created subnet manager: {kind} Local Manager with Previous Subnet: {shown}");
-    notify(&[NotifyState::Status("waiting for the network config")]);
+    health.enter("waiting for the network config");
     let state = StateFile::beside(&config.subnet_file, registry.config_name());
     let (found, iface, past) =
         find_network(config, registry, &net, named, &state, previous).await?;

@@ -2,22 +2,20 @@
 //! the node as soon as its rules are in place.
 
 use std::convert::Infallible;
-use std::net::Ipv4Addr;
 use std::path::Path;
 use std::pin::pin;
 
 use sd_notify::NotifyState;
-use serde::Serialize;
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
 use super::DaemonError;
 use super::acquire::acquire_lease;
 use super::backend::{Backend, BackendStats};
-use super::claim::{Claim, Conflict, as_text};
+use super::claim::Claim;
 use super::config::{NetworkConfig, wait_for_config};
 use super::firewall::{Firewall, FirewallConfig, Ranges, RuleTool};
-use super::health::Health;
+use super::health::{Health, Stats, Vitals};
 use super::lease::{Lease, LeaseEvent};
 use super::registry::Registry;
 use super::renew::{KeepPolicy, keep_lease};
@@ -48,22 +46,8 @@ pub(super) struct Node<'a, R> {
     pub(super) keep: KeepPolicy,
     /// Which rules to keep on the host.
     pub(super) firewall: FirewallConfig,
-    /// Is told when we are ready, and asks for statistics.
+    /// Asks how we are.
     pub(super) health: &'a Health,
-}
-
-/// What `/stats` serves.
-#[derive(Debug, Serialize)]
-struct Stats {
-    #[serde(serialize_with = "as_text")]
-    network: Subnet,
-    #[serde(serialize_with = "as_text")]
-    subnet: Subnet,
-    public_ip: Ipv4Addr,
-    conflicts: Vec<Conflict>,
-    mtu: u16,
-    #[serde(flatten)]
-    backend: BackendStats,
 }
 
 impl<R: Registry> Node<'_, R> {
@@ -86,6 +70,7 @@ impl<R: Registry> Node<'_, R> {
             // What we say of ourselves may be new; the registry hears it when it is back.
             Some(Past { own, peers }) => Past { own: Lease { attrs, ..own }, peers },
             None => {
+                self.health.enter("acquiring a lease");
                 let (registry, network) = (self.registry, &self.network);
                 let own = acquire_lease(registry, network, &attrs, self.previous).await?;
                 Past { own, peers: Vec::new() }
@@ -124,24 +109,25 @@ impl<R: Registry> Node<'_, R> {
     }
 
     /// Tells the host what its network is, and systemd that we are ready. A node that cannot write
-    /// its file still serves its peers.
-    fn announce(&self, lease: &Lease, mtu: u16) {
+    /// its file still serves its peers. Whether it can is returned.
+    fn announce(&self, lease: &Lease, mtu: u16) -> bool {
         let (network, subnet) = (self.network.network, lease.subnet);
         let env = SubnetEnv { network, subnet, mtu, ip_masq: self.firewall.ip_masq };
-        match env.write(self.subnet_file) {
+        let written = env.write(self.subnet_file);
+        match &written {
             Ok(()) => {
                 info!("Wrote subnet file to {}", self.subnet_file.display());
-                self.health.set_ready();
                 info!("flannel is ready");
             }
             Err(error) => {
-                let error: &dyn std::error::Error = &error;
+                let error: &dyn std::error::Error = error;
                 warn!(error, "Failed to write subnet file: this node will never be ready");
             }
         }
         info!("Running backend.");
         info!("Watching for new subnet leases");
         notify(&[NotifyState::Ready]);
+        written.is_ok()
     }
 
     /// Feeds the backend with its peers' leases, and watches over it and over our lease.
@@ -151,7 +137,8 @@ impl<R: Registry> Node<'_, R> {
         peers: Vec<Lease>,
         mut backend: B,
     ) -> Result<Infallible, DaemonError> {
-        let mut stats_requests = self.health.stats_requests();
+        let mut report_requests = self.health.report_requests();
+        let mut vitals = Vitals::new(&own);
         // Unbounded, yet never long: it is filled and emptied by this one task, turn by turn.
         let (sink, mut changes) = mpsc::unbounded_channel();
         let (in_touch, mut touch) = watch::channel(true);
@@ -168,21 +155,29 @@ impl<R: Registry> Node<'_, R> {
         let mut is_announced = false;
         let (mut status, mut watchdog) = (Status::default(), Watchdog::from_env());
         loop {
-            status.show(status_line(&own, &backend, *touch.borrow_and_update()));
+            let in_touch = *touch.borrow_and_update();
+            vitals.touch(in_touch);
+            status.show(status_line(&own, &backend, in_touch));
             tokio::select! {
                 () = firewall.installed(), if !is_announced => {
-                    self.announce(&own, backend.mtu());
+                    if self.announce(&own, backend.mtu()) {
+                        vitals.announced();
+                    }
                     is_announced = true;
                 }
                 Some(events) = changes.recv() => {
                     record.apply(&events);
                     backend.apply(events);
                 }
-                Some(lease) = held.recv() => record.hold(lease),
+                Some(lease) = held.recv() => {
+                    vitals.hold(&lease);
+                    record.hold(lease);
+                }
                 () = record.due() => record.write(),
-                Some(request) = stats_requests.recv() => {
+                Some(request) = report_requests.recv() => {
+                    let report = vitals.report(self.stats(&claim, &backend), &backend, &firewall);
                     // Whoever asked may be gone by now.
-                    drop(request.send(self.stats(&claim, &backend)));
+                    drop(request.send(report));
                 }
                 Ok(()) = touch.changed() => {}
                 () = watchdog.due() => notify(&[NotifyState::Watchdog]),
@@ -198,17 +193,15 @@ impl<R: Registry> Node<'_, R> {
         }
     }
 
-    fn stats<B: Backend>(&self, claim: &Claim, backend: &B) -> String {
-        let stats = Stats {
+    fn stats<B: Backend>(&self, claim: &Claim, backend: &B) -> Stats {
+        Stats {
             network: self.network.network,
             subnet: claim.subnet,
             public_ip: claim.public_ip,
             conflicts: claim.conflicts(),
             mtu: backend.mtu(),
             backend: backend.stats(),
-        };
-        // Writing to memory fails only for maps with keys that are no text; there are none here.
-        serde_json::to_string(&stats).unwrap_or_default()
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use nix::sched::{self, CpuSet};
 use nix::unistd::Pid;
 
 use super::decap::Accept;
+use super::peer_counters::PeerCount;
 use super::pmtu::PathMtuCache;
 use super::stats::{StatsSnapshot, WorkerStats};
 use super::tun::{KernelTun, TunDevice};
@@ -94,6 +95,16 @@ impl Counters {
     /// Reads every counter. Cheap enough for a metrics scrape; takes no lock.
     pub fn snapshot(&self) -> StatsSnapshot {
         StatsSnapshot { workers: self.workers.iter().map(|stats| stats.snapshot()).collect() }
+    }
+
+    /// Reads what was carried to each peer, by one entry for each worker, in no order.
+    pub fn to_peers(&self) -> Vec<PeerCount> {
+        self.workers.iter().flat_map(|stats| stats.egress.peers.counts()).collect()
+    }
+
+    /// The same for what came from each peer. Packets from where no peer is are in none of them.
+    pub fn from_peers(&self) -> Vec<PeerCount> {
+        self.workers.iter().flat_map(|stats| stats.ingress.peers.counts()).collect()
     }
 }
 

@@ -31,6 +31,7 @@ pub mod headers;
 pub mod memory;
 pub mod offload;
 pub mod packet_builder;
+pub mod peer_counters;
 pub mod stats;
 mod sys;
 

@@ -103,6 +103,7 @@ impl Sender {
         let Err(error) = self.send_datagrams(socket, run, 0..num, arena) else {
             stats.packets.add(num as u64);
             stats.bytes.add(run.len() as u64);
+            stats.peers.add(*run.path.to.ip(), num as u64, run.len() as u64);
             stats.writes.add(1);
             return true;
         };
@@ -140,6 +141,7 @@ impl Sender {
                 Ok(len) => {
                     stats.packets.add(1);
                     stats.bytes.add(len as u64);
+                    stats.peers.add(*run.path.to.ip(), 1, len as u64);
                     stats.writes.add(1);
                     continue;
                 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::Serialize;
 
 use super::drop_reason::DropReason;
+use super::peer_counters::PeerCounters;
 
 /// A counter that one thread adds to. It needs no locked instruction, only a store that cannot
 /// be torn.
@@ -34,6 +35,8 @@ pub struct DirectionStats {
     pub bytes: Counter,
     /// System calls that carried them out: sends, or writes to the TUN.
     pub writes: Counter,
+    /// The packets once more, by the peer they went to or came from.
+    pub peers: PeerCounters,
     drops: [Counter; DropReason::ALL.len()],
 }
 

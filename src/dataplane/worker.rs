@@ -281,6 +281,7 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
     fn take_in(&mut self, num_buffers: usize, now: Instant) {
         for buffer in 0..num_buffers {
             let mut start = 0;
+            let mut accepted = Accepted::default();
             loop {
                 let (bytes, datagram_len) = self.batch.datagrams_mut(buffer);
                 let end = (start + datagram_len).min(bytes.len());
@@ -288,6 +289,7 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
                 let len = datagram.len();
                 match self.accept.packet(datagram) {
                     Ok(inner) => {
+                        accepted.add(inner.src, len);
                         self.coalescer.push(&self.batch, PacketAt { buffer, start, len }, &inner);
                     }
                     Err(reason) => {
@@ -302,6 +304,17 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
                     break;
                 }
             }
+            self.count_for_peer(&accepted);
+        }
+    }
+
+    /// Counts what one buffer brought for the peer that has the sender's subnet: all datagrams in
+    /// a buffer came from one socket.
+    fn count_for_peer(&self, accepted: &Accepted) {
+        if let Some(src) = accepted.src
+            && let Some(next_hop) = self.routes.table().lookup(src)
+        {
+            self.stats.ingress.peers.add(*next_hop.addr.ip(), accepted.packets, accepted.bytes);
         }
     }
 
@@ -341,6 +354,23 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
             self.stats.set_offloads(self.offloads);
         }
         result.map_err(lost_tun)
+    }
+}
+
+/// What was accepted of one receive buffer.
+#[derive(Debug, Default)]
+struct Accepted {
+    /// Inner source of the last packet.
+    src: Option<Ipv4Addr>,
+    packets: u64,
+    bytes: u64,
+}
+
+impl Accepted {
+    const fn add(&mut self, src: Ipv4Addr, len: usize) {
+        self.src = Some(src);
+        self.packets += 1;
+        self.bytes += len as u64;
     }
 }
 

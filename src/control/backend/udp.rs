@@ -29,6 +29,7 @@ use crate::control::host_state::HostState;
 use crate::control::iface::ExternalInterface;
 use crate::control::lease::{Lease, LeaseAttrs, LeaseEvent};
 use crate::dataplane::engine::Counters;
+use crate::dataplane::peer_counters::PeerCount;
 use crate::dataplane::tun::TunConfig;
 use crate::dataplane::{EngineConfig, Offloads, ThreadConfig};
 use crate::routes::kernel;
@@ -124,8 +125,13 @@ impl Backend for UdpBackend {
         self.host_state.clone()
     }
 
+    fn peer_counts(&self) -> (Vec<PeerCount>, Vec<PeerCount>) {
+        let counters = self.running.counters();
+        (counters.to_peers(), counters.from_peers())
+    }
+
     fn stats(&self) -> BackendStats {
-        let (device, dataplane) = (self.running.name(), self.running.stats());
+        let (device, dataplane) = (self.running.name(), self.running.counters().snapshot());
         BackendStats { device, num_peers: self.publisher.num_routes(), dataplane }
     }
 }

@@ -208,7 +208,7 @@ struct DataPlaneFlags {
 
 #[derive(Debug, Args)]
 struct HealthFlags {
-    /// Address of the health endpoint, which serves /healthz, /readyz and /stats.
+    /// Address of the health endpoint, which serves /healthz, /readyz, /metrics and /stats.
     #[arg(long, value_name = "IP", default_value = "0.0.0.0", value_parser = values::ip)]
     healthz_ip: IpAddr,
 

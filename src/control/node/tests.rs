@@ -1,5 +1,6 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use crate::control::registry::memory::{Fault, MemoryRegistry};
 use crate::control::renew::OnLeaseLoss;
 use crate::control::test_log::Logs;
 use crate::dataplane::EngineError;
+use crate::dataplane::peer_counters::PeerCount;
 use crate::dataplane::stats::StatsSnapshot;
 
 const CONFIG: &str = r#"{"Network":"10.1.0.0/16"}"#;
@@ -73,7 +75,7 @@ async fn node_that_cannot_write_subnet_env_works_but_is_not_ready() {
     std::fs::create_dir(world.subnet_file()).unwrap();
     let act = async { world.until(|log| log.changes > 0).await };
     assert!(world.live_while(act).await.is_none());
-    assert!(!world.health.is_ready());
+    assert!(!world.is_announced().await);
 }
 
 #[tokio::test(start_paused = true)]
@@ -102,7 +104,7 @@ async fn node_starts_with_what_it_remembers_and_settles_with_the_registry_later(
     let act = async {
         world.until(|log| log.peers.len() == 2).await;
         assert!(world.log.borrow().peers.contains("10.1.9.0/24"), "as far as we knew");
-        while !world.health.is_ready() {
+        while !world.is_announced().await {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         assert_eq!(logs.count("is still ours"), 0);
@@ -226,8 +228,15 @@ impl World {
         ours.map(|lease| lease.subnet)
     }
 
+    /// Whether `/readyz` says that subnet.env is written.
+    async fn is_announced(&self) -> bool {
+        let (_, json) = self.health.readiness().await;
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        json["checks"]["subnet_file"]["ok"] == true
+    }
+
     async fn stats(&self) -> String {
-        self.health.ask_for_stats().await.unwrap()
+        self.health.stats().await.unwrap()
     }
 }
 
@@ -280,6 +289,10 @@ impl Backend for FakeBackend {
 
     fn host_state(&self) -> watch::Receiver<HostState> {
         self.host_state.subscribe()
+    }
+
+    fn peer_counts(&self) -> (Vec<PeerCount>, Vec<PeerCount>) {
+        (Vec::new(), Vec::new())
     }
 
     fn stats(&self) -> BackendStats {

@@ -138,7 +138,7 @@ mod tests {
                 long_datagrams: LongDatagrams::Refused,
                 threads: ThreadConfig { pin: false, busy_poll: Duration::ZERO },
             },
-            routes: publish::channel().1,
+            routes: publish::channel("10.1.0.0/16".parse().unwrap(), 24).1,
             counters: Counters::new(1),
         };
         let error = recipe.bind().unwrap_err();

@@ -19,7 +19,6 @@ use crate::control::host_state::{HostState, Part};
 use crate::control::log_limit::LogLimit;
 use crate::control::one_line::one_line;
 use crate::dataplane::engine::Counters;
-use crate::dataplane::stats::StatsSnapshot;
 use crate::dataplane::{Engine, EngineError};
 use crate::routes::kernel::{
     HostChange, HostChanges, HostNet, KernelError, Look, Mended, Netlink, OverlayLink, mend,
@@ -60,9 +59,9 @@ impl Running {
         self.lock().name.clone()
     }
 
-    /// What the workers counted, and those before them.
-    pub(super) fn stats(&self) -> StatsSnapshot {
-        self.counters.snapshot()
+    /// What the workers count, and those before them.
+    pub(super) const fn counters(&self) -> &Counters {
+        &self.counters
     }
 
     /// Ends the workers. The device goes, if it is there still.

@@ -1,0 +1,166 @@
+//! [`Vitals`]: what the node's loop learns that its health depends on.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use tokio::time::Instant;
+
+use super::report::{Check, Report, Stats};
+use crate::control::backend::Backend;
+use crate::control::firewall::{Firewall, RulesState};
+use crate::control::host_state::{HostState, Part};
+use crate::control::lease::Lease;
+use crate::control::time_text;
+
+/// What is known of the lease and of the registry, and how often they changed.
+#[derive(Debug)]
+pub(in crate::control) struct Vitals {
+    is_announced: bool,
+    in_touch: bool,
+    reconnects: u64,
+    expires: Option<Instant>,
+    renewals: u64,
+}
+
+impl Vitals {
+    /// Of a node that holds `lease` and is not announced yet.
+    pub(in crate::control) const fn new(lease: &Lease) -> Self {
+        let expires = lease.expires;
+        Self { is_announced: false, in_touch: true, reconnects: 0, expires, renewals: 0 }
+    }
+
+    /// Takes note that subnet.env is written.
+    pub(in crate::control) const fn announced(&mut self) {
+        self.is_announced = true;
+    }
+
+    /// Takes note of whether the registry answers.
+    pub(in crate::control) fn touch(&mut self, in_touch: bool) {
+        self.reconnects += u64::from(in_touch && !self.in_touch);
+        self.in_touch = in_touch;
+    }
+
+    /// Takes note of a new state of our lease.
+    pub(in crate::control) fn hold(&mut self, lease: &Lease) {
+        self.renewals += u64::from(lease.expires.is_some() && lease.expires != self.expires);
+        self.expires = lease.expires;
+    }
+
+    /// How the node is now.
+    pub(in crate::control) fn report(
+        &self,
+        stats: Stats,
+        backend: &impl Backend,
+        firewall: &Firewall,
+    ) -> Report {
+        let (rules, now) = (firewall.state(), Instant::now());
+        let checks = self.checks(&backend.host_state().borrow(), &rules, now);
+        let lease_expires = self.expires.map(|expires| wall_clock(expires, now));
+        let (to_peers, from_peers) = backend.peer_counts();
+        Report {
+            stats,
+            checks,
+            lease_expires,
+            lease_renewals: self.renewals,
+            registry_reconnects: self.reconnects,
+            rules,
+            to_peers,
+            from_peers,
+        }
+    }
+
+    fn checks(
+        &self,
+        host: &HostState,
+        rules: &RulesState,
+        now: Instant,
+    ) -> BTreeMap<&'static str, Check> {
+        let holds_if = |condition, reason| {
+            if condition { Check::holds() } else { Check::fails(reason) }
+        };
+        let part = |part: &Part| match part {
+            Part::InPlace => Check::holds(),
+            Part::Amiss(reason) => Check::fails(reason.as_str()),
+        };
+        let lease = match self.expires {
+            None => Check::holds().because("a reservation, which never expires"),
+            Some(expires) if expires > now => {
+                Check::holds_until(time_text::utc(wall_clock(expires, now)))
+            }
+            Some(_) => Check::fails("it has expired"),
+        };
+        let own = [
+            ("subnet_file", holds_if(self.is_announced, "subnet.env is not written")),
+            ("registry", holds_if(self.in_touch, "it does not answer; packets go on")),
+            ("lease", lease),
+            ("rules", check_rules(rules)),
+        ];
+        let host = host.parts().map(|(name, state)| (name, part(state)));
+        own.into_iter().chain(host).collect()
+    }
+}
+
+fn check_rules(rules: &RulesState) -> Check {
+    match rules {
+        RulesState::NotWanted => Check::holds().because("none are asked for"),
+        RulesState::Pending => Check::fails("not in place yet"),
+        RulesState::InPlace { .. } => Check::holds(),
+        RulesState::Failed { reason, .. } => Check::fails(reason.as_str()),
+    }
+}
+
+fn wall_clock(time: Instant, now: Instant) -> SystemTime {
+    SystemTime::now() + time.saturating_duration_since(now)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::control::lease::LeaseAttrs;
+    use crate::control::registry::{Entry, Revision};
+
+    fn lease(expires: Option<Instant>) -> Lease {
+        let (key, subnet) = ("10.1.1.0-24".to_owned(), "10.1.1.0/24".parse().unwrap());
+        let entry = Entry { key, revision: Revision(1), ttl_lease: None };
+        let attrs = LeaseAttrs::udp("192.0.2.1".parse().unwrap());
+        Lease { subnet, attrs, expires, entry }
+    }
+
+    fn failing(vitals: &Vitals, host: &HostState, rules: &RulesState) -> Vec<&'static str> {
+        let checks = vitals.checks(host, rules, Instant::now());
+        assert_eq!(checks.len(), 8);
+        checks.iter().filter(|(_, check)| !check.ok).map(|(name, _)| *name).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_condition_fails_by_itself_and_holds_again() {
+        let hour = Duration::from_secs(3600);
+        let mut vitals = Vitals::new(&lease(Some(Instant::now() + hour)));
+        let (well, rules) = (HostState::default(), RulesState::NotWanted);
+        assert_eq!(failing(&vitals, &well, &rules), ["subnet_file"]);
+        vitals.announced();
+        assert_eq!(failing(&vitals, &well, &rules), [""; 0]);
+        for in_touch in [false, false, true, false, true] {
+            vitals.touch(in_touch);
+            let expected = if in_touch { &[][..] } else { &["registry"] };
+            assert_eq!(failing(&vitals, &well, &rules), expected);
+        }
+        assert_eq!(vitals.reconnects, 2);
+        let down = HostState { device: Part::Amiss("it is down".into()), ..HostState::default() };
+        assert_eq!(failing(&vitals, &down, &rules), ["device"]);
+        let failed = RulesState::Failed { reason: "no iptables".into(), num_writes: 0 };
+        assert_eq!(failing(&vitals, &well, &failed), ["rules"]);
+        assert_eq!(failing(&vitals, &well, &RulesState::Pending), ["rules"]);
+
+        tokio::time::advance(hour).await;
+        assert_eq!(failing(&vitals, &well, &rules), ["lease"]);
+        vitals.hold(&lease(Some(Instant::now() + hour)));
+        assert_eq!(failing(&vitals, &well, &rules), [""; 0]);
+        vitals.hold(&lease(None));
+        tokio::time::advance(2 * hour).await;
+        assert_eq!(failing(&vitals, &well, &rules), [""; 0], "a reservation");
+        assert_eq!(vitals.renewals, 1);
+    }
+}

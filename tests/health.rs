@@ -1,0 +1,218 @@
+//! The health endpoint of a live daemon: readiness that comes and goes, and metrics under traffic.
+#![allow(clippy::unwrap_used, missing_docs, reason = "a test or bench may panic")]
+#![allow(unreachable_pub, reason = "the harness is this target's own")]
+
+mod host;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use host::{Daemon, Host, eventually, text};
+use serde_json::Value;
+use twill::dataplane::packet_builder::PacketBuilder;
+
+/// Leaves no choice but 10.1.15.0/24.
+const CONFIG: &str = r#"{"Network":"10.1.0.0/16","SubnetMin":"10.1.15.0","SubnetMax":"10.1.15.0"}"#;
+
+#[test]
+fn readiness_comes_and_goes_with_registry_and_rules() {
+    let mut host = Host::new();
+    let daemon = start(&host, &["-iptables-resync=1"]);
+    let (status, body) = eventually("the endpoint", || get(&host, "/readyz"));
+    assert_eq!(
+        (status, reason(&body, "startup").as_str()),
+        (503, "waiting for the network config")
+    );
+    host.start_etcd();
+    host.put_config(CONFIG);
+    let body = await_status(&host, 200);
+    assert_eq!(body["message"], "flanneld is ready");
+    assert!(daemon.log().contains("flannel is ready"));
+    let until = body["checks"]["lease"]["valid_until"].as_str().unwrap();
+    assert!(until.ends_with('Z') && until > "2020", "{until}");
+
+    host.stop_etcd();
+    let body = await_status(&host, 503);
+    assert_eq!(failing(&body), ["registry"], "{body}");
+    host.start_etcd();
+    await_status(&host, 200);
+
+    host.write_program("iptables-save", "#!/bin/sh\necho no tables today >&2; exit 3\n");
+    let body = await_status(&host, 503);
+    assert_eq!(failing(&body), ["rules"], "{body}");
+    assert!(reason(&body, "rules").contains("iptables-save: no tables today"), "{body}");
+    fs::remove_file(host.bin().join("iptables-save")).unwrap();
+    await_status(&host, 200);
+    assert_eq!(get(&host, "/healthz"), Some((200, "flanneld is running".to_owned())));
+    let metrics = get(&host, "/metrics").unwrap().1;
+    assert_eq!(value(&metrics, "flannel_registry_reconnects_total"), Some(1.0), "{metrics}");
+}
+
+#[test]
+fn metrics_under_traffic_are_sound_and_are_what_docs_and_dashboard_say() {
+    let host = Host::with_etcd();
+    host.put_config(CONFIG);
+    let daemon = start(&host, &["-ip-masq"]);
+    daemon.wait_for("flannel is ready");
+    let peer = r#"{"PublicIP":"10.0.0.8","PublicIPv6":null}"#;
+    host.etcdctl(&["put", "/coreos.com/network/subnets/10.1.99.0-24", peer]);
+    daemon.wait_for("Subnet added: 10.1.99.0/24");
+    host.output(&["ip", "addr", "add", "10.0.0.8/32", "dev", "lo"]);
+    let metrics = eventually("traffic is counted both ways", || {
+        make_traffic(&host);
+        let (_, metrics) = get(&host, "/metrics")?;
+        let carried = |direction| {
+            let sample =
+                format!(r#"flannel_peer_bytes_total{{peer="10.0.0.8",direction="{direction}"}}"#);
+            value(&metrics, &sample).is_some_and(|bytes| bytes > 0.0)
+        };
+        (carried("egress") && carried("ingress")).then_some(metrics)
+    });
+    let dropped = |reason: &str| {
+        let sum = sum(&metrics, "flannel_dropped_packets_total", &format!("reason=\"{reason}\""));
+        assert!(sum > 0.0, "no drop for {reason} in {metrics}");
+    };
+    ["too_short", "not_our_subnet"].into_iter().for_each(dropped);
+    for direction in ["egress", "ingress"] {
+        let direction = format!("direction=\"{direction}\"");
+        let by_worker = sum(&metrics, "flannel_packets_total", &direction);
+        let by_peer = sum(&metrics, "flannel_peer_packets_total", &direction);
+        assert!(by_worker >= by_peer && by_peer > 0.0, "{metrics}");
+    }
+    assert_eq!(value(&metrics, "flannel_ready"), Some(1.0));
+    assert_eq!(value(&metrics, "flannel_rule_writes_total"), Some(2.0));
+
+    check_with_promtool(&metrics);
+    let served = families(&metrics);
+    assert_eq!(served, documented(), "docs/metrics.md");
+    let names: BTreeSet<&str> = served.iter().map(|(name, _, _)| name.as_str()).collect();
+    let dashboard = dashboard_names();
+    assert!(dashboard.len() > 20, "{dashboard:?}");
+    for name in &dashboard {
+        assert!(names.contains(name.as_str()), "the dashboard asks for {name}");
+    }
+}
+
+fn start(host: &Host, args: &[&str]) -> Daemon {
+    let health = ["-iface", "10.0.0.7", "-healthz-ip", "127.0.0.1", "-healthz-port", "8080"];
+    host.start("subnet", &[&health, args].concat())
+}
+
+/// Status and body; `None` while nobody listens.
+fn get(host: &Host, path: &str) -> Option<(u16, String)> {
+    let script = "exec 3<>/dev/tcp/127.0.0.1/8080 && printf 'GET %s HTTP/1.0\\r\\n\\r\\n' $0 >&3 && \
+                  exec cat <&3";
+    let output = host.command(&["bash", "-c", script, path]).output().unwrap();
+    let response = text(&output.stdout);
+    let (head, body) = response.split_once("\r\n\r\n")?;
+    Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+}
+
+fn await_status(host: &Host, status: u16) -> Value {
+    eventually(&format!("/readyz answers {status}"), || {
+        let (found, body) = get(host, "/readyz")?;
+        (found == status).then(|| serde_json::from_str(&body).unwrap())
+    })
+}
+
+fn failing(readiness: &Value) -> Vec<&str> {
+    let checks = readiness["checks"].as_object().unwrap();
+    checks.iter().filter(|(_, check)| check["ok"] == false).map(|(name, _)| name.as_str()).collect()
+}
+
+fn reason(readiness: impl ToString, check: &str) -> String {
+    let readiness: Value = serde_json::from_str(&readiness.to_string()).unwrap();
+    readiness["checks"][check]["reason"].as_str().unwrap().to_owned()
+}
+
+/// Pings the peer, and plays it: one packet for us, one for another subnet, one that is none.
+fn make_traffic(host: &Host) {
+    let ping = ["ping", "-n", "-q", "-c", "1", "-W", "1", "10.1.99.7"];
+    host.command(&ping).output().unwrap();
+    let packet = |to| PacketBuilder::udp("10.1.99.7:7", to).payload(b"a message").build();
+    let packets = [packet("10.1.15.0:7"), packet("10.1.16.7:7"), vec![0x45]];
+    let hex = |packet: &Vec<u8>| packet.iter().map(|byte| format!("{byte:02x}")).collect();
+    let lines: Vec<String> = packets.iter().map(hex).collect();
+    let mut spray =
+        host.command(&[env!("CARGO_BIN_EXE_flannel-lab"), "inside", "spray", "10.0.0.7:8285"]);
+    let mut spray = spray.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    spray.stdin.take().unwrap().write_all((lines.join("\n") + "\n").as_bytes()).unwrap();
+    assert!(spray.wait().unwrap().success());
+}
+
+/// The value of a sample without labels, or with exactly those given.
+fn value(metrics: &str, sample: &str) -> Option<f64> {
+    let line = metrics.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
+    line.map(|value| value.parse().unwrap())
+}
+
+/// The sum of all samples of a metric that have `label`.
+fn sum(metrics: &str, name: &str, label: &str) -> f64 {
+    let samples = metrics.lines().filter(|line| line.starts_with(&format!("{name}{{")));
+    let values = samples.filter(|line| line.contains(label)).map(|line| line.rsplit(' ').next());
+    values.map(|value| value.unwrap().parse::<f64>().unwrap()).sum()
+}
+
+/// Prometheus' own judgement of names, types and help texts: silence.
+fn check_with_promtool(metrics: &str) {
+    let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/promtool");
+    let program = if fetched.exists() { fetched.as_path() } else { Path::new("promtool") };
+    let mut command = Command::new(program);
+    command.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let Ok(mut child) = command.stderr(Stdio::piped()).spawn() else {
+        panic!("promtool is missing: `make target/promtool` fetches it");
+    };
+    child.stdin.take().unwrap().write_all(metrics.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = text(&output.stdout) + &text(&output.stderr);
+    assert!(output.status.success() && said.is_empty(), "{said}");
+}
+
+/// Name, type and labels of each metric.
+type Families = BTreeSet<(String, String, BTreeSet<String>)>;
+
+fn families(metrics: &str) -> Families {
+    let types = metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+    let mut labels: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+    for (name, rest) in metrics.lines().filter_map(|line| line.split_once('{')) {
+        let pairs = rest.split('}').next().unwrap().split(',');
+        let names = pairs.map(|pair| pair.split('=').next().unwrap().to_owned());
+        labels.entry(name).or_default().extend(names);
+    }
+    let labels_of = |name| labels.get(name).cloned().unwrap_or_default();
+    types.map(|(name, kind)| (name.to_owned(), kind.to_owned(), labels_of(name))).collect()
+}
+
+/// The table of docs/metrics.md.
+fn documented() -> Families {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/metrics.md");
+    let markdown = fs::read_to_string(path).unwrap();
+    let rows = markdown.lines().filter_map(|line| line.strip_prefix("| `"));
+    rows.map(|row| {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let labels = cells[2].split(", ").filter(|label| !label.is_empty());
+        let labels = labels.map(|label| label.trim_matches('`').to_owned()).collect();
+        (cells[0].trim_matches('`').to_owned(), cells[1].to_owned(), labels)
+    })
+    .collect()
+}
+
+/// Every metric that a query of the dashboard names.
+fn dashboard_names() -> BTreeSet<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("dist/grafana/flannel.json");
+    let dashboard: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let ids: BTreeSet<u64> = panels.iter().map(|panel| panel["id"].as_u64().unwrap()).collect();
+    assert_eq!(ids.len(), panels.len(), "each panel has an id of its own");
+    let targets = panels.iter().flat_map(|panel| panel["targets"].as_array().unwrap());
+    let mut queries: Vec<&str> = targets.map(|target| target["expr"].as_str().unwrap()).collect();
+    let variables = dashboard["templating"]["list"].as_array().unwrap();
+    queries.extend(variables.iter().map(|v| v["query"]["query"].as_str().unwrap()));
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let words = queries.into_iter().flat_map(|query| query.split(move |c| !is_part(c)));
+    let is_metric = |word: &&str| word.starts_with("flannel_") || word.starts_with("process_");
+    words.filter(is_metric).map(str::to_owned).collect()
+}
