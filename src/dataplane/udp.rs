@@ -145,7 +145,7 @@ pub fn bind_group(
     for index in 0..num_sockets {
         let socket = new_socket(addr)?;
         socket.set_reuse_port(true).map_err(|source| UdpError::Socket { addr, source })?;
-        grow_buffers(&socket);
+        grow_buffers(&socket, SOCKET_BUFFER_LEN);
         report_overflows(&socket);
         discover_path(&socket, long_datagrams);
         let (offloads, refused) = negotiate(offloads, &socket, index == 0);
@@ -166,7 +166,7 @@ fn bind_sources(
         let socket = new_socket(any_port)?;
         let refused = |source| UdpError::Socket { addr: any_port, source };
         socket.attach_filter(&[DROP_ALL]).map_err(refused)?;
-        grow_buffers(&socket);
+        grow_buffers(&socket, SOCKET_BUFFER_LEN);
         discover_path(&socket, long_datagrams);
         bind(&socket, any_port)?;
         Ok(socket)
@@ -187,15 +187,13 @@ fn bind(socket: &Socket, addr: SocketAddrV4) -> Result<(), UdpError> {
     socket.bind(&addr.into()).map_err(|source| UdpError::Bind { addr, source })
 }
 
-/// Asks for large buffers: past the system's limit if we may, else as far as it goes. A refusal
-/// costs throughput under load, never correctness.
-fn grow_buffers(socket: &Socket) {
+/// Asks for buffers of `len` bytes: past the system's limit if we may, else as far as it goes. A
+/// refusal costs throughput under load, never correctness.
+fn grow_buffers(socket: &Socket, len: libc::c_int) {
     for (force, plain) in
         [(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF), (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF)]
     {
-        let set = |option| {
-            sys::sockopt::set_int(socket.as_fd(), libc::SOL_SOCKET, option, SOCKET_BUFFER_LEN)
-        };
+        let set = |option| sys::sockopt::set_int(socket.as_fd(), libc::SOL_SOCKET, option, len);
         if let Err(error) = set(force).or_else(|_| set(plain)) {
             warn!(%error, "UDP socket keeps its default buffer size");
         }

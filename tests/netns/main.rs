@@ -8,12 +8,14 @@
 
 mod harness;
 mod packets;
+mod flows;
 
 mod forward;
 mod host;
 mod mtu;
 mod pmtu;
 mod offload;
+mod order;
 mod garbage;
 mod leases;
 mod restart;
