@@ -7,6 +7,7 @@ mod nodes;
 
 use nodes::{carry, pair, pair_with_mtu, pattern};
 use twill::dataplane::Offloads;
+use twill::dataplane::checksum::Sum;
 use twill::dataplane::headers::tcp;
 use twill::dataplane::packet_builder::PacketBuilder;
 use twill::dataplane::vnet_hdr::{Gso, VnetHdr};
@@ -76,6 +77,21 @@ fn ip_options_are_carried_and_never_merged() {
         let datagram = PacketBuilder::udp(SRC, DST).ip_options(options).payload(&pattern(200));
         assert_carried(&[datagram.clone(), datagram]);
     }
+}
+
+/// An experimental option (RFC 4727) that looks like a UDP header with a right checksum.
+#[test]
+fn ip_option_that_looks_like_udp_is_not_taken_for_it() {
+    let payload = pattern(200);
+    let datagram = |options: &[u8]| {
+        PacketBuilder::udp(SRC, DST).fragment(DF).ip_options(options).payload(&payload)
+    };
+    let mut option = [158, 8, 0, 0, 0, 216, 0, 0];
+    let packet = datagram(&option).build();
+    let (src, dst) = ([10, 1, 15, 2].into(), [10, 1, 16, 2].into());
+    let sum = Sum::of_pseudo_header(src, dst, 17, 216).plus(Sum::of(&packet[20..]));
+    option[6..].copy_from_slice(&sum.checksum());
+    assert_carried(&[datagram(&option), datagram(&option)]);
 }
 
 #[test]
