@@ -28,8 +28,6 @@ pub struct Plan {
     /// Threads that send, each with flows of its own and on one core: else the kernel itself would
     /// let datagrams overtake each other.
     pub num_senders: usize,
-    /// Whether every fourth datagram is answered, so that flows have two directions.
-    pub answered: bool,
 }
 
 /// What arrived.
@@ -209,7 +207,7 @@ fn receive(socket: &UdpSocket, plan: Plan, progress: &Progress) -> Report {
     let mut last_arrival = Instant::now();
     let expected = plan.num_flows * plan.num_datagrams as usize;
     while report.received < expected {
-        let Ok((len, from)) = socket.recv_from(&mut buffer) else {
+        let Ok(len) = socket.recv(&mut buffer) else {
             if progress.done.load(Ordering::Relaxed) && last_arrival.elapsed() > LOST {
                 break;
             }
@@ -225,9 +223,6 @@ fn receive(socket: &UdpSocket, plan: Plan, progress: &Progress) -> Report {
         let last = &mut last[flow as usize];
         report.overtaken += usize::from(number <= *last);
         *last = number.max(*last);
-        if plan.answered && number % 4 == 0 {
-            socket.send_to(b"seen", from).unwrap();
-        }
     }
     report
 }

@@ -72,7 +72,7 @@ fn full_send_buffer_does_not_stall_what_arrives() {
         let links: Value = serde_json::from_str(&json).unwrap();
         links[0]["stats64"]["tx"]["dropped"].as_u64().unwrap() > 1000
     });
-    let plan = Plan { num_flows: 20, num_datagrams: 100, num_senders: 1, answered: false };
+    let plan = Plan { num_flows: 20, num_datagrams: 100, num_senders: 1 };
     let report = flows::run(to, from, plan);
     assert_eq!((report.corrupt, report.overtaken), (0, 0), "{report:?}");
     assert!(report.received * 10 >= report.sent * 9, "{report:?}");

@@ -70,7 +70,7 @@ fn assert_streams_are_whole(lab: &Lab, from: usize, to: usize) {
         from.name,
         to.name
     );
-    let plan = Plan { num_flows: 5, num_datagrams: 32, num_senders: 1, answered: false };
+    let plan = Plan { num_flows: 5, num_datagrams: 32, num_senders: 1 };
     for (from, to) in [(from, to), (to, from)] {
         let report = flows::run(from, to, plan);
         assert_eq!(report.corrupt, 0, "{} to {}: {report:?}", from.name, to.name);
@@ -146,7 +146,7 @@ fn links_that_lose_and_regain_their_offloads_spoil_nothing() {
 }
 
 fn assert_no_corruption(lab: &Lab) {
-    let plan = Plan { num_flows: 10, num_datagrams: 32, num_senders: 1, answered: false };
+    let plan = Plan { num_flows: 10, num_datagrams: 32, num_senders: 1 };
     let report = flows::run(pod(lab, 1), pod(lab, 0), plan);
     assert_eq!(report.corrupt, 0, "{report:?}");
     assert!(report.received * 2 > report.sent, "{report:?}");

@@ -1,4 +1,8 @@
 //! Order within a flow, over many flows, several workers, and devices with several queues.
+//!
+//! Flows here have one direction. A TUN moves a flow to the queue through which its answers come
+//! (`tun_flow_update` in drivers/net/tun.c), and what waits in the old queue may then be overtaken:
+//! with answers to every fourth datagram, one or two of 18,000 were seen out of order.
 
 use serde_json::Value;
 use twill::dataplane::coalesce::MAX_SEGMENTS;
@@ -10,7 +14,7 @@ use twill::lab::{Lab, LabSpec};
 use crate::flows::{self, Plan};
 use crate::harness::{FLANNELD, overlay, pod, spec, workers};
 
-const PLAN: Plan = Plan { num_flows: 300, num_datagrams: 60, num_senders: 4, answered: true };
+const PLAN: Plan = Plan { num_flows: 300, num_datagrams: 60, num_senders: 4 };
 
 fn lab(topic: &str, flags: &str) -> Lab {
     // Pinned, because the kernel keeps no order between the cores of a thread that moves.
