@@ -14,36 +14,6 @@ use twill::routes::NextHop;
 use twill::routes::publish::RouteChange;
 
 #[test]
-fn every_combination_of_offloads_carries_the_same_packets() {
-    let switches = [Offloads::AUTO, Offloads::OFF, Offloads { gso: false, ..Offloads::AUTO }];
-    for a in switches {
-        for b in switches {
-            let (mut left, mut right) = pair(a, b);
-            let payload = pattern(60_000);
-            let (header, packet) = tcp_superpacket(&payload);
-            if a.tso {
-                left.send(header, &packet);
-            } else {
-                for packet in split((header, packet.clone().into())) {
-                    left.send(VnetHdr::default(), &packet);
-                }
-            }
-            left.run();
-            carry(&left, &right, b.gro);
-            right.run();
-            let received = right.received();
-            let carried: Vec<u8> =
-                received.iter().flat_map(|packet| packet[40..].to_vec()).collect();
-            assert_eq!(carried, payload, "{a} to {b}");
-            assert!(received.iter().all(|packet| packet[8] == 62), "two hops");
-            let stats = (left.worker.stats(), right.worker.stats());
-            assert_eq!(stats.0.egress.packets.value(), 43, "{a} to {b}");
-            assert_eq!(stats.1.ingress.packets.value(), 43, "{a} to {b}");
-        }
-    }
-}
-
-#[test]
 fn superpacket_costs_one_send_and_one_write() {
     let (mut left, mut right) = pair(Offloads::AUTO, Offloads::AUTO);
     let (header, packet) = tcp_superpacket(&pattern(40 * 1400));
@@ -178,39 +148,6 @@ fn full_send_buffer_holds_egress_back_and_lets_ingress_go_on() {
     left.run();
     let num: usize = left.underlay.sent.try_iter().map(|sent| sent.datagrams().count()).sum();
     assert_eq!(num, 2, "nothing was lost");
-}
-
-#[test]
-fn device_without_gso_is_noticed_and_loses_nothing() {
-    let (mut left, mut right) = pair(Offloads::AUTO, Offloads::AUTO);
-    left.underlay.refusals.push(libc::EIO);
-    let (header, packet) = tcp_superpacket(&pattern(28_000));
-    for _ in 0..2 {
-        left.send(header, &packet);
-    }
-    left.run();
-    carry(&left, &right, true);
-    right.run();
-    assert_eq!(right.received().len(), 40);
-    assert_eq!(left.worker.stats().offloads().to_string(), "tso,uso,gro");
-}
-
-#[test]
-fn tun_that_refuses_superpackets_gets_their_packets() {
-    let (mut left, mut right) = pair(Offloads::AUTO, Offloads::AUTO);
-    right.host.refusals.push(libc::EINVAL);
-    let (header, packet) = tcp_superpacket(&pattern(28_000));
-    for _ in 0..2 {
-        left.send(header, &packet);
-        left.run();
-        carry(&left, &right, true);
-        right.run();
-    }
-    let received = right.received();
-    assert_eq!(received.len(), 40);
-    assert!(received.iter().all(|packet| classify::inner(packet).is_ok()));
-    assert_eq!(right.worker.stats().offloads().to_string(), "gso,gro");
-    assert_eq!(right.dropped(DropReason::TunRefused), (0, 0));
 }
 
 #[test]

@@ -15,7 +15,7 @@ use super::headers::{
     IPV4_HEADER_LEN, MAX_HEADERS_LEN, MAX_PACKET_LEN, ipv4, ipv4_at, protocol, set_u16, tcp,
     u16_at, u32_at, udp,
 };
-use super::offload::Offloads;
+use super::offload::{Offload, Offloads};
 use super::recv_batch::RecvBatch;
 use super::vnet_hdr::{Gso, PartialChecksum, VNET_HDR_LEN, VnetHdr};
 
@@ -262,6 +262,12 @@ impl Outgoing {
     /// The packets that make up this write, in order.
     pub fn segments(&self) -> &[PacketAt] {
         &self.segments
+    }
+
+    /// Which offload this write needs: none if it is a single packet.
+    pub fn offload(&self) -> Option<Offload> {
+        let offload = if self.protocol == protocol::UDP { Offload::Uso } else { Offload::Tso };
+        (self.segments.len() > 1).then_some(offload)
     }
 
     /// Length of the packets that make up this write, in bytes, as they came.

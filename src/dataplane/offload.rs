@@ -18,6 +18,34 @@ pub struct Offloads {
     pub gro: bool,
 }
 
+/// One of the offloads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Offload {
+    /// [`Offloads::tso`].
+    Tso,
+    /// [`Offloads::uso`].
+    Uso,
+    /// [`Offloads::gso`].
+    Gso,
+    /// [`Offloads::gro`].
+    Gro,
+}
+
+impl Offload {
+    /// Every offload, in the order in which they are named.
+    pub const ALL: [Self; 4] = [Self::Tso, Self::Uso, Self::Gso, Self::Gro];
+
+    /// Its name in `--offload` and in statistics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tso => "tso",
+            Self::Uso => "uso",
+            Self::Gso => "gso",
+            Self::Gro => "gro",
+        }
+    }
+}
+
 /// A name that is no offload.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no offload: use auto, off, or a comma list of tso, uso, gso, gro")]
@@ -28,6 +56,36 @@ impl Offloads {
     pub const AUTO: Self = Self { tso: true, uso: true, gso: true, gro: true };
     /// One packet per system call, as stock flannel.
     pub const OFF: Self = Self { tso: false, uso: false, gso: false, gro: false };
+
+    /// Whether `offload` may be used.
+    #[inline]
+    pub const fn has(&self, offload: Offload) -> bool {
+        match offload {
+            Offload::Tso => self.tso,
+            Offload::Uso => self.uso,
+            Offload::Gso => self.gso,
+            Offload::Gro => self.gro,
+        }
+    }
+
+    /// Allows `offload`, or forbids it.
+    pub const fn set(&mut self, offload: Offload, on: bool) {
+        *match offload {
+            Offload::Tso => &mut self.tso,
+            Offload::Uso => &mut self.uso,
+            Offload::Gso => &mut self.gso,
+            Offload::Gro => &mut self.gro,
+        } = on;
+    }
+
+    /// Every combination there is, from none to all.
+    pub fn combinations() -> impl Iterator<Item = Self> {
+        (0_u8..16).map(|bits| {
+            let on = |offload: Offload| bits & 1 << offload as u8 != 0;
+            let [tso, uso, gso, gro] = Offload::ALL.map(on);
+            Self { tso, uso, gso, gro }
+        })
+    }
 }
 
 impl FromStr for Offloads {
@@ -41,13 +99,8 @@ impl FromStr for Offloads {
         }
         let mut offloads = Self::OFF;
         for name in text.split(',') {
-            match name.trim() {
-                "tso" => offloads.tso = true,
-                "uso" => offloads.uso = true,
-                "gso" => offloads.gso = true,
-                "gro" => offloads.gro = true,
-                _ => return Err(OffloadsError(name.to_owned())),
-            }
+            let named = Offload::ALL.into_iter().find(|offload| offload.name() == name.trim());
+            offloads.set(named.ok_or_else(|| OffloadsError(name.to_owned()))?, true);
         }
         Ok(offloads)
     }
@@ -55,8 +108,8 @@ impl FromStr for Offloads {
 
 impl fmt::Display for Offloads {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = [(self.tso, "tso"), (self.uso, "uso"), (self.gso, "gso"), (self.gro, "gro")];
-        let on: Vec<&str> = names.into_iter().filter(|(on, _)| *on).map(|(_, name)| name).collect();
+        let on = Offload::ALL.into_iter().filter(|offload| self.has(*offload));
+        let on: Vec<&str> = on.map(Offload::name).collect();
         f.write_str(if on.is_empty() { "off".to_owned() } else { on.join(",") }.as_str())
     }
 }

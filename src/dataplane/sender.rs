@@ -25,6 +25,13 @@ enum Refusal {
     Drop(DropReason),
 }
 
+impl Refusal {
+    /// Whether the same datagrams may be taken one by one.
+    const fn is_of_shape(self) -> bool {
+        matches!(self, Self::NoGso | Self::TooBig)
+    }
+}
+
 /// Maps what `sendmsg` reports to what is done about it.
 fn refusal(error: &io::Error) -> Refusal {
     match error.raw_os_error() {
@@ -42,6 +49,7 @@ fn refusal(error: &io::Error) -> Refusal {
 pub struct Sender {
     gso: bool,
     hints: Hints,
+    refusals: Refusals,
 }
 
 /// What refused sends hint at, to be looked into when there is time.
@@ -53,10 +61,30 @@ pub struct Hints {
     pub too_long: Option<(Ipv4Addr, usize)>,
 }
 
+/// Where the kernel refused an offload.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Refusals {
+    /// Calls that were refused for their shape and made again packet by packet.
+    pub num: u64,
+    /// Why the offload is not used any more: the errno.
+    pub off: Option<i32>,
+}
+
 impl Sender {
     /// A sender that uses GSO if `gso`.
     pub const fn new(gso: bool) -> Self {
-        Self { gso, hints: Hints { errors: false, too_long: None } }
+        let hints = Hints { errors: false, too_long: None };
+        Self { gso, hints, refusals: Refusals { num: 0, off: None } }
+    }
+
+    /// Uses GSO from now on, until a device refuses it.
+    pub const fn allow_gso(&mut self) {
+        self.gso = true;
+    }
+
+    /// Where GSO was refused since this was last asked.
+    pub fn take_refusals(&mut self) -> Refusals {
+        std::mem::take(&mut self.refusals)
     }
 
     /// What was noticed since this was last asked.
@@ -64,7 +92,7 @@ impl Sender {
         std::mem::take(&mut self.hints)
     }
 
-    /// Whether GSO is still in use: a device that cannot do it turns it off for good.
+    /// Whether GSO is still in use: a device that cannot do it turns it off.
     pub const fn gso(&self) -> bool {
         self.gso
     }
@@ -107,11 +135,14 @@ impl Sender {
             stats.writes.add(1);
             return true;
         };
-        match refusal(&error) {
+        let refusal = refusal(&error);
+        self.refusals.num += u64::from(is_gso && refusal.is_of_shape());
+        match refusal {
             Refusal::Blocked => return false,
             Refusal::NoGso if is_gso => {
-                warn!(%error, "device refuses UDP GSO: sending one datagram at a time from now on");
+                warn!(%error, "device refuses UDP GSO: sending one datagram at a time for a while");
                 self.gso = false;
+                self.refusals.off = error.raw_os_error();
                 self.send_singly(socket, run, arena, stats, false);
             }
             // Whose packets must not be fragmented is told so next time: see `Encap::forward`.

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::Serialize;
 
 use super::drop_reason::DropReason;
+use super::offload::Offloads;
+use super::offload_state::{OffloadSnapshot, OffloadStates};
 use super::peer_counters::PeerCounters;
 
 /// A counter that one thread adds to. It needs no locked instruction, only a store that cannot
@@ -87,30 +89,21 @@ pub struct WorkerStats {
     pub paths_narrowed: Counter,
     /// Sleeps: times the worker found nothing to do.
     pub polls: Counter,
-    /// Offloads in use, as bits: see [`WorkerStats::set_offloads`].
-    offloads: AtomicU64,
+    /// What became of each offload.
+    pub offloads: OffloadStates,
 }
 
 impl WorkerStats {
-    /// Publishes which offloads are in use.
-    pub fn set_offloads(&self, offloads: super::Offloads) {
-        let super::Offloads { tso, uso, gso, gro } = offloads;
-        let bits = [tso, uso, gso, gro].into_iter().rev();
-        let bits = bits.fold(0, |bits, on| bits << 1 | u64::from(on));
-        self.offloads.store(bits, Ordering::Relaxed);
-    }
-
     /// Which offloads are in use.
-    pub fn offloads(&self) -> super::Offloads {
-        let bits = self.offloads.load(Ordering::Relaxed);
-        let on = |bit: u64| bits & (1 << bit) != 0;
-        super::Offloads { tso: on(0), uso: on(1), gso: on(2), gro: on(3) }
+    pub fn offloads(&self) -> Offloads {
+        self.offloads.in_use()
     }
 
     /// Reads every counter.
     pub fn snapshot(&self) -> WorkerSnapshot {
         WorkerSnapshot {
             offloads: self.offloads().to_string(),
+            offload_state: self.offloads.snapshot(),
             egress: self.egress.snapshot(),
             ingress: self.ingress.snapshot(),
             icmp_sent: self.icmp_sent.value(),
@@ -138,6 +131,8 @@ pub struct StatsSnapshot {
 pub struct WorkerSnapshot {
     /// Names of the offloads in use, or `off`.
     pub offloads: String,
+    /// What became of each offload, by its name.
+    pub offload_state: BTreeMap<&'static str, OffloadSnapshot>,
     pub egress: DirectionSnapshot,
     pub ingress: DirectionSnapshot,
     pub icmp_sent: u64,
@@ -164,21 +159,6 @@ pub struct DirectionSnapshot {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dataplane::Offloads;
-
-    #[test]
-    fn offloads_read_back_as_published() {
-        let stats = WorkerStats::default();
-        for offloads in [
-            Offloads::AUTO,
-            Offloads::OFF,
-            Offloads { tso: true, uso: false, gso: true, gro: false },
-            Offloads { tso: false, uso: true, gso: false, gro: false },
-        ] {
-            stats.set_offloads(offloads);
-            assert_eq!(stats.offloads(), offloads);
-        }
-    }
 
     #[test]
     fn snapshot_names_every_drop_reason() {
@@ -187,6 +167,7 @@ mod tests {
         let json = serde_json::to_value(stats.snapshot()).unwrap();
         assert_eq!(json["ingress"]["drops"]["oversized"], 3);
         assert_eq!(json["egress"]["drops"]["no_route"], 0);
+        assert_eq!(json["offload_state"]["gso"]["in_use"], false);
         let drops = json["ingress"]["drops"].as_object().unwrap();
         assert_eq!(drops.len(), DropReason::ALL.len());
     }

@@ -12,7 +12,8 @@ use tracing::{info, warn};
 use tun_rs::{DeviceBuilder, SyncDevice};
 
 use super::headers::{ipv4, ipv4_at};
-use super::offload::Offloads;
+use super::offload::{Offload, Offloads};
+use super::offload_state::Refused;
 use super::sys;
 use super::vnet_hdr::{VNET_HDR_LEN, VnetHdr};
 
@@ -39,6 +40,11 @@ pub trait TunQueue: Debug + Send {
 
     /// Which superpackets may be written.
     fn offloads(&self) -> Offloads;
+
+    /// Which offloads were asked for and refused.
+    fn refused(&self) -> Refused {
+        Refused::default()
+    }
 }
 
 /// Whether the TUN device behind a queue no longer exists: `tun_chr_read_iter` and
@@ -100,10 +106,9 @@ pub struct KernelTun {
     origin: Option<Arc<Socket>>,
     /// Whether packets carry a vnet header.
     vnet_hdr: bool,
-    /// Whether TCP superpackets are read and may be written.
-    pub(super) tso: bool,
-    /// Whether UDP superpackets are read and may be written.
-    pub(super) uso: bool,
+    /// Which superpackets are read and may be written.
+    offloads: Offloads,
+    refused: Refused,
 }
 
 impl TunConfig {
@@ -121,13 +126,11 @@ impl TunConfig {
                 .build_sync()
         };
         let wants_vnet_hdr = self.offloads.tso || self.offloads.uso;
-        let mut vnet_hdr = wants_vnet_hdr;
-        let first = create(wants_vnet_hdr).or_else(|refused| {
+        // What the kernel says of headers that tell of superpackets (`IFF_VNET_HDR`).
+        let mut no_vnet_hdr = None;
+        let first = create(wants_vnet_hdr).or_else(|error| {
             let plain = create(false)?;
-            if wants_vnet_hdr {
-                info!(error = %refused, "kernel has no TUN offload: one packet per read and write");
-            }
-            vnet_hdr = false;
+            no_vnet_hdr = Some(error);
             Ok(plain)
         });
         let first = first.map_err(|source| TunError::Create { name: self.name.clone(), source })?;
@@ -141,37 +144,49 @@ impl TunConfig {
                 opened.map_err(|source| TunError::Queue { name: name.clone(), queue, source })?;
             devices.push(device);
         }
-        let (tso, uso) =
-            if vnet_hdr { set_offloads(&devices[0], self.offloads) } else { (false, false) };
+        let vnet_hdr = wants_vnet_hdr && no_vnet_hdr.is_none();
+        let (offloads, refused) = negotiate(self.offloads, |mask| match &no_vnet_hdr {
+            Some(error) => {
+                Err(io::Error::from_raw_os_error(error.raw_os_error().unwrap_or(libc::EOPNOTSUPP)))
+            }
+            None => sys::tun_offload::set(devices[0].as_fd(), mask),
+        });
         let origin = origin_socket();
         let mut queues = Vec::with_capacity(devices.len());
         for (queue, device) in devices.iter().enumerate() {
             let file = nonblocking_file(device);
             let file =
                 file.map_err(|source| TunError::Queue { name: name.clone(), queue, source })?;
-            queues.push(KernelTun { file, origin: origin.clone(), vnet_hdr, tso, uso });
+            queues.push(KernelTun { file, origin: origin.clone(), vnet_hdr, offloads, refused });
         }
         Ok(TunDevice { name, queues })
     }
 }
 
-/// Sets the device's offload mask; returns what of TSO and USO the kernel took.
-fn set_offloads(device: &SyncDevice, offloads: Offloads) -> (bool, bool) {
+/// Has `set` set the device's offload mask; returns what of TSO and USO the kernel took, and what
+/// it refused.
+fn negotiate(asked: Offloads, set: impl Fn(libc::c_uint) -> io::Result<()>) -> (Offloads, Refused) {
     const TSO: libc::c_uint = libc::TUN_F_TSO4 | libc::TUN_F_TSO_ECN;
     // The kernel takes USO only for both families together (`set_offload` in drivers/net/tun.c).
     const USO: libc::c_uint = libc::TUN_F_USO4 | libc::TUN_F_USO6;
-    let tso = if offloads.tso { TSO } else { 0 };
-    let uso = if offloads.uso { USO } else { 0 };
-    let refused = match sys::tun_offload::set(device.as_fd(), libc::TUN_F_CSUM | tso | uso) {
-        Ok(()) => return (offloads.tso, offloads.uso),
+    let Offloads { tso, uso, .. } = asked;
+    if !tso && !uso {
+        return (Offloads::OFF, Refused::default());
+    }
+    let (tso_mask, uso_mask) = (if tso { TSO } else { 0 }, if uso { USO } else { 0 });
+    let refused = match set(libc::TUN_F_CSUM | tso_mask | uso_mask) {
+        Ok(()) => return (Offloads { tso, uso, ..Offloads::OFF }, Refused::default()),
         Err(refused) => refused,
     };
-    if offloads.uso && sys::tun_offload::set(device.as_fd(), libc::TUN_F_CSUM | tso).is_ok() {
+    let no_uso =
+        if uso { Refused::default().with(Offload::Uso, &refused) } else { Refused::default() };
+    if tso && uso && set(libc::TUN_F_CSUM | TSO).is_ok() {
         info!(error = %refused, "kernel has no UDP superpackets at the TUN: one UDP packet at a time");
-        return (offloads.tso, false);
+        return (Offloads { tso, ..Offloads::OFF }, no_uso);
     }
     info!(error = %refused, "kernel has no superpackets at the TUN: one packet at a time");
-    (false, false)
+    let refused = if tso { no_uso.with(Offload::Tso, &refused) } else { no_uso };
+    (Offloads::OFF, refused)
 }
 
 /// A raw socket for packets with headers of our own (`raw(7)`, `IPPROTO_RAW`).
@@ -225,7 +240,11 @@ impl TunQueue for KernelTun {
     }
 
     fn offloads(&self) -> Offloads {
-        Offloads { tso: self.tso, uso: self.uso, ..Offloads::OFF }
+        self.offloads
+    }
+
+    fn refused(&self) -> Refused {
+        self.refused
     }
 }
 
@@ -234,3 +253,6 @@ impl AsRawFd for KernelTun {
         self.file.as_raw_fd()
     }
 }
+
+#[cfg(test)]
+mod tests;

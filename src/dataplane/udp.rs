@@ -12,7 +12,8 @@ use socket2::{Domain, MsgHdr, SockAddr, SockFilter, Socket, Type};
 use tracing::{info, warn};
 
 use super::cmsg::SendControl;
-use super::offload::Offloads;
+use super::offload::{Offload, Offloads};
+use super::offload_state::Refused;
 use super::recv_batch::RecvBatch;
 use super::send_queue::Path;
 use super::sys;
@@ -55,6 +56,11 @@ pub trait UdpSocket: Debug + Send {
 
     /// Which of GSO and GRO this socket does.
     fn offloads(&self) -> Offloads;
+
+    /// Which offloads were asked for and refused.
+    fn refused(&self) -> Refused {
+        Refused::default()
+    }
 }
 
 /// Why the underlay sockets could not be made.
@@ -98,10 +104,9 @@ pub struct KernelUdp {
     /// Sockets with ports of their own, only to send from; the whole group shares them.
     sources: Arc<[Socket]>,
     long_datagrams: LongDatagrams,
-    /// Whether sends may be cut by the kernel.
-    pub(super) gso: bool,
-    /// Whether received datagrams may come in rows.
-    pub(super) gro: bool,
+    /// Whether sends may be cut by the kernel, and received datagrams may come in rows.
+    offloads: Offloads,
+    refused: Refused,
 }
 
 /// Further source ports of a node: enough that a few busy flows seldom share one, few enough that
@@ -140,14 +145,13 @@ pub fn bind_group(
     for index in 0..num_sockets {
         let socket = new_socket(addr)?;
         socket.set_reuse_port(true).map_err(|source| UdpError::Socket { addr, source })?;
-        grow_buffers(&socket);
+        grow_buffers(&socket, SOCKET_BUFFER_LEN);
         report_overflows(&socket);
         discover_path(&socket, long_datagrams);
-        let gro = offloads.gro && enable_gro(&socket, index == 0);
-        let gso = offloads.gso && probe_gso(&socket, index == 0);
+        let (offloads, refused) = negotiate(offloads, &socket, index == 0);
         bind(&socket, addr)?;
         let sources = Arc::clone(&sources);
-        group.push(KernelUdp { socket, sources, long_datagrams, gso, gro });
+        group.push(KernelUdp { socket, sources, long_datagrams, offloads, refused });
     }
     Ok(group)
 }
@@ -162,7 +166,7 @@ fn bind_sources(
         let socket = new_socket(any_port)?;
         let refused = |source| UdpError::Socket { addr: any_port, source };
         socket.attach_filter(&[DROP_ALL]).map_err(refused)?;
-        grow_buffers(&socket);
+        grow_buffers(&socket, SOCKET_BUFFER_LEN);
         discover_path(&socket, long_datagrams);
         bind(&socket, any_port)?;
         Ok(socket)
@@ -183,15 +187,13 @@ fn bind(socket: &Socket, addr: SocketAddrV4) -> Result<(), UdpError> {
     socket.bind(&addr.into()).map_err(|source| UdpError::Bind { addr, source })
 }
 
-/// Asks for large buffers: past the system's limit if we may, else as far as it goes. A refusal
-/// costs throughput under load, never correctness.
-fn grow_buffers(socket: &Socket) {
+/// Asks for buffers of `len` bytes: past the system's limit if we may, else as far as it goes. A
+/// refusal costs throughput under load, never correctness.
+fn grow_buffers(socket: &Socket, len: libc::c_int) {
     for (force, plain) in
         [(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF), (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF)]
     {
-        let set = |option| {
-            sys::sockopt::set_int(socket.as_fd(), libc::SOL_SOCKET, option, SOCKET_BUFFER_LEN)
-        };
+        let set = |option| sys::sockopt::set_int(socket.as_fd(), libc::SOL_SOCKET, option, len);
         if let Err(error) = set(force).or_else(|_| set(plain)) {
             warn!(%error, "UDP socket keeps its default buffer size");
         }
@@ -227,23 +229,29 @@ fn set_discovery(socket: &Socket, mode: libc::c_int) -> io::Result<()> {
     sys::sockopt::set_int(socket.as_fd(), libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, mode)
 }
 
-/// Turns on `UDP_GRO` (Linux 5.0); `log` to say so when it is refused.
-fn enable_gro(socket: &Socket, log: bool) -> bool {
-    let result = sys::sockopt::set_int(socket.as_fd(), libc::SOL_UDP, libc::UDP_GRO, 1);
-    if let (Err(error), true) = (&result, log) {
-        info!(%error, "kernel has no UDP_GRO: receiving one datagram at a time");
+/// Turns on `UDP_GRO` (Linux 5.0) and asks for `UDP_SEGMENT` (Linux 4.18) as far as `asked` says;
+/// returns what the kernel took, and what it refused; `log` to say so.
+fn negotiate(asked: Offloads, socket: &Socket, log: bool) -> (Offloads, Refused) {
+    let (mut taken, mut refused) = (Offloads::OFF, Refused::default());
+    // A segment length of 0 is the default and changes nothing.
+    for (offload, option, value) in
+        [(Offload::Gro, libc::UDP_GRO, 1), (Offload::Gso, libc::UDP_SEGMENT, 0)]
+    {
+        if !asked.has(offload) {
+            continue;
+        }
+        match sys::sockopt::set_int(socket.as_fd(), libc::SOL_UDP, option, value) {
+            Ok(()) => taken.set(offload, true),
+            Err(error) => {
+                refused = refused.with(offload, &error);
+                if log {
+                    let offload = offload.name();
+                    info!(%error, offload, "kernel refuses it: one datagram a call");
+                }
+            }
+        }
     }
-    result.is_ok()
-}
-
-/// Whether the kernel knows `UDP_SEGMENT` (Linux 4.18); `log` to say so when it does not.
-fn probe_gso(socket: &Socket, log: bool) -> bool {
-    // 0 is the default and changes nothing.
-    let result = sys::sockopt::set_int(socket.as_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, 0);
-    if let (Err(error), true) = (&result, log) {
-        info!(%error, "kernel has no UDP_SEGMENT: sending one datagram at a time");
-    }
-    result.is_ok()
+    (taken, refused)
 }
 
 impl KernelUdp {
@@ -309,7 +317,11 @@ impl UdpSocket for KernelUdp {
     }
 
     fn offloads(&self) -> Offloads {
-        Offloads { gso: self.gso, gro: self.gro, ..Offloads::OFF }
+        self.offloads
+    }
+
+    fn refused(&self) -> Refused {
+        self.refused
     }
 }
 

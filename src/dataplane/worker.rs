@@ -36,6 +36,9 @@ use crate::routes::publish::RouteSubscriber;
 
 mod heed;
 mod poll;
+mod retreat;
+
+use retreat::Fallbacks;
 
 pub(super) use poll::WAKE;
 
@@ -84,6 +87,7 @@ pub struct Worker<T, U> {
     coalescer: Coalescer,
     writer: Writer,
     offloads: Offloads,
+    fallbacks: Fallbacks,
     /// The socket's send buffer is full: read nothing from the TUN until it drains.
     is_blocked: bool,
     /// The socket's count of overflows, as last seen.
@@ -106,7 +110,7 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
         let Offloads { gso, gro, .. } = udp.offloads();
         let offloads = Offloads { tso, uso, gso, gro };
         let stats = Arc::new(CachePadded::new(WorkerStats::default()));
-        stats.set_offloads(offloads);
+        stats.offloads.start(offloads, tun.refused().or(udp.refused()));
         Self {
             tun,
             udp,
@@ -120,8 +124,9 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
             // With all offloads off, one packet per system call is what was asked for.
             batch: RecvBatch::new(if offloads == Offloads::OFF { 1 } else { MAX_BUFFERS }),
             coalescer: Coalescer::new(offloads),
-            writer: Writer::new(tso || uso),
+            writer: Writer::new(offloads),
             offloads,
+            fallbacks: Fallbacks::default(),
             is_blocked: false,
             overflows: 0,
             icmp_limit: IcmpLimit::new(Instant::now()),
@@ -159,6 +164,7 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
         self.routes.refresh();
         self.paths.refresh(now);
         let mut turn = self.egress(now)?.max(self.ingress(now)?);
+        self.mind_offloads(now);
         // Before any sleep: what is known by now is kept, and nothing would wake us for it again.
         if self.heed_underlay(now) {
             turn = Turn::MoreToDo;
@@ -214,15 +220,9 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
     /// Sends every waiting run; returns false if the socket's buffer is full.
     fn send_pending(&mut self) -> bool {
         let (queue, arena) = self.encap.pending();
-        let had_gso = self.sender.gso();
         let num_done = self.sender.send(&self.udp, queue.runs(), arena, &self.stats.egress);
         self.is_blocked = num_done < queue.runs().len();
         queue.release(num_done);
-        if had_gso && !self.sender.gso() {
-            queue.set_gso(false);
-            self.offloads.gso = false;
-            self.stats.set_offloads(self.offloads);
-        }
         self.encap.reclaim();
         !self.is_blocked
     }
@@ -344,15 +344,9 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
 
     /// Writes what was collected to the TUN.
     fn write_out(&mut self) -> Result<(), Lost> {
-        let had_superpackets = self.writer.superpackets();
         let items = self.coalescer.items();
         let result = self.writer.write(&self.tun, items, &self.batch, &self.stats.ingress);
         self.coalescer.clear();
-        if had_superpackets && !self.writer.superpackets() {
-            (self.offloads.tso, self.offloads.uso) = (false, false);
-            self.coalescer.set_offloads(self.offloads);
-            self.stats.set_offloads(self.offloads);
-        }
         result.map_err(lost_tun)
     }
 }

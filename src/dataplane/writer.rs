@@ -6,25 +6,42 @@ use tracing::warn;
 
 use super::coalesce::{MAX_PIECES, Outgoing, PacketAt, Scratch, gather_plain};
 use super::drop_reason::DropReason;
+use super::offload::{Offload, Offloads};
 use super::recv_batch::RecvBatch;
+use super::sender::Refusals;
 use super::stats::DirectionStats;
 use super::tun::{TunQueue, is_gone};
 
 /// Writes packets to the TUN, falling back from superpackets where the kernel refuses them.
 #[derive(Debug)]
 pub struct Writer {
-    superpackets: bool,
+    offloads: Offloads,
+    /// TCP's refusals, then UDP's.
+    refusals: [Refusals; SUPERPACKETS.len()],
 }
 
+/// The offloads that a write may need.
+pub const SUPERPACKETS: [Offload; 2] = [Offload::Tso, Offload::Uso];
+
 impl Writer {
-    /// A writer that takes superpackets if `superpackets`, until one is refused.
-    pub const fn new(superpackets: bool) -> Self {
-        Self { superpackets }
+    /// A writer of superpackets as far as `offloads` allows, until one is refused.
+    pub fn new(offloads: Offloads) -> Self {
+        Self { offloads, refusals: Default::default() }
     }
 
-    /// Whether superpackets may still be written.
-    pub const fn superpackets(&self) -> bool {
-        self.superpackets
+    /// Writes superpackets of `offload` from now on, until one is refused.
+    pub const fn allow(&mut self, offload: Offload) {
+        self.offloads.set(offload, true);
+    }
+
+    /// Where `offload` was refused since this was last asked.
+    pub fn take_refusals(&mut self, offload: Offload) -> Refusals {
+        std::mem::take(self.refusals_of(offload))
+    }
+
+    fn refusals_of(&mut self, offload: Offload) -> &mut Refusals {
+        let [tso, uso] = &mut self.refusals;
+        if offload == Offload::Uso { uso } else { tso }
     }
 
     /// Writes `items`, counting each packet as written or dropped.
@@ -39,22 +56,30 @@ impl Writer {
         stats: &DirectionStats,
     ) -> io::Result<()> {
         for item in items {
+            let superpacket = item.offload();
+            if superpacket.is_some_and(|offload| !self.offloads.has(offload)) {
+                write_singly(tun, item.segments(), batch, stats)?;
+                continue;
+            }
             let mut scratch = Scratch::default();
             let mut slices = [IoSlice::new(&[]); MAX_PIECES];
             let pieces = item.gather(batch, &mut scratch, &mut slices);
-            let is_superpacket = item.segments().len() > 1;
-            match tun.write(pieces) {
-                Err(error) if is_superpacket && error.raw_os_error() == Some(libc::EINVAL) => {
-                    if self.superpackets {
-                        warn!(%error, "TUN refuses superpackets: one packet at a time from now on");
-                    }
-                    self.superpackets = false;
+            match (tun.write(pieces), superpacket) {
+                (Err(error), Some(offload)) if error.raw_os_error() == Some(libc::EINVAL) => {
+                    self.refuse(offload, &error);
                     write_singly(tun, item.segments(), batch, stats)?;
                 }
-                result => count(result, item.segments(), stats)?,
+                (result, _) => count(result, item.segments(), stats)?,
             }
         }
         Ok(())
+    }
+
+    fn refuse(&mut self, offload: Offload, error: &io::Error) {
+        warn!(%error, offload = offload.name(), "TUN refuses superpackets: none for a while");
+        self.offloads.set(offload, false);
+        let refusals = self.refusals_of(offload);
+        *refusals = Refusals { num: refusals.num + 1, off: error.raw_os_error() };
     }
 }
 

@@ -5,7 +5,7 @@
 //! [`bulk`], [`flood`] and [`round_trips`] look at no byte and are fast: threads of the lab's own
 //! process, on sockets made inside the namespaces.
 
-mod pattern;
+pub mod pattern;
 pub mod tcp;
 pub mod udp;
 

@@ -3,12 +3,17 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+use twill::lab::daemon::Daemon;
+use twill::lab::traffic::flood::Flood;
 use twill::lab::traffic::{Report, tcp, udp};
+use twill::lab::{Lab, LabSpec};
 
+use crate::flows::{self, Plan};
 use crate::harness::{
-    assert_tcp_is_whole, assert_udp_is_whole, generator, overlay, ping, pod, spec, up,
+    FLANNELD, assert_tcp_is_whole, assert_udp_is_whole, eventually, generator, overlay, ping, pod,
+    spec, up,
 };
-use twill::lab::Lab;
 
 #[test]
 fn every_pod_exchanges_tcp_and_udp_with_every_other() {
@@ -50,6 +55,27 @@ fn node_that_joins_late_reaches_all_and_is_reached() {
     node.attach_pods(1).unwrap();
     lab.wait_reachable().unwrap();
     assert_tcp_is_whole(&lab, pod(&lab, 2), pod(&lab, 0), 4);
+}
+
+/// A link so slow that the socket's send buffer stays full: the worker then waits for it, and its
+/// TUN queue overflows.
+#[test]
+fn full_send_buffer_does_not_stall_what_arrives() {
+    let daemon = Daemon::flanneld(FLANNELD).with("--workers=1 --source-ports=shared");
+    let lab = Lab::up(LabSpec { daemon, ..spec("slow", 2) }).unwrap();
+    let (node, from, to) = (&lab.nodes()[0], pod(&lab, 0), pod(&lab, 1));
+    let slow = "qdisc add dev eth0 root tbf rate 1mbit burst 3000 limit 100mb";
+    node.netns().tool("tc").words(slow).run().unwrap();
+    let _flood = Flood::start(&from.netns, &to.netns, to.addr, 1400).unwrap();
+    eventually("the TUN queue to overflow", || {
+        let json = node.netns().ip(&format!("-j -s link show {}", overlay(node).device)).unwrap();
+        let links: Value = serde_json::from_str(&json).unwrap();
+        links[0]["stats64"]["tx"]["dropped"].as_u64().unwrap() > 1000
+    });
+    let plan = Plan { num_flows: 20, num_datagrams: 100, num_senders: 1 };
+    let report = flows::run(to, from, plan);
+    assert_eq!((report.corrupt, report.overtaken), (0, 0), "{report:?}");
+    assert!(report.received * 10 >= report.sent * 9, "{report:?}");
 }
 
 #[test]

@@ -80,6 +80,13 @@ pub fn ingress_drops(node: &Node, reason: &str) -> u64 {
     workers.iter().map(|worker| worker["ingress"]["drops"][reason].as_u64().unwrap()).sum()
 }
 
+/// What a node's `/stats` says of its workers.
+pub fn workers(node: &Node) -> Vec<Value> {
+    let json = probe::fetch_health(node.netns(), Path::new(FLANNEL_LAB), "/stats").unwrap();
+    let stats: Value = serde_json::from_str(&json).unwrap();
+    stats["dataplane"]["workers"].as_array().unwrap().clone()
+}
+
 /// Packets that flanneld has written to the node's overlay device.
 pub fn written_to_tun(node: &Node) -> u64 {
     let device = &overlay(node).device;

@@ -8,6 +8,7 @@
 
 mod harness;
 mod packets;
+mod flows;
 
 mod forward;
 mod host;
@@ -15,6 +16,7 @@ mod interface;
 mod mtu;
 mod pmtu;
 mod offload;
+mod order;
 mod garbage;
 mod leases;
 mod restart;

@@ -45,7 +45,7 @@ fn interrupted_send_is_repeated() {
 }
 
 #[test]
-fn device_without_gso_turns_it_off_for_good_and_loses_nothing() {
+fn device_without_gso_turns_it_off_and_loses_nothing() {
     let (num_done, sender, stats, sent) = send(&[libc::EIO]);
     assert_eq!((num_done, sent.len(), stats.packets.value()), (1, 3, 3));
     assert!(sent.iter().all(|sent| sent.gso_size.is_none()));

@@ -2,6 +2,10 @@ use std::net::UdpSocket as StdSocket;
 use std::time::{Duration, Instant};
 
 use super::*;
+use crate::dataplane::decap::Accept;
+use crate::dataplane::worker::{Turn, Worker};
+use crate::dataplane::{DropReason, memory};
+use crate::routes::publish;
 
 /// One socket on a free port of the loopback, and its address.
 fn bound(long_datagrams: LongDatagrams) -> KernelUdp {
@@ -58,4 +62,70 @@ fn path_over_the_loopback_takes_its_mtu() {
     let socket = bound(LongDatagrams::Refused);
     let mtu = socket.path_mtu(Ipv4Addr::LOCALHOST).unwrap();
     assert!(mtu >= 65_535, "{mtu}");
+}
+
+#[test]
+fn buffers_are_forced_past_the_limit_by_whoever_may() {
+    let limit = |name| {
+        let text = std::fs::read_to_string(format!("/proc/sys/net/core/{name}")).unwrap();
+        text.trim().parse::<usize>().unwrap()
+    };
+    let may_force = caps::has_cap(None, caps::CapSet::Effective, caps::Capability::CAP_NET_ADMIN);
+    let may_force = may_force.unwrap();
+    // Half of what an int holds is the kernel's own limit: `__sock_set_rcvbuf` in net/core/sock.c.
+    let asked = (2 * limit("rmem_max").max(limit("wmem_max"))).min(1 << 30) - 1;
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
+    grow_buffers(&socket, asked.try_into().unwrap());
+    // The kernel doubles what it is asked for, for its own bookkeeping: socket(7).
+    let expected = |limit: usize| 2 * if may_force { asked } else { limit.min(asked) };
+    assert_eq!(socket.recv_buffer_size().unwrap(), expected(limit("rmem_max")));
+    assert_eq!(socket.send_buffer_size().unwrap(), expected(limit("wmem_max")));
+}
+
+#[test]
+fn sockets_to_receive_and_to_send_have_large_buffers() {
+    let socket = bound(LongDatagrams::Refused);
+    let asked = usize::try_from(SOCKET_BUFFER_LEN).unwrap();
+    let default = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
+    for socket in std::iter::once(&socket.socket).chain(socket.sources.iter()) {
+        let lens = (socket.recv_buffer_size().unwrap(), socket.send_buffer_size().unwrap());
+        assert!(lens.0 > default.recv_buffer_size().unwrap(), "{lens:?}");
+        assert!(lens.1 > default.send_buffer_size().unwrap(), "{lens:?}");
+        assert!(lens.0.max(lens.1) <= 2 * asked, "{lens:?}");
+    }
+}
+
+#[test]
+fn datagrams_that_found_no_room_are_counted() {
+    let socket = bound(LongDatagrams::Refused);
+    let to = socket.socket.local_addr().unwrap().as_socket().unwrap();
+    let (tun, _host) = memory::tun(Offloads::OFF);
+    let accept = Accept { subnet: "10.1.16.0/24".parse().unwrap(), tun_mtu: 1472 };
+    let (_routes, subscriber) = publish::channel();
+    let mut worker = Worker::new(tun, socket, [10, 1, 16, 0].into(), accept, subscriber);
+    let mut drain = || while worker.turn(Instant::now()).unwrap() != Turn::Idle {};
+
+    // Twenty times what the buffer holds; then one that finds room and tells of the others.
+    let sender = StdSocket::bind("127.0.0.1:0").unwrap();
+    let too_long = [0; 60_000];
+    for _ in 0..20 * 2 * SOCKET_BUFFER_LEN / 60_000 {
+        sender.send_to(&too_long, to).unwrap();
+    }
+    drain();
+    sender.send_to(&too_long, to).unwrap();
+    drain();
+    let stats = worker.stats();
+    let num_sent = u64::try_from(20 * 2 * SOCKET_BUFFER_LEN / 60_000 + 1).unwrap();
+    let num_received = stats.ingress.dropped(DropReason::Oversized);
+    assert!((1..num_sent).contains(&num_received), "{num_received}");
+    assert_eq!(stats.queue_overflows.value(), num_sent - num_received);
+}
+
+/// RFC 6040 §4.1, compatibility mode: we do not pass marks on, so no router may set any.
+#[test]
+fn outer_header_is_not_ecn_capable() {
+    let socket = bound(LongDatagrams::Refused);
+    for socket in std::iter::once(&socket.socket).chain(socket.sources.iter()) {
+        assert_eq!(socket.tos_v4().unwrap(), 0);
+    }
 }

@@ -17,7 +17,7 @@ impl Words {
 }
 
 /// Fills `block` with the seed's bytes.
-pub(super) fn fill(seed: u64, block: &mut [u8]) {
+pub fn fill(seed: u64, block: &mut [u8]) {
     let mut words = Words { state: seed };
     for chunk in block.chunks_mut(8) {
         chunk.copy_from_slice(&words.next()[..chunk.len()]);
@@ -25,7 +25,7 @@ pub(super) fn fill(seed: u64, block: &mut [u8]) {
 }
 
 /// Whether `block` holds the seed's bytes.
-pub(super) fn matches(seed: u64, block: &[u8]) -> bool {
+pub fn matches(seed: u64, block: &[u8]) -> bool {
     let mut words = Words { state: seed };
     block.chunks(8).all(|chunk| chunk == &words.next()[..chunk.len()])
 }
