@@ -58,8 +58,7 @@ fn deleted_lease_takes_the_route_and_ends_its_daemon_if_it_is_to() {
 
 #[test]
 fn deleted_lease_is_acquired_again_and_the_route_comes_back() {
-    let daemon = Daemon::flanneld(FLANNELD).with("--on-lease-loss=reacquire");
-    let mut lab = Lab::up(LabSpec { daemon, ..spec("again", 2) }).unwrap();
+    let mut lab = up("again", 2);
     let lost = overlay(&lab.nodes()[1]).env.key();
     assert!(lab.etcd().delete_lease(&lost).unwrap());
     eventually("the lease to be there again", || {
@@ -80,7 +79,7 @@ fn node_comes_back_after_its_lease_was_deleted() {
     lab.wait_reachable().unwrap();
 }
 
-/// A lab whose nodes give a deleted lease up, whatever the default is.
+/// A lab whose nodes give a deleted lease up.
 fn exiting(topic: &str, num_nodes: usize) -> LabSpec {
     let daemon = Daemon::flanneld(FLANNELD).with("--on-lease-loss=exit");
     LabSpec { daemon, ..spec(topic, num_nodes) }
