@@ -115,7 +115,8 @@ pub async fn keep_lease<R: Registry>(
     let mut feed = match lease.entry.revision {
         Revision::UNKNOWN => Feed::new(registry, scope),
         revision => Feed::after(registry, scope, revision),
-    };
+    }
+    .quiet();
     let mut keeper = Keeper::new(registry, lease.clone(), policy, claim, sink);
     loop {
         let still_ours = tokio::select! {

@@ -92,7 +92,9 @@ impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
     /// What the watch on our entry tells: our own writes, and those of others.
     pub(super) async fn observe(&mut self, update: Update) -> Result<(), LeaseLost> {
         let changes = match update {
-            Update::Snapshot(mut snapshot) => return self.judge(snapshot.entries.pop()).await,
+            Update::Snapshot(mut snapshot) | Update::Reset(mut snapshot) => {
+                return self.judge(snapshot.entries.pop()).await;
+            }
             Update::Changes(changes) => changes,
         };
         for change in changes {

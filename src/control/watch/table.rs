@@ -1,6 +1,6 @@
 //! [`LeaseTable`]: the leases known, and what a snapshot or a change makes of them.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use crate::control::claim::Claim;
 use crate::control::lease::{Lease, LeaseEvent};
@@ -15,6 +15,8 @@ pub(super) struct LeaseTable<'a> {
     own: &'a Claim,
     /// By key, not by subnet: on a dual-stack network two keys can name the same IPv4 subnet.
     known: BTreeMap<String, Lease>,
+    /// Keys of leases that are known, but no longer to the registry, which was set back.
+    doubted: BTreeSet<String>,
     /// Keys of the malformed entries, with the revision that was complained about.
     malformed: BTreeMap<String, Revision>,
 }
@@ -22,14 +24,34 @@ pub(super) struct LeaseTable<'a> {
 impl<'a> LeaseTable<'a> {
     pub(super) fn new(own: &'a Claim, known: Vec<Lease>) -> Self {
         let known = known.into_iter().map(|lease| (lease.entry.key.clone(), lease)).collect();
-        Self { own, known, malformed: BTreeMap::new() }
+        Self { own, known, doubted: BTreeSet::new(), malformed: BTreeMap::new() }
+    }
+
+    /// Takes over everything there is in a registry that was set back. What it does not have any
+    /// more is kept until [`give_up`](Self::give_up).
+    pub(super) fn reset(&mut self, snapshot: Snapshot) -> Vec<LeaseEvent> {
+        self.doubted.extend(self.known.keys().cloned());
+        self.replace(snapshot)
+    }
+
+    /// How many leases are known that the registry lost.
+    pub(super) fn num_doubted(&self) -> usize {
+        self.doubted.len()
+    }
+
+    /// Lets go of the leases that the registry lost and nobody wrote again.
+    pub(super) fn give_up(&mut self) -> Vec<LeaseEvent> {
+        let doubted = std::mem::take(&mut self.doubted);
+        doubted.iter().filter_map(|key| self.forget(key)).collect()
     }
 
     /// Takes over everything there is. Removals come first.
     pub(super) fn replace(&mut self, snapshot: Snapshot) -> Vec<LeaseEvent> {
         let listed: HashSet<&str> = snapshot.entries.iter().map(key_of).collect();
         self.malformed.retain(|key, _| listed.contains(key.as_str()));
-        let is_gone = |key: &&String| !listed.contains(key.as_str());
+        self.doubted.retain(|key| !listed.contains(key.as_str()));
+        let is_gone =
+            |key: &&String| !listed.contains(key.as_str()) && !self.doubted.contains(*key);
         let gone: Vec<String> = self.known.keys().filter(is_gone).cloned().collect();
         let mut events: Vec<LeaseEvent> = gone.iter().filter_map(|key| self.forget(key)).collect();
         events.extend(snapshot.entries.into_iter().filter_map(|entry| self.learn(entry)));
@@ -54,6 +76,7 @@ impl<'a> LeaseTable<'a> {
             }
         };
         self.malformed.remove(&lease.entry.key);
+        self.doubted.remove(&lease.entry.key);
         self.own.compare(&lease);
         if lease.subnet == self.own.subnet {
             return None;
@@ -75,6 +98,7 @@ impl<'a> LeaseTable<'a> {
 
     fn forget(&mut self, key: &str) -> Option<LeaseEvent> {
         self.malformed.remove(key);
+        self.doubted.remove(key);
         self.own.settle(key);
         let gone = self.known.remove(key)?;
         let heir = self.known.values().find(|lease| lease.subnet == gone.subnet);
