@@ -9,14 +9,20 @@ use twill::lab::{Lab, LabSpec};
 use crate::harness::{FLANNELD, eventually, overlay, ping, pod, spec, up};
 
 #[test]
-fn ten_nodes_that_start_at_once_get_ten_subnets() {
-    let mut lab = Lab::up(spec("ten", 10)).unwrap();
+fn thirty_nodes_that_start_at_once_get_thirty_subnets() {
+    let mut lab = Lab::create(spec("thirty", 30)).unwrap();
+    lab.start_all().unwrap();
     let subnets: HashSet<_> = lab.nodes().iter().map(|node| overlay(node).env.subnet).collect();
-    assert_eq!(subnets.len(), 10);
+    assert_eq!(subnets.len(), 30);
     let leases = lab.etcd().leases().unwrap();
     let keys: HashSet<_> = leases.into_iter().map(|(subnet, _)| subnet).collect();
     let expected: HashSet<_> = lab.nodes().iter().map(|node| overlay(node).env.key()).collect();
     assert_eq!(keys, expected);
+    for (from, to) in [(0, 29), (14, 7), (29, 0)] {
+        eventually("the pods to reach each other", || {
+            ping(pod(&lab, from), "-c 1 -W 1", pod(&lab, to).addr).0
+        });
+    }
 }
 
 #[test]

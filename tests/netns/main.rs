@@ -17,6 +17,7 @@ mod offload;
 mod garbage;
 mod leases;
 mod restart;
+mod chaos;
 mod config;
 mod stock;
 mod systemd;
