@@ -32,7 +32,7 @@ const RESET_GRACE: Duration = Duration::from_secs(30);
 /// The first call, as soon as the registry answers, carries everything there is, be it nothing;
 /// or, if some leases are `known` from elsewhere, what is different from them. Each later one
 /// carries at least one event. A lease that is only renewed is no event, nor is one that a registry
-/// which was set back has lost, if its node writes it again within [`RESET_GRACE`]. Leases that contradict our
+/// which was set back has lost, if its node writes it again within half a minute. Leases that contradict our
 /// own claim are noted in `own`. Whether the registry answers is told to `in_touch`, each time that
 /// changes.
 ///

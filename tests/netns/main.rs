@@ -18,6 +18,7 @@ mod garbage;
 mod leases;
 mod restart;
 mod chaos;
+mod access;
 mod config;
 mod stock;
 mod systemd;

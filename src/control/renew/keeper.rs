@@ -74,6 +74,14 @@ impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
         self.renew_at = Some(Instant::now() + pause);
     }
 
+    /// The machine slept: our lease went on to expire, while the clock of [`Instant`] stood still.
+    pub(super) fn count_sleep(&mut self, slept: Duration) {
+        tracing::info!("this machine slept for {}", time_text::duration(slept));
+        let earlier = |at: Instant| at.checked_sub(slept).unwrap_or_else(Instant::now);
+        self.lease.expires = self.lease.expires.map(earlier);
+        self.renew_at = self.renew_at.map(earlier);
+    }
+
     pub(super) async fn renew(&mut self) -> Result<(), LeaseLost> {
         self.renew_at = Some(Instant::now() + self.backoff.delay());
         match self.registry.renew(&self.lease, &self.lease.attrs).await {
