@@ -91,7 +91,7 @@ pub enum LeaseLost {
 
 /// How often to look whether the machine slept: within so short a time of its waking up, a lease
 /// that had so much longer to live is renewed.
-const SUSPENSION_PERIOD: Duration = Duration::from_secs(30);
+const SUSPENSION_PERIOD: Duration = Duration::from_secs(5 * 60);
 
 /// Renews `lease` for as long as it is ours, some time before it would expire, and returns when
 /// it is lost. Every new state of it is handed to `sink`; who else claims it is noted in `claim`.

@@ -101,7 +101,8 @@ impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
     pub(super) async fn observe(&mut self, update: Update) -> Result<(), LeaseLost> {
         let changes = match update {
             Update::Snapshot(mut snapshot) | Update::Reset(mut snapshot) => {
-                return self.judge(snapshot.entries.pop()).await;
+                let found = snapshot.entries.pop();
+                return self.compare(found).await;
             }
             Update::Changes(changes) => changes,
         };
@@ -116,6 +117,18 @@ impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
             }
         }
         Ok(())
+    }
+
+    /// Our entry as it stands, after a time in which nobody told us of it.
+    async fn compare(&mut self, found: Option<Read>) -> Result<(), LeaseLost> {
+        if let Some(Ok(Lease { entry, .. })) = &found {
+            if *entry == self.lease.entry {
+                return Ok(());
+            }
+            // Older than we know: the registry was set back, and nobody wrote in our name.
+            self.is_in_doubt |= entry.revision < self.lease.entry.revision;
+        }
+        self.judge(found).await
     }
 
     /// Decides what becomes of us when our entry is `found` like this.

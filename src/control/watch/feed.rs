@@ -119,6 +119,11 @@ impl<'r, R: Registry> Feed<'r, R> {
             self.lost_at = self.position.take().unwrap_or(self.lost_at);
         } else {
             self.tell(false);
+            // One entry is soon read anew. Its last change may lie so far back that a registry
+            // which was set back meanwhile is past it again.
+            if matches!(self.scope, Scope::Key(_)) {
+                self.position = None;
+            }
         }
         if !self.is_quiet && self.log.is_due(error.kind()) {
             tracing::warn!("{error}; trying again");
