@@ -2,7 +2,7 @@
 
 # What building and testing need on Debian 12, apart from a Rust toolchain (rustup.rs).
 PACKAGES := gcc libc6-dev make protobuf-compiler libprotobuf-dev iproute2 iptables nftables \
-            etcd-server etcd-client iperf3 ethtool iputils-ping procps util-linux \
+            etcd-server etcd-client iperf3 ethtool iputils-ping openssl procps util-linux \
             systemd bubblewrap busybox-static
 
 CARGO ?= cargo

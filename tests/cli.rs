@@ -213,7 +213,7 @@ fn deleted_lease_ends_the_daemon_with_status_1_if_it_is_to() {
 fn deleted_lease_is_reacquired_and_one_taken_over_ends_the_daemon_with_status_1() {
     let host = Host::with_etcd();
     host.put_config(r#"{"Network":"10.1.0.0/16"}"#);
-    let daemon = host.start("a", &["-iface", "10.0.0.7", "-on-lease-loss", "reacquire"]);
+    let daemon = host.start("a", &["-iface", "10.0.0.7"]);
     daemon.wait_for("Watching for new subnet leases");
     let subnets = ["--prefix", "/coreos.com/network/subnets/"];
     let lease =

@@ -1,15 +1,17 @@
 //! Keeps our own lease: renews it in time, and notices when it is no longer ours.
 
 mod keeper;
+mod suspension;
 
 use std::future::pending;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use self::keeper::Keeper;
+use self::suspension::Suspension;
 use super::claim::Claim;
 use super::lease::{Lease, LeaseError};
 use super::registry::{Registry, Revision, Scope};
@@ -87,6 +89,10 @@ pub enum LeaseLost {
     },
 }
 
+/// How often to look whether the machine slept: within so short a time of its waking up, a lease
+/// that had so much longer to live is renewed.
+const SUSPENSION_PERIOD: Duration = Duration::from_secs(5 * 60);
+
 /// Renews `lease` for as long as it is ours, some time before it would expire, and returns when
 /// it is lost. Every new state of it is handed to `sink`; who else claims it is noted in `claim`.
 ///
@@ -95,7 +101,7 @@ pub enum LeaseLost {
 /// Between renewals a watch on the entry tells of its loss at once. While the registry does not
 /// answer, the lease stands until it expires; if it did by the time the registry is back, it is
 /// created anew unless somebody else has the subnet by then. With [`OnLeaseLoss::Reacquire`] the
-/// same goes for a lease that somebody deleted.
+/// same goes for a lease that somebody deleted. The time for which the machine slept counts.
 ///
 /// A lease of no known revision comes from an earlier life of this node: the registry is asked
 /// first what became of it.
@@ -115,14 +121,25 @@ pub async fn keep_lease<R: Registry>(
     let mut feed = match lease.entry.revision {
         Revision::UNKNOWN => Feed::new(registry, scope),
         revision => Feed::after(registry, scope, revision),
-    };
+    }
+    .quiet();
     let mut keeper = Keeper::new(registry, lease.clone(), policy, claim, sink);
+    let mut suspension = Suspension::new();
     loop {
+        if let Some(slept) = suspension.take() {
+            keeper.count_sleep(slept);
+        }
         let still_ours = tokio::select! {
             // News first: a renewal that does not know them would be refused.
             biased;
-            update = feed.next() => keeper.observe(update).await,
+            update = feed.next() => {
+                if let Some(slept) = suspension.take() {
+                    keeper.count_sleep(slept);
+                }
+                keeper.observe(update).await
+            }
             () = until(keeper.renew_at) => keeper.renew().await,
+            () = sleep(SUSPENSION_PERIOD) => Ok(()),
         };
         if let Err(lost) = still_ours {
             return lost;

@@ -10,19 +10,29 @@ mod table;
 pub(crate) use feed::{Feed, Update};
 
 use std::convert::Infallible;
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
 
 use self::table::LeaseTable;
 use super::claim::Claim;
 use super::lease::{Lease, LeaseEvent};
 use super::registry::{Registry, Scope};
 
+/// How long a peer is kept that the registry lost when it was set back. Its node has noticed, too,
+/// and writes its lease again: after a pause of at most 5 s ([`Backoff::of_registry`]) and three
+/// calls that may take 5 s each.
+///
+/// [`Backoff::of_registry`]: super::backoff::Backoff::of_registry
+const RESET_GRACE: Duration = Duration::from_secs(30);
+
 /// Hands `sink` every change to the leases of all nodes but our own, for as long as it is polled.
 ///
 /// The first call, as soon as the registry answers, carries everything there is, be it nothing;
 /// or, if some leases are `known` from elsewhere, what is different from them. Each later one
-/// carries at least one event. A lease that is only renewed is no event. Leases that contradict our
+/// carries at least one event. A lease that is only renewed is no event, nor is one that a registry
+/// which was set back has lost, if its node writes it again within half a minute. Leases that contradict our
 /// own claim are noted in `own`. Whether the registry answers is told to `in_touch`, each time that
 /// changes.
 ///
@@ -38,10 +48,30 @@ pub async fn follow_leases<R: Registry>(
     let mut feed = Feed::new(registry, Scope::All).telling(in_touch);
     let mut table = LeaseTable::new(own, known);
     let mut is_first = true;
+    let mut give_up_at: Option<Instant> = None;
     loop {
-        let events = match feed.next().await {
-            Update::Snapshot(snapshot) => table.replace(snapshot),
-            Update::Changes(changes) => table.apply(changes),
+        let update = match give_up_at {
+            Some(deadline) => timeout_at(deadline, feed.next()).await.ok(),
+            None => Some(feed.next().await),
+        };
+        let events = match update {
+            Some(Update::Snapshot(snapshot)) => table.replace(snapshot),
+            Some(Update::Changes(changes)) => table.apply(changes),
+            Some(Update::Reset(snapshot)) => {
+                let events = table.reset(snapshot);
+                tracing::warn!(
+                    "registry was set back: it lost {} of our peers' leases, which stand for {}s \
+                     unless their nodes write them again",
+                    table.num_doubted(),
+                    RESET_GRACE.as_secs(),
+                );
+                give_up_at = Some(Instant::now() + RESET_GRACE);
+                events
+            }
+            None => {
+                give_up_at = None;
+                table.give_up()
+            }
         };
         log_events(&events);
         if is_first || !events.is_empty() {

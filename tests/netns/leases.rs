@@ -9,14 +9,20 @@ use twill::lab::{Lab, LabSpec};
 use crate::harness::{FLANNELD, eventually, overlay, ping, pod, spec, up};
 
 #[test]
-fn ten_nodes_that_start_at_once_get_ten_subnets() {
-    let mut lab = Lab::up(spec("ten", 10)).unwrap();
+fn thirty_nodes_that_start_at_once_get_thirty_subnets() {
+    let mut lab = Lab::create(spec("thirty", 30)).unwrap();
+    lab.start_all().unwrap();
     let subnets: HashSet<_> = lab.nodes().iter().map(|node| overlay(node).env.subnet).collect();
-    assert_eq!(subnets.len(), 10);
+    assert_eq!(subnets.len(), 30);
     let leases = lab.etcd().leases().unwrap();
     let keys: HashSet<_> = leases.into_iter().map(|(subnet, _)| subnet).collect();
     let expected: HashSet<_> = lab.nodes().iter().map(|node| overlay(node).env.key()).collect();
     assert_eq!(keys, expected);
+    for (from, to) in [(0, 29), (14, 7), (29, 0)] {
+        eventually("the pods to reach each other", || {
+            ping(pod(&lab, from), "-c 1 -W 1", pod(&lab, to).addr).0
+        });
+    }
 }
 
 #[test]
@@ -58,8 +64,7 @@ fn deleted_lease_takes_the_route_and_ends_its_daemon_if_it_is_to() {
 
 #[test]
 fn deleted_lease_is_acquired_again_and_the_route_comes_back() {
-    let daemon = Daemon::flanneld(FLANNELD).with("--on-lease-loss=reacquire");
-    let mut lab = Lab::up(LabSpec { daemon, ..spec("again", 2) }).unwrap();
+    let mut lab = up("again", 2);
     let lost = overlay(&lab.nodes()[1]).env.key();
     assert!(lab.etcd().delete_lease(&lost).unwrap());
     eventually("the lease to be there again", || {
@@ -80,7 +85,7 @@ fn node_comes_back_after_its_lease_was_deleted() {
     lab.wait_reachable().unwrap();
 }
 
-/// A lab whose nodes give a deleted lease up, whatever the default is.
+/// A lab whose nodes give a deleted lease up.
 fn exiting(topic: &str, num_nodes: usize) -> LabSpec {
     let daemon = Daemon::flanneld(FLANNELD).with("--on-lease-loss=exit");
     LabSpec { daemon, ..spec(topic, num_nodes) }

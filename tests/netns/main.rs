@@ -20,6 +20,8 @@ mod order;
 mod garbage;
 mod leases;
 mod restart;
+mod chaos;
+mod access;
 mod config;
 mod stock;
 mod systemd;

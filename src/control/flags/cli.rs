@@ -138,9 +138,9 @@ pub(super) struct SubnetFlags {
     #[arg(long, value_name = "MINUTES", default_value = "60", value_parser = values::margin)]
     subnet_lease_renew_margin: u16,
 
-    /// What to do when the lease is deleted before it expires: exit, or reacquire (the same subnet;
-    /// exit if another node has it).
-    #[arg(long, value_name = "ACTION", default_value = "exit", value_parser = OnLeaseLoss::from_str)]
+    /// What to do when the lease is deleted before it expires: reacquire (the same subnet; exit if
+    /// another node has it), or exit.
+    #[arg(long, value_name = "ACTION", default_value = "reacquire", value_parser = OnLeaseLoss::from_str)]
     on_lease_loss: OnLeaseLoss,
 }
 

@@ -3,7 +3,10 @@ use super::*;
 #[test]
 fn defaults_are_flannels() {
     let config = config("");
-    assert_eq!((config.registry, config.on_lease_loss), (RegistryKind::Etcd, OnLeaseLoss::Exit));
+    assert_eq!(
+        (config.registry, config.on_lease_loss),
+        (RegistryKind::Etcd, OnLeaseLoss::Reacquire)
+    );
     assert_eq!(config.etcd.endpoints, ["http://127.0.0.1:4001", "http://127.0.0.1:2379"]);
     assert_eq!(config.etcd.prefix, "/coreos.com/network");
     assert_eq!((&config.etcd.ca_file, &config.etcd.username), (&None, &None));

@@ -74,6 +74,14 @@ impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
         self.renew_at = Some(Instant::now() + pause);
     }
 
+    /// The machine slept: our lease went on to expire, while the clock of [`Instant`] stood still.
+    pub(super) fn count_sleep(&mut self, slept: Duration) {
+        tracing::info!("this machine slept for {}", time_text::duration(slept));
+        let earlier = |at: Instant| at.checked_sub(slept).unwrap_or_else(Instant::now);
+        self.lease.expires = self.lease.expires.map(earlier);
+        self.renew_at = self.renew_at.map(earlier);
+    }
+
     pub(super) async fn renew(&mut self) -> Result<(), LeaseLost> {
         self.renew_at = Some(Instant::now() + self.backoff.delay());
         match self.registry.renew(&self.lease, &self.lease.attrs).await {
@@ -92,7 +100,10 @@ impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
     /// What the watch on our entry tells: our own writes, and those of others.
     pub(super) async fn observe(&mut self, update: Update) -> Result<(), LeaseLost> {
         let changes = match update {
-            Update::Snapshot(mut snapshot) => return self.judge(snapshot.entries.pop()).await,
+            Update::Snapshot(mut snapshot) | Update::Reset(mut snapshot) => {
+                let found = snapshot.entries.pop();
+                return self.compare(found).await;
+            }
             Update::Changes(changes) => changes,
         };
         for change in changes {
@@ -106,6 +117,18 @@ impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
             }
         }
         Ok(())
+    }
+
+    /// Our entry as it stands, after a time in which nobody told us of it.
+    async fn compare(&mut self, found: Option<Read>) -> Result<(), LeaseLost> {
+        if let Some(Ok(Lease { entry, .. })) = &found {
+            if *entry == self.lease.entry {
+                return Ok(());
+            }
+            // Older than we know: the registry was set back, and nobody wrote in our name.
+            self.is_in_doubt |= entry.revision < self.lease.entry.revision;
+        }
+        self.judge(found).await
     }
 
     /// Decides what becomes of us when our entry is `found` like this.

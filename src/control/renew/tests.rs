@@ -7,9 +7,9 @@ use crate::control::lease::LeaseAttrs;
 use crate::control::registry::etcd::{EtcdConfig, EtcdRegistry};
 use crate::control::registry::memory::{Fault, MemoryRegistry};
 use crate::control::registry::test_etcd::EtcdServer;
-use crate::control::registry::{LEASE_TTL, Malformed, Write};
+use crate::control::registry::{LEASE_TTL, Malformed, Snapshot, Write};
 use crate::control::test_log::Logs;
-use crate::control::watch::follow_leases;
+use crate::control::watch::{Update, follow_leases};
 
 const OURS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const THEIRS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
@@ -156,6 +156,28 @@ async fn expiry_seen_by_the_watch_creates_the_lease_anew() {
         } => None,
     };
     assert_eq!(lost, None);
+    assert_eq!(owner(&registry).await, Some(OURS));
+}
+
+#[tokio::test(start_paused = true)]
+async fn sleep_of_the_machine_counts() {
+    let registry = MemoryRegistry::new();
+    let lease = create(&registry).await;
+    let claim = claim();
+    let mut keeper = Keeper::new(&registry, lease, EXIT, &claim, |_| {});
+    tokio::time::advance(HOUR * 22).await;
+    assert!(keeper.renew_at > Some(Instant::now()));
+    registry.advance(HOUR * 22 + MARGIN);
+    keeper.count_sleep(MARGIN);
+    assert!(keeper.renew_at <= Some(Instant::now()), "time to renew");
+    assert_eq!(keeper.renew().await, Ok(()));
+    assert_eq!(keeper.lease.expires, Some(Instant::now() + LEASE_TTL));
+
+    // Longer than the lease stands: it expired, nobody deleted it.
+    registry.advance(LEASE_TTL * 2);
+    keeper.count_sleep(LEASE_TTL * 2);
+    assert_eq!(owner(&registry).await, None);
+    assert_eq!(keeper.observe(Update::Snapshot(listed(&registry).await)).await, Ok(()));
     assert_eq!(owner(&registry).await, Some(OURS));
 }
 
@@ -376,6 +398,10 @@ async fn owner(registry: &MemoryRegistry) -> Option<Ipv4Addr> {
         }
     };
     snapshot.leases().next().map(|lease| lease.attrs.public_ip)
+}
+
+async fn listed(registry: &MemoryRegistry) -> Snapshot {
+    registry.list(&Scope::Key(KEY.to_owned())).await.unwrap()
 }
 
 async fn revision(registry: &MemoryRegistry) -> Option<Result<Revision, Malformed>> {

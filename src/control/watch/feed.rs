@@ -14,6 +14,9 @@ use crate::control::registry::{
 pub(crate) enum Update {
     /// Everything there is: what is known but not in here is gone.
     Snapshot(Snapshot),
+    /// Everything there is in a registry that was set back: it lost its data, or was restored from
+    /// a backup. What is known but not in here was not deleted by anybody.
+    Reset(Snapshot),
     /// These entries changed, and no others.
     Changes(Vec<Change>),
 }
@@ -25,6 +28,8 @@ pub(crate) struct Feed<'r, R: Registry> {
     /// Everything up to here has been delivered; `None` before the first list, and after the
     /// history has been lost.
     position: Option<Revision>,
+    /// Where we were when the history was lost.
+    lost_at: Revision,
     watch: Option<R::Watch>,
     /// Whether the registry answers.
     in_touch: watch::Sender<bool>,
@@ -32,6 +37,8 @@ pub(crate) struct Feed<'r, R: Registry> {
     /// After a failure: not to be tried again earlier.
     retry_at: Option<Instant>,
     log: LogLimit,
+    /// Whether another feed of the same registry does the talking.
+    is_quiet: bool,
 }
 
 impl<'r, R: Registry> Feed<'r, R> {
@@ -41,11 +48,13 @@ impl<'r, R: Registry> Feed<'r, R> {
             registry,
             scope,
             position: None,
+            lost_at: Revision::default(),
             watch: None,
             in_touch: watch::Sender::new(true),
             backoff: Backoff::of_registry(),
             retry_at: None,
             log: LogLimit::default(),
+            is_quiet: false,
         }
     }
 
@@ -57,6 +66,11 @@ impl<'r, R: Registry> Feed<'r, R> {
     /// The same feed, which tells `in_touch` each time the registry falls silent or answers again.
     pub(crate) fn telling(self, in_touch: watch::Sender<bool>) -> Self {
         Self { in_touch, ..self }
+    }
+
+    /// The same feed, which leaves it to another one to complain of the registry.
+    pub(crate) fn quiet(self) -> Self {
+        Self { is_quiet: true, ..self }
     }
 
     /// The next snapshot, or changes, of which there is at least one.
@@ -81,15 +95,17 @@ impl<'r, R: Registry> Feed<'r, R> {
         let Some(position) = self.position else {
             let snapshot = self.registry.list(&self.scope).await?;
             self.position = Some(snapshot.revision);
-            tell(&self.in_touch, true);
-            return Ok(Some(Update::Snapshot(snapshot)));
+            self.tell(true);
+            let is_set_back = snapshot.revision < std::mem::take(&mut self.lost_at);
+            let update = if is_set_back { Update::Reset } else { Update::Snapshot };
+            return Ok(Some(update(snapshot)));
         };
-        let watch = match &mut self.watch {
+        let watch = match self.watch.take() {
             Some(watch) => watch,
-            none => none.insert(self.registry.watch(&self.scope, position).await?),
+            None => self.registry.watch(&self.scope, position).await?,
         };
-        tell(&self.in_touch, true);
-        let batch = watch.next().await?;
+        self.tell(true);
+        let batch = self.watch.insert(watch).next().await?;
         self.position = Some(batch.revision);
         self.backoff.reset();
         Ok((!batch.changes.is_empty()).then_some(Update::Changes(batch.changes)))
@@ -100,18 +116,27 @@ impl<'r, R: Registry> Feed<'r, R> {
     fn recover(&mut self, error: &RegistryError) {
         self.watch = None;
         if matches!(error, RegistryError::HistoryGone { .. }) {
-            self.position = None;
+            self.lost_at = self.position.take().unwrap_or(self.lost_at);
         } else {
-            tell(&self.in_touch, false);
+            self.tell(false);
+            // One entry is soon read anew. Its last change may lie so far back that a registry
+            // which was set back meanwhile is past it again.
+            if matches!(self.scope, Scope::Key(_)) {
+                self.position = None;
+            }
         }
-        if self.log.is_due(error.kind()) {
+        if !self.is_quiet && self.log.is_due(error.kind()) {
             tracing::warn!("{error}; trying again");
         }
         self.retry_at = Some(Instant::now() + self.backoff.delay());
     }
-}
 
-/// Wakes the listeners only by what is news to them.
-fn tell(in_touch: &watch::Sender<bool>, now: bool) {
-    in_touch.send_if_modified(|before| std::mem::replace(before, now) != now);
+    /// Wakes the listeners only by what is news to them.
+    fn tell(&mut self, now: bool) {
+        let is_news =
+            self.in_touch.send_if_modified(|before| std::mem::replace(before, now) != now);
+        if is_news && now && !self.is_quiet && self.log.is_due("answers") {
+            tracing::info!("registry answers again");
+        }
+    }
 }

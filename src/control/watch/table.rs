@@ -1,6 +1,6 @@
 //! [`LeaseTable`]: the leases known, and what a snapshot or a change makes of them.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use crate::control::claim::Claim;
 use crate::control::lease::{Lease, LeaseEvent};
@@ -18,6 +18,8 @@ pub(super) struct LeaseTable<'a> {
     known: BTreeMap<String, Lease>,
     /// How many of the known leases name a subnet.
     holders: HashMap<Subnet, usize>,
+    /// Keys of leases that are known, but no longer to the registry, which was set back.
+    doubted: BTreeSet<String>,
     /// Keys of the malformed entries, with the revision that was complained about.
     malformed: BTreeMap<String, Revision>,
 }
@@ -30,14 +32,34 @@ impl<'a> LeaseTable<'a> {
         for lease in known.values() {
             *holders.entry(lease.subnet).or_default() += 1;
         }
-        Self { own, known, holders, malformed: BTreeMap::new() }
+        Self { own, known, holders, doubted: BTreeSet::new(), malformed: BTreeMap::new() }
+    }
+
+    /// Takes over everything there is in a registry that was set back. What it does not have any
+    /// more is kept until [`give_up`](Self::give_up).
+    pub(super) fn reset(&mut self, snapshot: Snapshot) -> Vec<LeaseEvent> {
+        self.doubted.extend(self.known.keys().cloned());
+        self.replace(snapshot)
+    }
+
+    /// How many leases are known that the registry lost.
+    pub(super) fn num_doubted(&self) -> usize {
+        self.doubted.len()
+    }
+
+    /// Lets go of the leases that the registry lost and nobody wrote again.
+    pub(super) fn give_up(&mut self) -> Vec<LeaseEvent> {
+        let doubted = std::mem::take(&mut self.doubted);
+        doubted.iter().filter_map(|key| self.forget(key)).collect()
     }
 
     /// Takes over everything there is. Removals come first.
     pub(super) fn replace(&mut self, snapshot: Snapshot) -> Vec<LeaseEvent> {
         let listed: HashSet<&str> = snapshot.entries.iter().map(key_of).collect();
         self.malformed.retain(|key, _| listed.contains(key.as_str()));
-        let is_gone = |key: &&String| !listed.contains(key.as_str());
+        self.doubted.retain(|key| !listed.contains(key.as_str()));
+        let is_gone =
+            |key: &&String| !listed.contains(key.as_str()) && !self.doubted.contains(*key);
         let gone: Vec<String> = self.known.keys().filter(is_gone).cloned().collect();
         let mut events: Vec<LeaseEvent> = gone.iter().filter_map(|key| self.forget(key)).collect();
         events.extend(snapshot.entries.into_iter().filter_map(|entry| self.learn(entry)));
@@ -62,6 +84,7 @@ impl<'a> LeaseTable<'a> {
             }
         };
         self.malformed.remove(&lease.entry.key);
+        self.doubted.remove(&lease.entry.key);
         self.own.compare(&lease);
         if lease.subnet == self.own.subnet {
             return None;
@@ -86,6 +109,7 @@ impl<'a> LeaseTable<'a> {
 
     fn forget(&mut self, key: &str) -> Option<LeaseEvent> {
         self.malformed.remove(key);
+        self.doubted.remove(key);
         self.own.settle(key);
         let gone = self.known.remove(key)?;
         let heir = self.still_held(gone.subnet).then(|| self.holder(gone.subnet)).flatten();

@@ -1,7 +1,8 @@
 use std::future::pending;
-use std::path::Path;
-use std::process::Command;
+use std::io::ErrorKind;
 
+use tokio::io::AsyncWriteExt;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
@@ -10,6 +11,7 @@ use crate::control::registry::LeaseWatch;
 use crate::control::registry::conformance::{self, Rig};
 use crate::control::registry::test_etcd::EtcdServer;
 
+mod access;
 mod settings;
 
 /// A registry in etcd, with the operator's `etcdctl`.
@@ -90,14 +92,14 @@ async fn lease_of_a_shorter_time_is_renewed_for_the_whole_one() {
 }
 
 #[tokio::test]
-async fn listing_of_more_than_a_page_is_complete_and_sorted() {
+async fn listing_of_a_hundred_thousand_leases_is_complete_and_sorted() {
     let server = EtcdServer::start().await;
     let registry = registry(&[&server.url]).await;
     let mut client = server.client().await;
-    let num = usize::try_from(PAGE_LEN).unwrap() + 1;
-    let subnets: Vec<Subnet> = (0..u32::try_from(num).unwrap())
-        .map(|i| Subnet::new((i << 8).into(), 24).unwrap())
-        .collect();
+    // One more than fits on the last page.
+    let num = 100_001;
+    let subnets: Vec<Subnet> =
+        (0..num).map(|i| Subnet::new((i << 8).into(), 24).unwrap()).collect();
     for some in subnets.chunks(100) {
         let put = |subnet: &Subnet| {
             TxnOp::put(registry.keys.full(&print_key(*subnet)), attrs().to_json(), None)
@@ -131,6 +133,52 @@ async fn connection_that_fell_silent_is_not_used_again() {
     let error = registry.config().await.unwrap_err().to_string();
     assert!(error.ends_with("no answer within 2s"), "{error}");
     assert_eq!(registry.config().await, Ok(None));
+}
+
+#[tokio::test]
+async fn slow_server_is_waited_for_and_a_sluggish_one_passed_over() {
+    let server = EtcdServer::start().await;
+    let addr = server.url.trim_start_matches("http://");
+    let slow = slow_proxy(addr.to_owned(), Duration::from_millis(100)).await;
+    let sluggish = slow_proxy(addr.to_owned(), FAST.call * 2).await;
+    let registry = registry(&[&sluggish, &slow]).await;
+    let lease = create(&registry, "10.1.1.0/24").await;
+    let before = Revision(lease.entry.revision.0 - 1);
+    let mut watch = registry.watch(&Scope::All, before).await.unwrap();
+    assert_eq!(watch.next().await.unwrap().changes.len(), 1);
+    assert!(matches!(registry.renew(&lease, &attrs()).await, Ok(Write::Done(_))));
+    assert_eq!(watch.next().await.unwrap().changes.len(), 1);
+}
+
+/// A TCP proxy that holds everything back for a while.
+async fn slow_proxy(to: String, delay: Duration) -> String {
+    async fn carry(from: OwnedReadHalf, mut to: OwnedWriteHalf, delay: Duration) {
+        let mut buffer = [0; 1 << 16];
+        while let Ok(()) = from.readable().await {
+            match from.try_read(&mut buffer) {
+                Ok(0) => return,
+                Ok(len) => {
+                    tokio::time::sleep(delay).await;
+                    if to.write_all(&buffer[..len]).await.is_err() {
+                        return;
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(_) => return,
+            }
+        }
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((inner, _)) = listener.accept().await {
+            let (from_client, to_client) = inner.into_split();
+            let (from_server, to_server) = TcpStream::connect(&to).await.unwrap().into_split();
+            tokio::spawn(carry(from_client, to_server, delay));
+            tokio::spawn(carry(from_server, to_client, delay));
+        }
+    });
+    url
 }
 
 /// A TCP proxy that carries nothing more on the first so many connections.
@@ -194,58 +242,6 @@ async fn silent_watch_stays_open_while_the_server_shows_life() {
     assert!(tokio::time::timeout(silence, watch.next()).await.is_err(), "nothing to tell");
     create(&registry, "10.1.2.0/24").await;
     assert_eq!(watch.next().await.unwrap().changes.len(), 1);
-}
-
-#[tokio::test]
-async fn user_is_shown_to_etcd_and_refused_without_the_password() {
-    let server = EtcdServer::start().await;
-    let mut client = server.client().await;
-    client.user_add("root", "s3cret", None).await.unwrap();
-    client.role_add("root").await.unwrap();
-    client.user_grant_role("root", "root").await.unwrap();
-    let mut config = config(&[&server.url]);
-    config.username = Some("root".to_owned());
-    config.password = Some("s3cret".to_owned());
-
-    let early = EtcdRegistry::with_timings(&config, FAST).await.unwrap();
-    assert_eq!(early.config().await, Ok(None), "etcd without authentication takes everybody");
-
-    client.auth_enable().await.unwrap();
-    let registry = EtcdRegistry::with_timings(&config, FAST).await.unwrap();
-    let lease = create(&registry, "10.1.1.0/24").await;
-    let mut watch =
-        registry.watch(&Scope::All, Revision(lease.entry.revision.0 - 1)).await.unwrap();
-    assert_eq!(watch.next().await.unwrap().changes.len(), 1);
-
-    config.password = Some("wr0ng".to_owned());
-    let stranger = EtcdRegistry::with_timings(&config, FAST).await.unwrap();
-    let error = stranger.config().await.unwrap_err().to_string();
-    assert!(error.contains("invalid user ID or password"), "{error}");
-    assert!(!error.contains("wr0ng"), "{error}");
-}
-
-#[tokio::test]
-async fn ca_file_alone_is_enough_for_tls() {
-    let dir = tempfile::tempdir().unwrap();
-    let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
-    let made = Command::new("openssl")
-        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"])
-        .args(["-days", "2", "-subj", "/CN=etcd", "-addext", "subjectAltName=IP:127.0.0.1"])
-        .args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout"])
-        .args([&key, Path::new("-out"), &cert])
-        .output()
-        .expect("cannot run `openssl`: install openssl");
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    let server = EtcdServer::start_with_tls(&cert, &key).await;
-
-    let mut config = config(&[&server.url]);
-    let stranger = EtcdRegistry::with_timings(&config, FAST).await.unwrap();
-    let error = stranger.config().await.unwrap_err().to_string();
-    assert!(error.contains("certificate"), "{error}");
-
-    config.ca_file = Some(cert);
-    let registry = EtcdRegistry::with_timings(&config, FAST).await.unwrap();
-    assert_eq!(registry.config().await, Ok(None));
 }
 
 /// Short enough for tests, long enough for a busy machine.

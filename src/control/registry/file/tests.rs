@@ -312,7 +312,9 @@ async fn changes(feed: &mut Feed<'_, FileRegistry>, num: usize) -> Vec<Change> {
     while all.len() < num {
         match tokio::time::timeout(Duration::from_secs(20), feed.next()).await.unwrap() {
             Update::Changes(changes) => all.extend(changes),
-            Update::Snapshot(snapshot) => panic!("listed anew: {snapshot:?}"),
+            Update::Snapshot(snapshot) | Update::Reset(snapshot) => {
+                panic!("listed anew: {snapshot:?}")
+            }
         }
     }
     all

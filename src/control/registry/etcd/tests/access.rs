@@ -1,0 +1,157 @@
+//! Servers that want to know who we are, and that show who they are.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use super::*;
+
+#[tokio::test]
+async fn user_is_shown_to_etcd_and_refused_without_the_password() {
+    let server = EtcdServer::start().await;
+    let mut config = with_user(&server).await;
+
+    let early = EtcdRegistry::with_timings(&config, FAST).await.unwrap();
+    assert_eq!(early.config().await, Ok(None), "etcd without authentication takes everybody");
+
+    server.client().await.auth_enable().await.unwrap();
+    let registry = EtcdRegistry::with_timings(&config, FAST).await.unwrap();
+    let lease = create(&registry, "10.1.1.0/24").await;
+    let mut watch =
+        registry.watch(&Scope::All, Revision(lease.entry.revision.0 - 1)).await.unwrap();
+    assert_eq!(watch.next().await.unwrap().changes.len(), 1);
+
+    config.password = Some("wr0ng".to_owned());
+    let stranger = EtcdRegistry::with_timings(&config, FAST).await.unwrap();
+    let error = stranger.config().await.unwrap_err().to_string();
+    assert!(error.contains("invalid user ID or password"), "{error}");
+    assert!(!error.contains("wr0ng"), "{error}");
+}
+
+#[tokio::test]
+async fn token_that_ran_out_is_fetched_anew_whatever_is_asked() {
+    let mut server = EtcdServer::start_with(&["--auth-token-ttl=1"]).await;
+    let config = with_user(&server).await;
+    server.client().await.auth_enable().await.unwrap();
+    let registry = EtcdRegistry::with_timings(&config, FAST).await.unwrap();
+    let lease = create(&registry, "10.1.1.0/24").await;
+    let mut watch = registry.watch(&Scope::All, lease.entry.revision).await.unwrap();
+    // The token lives for a second, and is looked at once a second.
+    let run_out = || tokio::time::sleep(Duration::from_secs(3));
+
+    run_out().await;
+    assert!(matches!(registry.renew(&lease, &attrs()).await, Ok(Write::Done(_))));
+    let batch = watch.next().await.unwrap();
+    assert_eq!(batch.changes.len(), 1, "the old watch goes on");
+    run_out().await;
+    create(&registry, "10.1.2.0/24").await;
+    run_out().await;
+    let mut watch = registry.watch(&Scope::All, batch.revision).await.unwrap();
+    assert_eq!(watch.next().await.unwrap().changes.len(), 1);
+    run_out().await;
+    assert_eq!(registry.list(&Scope::All).await.unwrap().entries.len(), 2);
+
+    // A server forgets all tokens when it starts anew.
+    server.kill();
+    server.restart().await;
+    let end = watch.next().await;
+    assert!(matches!(end, Err(RegistryError::WatchEnded { .. })), "{end:?}");
+    let mut watch = registry.watch(&Scope::All, batch.revision).await.unwrap();
+    assert_eq!(watch.next().await.unwrap().changes.len(), 1);
+    assert_eq!(registry.list(&Scope::All).await.unwrap().entries.len(), 2);
+}
+
+#[tokio::test]
+async fn ca_file_alone_is_enough_for_tls() {
+    let files = Files::make();
+    let (cert, key) = files.pair("server");
+    let server = EtcdServer::start_with_tls(&cert, &key, None).await;
+
+    let mut config = config(&[&server.url]);
+    let stranger = EtcdRegistry::with_timings(&config, FAST).await.unwrap();
+    let error = stranger.config().await.unwrap_err().to_string();
+    assert!(error.contains("certificate"), "{error}");
+
+    config.ca_file = Some(files.ca());
+    let registry = EtcdRegistry::with_timings(&config, FAST).await.unwrap();
+    assert_eq!(registry.config().await, Ok(None));
+}
+
+#[tokio::test]
+async fn certificate_is_shown_to_a_server_that_asks_for_one() {
+    let files = Files::make();
+    let (cert, key) = files.pair("server");
+    let server = EtcdServer::start_with_tls(&cert, &key, Some(&files.ca())).await;
+
+    let mut config = config(&[&server.url]);
+    config.ca_file = Some(files.ca());
+    let stranger = EtcdRegistry::with_timings(&config, FAST).await.unwrap();
+    let error = stranger.config().await.unwrap_err().to_string();
+    assert!(error.starts_with("read network config: https://127.0.0.1:"), "{error}");
+
+    let (cert, key) = files.pair("client");
+    (config.cert_file, config.key_file) = (Some(cert), Some(key));
+    let registry = EtcdRegistry::with_timings(&config, FAST).await.unwrap();
+    let lease = create(&registry, "10.1.1.0/24").await;
+    let before = Revision(lease.entry.revision.0 - 1);
+    let mut watch = registry.watch(&Scope::All, before).await.unwrap();
+    assert_eq!(watch.next().await.unwrap().changes.len(), 1);
+}
+
+/// How to reach `server` as its user root, whom it has now.
+async fn with_user(server: &EtcdServer) -> EtcdConfig {
+    let mut client = server.client().await;
+    client.user_add("root", "s3cret", None).await.unwrap();
+    client.role_add("root").await.unwrap();
+    client.user_grant_role("root", "root").await.unwrap();
+    EtcdConfig {
+        username: Some("root".to_owned()),
+        password: Some("s3cret".to_owned()),
+        ..config(&[&server.url])
+    }
+}
+
+/// A certificate authority, and the certificates that it signed.
+struct Files {
+    dir: TempDir,
+}
+
+impl Files {
+    fn make() -> Self {
+        let files = Self { dir: tempfile::tempdir().unwrap() };
+        files.request("ca", &["-addext", "basicConstraints=critical,CA:TRUE"]);
+        files
+    }
+
+    fn ca(&self) -> PathBuf {
+        self.path("ca.pem")
+    }
+
+    /// A new certificate for 127.0.0.1, and its key.
+    fn pair(&self, name: &str) -> (PathBuf, PathBuf) {
+        let (ca, ca_key) = (self.ca(), self.path("ca.key"));
+        let [ca, ca_key] = [&ca, &ca_key].map(|path| path.to_str().unwrap());
+        let leaf = ["-addext", "basicConstraints=critical,CA:FALSE"];
+        let host = ["-addext", "subjectAltName=IP:127.0.0.1"];
+        self.request(name, &[&["-CA", ca, "-CAkey", ca_key][..], &leaf, &host].concat());
+        (self.path(&format!("{name}.pem")), self.path(&format!("{name}.key")))
+    }
+
+    fn request(&self, name: &str, args: &[&str]) {
+        let key = self.path(&format!("{name}.key"));
+        let cert = self.path(&format!("{name}.pem"));
+        let made = Command::new("openssl")
+            .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"])
+            .args(["-nodes", "-days", "2", "-subj", &format!("/CN={name}"), "-keyout"])
+            .args([&key, Path::new("-out"), &cert])
+            .args(args)
+            .output()
+            .expect("cannot run `openssl`: install openssl");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+}

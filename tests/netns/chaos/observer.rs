@@ -1,0 +1,67 @@
+//! [`Observer`]: what a daemon costs and says while something is broken.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::time::{Duration, Instant};
+
+use twill::lab::node::Node;
+
+/// What one daemon had used and logged when the observation began.
+pub struct Observer {
+    pid: u32,
+    start: Instant,
+    cpu_time: Duration,
+    num_lines: usize,
+}
+
+impl Observer {
+    pub fn start(node: &Node) -> Self {
+        let pid = node.process().unwrap().id().pid;
+        let num_lines = log(node).lines().count();
+        Self { pid, start: Instant::now(), cpu_time: control_time(pid), num_lines }
+    }
+
+    /// The control plane used less than one per cent of a core since the start.
+    pub fn assert_idle(&self, what: &str) {
+        let (used, elapsed) = (control_time(self.pid) - self.cpu_time, self.start.elapsed());
+        println!("{what}: control plane used {used:?} in {elapsed:?}");
+        assert!(used * 100 < elapsed, "{what}: {used:?} of CPU time in {elapsed:?}");
+    }
+
+    /// No complaint was logged twice in a minute, and no more lines than a person reads.
+    pub fn assert_terse(&self, node: &Node, what: &str) {
+        let log = log(node);
+        let lines: Vec<&str> = log.lines().skip(self.num_lines).collect();
+        assert!(lines.len() <= 20, "{what}: {} logged\n{}", node.name(), lines.join("\n"));
+        let mut complaints: BTreeMap<&str, u64> = BTreeMap::new();
+        for line in &lines {
+            if let Some((_, complaint)) = line.split_once("WARN ") {
+                *complaints.entry(complaint).or_default() += 1;
+            }
+        }
+        let bearable = 1 + self.start.elapsed().as_secs() / 60;
+        for (complaint, num) in complaints {
+            assert!(num <= bearable, "{what}: {} said {num} times: {complaint}", node.name());
+        }
+    }
+}
+
+/// Everything that the node's daemons have logged.
+pub fn log(node: &Node) -> String {
+    node.log_tail(usize::MAX)
+}
+
+/// CPU time of all threads that do not forward packets, as the scheduler counts it: the first
+/// field of `/proc/PID/task/TID/schedstat`, in nanoseconds (`Documentation/scheduler/sched-stats`).
+fn control_time(pid: u32) -> Duration {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let nanos = tasks.filter_map(|task| {
+        let task = task.ok()?.path();
+        // A thread may end while we look.
+        let name = fs::read_to_string(task.join("comm")).ok()?;
+        let stat = fs::read_to_string(task.join("schedstat")).ok()?;
+        let is_worker = name.starts_with("flannel-w");
+        (!is_worker).then(|| stat.split(' ').next()?.parse::<u64>().ok()).flatten()
+    });
+    Duration::from_nanos(nanos.sum())
+}
