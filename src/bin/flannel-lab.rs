@@ -16,12 +16,13 @@ use twill::lab::demo::{self, Plan};
 use twill::lab::inside::{self, Inside};
 use twill::lab::network::DEFAULT_CONFIG;
 use twill::lab::progress::{print, step};
+use twill::lab::registry::RegistryKind;
 use twill::lab::state::LabState;
 use twill::lab::status::LabStatus;
 use twill::lab::topology::Names;
 use twill::lab::{Lab, LabError, LabSpec, teardown};
 
-/// Makes networks of flanneld nodes on this machine: network namespaces, a real etcd, pods.
+/// Makes networks of flanneld nodes on this machine: network namespaces, pods, a real etcd.
 ///
 /// Needs root and a handful of tools (`make setup` installs them). Every lab is an underlay of
 /// its own: nothing leaves the machine, and labs of different names do not touch each other.
@@ -86,7 +87,10 @@ struct ShapeArgs {
     /// MTU of the underlay, in bytes
     #[arg(long, default_value_t = 1500, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(576..))]
     mtu: u16,
-    /// Network config to write to etcd
+    /// Where the nodes keep their leases
+    #[arg(long, value_enum, default_value_t = RegistryKind::default())]
+    registry: RegistryKind,
+    /// Network config to write to the registry
     #[arg(long, value_name = "JSON", default_value = DEFAULT_CONFIG)]
     config: String,
     /// The flanneld to run: PATH on all nodes, NODE=PATH on one
@@ -244,6 +248,7 @@ impl ShapeArgs {
             num_nodes: self.nodes,
             num_pods: self.pods,
             mtu: self.mtu,
+            registry: self.registry,
             config: Some(self.config),
             daemons,
             frames_only: self.wire == Wire::Frames,

@@ -1,6 +1,6 @@
 //! Networks of flanneld nodes on one machine, in network namespaces.
 //!
-//! Start at [`network`]: a [`Lab`] is an underlay, an etcd, and nodes with pods behind them.
+//! Start at [`network`]: a [`Lab`] is an underlay, a registry, and nodes with pods behind them.
 //! `flannel-lab` and the netns tests are both written on this. Plain blocking code: it drives
 //! `ip`, `etcdctl`, `iperf3` and friends, and knows of flanneld only what its users see.
 
@@ -10,6 +10,7 @@ pub mod node;
 pub mod pods;
 pub mod daemon;
 pub mod etcd;
+pub mod registry;
 pub mod state;
 pub mod teardown;
 pub mod carrier;
