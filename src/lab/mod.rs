@@ -4,6 +4,7 @@
 //! `flannel-lab` and the netns tests are both written on this. Plain blocking code: it drives
 //! `ip`, `etcdctl`, `iperf3` and friends, and knows of flanneld only what its users see.
 
+pub mod cli;
 pub mod network;
 pub mod topology;
 pub mod node;
@@ -18,6 +19,7 @@ pub mod measure;
 pub mod report;
 pub mod demo;
 pub mod bench;
+pub mod interop;
 pub mod status;
 pub mod stand_in;
 pub mod traffic;
