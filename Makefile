@@ -55,7 +55,8 @@ interop: build ## twill beside a stock flanneld: make interop STOCK=/path/to/fla
 FUZZ_SECONDS ?= 60
 
 # cargo-fuzz passes flags that stable compilers take only when told that they are not stable.
-fuzz: setup ## every fuzz target for a minute each; FUZZ_SECONDS is another time
+fuzz: ## every fuzz target for a minute each; FUZZ_SECONDS is another time
+	@$(MAKE) -s setup PACKAGES="$(PACKAGES) g++"
 	@command -v cargo-fuzz >/dev/null || \
 	    { echo "make fuzz: cargo-fuzz is missing; run 'cargo install cargo-fuzz'" >&2; exit 1; }
 	@for target in $$(ls fuzz/corpus); do \
