@@ -138,7 +138,8 @@ pub fn subnet_env(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let [network, subnet] =
         ["FLANNEL_NETWORK", "FLANNEL_SUBNET"].map(|name| subnet_file::range_in(&text, name));
-    if let (Some(network), Some(subnet)) = (network, subnet) {
+    // A /32 has no first host for a bridge, and is never leased.
+    if let (Some(network), Some(subnet)) = (network, subnet.filter(|it| it.prefix_len() < 32)) {
         let env = subnet_file::SubnetEnv { network, subnet, mtu: 1472, ip_masq: false };
         let written = env.to_string();
         assert_eq!(subnet_file::range_in(&written, "FLANNEL_NETWORK"), Some(network));

@@ -178,7 +178,8 @@ fn read_endpoint(endpoint: &str, default_scheme: &str) -> Result<String, String>
     }
     let url = format!("{scheme}://{}", rest.trim_end_matches('/'));
     let uri: Uri = url.parse().map_err(|error| format!("{endpoint:?} {EXAMPLE}: {error}"))?;
-    let is_bare = matches!(uri.path(), "" | "/") && uri.query().is_none();
+    let has_more = uri.query().is_some() || url.contains('#');
+    let is_bare = matches!(uri.path(), "" | "/") && !has_more;
     let authority = uri.authority().filter(|authority| !authority.host().is_empty());
     let Some(authority) = authority.filter(|_| is_bare) else {
         return Err(format!("{endpoint:?} {EXAMPLE}"));
