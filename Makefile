@@ -8,7 +8,8 @@ PACKAGES := gcc libc6-dev make protobuf-compiler libprotobuf-dev iproute2 iptabl
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build lab benchmark check test netns bench install uninstall deb docker-test
+.PHONY: help setup build lab benchmark interop fuzz check test netns bench install uninstall deb \
+        docker-test
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +46,25 @@ lab: build ## three nodes, a real etcd, pods that ping across, and throughput si
 
 benchmark: build ## overlays side by side in ten minutes: target/bench.html and target/bench.json
 	target/release/flannel-lab bench --html target/bench.html --json target/bench.json
+
+interop: build ## twill beside a stock flanneld: make interop STOCK=/path/to/flanneld
+	@[ -n "$(STOCK)" ] || { echo "make interop: say which: STOCK=/path/to/flanneld" >&2; exit 1; }
+	target/release/flannel-lab interop --flanneld $(STOCK)
+
+# For each target in fuzz/. What is found goes to target/corpus, and a crash to fuzz/artifacts.
+FUZZ_SECONDS ?= 60
+
+# cargo-fuzz passes flags that stable compilers take only when told that they are not stable.
+fuzz: ## every fuzz target for a minute each; FUZZ_SECONDS is another time
+	@$(MAKE) -s setup PACKAGES="$(PACKAGES) g++"
+	@command -v cargo-fuzz >/dev/null || \
+	    { echo "make fuzz: cargo-fuzz is missing; run 'cargo install cargo-fuzz'" >&2; exit 1; }
+	@for target in $$(ls fuzz/corpus); do \
+	    mkdir -p target/corpus/$$target && \
+	    RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --target-dir target/fuzz $$target \
+	        target/corpus/$$target fuzz/corpus/$$target -- \
+	        -max_total_time=$(FUZZ_SECONDS) -timeout=10 -max_len=4096 || exit 1; \
+	done
 
 check: setup ## format, lints and documentation, warnings denied
 	$(CARGO) fmt --check
@@ -91,14 +111,15 @@ BINDIR = $(DESTDIR)$(PREFIX)/bin
 LIBEXECDIR = $(DESTDIR)$(PREFIX)/libexec/flannel
 UNITDIR = $(DESTDIR)$(PREFIX)/lib/systemd/system
 DATADIR = $(DESTDIR)$(PREFIX)/share
-COMPLETIONS = $(DATADIR)/bash-completion/completions/flanneld \
-              $(DATADIR)/zsh/$(ZSHDIR)/_flanneld \
-              $(DATADIR)/fish/vendor_completions.d/flanneld.fish
+BASHDIR = $(DATADIR)/bash-completion/completions
+FISHDIR = $(DATADIR)/fish/vendor_completions.d
+PROGRAMS := flanneld flannel-lab
 
 # Without `build`, so that root need not run cargo: `make build && sudo make install`.
 install: ## install what is built: programs, systemd unit, manual page, completions
-	install -d $(BINDIR) $(LIBEXECDIR) $(UNITDIR) $(DATADIR)/man/man8 $(dir $(COMPLETIONS))
-	install $(BINARIES)/flanneld $(BINARIES)/flannel-lab $(BINDIR)
+	install -d $(BINDIR) $(LIBEXECDIR) $(UNITDIR) $(DATADIR)/man/man8 \
+	    $(BASHDIR) $(DATADIR)/zsh/$(ZSHDIR) $(FISHDIR)
+	install $(addprefix $(BINARIES)/,$(PROGRAMS)) $(BINDIR)
 	install dist/mk-docker-opts.sh $(LIBEXECDIR)
 	sed '/^Exec/s|/usr/|$(PREFIX)/|; s|/etc/default|$(SYSCONFDIR)/default|' dist/flanneld.service | \
 	    install -m 644 /dev/stdin $(UNITDIR)/flanneld.service
@@ -106,15 +127,21 @@ install: ## install what is built: programs, systemd unit, manual page, completi
 	[ -e $(DESTDIR)$(SYSCONFDIR)/default/flanneld ] || \
 	    install -m 644 dist/flanneld.default $(DESTDIR)$(SYSCONFDIR)/default/flanneld
 	pages=$$(mktemp -d) && $(BINARIES)/flanneld-manual $$pages && \
-	    install -m 644 $$pages/flanneld.8 $(DATADIR)/man/man8 && \
-	    install -m 644 $$pages/flanneld.bash $(word 1,$(COMPLETIONS)) && \
-	    install -m 644 $$pages/_flanneld $(word 2,$(COMPLETIONS)) && \
-	    install -m 644 $$pages/flanneld.fish $(word 3,$(COMPLETIONS)) && \
+	    install -m 644 $$pages/*.8 $(DATADIR)/man/man8 && \
+	    for program in $(PROGRAMS); do \
+	        install -m 644 $$pages/$$program.bash $(BASHDIR)/$$program && \
+	        install -m 644 $$pages/_$$program $(DATADIR)/zsh/$(ZSHDIR) && \
+	        install -m 644 $$pages/$$program.fish $(FISHDIR) || exit 1; \
+	    done && \
 	    rm -r $$pages
 
 uninstall: ## remove what `install` installed, but for /etc/default/flanneld
-	rm -f $(BINDIR)/flanneld $(BINDIR)/flannel-lab $(LIBEXECDIR)/mk-docker-opts.sh \
-	    $(UNITDIR)/flanneld.service $(DATADIR)/man/man8/flanneld.8 $(COMPLETIONS)
+	rm -f $(addprefix $(BINDIR)/,$(PROGRAMS)) $(LIBEXECDIR)/mk-docker-opts.sh \
+	    $(UNITDIR)/flanneld.service \
+	    $(DATADIR)/man/man8/flanneld.8 $(DATADIR)/man/man8/flannel-lab*.8 \
+	    $(addprefix $(BASHDIR)/,$(PROGRAMS)) \
+	    $(addprefix $(DATADIR)/zsh/$(ZSHDIR)/_,$(PROGRAMS)) \
+	    $(PROGRAMS:%=$(FISHDIR)/%.fish)
 	rmdir --ignore-fail-on-non-empty $(LIBEXECDIR)
 
 deb: build ## a Debian package: target/flanneld_VERSION_ARCH.deb

@@ -16,3 +16,6 @@ pub mod routes;
 pub mod dataplane;
 pub mod control;
 pub mod lab;
+
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;

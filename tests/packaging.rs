@@ -8,19 +8,31 @@ use std::process::{Command, Output};
 
 use tempfile::TempDir;
 use twill::control::flags;
+use twill::lab::cli;
 
 const REPOSITORY: &str = env!("CARGO_MANIFEST_DIR");
 
 /// What a package holds, below `/`; programs are marked with `*`.
-const FILES: [&str; 9] = [
+const FILES: [&str; 20] = [
     "etc/default/flanneld",
     "usr/bin/flannel-lab*",
     "usr/bin/flanneld*",
     "usr/lib/systemd/system/flanneld.service",
     "usr/libexec/flannel/mk-docker-opts.sh*",
+    "usr/share/bash-completion/completions/flannel-lab",
     "usr/share/bash-completion/completions/flanneld",
+    "usr/share/fish/vendor_completions.d/flannel-lab.fish",
     "usr/share/fish/vendor_completions.d/flanneld.fish",
+    "usr/share/man/man8/flannel-lab-bench.8",
+    "usr/share/man/man8/flannel-lab-demo.8",
+    "usr/share/man/man8/flannel-lab-down.8",
+    "usr/share/man/man8/flannel-lab-exec.8",
+    "usr/share/man/man8/flannel-lab-interop.8",
+    "usr/share/man/man8/flannel-lab-status.8",
+    "usr/share/man/man8/flannel-lab-up.8",
+    "usr/share/man/man8/flannel-lab.8",
     "usr/share/man/man8/flanneld.8",
+    "usr/share/zsh/site-functions/_flannel-lab",
     "usr/share/zsh/site-functions/_flanneld",
 ];
 
@@ -102,6 +114,18 @@ fn manual_and_completions_know_every_flag() {
     for section in ["DOCKER", "FILES", "SIGNALS", "SYSTEMD", "\"EXIT STATUS\""] {
         assert!(page.contains(&format!(".SH {section}\n")), "no {section} in {page}");
     }
+    let lab = read("flannel-lab.8").replace("\\-", "-");
+    let completions = [read("flannel-lab.bash"), read("_flannel-lab"), read("flannel-lab.fish")];
+    for task in cli::command().get_subcommands().filter(|task| !task.is_hide_set()) {
+        let name = task.get_name();
+        assert!(lab.contains(&format!("flannel-lab-{name}(8)")), "{name} is not in the manual");
+        let page = read(&format!("flannel-lab-{name}.8")).replace("\\-", "-");
+        for flag in task.get_arguments().filter_map(clap::Arg::get_long) {
+            assert!(page.contains(&format!("--{flag}")), "{flag} is not in the manual of {name}");
+            let known = |completion: &String| completion.contains(flag);
+            assert!(completions.iter().all(known), "{flag} is not completed");
+        }
+    }
     let complete = r#"source "$0"; COMP_WORDS=(flanneld --etcd-e); COMP_CWORD=1
         _flanneld flanneld --etcd-e flanneld; printf '%s\n' "${COMPREPLY[@]}""#;
     let script = dir.path().join("flanneld.bash");
@@ -113,17 +137,21 @@ fn manual_and_completions_know_every_flag() {
 fn debian_package_holds_the_same_files_and_says_what_it_needs() {
     let dir = TempDir::new().unwrap();
     let build = Path::new(REPOSITORY).join("dist/debian/build");
-    run(Command::new(build).arg(dir.path()).env("BINARIES", binaries()));
+    let who = [("DEBFULLNAME", "A & B/C"), ("DEBEMAIL", "ab@example.org")];
+    run(Command::new(build).arg(dir.path()).env("BINARIES", binaries()).envs(who));
     let package = files(dir.path()).pop().unwrap();
     assert!(package.starts_with(concat!("flanneld_", env!("CARGO_PKG_VERSION"), "_")));
     let package = dir.path().join(package);
 
     let root = dir.path().join("root");
     run(Command::new("dpkg-deb").arg("-x").args([&package, &root]));
-    let mut expected: Vec<String> = FILES.iter().map(ToString::to_string).collect();
-    expected[7] += ".gz";
-    expected[8] = "usr/share/zsh/vendor-completions/_flanneld".to_owned();
-    expected.insert(6, "usr/share/doc/flanneld/copyright".to_owned());
+    let mut expected: Vec<String> = FILES
+        .iter()
+        .map(|file| file.replace("zsh/site-functions", "zsh/vendor-completions"))
+        .map(|file| if file.ends_with(".8") { file + ".gz" } else { file })
+        .collect();
+    expected.push("usr/share/doc/flanneld/copyright".to_owned());
+    expected.sort();
     assert_eq!(files(&root), expected);
     let version = run(Command::new(root.join("usr/bin/flanneld")).arg("-version"));
     assert_eq!(version.stdout, concat!("v", env!("CARGO_PKG_VERSION"), "\n").as_bytes());
@@ -133,6 +161,7 @@ fn debian_package_holds_the_same_files_and_says_what_it_needs() {
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     };
     assert_eq!(field("Version"), env!("CARGO_PKG_VERSION"));
+    assert_eq!(field("Maintainer"), "A & B/C <ab@example.org>");
     assert!(field("Depends").starts_with("libc6 (>= 2."), "{}", field("Depends"));
     let listing = run(Command::new("dpkg-deb").arg("-c").arg(&package)).stdout;
     let listing = String::from_utf8(listing).unwrap();

@@ -1,7 +1,7 @@
-//! flanneld-manual: writes flanneld's manual page and shell completions, for `make install`.
+//! flanneld-manual: writes manual pages and shell completions, for `make install`.
 //!
-//! Both come from the flags that flanneld itself parses. What a page says beyond flags stands in
-//! `dist/flanneld.8.in`.
+//! They come from the flags that flanneld and flannel-lab themselves parse. What a page says beyond
+//! flags stands in `dist/flanneld.8.in` and `dist/flannel-lab.8.in`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,12 +11,15 @@ use clap::Command;
 use clap_complete::Shell;
 use clap_mangen::Man;
 use twill::control::flags;
+use twill::lab::cli;
 
 /// The sections after OPTIONS, as they are.
-const SECTIONS: &str = include_str!("../../dist/flanneld.8.in");
+const FLANNELD_SECTIONS: &str = include_str!("../../dist/flanneld.8.in");
+const LAB_SECTIONS: &str = include_str!("../../dist/flannel-lab.8.in");
 
 /// What whatis(1) shows.
-const NAME: &str = "joins a host to a flannel overlay network";
+const FLANNELD: &str = "joins a host to a flannel overlay network";
+const LAB: &str = "makes flannel overlay networks on one machine";
 
 const SHELLS: [Shell; 3] = [Shell::Bash, Shell::Zsh, Shell::Fish];
 
@@ -24,19 +27,46 @@ fn main() -> anyhow::Result<()> {
     let dir = std::env::args_os().nth(1).context("usage: flanneld-manual DIRECTORY")?;
     let dir = PathBuf::from(dir);
     fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
-    let command = flags::command();
-    write_manual(command.clone(), &dir.join("flanneld.8"))?;
-    for shell in SHELLS {
-        clap_complete::generate_to(shell, &mut command.clone(), "flanneld", &dir)
-            .with_context(|| format!("write completions for {shell} to {}", dir.display()))?;
+    write_manual(flags::command(), "flanneld", FLANNELD, FLANNELD_SECTIONS, &dir)?;
+    write_manual(cli::command(), "flannel-lab", LAB, LAB_SECTIONS, &dir)?;
+    write_manuals_of_tasks(&dir)?;
+    for (name, mut command) in [("flanneld", flags::command()), ("flannel-lab", cli::command())] {
+        for shell in SHELLS {
+            clap_complete::generate_to(shell, &mut command, name, &dir)
+                .with_context(|| format!("write completions for {shell} to {}", dir.display()))?;
+        }
     }
     Ok(())
 }
 
-fn write_manual(command: Command, path: &Path) -> anyhow::Result<()> {
-    let version = concat!("flanneld ", env!("CARGO_PKG_VERSION"));
-    let about = command.get_about().cloned().unwrap_or_default();
-    let command = command.about(NAME).long_about(about);
+/// A page for each of flannel-lab's tasks, `flannel-lab-up(8)` and so on, as its own page names
+/// them.
+fn write_manuals_of_tasks(dir: &Path) -> anyhow::Result<()> {
+    let mut lab = cli::command();
+    lab.build();
+    for task in lab.get_subcommands() {
+        if task.is_hide_set() || task.get_name() == "help" {
+            continue;
+        }
+        // As `build` named it, and as the page calls itself.
+        let name = task.get_display_name().unwrap_or_default().to_owned();
+        let about = task.get_about().map(ToString::to_string).unwrap_or_default();
+        write_manual(task.clone(), &name, about.trim_end_matches('.'), "", dir)?;
+    }
+    Ok(())
+}
+
+fn write_manual(
+    command: Command,
+    name: &str,
+    whatis: &str,
+    sections: &str,
+    dir: &Path,
+) -> anyhow::Result<()> {
+    let version = format!("flanneld {}", env!("CARGO_PKG_VERSION"));
+    let about = command.get_long_about().or(command.get_about()).cloned().unwrap_or_default();
+    let has_tasks = command.get_subcommands().any(|task| !task.is_hide_set());
+    let command = command.about(whatis.to_owned()).long_about(about);
     // A date would make every build another one.
     let man = Man::new(command).section("8").date("").source(version).manual("flannel");
     let mut page = Vec::new();
@@ -45,6 +75,10 @@ fn write_manual(command: Command, path: &Path) -> anyhow::Result<()> {
     man.render_synopsis_section(&mut page)?;
     man.render_description_section(&mut page)?;
     man.render_options_section(&mut page)?;
-    page.extend_from_slice(SECTIONS.as_bytes());
-    fs::write(path, page).with_context(|| format!("write {}", path.display()))
+    if has_tasks {
+        man.render_subcommands_section(&mut page)?;
+    }
+    page.extend_from_slice(sections.as_bytes());
+    let path = dir.join(format!("{name}.8"));
+    fs::write(&path, page).with_context(|| format!("write {}", path.display()))
 }

@@ -27,7 +27,7 @@ pub mod backend;
 pub mod firewall;
 pub mod subnet_file;
 pub mod replace_file;
-mod state_file;
+pub(crate) mod state_file;
 
 mod backoff;
 mod dice;

@@ -22,38 +22,38 @@ use tokio::time::Instant;
 use super::config::{self, BackendType, FoundConfig};
 use super::lease::Lease;
 use super::registry::file::document::{Document, DocumentError, expires};
-use super::registry::{Entry, Revision, TtlLease, read_entry};
+use super::registry::{Entry, LEASE_TTL, Revision, TtlLease, read_entry};
 use super::replace_file::{FileError, replace_file};
 use crate::routes::Subnet;
 
 /// Where the state is kept, and whose it is.
 #[derive(Debug)]
-pub(super) struct StateFile {
+pub(crate) struct StateFile {
     path: PathBuf,
     registry: String,
 }
 
 /// The overlay as this node last knew it.
 #[derive(Debug)]
-pub(super) struct Remembered {
+pub(crate) struct Remembered {
     /// The network config.
-    pub(super) config: FoundConfig,
+    pub(crate) config: FoundConfig,
     /// The leases.
-    pub(super) past: Past,
+    pub(crate) past: Past,
 }
 
 /// The leases as this node last knew them. Their revisions are unknown.
 #[derive(Debug)]
-pub(super) struct Past {
+pub(crate) struct Past {
     /// Our own.
-    pub(super) own: Lease,
+    pub(crate) own: Lease,
     /// Those of all other nodes.
-    pub(super) peers: Vec<Lease>,
+    pub(crate) peers: Vec<Lease>,
 }
 
 /// Why a state is of no use.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum StateError {
+pub(crate) enum StateError {
     #[error("read {path}: {source}")]
     Read { path: PathBuf, source: io::Error },
     #[error(transparent)]
@@ -72,7 +72,7 @@ pub(super) enum StateError {
 
 impl StateFile {
     /// That of the node which writes `subnet_file` and uses the registry of this name.
-    pub(super) fn beside(subnet_file: &Path, registry: String) -> Self {
+    pub(crate) fn beside(subnet_file: &Path, registry: String) -> Self {
         Self { path: Self::path_beside(subnet_file), registry }
     }
 
@@ -90,12 +90,21 @@ impl StateFile {
         previous: Option<Subnet>,
         backend: Option<BackendType>,
     ) -> Result<Option<Remembered>, StateError> {
-        let text = match fs::read(&self.path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(StateError::Read { path: self.path.clone(), source }),
-        };
-        let document = Document::parse(&text)?;
+        match fs::read(&self.path) {
+            Ok(text) => self.read(&text, previous, backend).map(Some),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(StateError::Read { path: self.path.clone(), source }),
+        }
+    }
+
+    /// What the file's `text` says, as [`load`](Self::load).
+    pub(crate) fn read(
+        &self,
+        text: &[u8],
+        previous: Option<Subnet>,
+        backend: Option<BackendType>,
+    ) -> Result<Remembered, StateError> {
+        let document = Document::parse(text)?;
         let registry: String = member(&document, "registry").unwrap_or_default();
         if registry != self.registry {
             return Err(StateError::OtherRegistry(registry));
@@ -113,7 +122,7 @@ impl StateFile {
             return Err(StateError::Expired(own.subnet));
         }
         let config = FoundConfig { text, network };
-        Ok(Some(Remembered { config, past: Past { own, peers: leases } }))
+        Ok(Remembered { config, past: Past { own, peers: leases } })
     }
 
     /// The same, if it is the state of a node with this public IP. Says in one line what becomes
@@ -155,16 +164,29 @@ impl StateFile {
         own: &Lease,
         peers: impl Iterator<Item = &'a Lease>,
     ) -> Result<(), SaveError> {
+        Ok(replace_file(&self.path, &self.text(config, own, peers)?)?)
+    }
+
+    /// The state as the text of its file.
+    pub(crate) fn text<'a>(
+        &self,
+        config: &str,
+        own: &Lease,
+        peers: impl Iterator<Item = &'a Lease>,
+    ) -> serde_json::Result<String> {
         let mut document = Document::default();
         document.set_member("registry", to_raw_value(&self.registry)?);
         document.set_member("own", to_raw_value(&own.entry.key)?);
         document.set_member("config", RawValue::from_string(config.to_owned())?);
-        let left = own.expires.map(|at| at.saturating_duration_since(Instant::now()));
-        document.append(&own.entry.key, &own.attrs, left.map(|left| SystemTime::now() + left))?;
+        let (now, clock) = (Instant::now(), SystemTime::now());
+        let left = own.expires.map(|at| at.saturating_duration_since(now));
+        // A time too far for the clock comes from a file that says so.
+        let expires = left.map(|left| clock.checked_add(left).unwrap_or(clock + LEASE_TTL));
+        document.append(&own.entry.key, &own.attrs, expires)?;
         for peer in peers {
             document.append(&peer.entry.key, &peer.attrs, None)?;
         }
-        Ok(replace_file(&self.path, &document.to_string())?)
+        Ok(document.to_string())
     }
 
     /// Takes the state away: what it says is known to be wrong.

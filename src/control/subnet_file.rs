@@ -77,7 +77,7 @@ fn read_range(path: &Path, wanted: &str) -> Option<Subnet> {
 
 /// Reads dotenv lines: comments, `export`, quotes, and a comma list of which one entry must fit.
 /// `ReadCIDRsFromSubnetFile` in `pkg/subnet/subnet.go`.
-fn range_in(text: &str, wanted: &str) -> Option<Subnet> {
+pub(crate) fn range_in(text: &str, wanted: &str) -> Option<Subnet> {
     let value = text.lines().rev().find_map(|line| {
         let line = line.trim();
         let line = line.strip_prefix("export ").unwrap_or(line);

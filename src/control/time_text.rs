@@ -13,9 +13,14 @@ pub(crate) fn duration(time: Duration) -> String {
     }
 }
 
-/// A point in time as RFC 3339 writes it, in UTC and to the second: `2026-08-14T09:30:00Z`.
+/// The last second that RFC 3339 can write: 9999-12-31T23:59:59Z.
+const LAST_SECOND: u64 = 253_402_300_799;
+
+/// A point in time as RFC 3339 writes it, in UTC and to the second: `2026-08-14T09:30:00Z`. What
+/// is later than the year 9999 is written as its end.
 pub(crate) fn utc(time: SystemTime) -> String {
     let secs = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let secs = secs.min(LAST_SECOND);
     let (year, month, day) = date(secs / 86_400);
     let (hour, minute, second) = (secs / 3600 % 24, secs / 60 % 60, secs % 60);
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
@@ -119,6 +124,15 @@ mod tests {
         for (secs, text) in texts {
             assert_eq!(utc(UNIX_EPOCH + Duration::from_secs(secs)), text);
         }
+    }
+
+    #[test]
+    fn time_past_the_year_9999_is_written_as_its_end() {
+        let end = "9999-12-31T23:59:59Z";
+        for secs in [LAST_SECOND, LAST_SECOND + 1, u64::MAX >> 1] {
+            assert_eq!(utc(UNIX_EPOCH + Duration::from_secs(secs)), end);
+        }
+        assert!(parse_rfc3339(end).is_some());
     }
 
     #[test]

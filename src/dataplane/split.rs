@@ -175,7 +175,7 @@ impl Iterator for Split<'_> {
 /// Completes the checksum that the kernel left partial: the field holds the pseudo header's sum.
 ///
 /// # Errors
-/// [`DropReason::BadSuperpacket`] when the field lies outside the packet.
+/// [`DropReason::BadSuperpacket`] when the field lies outside the packet or in its IPv4 header.
 pub fn complete_checksum(
     packet: &mut [u8],
     protocol: u8,
@@ -183,7 +183,8 @@ pub fn complete_checksum(
 ) -> Result<(), DropReason> {
     let start = usize::from(partial.start);
     let at = start + usize::from(partial.offset);
-    if at + 2 > packet.len() {
+    let header_len = usize::from(packet.first().map_or(0, |byte| byte & 0xf)) * 4;
+    if start < header_len || at + 2 > packet.len() {
         return Err(DropReason::BadSuperpacket);
     }
     let checksum = transport_checksum(Sum::of(&packet[start..]), protocol);

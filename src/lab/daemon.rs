@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 
 use super::LabError;
 use super::command::Tool;
-use super::etcd;
 use super::inside;
 use crate::routes::Subnet;
 
@@ -81,11 +80,11 @@ impl Daemon {
         help.is_ok_and(|help| help.stdout.contains(flag) || help.stderr.contains(flag))
     }
 
-    /// The whole argument list on a node whose `subnet.env` is `subnet_file`: stock's flags only,
-    /// and those added by [`with`](Self::with).
-    pub(super) fn args(&self, subnet_file: &Path) -> Vec<String> {
+    /// The whole argument list on a node with the flag `registry` whose `subnet.env` is
+    /// `subnet_file`: with an etcd stock's flags only, and those added by [`with`](Self::with).
+    pub(super) fn args(&self, registry: String, subnet_file: &Path) -> Vec<String> {
         let flags = [
-            format!("-etcd-endpoints={}", etcd::endpoint()),
+            registry,
             "-iface=eth0".to_owned(),
             format!("-subnet-file={}", subnet_file.display()),
             format!("-healthz-port={HEALTH_PORT}"),
@@ -160,8 +159,8 @@ mod tests {
     #[test]
     fn added_flags_come_last() {
         let daemon = Daemon::stand_in("flannel-lab").with("-v=1 -ip-masq");
-        let args = daemon.args(Path::new("/run/x/subnet.env"));
-        assert_eq!(&args[..2], ["inside", "stand-in"]);
+        let args = daemon.args("-registry=etcd".to_owned(), Path::new("/run/x/subnet.env"));
+        assert_eq!(&args[..3], ["inside", "stand-in", "-registry=etcd"]);
         assert_eq!(args.last().unwrap(), "-ip-masq");
         assert!(args.contains(&"-subnet-file=/run/x/subnet.env".to_owned()));
     }

@@ -1,6 +1,7 @@
 //! [`LabError`]: why a lab could not be made, used or removed.
 
 use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::bench::UnknownCase;
@@ -91,6 +92,12 @@ pub enum LabError {
         what: &'static str,
         /// How many are needed.
         least: usize,
+    },
+    /// A daemon that knows no registry but etcd, in a lab without.
+    #[error("{} cannot keep leases in a file: use --registry=etcd", .program.display())]
+    NeedsEtcd {
+        /// The daemon.
+        program: PathBuf,
     },
     /// The node's daemon has not set up its overlay.
     #[error("flanneld of {node} was never ready")]

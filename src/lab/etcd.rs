@@ -1,11 +1,14 @@
 //! [`Etcd`]: a real etcd in a namespace of its own, and what a lab asks of it.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::LabError;
-use super::command::CommandError;
+use super::command::{CommandError, Tool};
 use super::netns::Netns;
 use super::process::{Process, ProcessId};
 use super::topology::ETCD_ADDR;
@@ -111,8 +114,39 @@ impl Etcd {
     /// # Errors
     /// [`CommandError`].
     pub fn delete_lease(&self, subnet: &str) -> Result<bool, CommandError> {
-        let deleted = self.ctl(&["del", &format!("{PREFIX}/subnets/{subnet}")])?;
+        let deleted = self.ctl(&["del", &key_of(subnet)])?;
         Ok(deleted.trim() == "1")
+    }
+
+    /// Writes a lease that never ends, as a stock udp node of `public_ip` would write its own: a
+    /// reservation.
+    ///
+    /// # Errors
+    /// [`LabError`] of etcdctl.
+    pub fn put_lease(&self, subnet: &str, public_ip: Ipv4Addr) -> Result<(), LabError> {
+        let value = format!(r#"{{"PublicIP":"{public_ip}","PublicIPv6":null}}"#);
+        self.ctl(&["put", &key_of(subnet), &value])?;
+        Ok(())
+    }
+
+    /// Makes a lease that is there end within `seconds`, with the value it has.
+    ///
+    /// # Errors
+    /// [`LabError`] when there is no such lease, or of etcdctl.
+    pub fn shorten_lease(&self, subnet: &str, seconds: u32) -> Result<(), LabError> {
+        let value = self.ctl(&["get", "--print-value-only", &key_of(subnet)])?;
+        let granted = self.ctl(&["lease", "grant", &seconds.to_string()])?;
+        let id = granted.split(' ').nth(1).unwrap_or_default();
+        self.ctl(&["put", &key_of(subnet), value.trim_end(), &format!("--lease={id}")])?;
+        Ok(())
+    }
+
+    /// Seconds until a lease ends: -1 if it never does, `None` if there is no such lease.
+    ///
+    /// # Errors
+    /// [`LabError`] of etcdctl.
+    pub fn lease_ttl(&self, subnet: &str) -> Result<Option<i64>, LabError> {
+        ttl(&self.tool(), &key_of(subnet))
     }
 
     /// Runs `etcdctl` in etcd's namespace.
@@ -120,8 +154,11 @@ impl Etcd {
     /// # Errors
     /// [`CommandError`].
     pub fn ctl(&self, args: &[&str]) -> Result<String, CommandError> {
-        let tool = self.netns.tool("etcdctl").arg("--endpoints").arg(endpoint());
-        args.iter().fold(tool, |tool, arg| tool.arg(arg)).run()
+        args.iter().fold(self.tool(), |tool, arg| tool.arg(arg)).run()
+    }
+
+    fn tool(&self) -> Tool {
+        self.netns.tool("etcdctl").arg("--endpoints").arg(endpoint())
     }
 
     fn gone(&self, what: &str) -> LabError {
@@ -144,6 +181,29 @@ fn spawn(netns: &Netns, dir: &Path) -> Result<Process, LabError> {
         format!("--max-txn-ops={MAX_TXN_OPS}"),
     ];
     Process::start(netns, Path::new("etcd"), &args, dir.join("etcd.log"))
+}
+
+fn key_of(subnet: &str) -> String {
+    format!("{PREFIX}/subnets/{subnet}")
+}
+
+/// Seconds until `key` ends, asked by `etcdctl`: -1 if it never does, `None` if it is not there.
+///
+/// # Errors
+/// [`LabError`] of etcdctl.
+pub(super) fn ttl(etcdctl: &Tool, key: &str) -> Result<Option<i64>, LabError> {
+    let json = |tool: Tool| -> Result<Value, LabError> {
+        let text = tool.words("-w json").run()?;
+        let what = || "etcdctl's answer".to_owned();
+        serde_json::from_str(&text).map_err(|_| LabError::Unreadable { what: what(), text })
+    };
+    let found = json(etcdctl.clone().arg("get").arg(key))?;
+    let Some(entry) = found["kvs"].get(0) else { return Ok(None) };
+    let Some(lease) = entry["lease"].as_i64().filter(|lease| *lease != 0) else {
+        return Ok(Some(-1));
+    };
+    let left = json(etcdctl.clone().words(&format!("lease timetolive {lease:x}")))?;
+    Ok(left["ttl"].as_i64())
 }
 
 /// etcdctl prints a key and its value on alternate lines.

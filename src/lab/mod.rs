@@ -1,15 +1,17 @@
 //! Networks of flanneld nodes on one machine, in network namespaces.
 //!
-//! Start at [`network`]: a [`Lab`] is an underlay, an etcd, and nodes with pods behind them.
+//! Start at [`network`]: a [`Lab`] is an underlay, a registry, and nodes with pods behind them.
 //! `flannel-lab` and the netns tests are both written on this. Plain blocking code: it drives
 //! `ip`, `etcdctl`, `iperf3` and friends, and knows of flanneld only what its users see.
 
+pub mod cli;
 pub mod network;
 pub mod topology;
 pub mod node;
 pub mod pods;
 pub mod daemon;
 pub mod etcd;
+pub mod registry;
 pub mod state;
 pub mod teardown;
 pub mod carrier;
@@ -17,6 +19,7 @@ pub mod measure;
 pub mod report;
 pub mod demo;
 pub mod bench;
+pub mod interop;
 pub mod status;
 pub mod stand_in;
 pub mod traffic;

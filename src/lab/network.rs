@@ -1,6 +1,7 @@
 //! [`Lab`]: a network of nodes, from its spec to its removal.
 
 use std::collections::BTreeMap;
+use std::iter;
 use std::thread;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use super::node::Node;
 use super::pods::Pod;
 use super::process::Process;
 use super::progress::{complain, step};
+use super::registry::{Registry, RegistryFile, RegistryKind};
 use super::state::{self, LabState, NodeState};
 use super::teardown;
 use super::tools;
@@ -30,7 +32,9 @@ pub struct LabSpec {
     pub num_pods: usize,
     /// MTU of the underlay, in bytes.
     pub mtu: u16,
-    /// Network config for etcd; `None` leaves it unwritten.
+    /// Where its nodes find their config and keep their leases.
+    pub registry: RegistryKind,
+    /// Network config for the registry; `None` leaves it unwritten.
     pub config: Option<String>,
     /// What the nodes run.
     pub daemon: Daemon,
@@ -46,7 +50,7 @@ pub struct Lab {
     names: Names,
     spec: LabSpec,
     underlay: Underlay,
-    etcd: Etcd,
+    registry: Registry,
     nodes: Vec<Node>,
     cleanup: Cleanup,
 }
@@ -62,8 +66,11 @@ struct Cleanup {
 pub const DEFAULT_CONFIG: &str = r#"{"Network":"10.5.0.0/16"}"#;
 
 /// How long all pods may take to reach each other once every node is ready: peers learn of each
-/// other from etcd within milliseconds, or at the next look at it.
+/// other from the registry within milliseconds, or at the next look at it.
 const REACHABLE: Duration = Duration::from_secs(20);
+
+/// A daemon whose help names this flag takes a file for its registry; stock's does not.
+const REGISTRY_FLAG: &str = "-registry";
 
 impl LabSpec {
     /// Three nodes with one pod each, on an underlay of 1500 bytes, all running `daemon`.
@@ -73,10 +80,23 @@ impl LabSpec {
             num_nodes: 3,
             num_pods: 1,
             mtu: 1500,
+            registry: RegistryKind::default(),
             config: Some(DEFAULT_CONFIG.to_owned()),
             daemon,
             daemons: BTreeMap::new(),
             frames_only: false,
+        }
+    }
+
+    /// Refuses daemons that cannot work with the registry.
+    fn check_daemons(&self) -> Result<(), LabError> {
+        if self.registry == RegistryKind::Etcd {
+            return Ok(()); // every flanneld can
+        }
+        let mut daemons = iter::once(&self.daemon).chain(self.daemons.values());
+        match daemons.find(|daemon| !daemon.knows(REGISTRY_FLAG)) {
+            Some(daemon) => Err(LabError::NeedsEtcd { program: daemon.program.clone() }),
+            None => Ok(()),
         }
     }
 
@@ -87,7 +107,7 @@ impl LabSpec {
 }
 
 impl Lab {
-    /// Creates underlay, etcd and all nodes; starts nothing on the nodes yet.
+    /// Creates underlay, registry and all nodes; starts nothing on the nodes yet.
     ///
     /// Labs whose owner crashed are removed first.
     ///
@@ -96,22 +116,23 @@ impl Lab {
     pub fn create(spec: LabSpec) -> Result<Self, LabError> {
         let names = Names::new(&spec.name)?;
         signals::catch().map_err(LabError::io("catch SIGINT and SIGTERM"))?;
-        tools::preflight()?;
+        tools::preflight(spec.registry)?;
+        spec.check_daemons()?;
         remove_orphans();
-        LabState::new(&names, spec.mtu).claim(&names)?;
+        LabState::new(&names, &spec).claim(&names)?;
         let cleanup = Cleanup { names: names.clone(), armed: true };
         let underlay = Underlay::create(&names, spec.mtu)?;
-        let etcd_netns = Netns::create(names.etcd())?;
-        underlay.join(&etcd_netns, "etcd", ETCD_ADDR)?;
-        let etcd = Etcd::start(etcd_netns, names.dir().join("etcd"))?;
+        let registry = start_registry(spec.registry, &names, &underlay)?;
         let (num_nodes, nodes) = (spec.num_nodes, Vec::new());
-        let mut lab = Self { names, spec, underlay, etcd, nodes, cleanup };
+        let mut lab = Self { names, spec, underlay, registry, nodes, cleanup };
         for _ in 0..num_nodes {
             lab.add_node()?;
         }
-        lab.etcd.wait_ready()?;
+        if let Registry::Etcd(etcd) = &mut lab.registry {
+            etcd.wait_ready()?;
+        }
         if let Some(config) = &lab.spec.config {
-            lab.etcd.put_config(config)?;
+            lab.registry.put_config(config)?;
         }
         lab.save()?;
         Ok(lab)
@@ -124,7 +145,7 @@ impl Lab {
     pub fn up(spec: LabSpec) -> Result<Self, LabError> {
         step(&format!("lab {}: {} nodes, {} pods each", spec.name, spec.num_nodes, spec.num_pods));
         let mut lab = Self::create(spec)?;
-        step("etcd answers, config written; starting flanneld on every node");
+        step("config written; starting flanneld on every node");
         lab.start_all()?;
         for node in &lab.nodes {
             if let Some(overlay) = node.overlay() {
@@ -160,7 +181,8 @@ impl Lab {
             return Err(LabError::TooMany { what: "nodes", most: MAX_NODES });
         }
         let daemon = self.spec.daemon_of(&format!("n{number}"));
-        let node = Node::create(&self.names, number, &self.underlay, daemon)?;
+        let registry = self.spec.registry;
+        let node = Node::create(&self.names, number, &self.underlay, registry, daemon)?;
         if self.spec.frames_only {
             self.underlay.carry_frames_only(node.netns(), &node.name())?;
         }
@@ -215,9 +237,20 @@ impl Lab {
         &mut self.nodes
     }
 
-    /// Its etcd.
-    pub const fn etcd(&mut self) -> &mut Etcd {
-        &mut self.etcd
+    /// Its registry.
+    pub const fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// Its etcd, to stop and start.
+    ///
+    /// # Panics
+    /// The lab was made with [`RegistryKind::File`].
+    pub fn etcd(&mut self) -> &mut Etcd {
+        match &mut self.registry {
+            Registry::Etcd(etcd) => etcd,
+            Registry::File(_) => panic!("lab {} has no etcd", self.names.lab()),
+        }
     }
 
     /// Lets the lab stay when this value is dropped.
@@ -259,8 +292,11 @@ impl Lab {
             pods: node.pods().to_vec(),
         };
         let nodes = self.nodes.iter().map(node).collect();
-        let etcd = Some(self.etcd.id());
-        LabState { etcd, nodes, ..LabState::new(&self.names, self.underlay.mtu()) }
+        let etcd = match &self.registry {
+            Registry::Etcd(etcd) => Some(etcd.id()),
+            Registry::File(_) => None,
+        };
+        LabState { etcd, nodes, ..LabState::new(&self.names, &self.spec) }
     }
 }
 
@@ -282,6 +318,22 @@ impl Drop for Cleanup {
         {
             complain(&error.to_string());
         }
+    }
+}
+
+/// Starts an etcd on the underlay, which is not ready yet, or names the file to use instead.
+fn start_registry(
+    kind: RegistryKind,
+    names: &Names,
+    underlay: &Underlay,
+) -> Result<Registry, LabError> {
+    match kind {
+        RegistryKind::Etcd => {
+            let netns = Netns::create(names.etcd())?;
+            underlay.join(&netns, "etcd", ETCD_ADDR)?;
+            Ok(Registry::Etcd(Etcd::start(netns, names.dir().join("etcd"))?))
+        }
+        RegistryKind::File => Ok(Registry::File(RegistryFile::new(names.registry_file()))),
     }
 }
 

@@ -14,6 +14,7 @@ use super::daemon::{Daemon, SubnetEnv};
 use super::netns::Netns;
 use super::pods::{self, Pod};
 use super::process::Process;
+use super::registry::RegistryKind;
 use super::topology::{Names, Underlay, node_addr};
 use super::wait::wait_for;
 
@@ -27,6 +28,7 @@ pub struct Node {
     names: Names,
     netns: Netns,
     dir: PathBuf,
+    registry: RegistryKind,
     daemon: Daemon,
     process: Option<Process>,
     /// Inode of `subnet.env` when the daemon was started; a new one means it was written since.
@@ -53,6 +55,7 @@ impl Node {
         names: &Names,
         number: usize,
         underlay: &Underlay,
+        registry: RegistryKind,
         daemon: Daemon,
     ) -> Result<Self, LabError> {
         let netns = Netns::create(names.node(number))?;
@@ -62,7 +65,7 @@ impl Node {
         fs::create_dir_all(&dir).map_err(LabError::io(format!("create {}", dir.display())))?;
         let names = names.clone();
         let (process, old_env, overlay, pods) = (None, None, None, Vec::new());
-        Ok(Self { number, names, netns, dir, daemon, process, old_env, overlay, pods })
+        Ok(Self { number, names, netns, dir, registry, daemon, process, old_env, overlay, pods })
     }
 
     /// Its name within the lab: `n1`.
@@ -116,7 +119,7 @@ impl Node {
     /// [`LabError::Io`] when the program cannot be started.
     pub fn start(&mut self) -> Result<(), LabError> {
         self.old_env = self.env_inode();
-        let args = self.daemon.args(&self.subnet_file());
+        let args = self.daemon.args(self.registry.flag(&self.names), &self.subnet_file());
         let log = self.dir.join("flanneld.log");
         self.process = Some(Process::start(&self.netns, &self.daemon.program, &args, log)?);
         Ok(())

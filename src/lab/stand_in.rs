@@ -2,7 +2,7 @@
 //!
 //! One thread, one packet per system call, a buffer of exactly `FLANNEL_MTU` bytes; longer
 //! datagrams are cut, nothing received is checked (flannel `pkg/backend/udp/proxy_amd64.c`).
-//! Not here: masquerading, renewing the lease, ICMP for destinations without a route.
+//! Not here: masquerading, ICMP for destinations without a route.
 
 mod lease;
 
@@ -60,7 +60,7 @@ pub fn run(args: &[String]) -> Result<(), LabError> {
     let peers = Peers::default();
     let followed = Arc::clone(&peers);
     thread::spawn(move || {
-        leases.follow(subnet, |now| {
+        leases.follow(subnet, public_ip, |now| {
             *followed.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(now);
         });
     });

@@ -11,8 +11,10 @@ use serde::{Deserialize, Serialize};
 use super::LabError;
 use super::daemon::{Daemon, SubnetEnv};
 use super::netns::Netns;
+use super::network::LabSpec;
 use super::pods::Pod;
 use super::process::ProcessId;
+use super::registry::RegistryKind;
 use super::topology::{LABS_DIR, Names};
 
 /// A lab as it was when the file was written.
@@ -24,7 +26,9 @@ pub struct LabState {
     pub owner: Option<ProcessId>,
     /// MTU of the underlay, in bytes.
     pub mtu: u16,
-    /// etcd's process.
+    /// Where its nodes keep their leases.
+    pub registry: RegistryKind,
+    /// etcd's process, if it has one.
     pub etcd: Option<ProcessId>,
     /// Its nodes.
     pub nodes: Vec<NodeState>,
@@ -53,9 +57,10 @@ const FILE: &str = "lab.json";
 
 impl LabState {
     /// The state of a lab that has a name and an owner, and nothing else yet.
-    pub(super) fn new(names: &Names, mtu: u16) -> Self {
-        let name = names.lab().to_owned();
-        Self { name, owner: ProcessId::own(), mtu, etcd: None, nodes: Vec::new() }
+    pub(super) fn new(names: &Names, spec: &LabSpec) -> Self {
+        let (name, owner) = (names.lab().to_owned(), ProcessId::own());
+        let (mtu, registry) = (spec.mtu, spec.registry);
+        Self { name, owner, mtu, registry, etcd: None, nodes: Vec::new() }
     }
 
     /// Takes the name: creates the lab's directory, which must not exist, with this state in it.

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::LabError;
 use super::measure;
 use super::process::ProcessId;
+use super::registry::RegistryKind;
 use super::report::table;
 use super::state::{LabState, NodeState};
 
@@ -15,8 +16,10 @@ use super::state::{LabState, NodeState};
 pub struct LabStatus {
     /// Its name.
     pub name: String,
-    /// Whether its etcd runs.
-    pub etcd_alive: bool,
+    /// Where its nodes keep their leases.
+    pub registry: RegistryKind,
+    /// Whether its etcd runs; none for a lab without.
+    pub etcd_alive: Option<bool>,
     /// Its nodes.
     pub nodes: Vec<NodeStatus>,
 }
@@ -53,7 +56,8 @@ impl LabStatus {
         let nodes = state.nodes.iter().map(|node| NodeStatus::of(node, &state.nodes));
         Ok(Self {
             name: state.name.clone(),
-            etcd_alive: state.etcd.is_some_and(ProcessId::is_alive),
+            registry: state.registry,
+            etcd_alive: state.etcd.map(ProcessId::is_alive),
             nodes: nodes.collect::<Result<_, _>>()?,
         })
     }
@@ -63,8 +67,12 @@ impl LabStatus {
         let header = ["node", "namespace", "underlay", "subnet", "flanneld", "peers", "pods"];
         let mut rows = vec![header.map(str::to_owned).to_vec()];
         rows.extend(self.nodes.iter().map(NodeStatus::row));
-        let etcd = if self.etcd_alive { "runs" } else { "is gone" };
-        format!("lab {}: etcd {etcd}\n{}", self.name, table(&rows))
+        let registry = match (self.registry, self.etcd_alive) {
+            (RegistryKind::Etcd, Some(true)) => "etcd runs",
+            (RegistryKind::Etcd, Some(false) | None) => "etcd is gone",
+            (RegistryKind::File, _) => "leases in a file",
+        };
+        format!("lab {}: {registry}\n{}", self.name, table(&rows))
     }
 }
 

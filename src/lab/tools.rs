@@ -4,6 +4,7 @@ use std::env;
 use std::path::Path;
 
 use super::command::Tool;
+use super::registry::RegistryKind;
 
 /// What this machine lacks.
 #[derive(Debug, thiserror::Error)]
@@ -38,17 +39,21 @@ const PACKAGES: [(&str, &str); 9] = [
     ("etcdctl", "etcd-client"),
 ];
 
+/// What only a lab with an etcd needs.
+const ETCD_TOOLS: [&str; 2] = ["etcd", "etcdctl"];
+
 /// Checks everything a lab needs, before anything is made.
 ///
 /// # Errors
 /// [`PreflightError`] with what to do about it.
-pub fn preflight() -> Result<(), PreflightError> {
+pub fn preflight(registry: RegistryKind) -> Result<(), PreflightError> {
     let root = Tool::new("id").arg("-u").run().is_ok_and(|uid| uid.trim() == "0");
     if !root {
         return Err(PreflightError::NotRoot);
     }
-    let tools: Vec<&str> =
-        PACKAGES.into_iter().map(|(tool, _)| tool).filter(|t| !found(t)).collect();
+    let needed = |tool: &str| registry == RegistryKind::Etcd || !ETCD_TOOLS.contains(&tool);
+    let tools = PACKAGES.into_iter().map(|(tool, _)| tool);
+    let tools: Vec<&str> = tools.filter(|tool| needed(tool) && !found(tool)).collect();
     if !tools.is_empty() {
         return Err(PreflightError::Tools { tools });
     }

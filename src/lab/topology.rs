@@ -76,6 +76,11 @@ impl Names {
         format!("{}-net", self.lab)
     }
 
+    /// The file that is the registry of a lab without etcd.
+    pub fn registry_file(&self) -> PathBuf {
+        self.dir().join("registry.json")
+    }
+
     /// etcd's namespace.
     pub fn etcd(&self) -> String {
         format!("{}-etcd", self.lab)

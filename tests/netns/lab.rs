@@ -1,12 +1,15 @@
 //! `flannel-lab` itself: labs that stay, and labs that must leave nothing behind.
 
+use std::env;
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{self, Child, Command, Output, Stdio};
 
 use serde_json::Value;
 use twill::lab::process::ProcessId;
+use twill::lab::registry::{Registry, RegistryFile};
 use twill::lab::topology::Names;
 
 use crate::harness::{FLANNEL_LAB, FLANNELD, eventually};
@@ -83,6 +86,55 @@ fn lab_that_stays_can_be_looked_at_used_and_removed() {
         assert_gone(&name);
     }
     assert!(stderr(&run("status", &name, "")).contains("there is no lab"));
+}
+
+#[test]
+fn lab_with_a_registry_in_a_file_needs_no_etcd() {
+    let name = name("file");
+    let tools = tempfile::tempdir().unwrap();
+    link_all_tools_but_etcd(tools.path());
+    let run = |task: &str, args: &str| {
+        command(task, &name, args).env("PATH", tools.path()).output().unwrap()
+    };
+    let refused = run("up", "--nodes 2");
+    assert!(stderr(&refused).contains("missing: etcd, etcdctl"), "{}", stderr(&refused));
+    let refused = run("up", "--registry=file --flanneld n2=stand-in");
+    assert!(stderr(&refused).contains("use --registry=etcd"), "{}", stderr(&refused));
+    assert_gone(&name);
+
+    let up = run("up", "--registry=file --nodes 3");
+    assert!(up.status.success(), "{}", stderr(&up));
+    assert!(!Path::new("/run/netns").join(Names::new(&name).unwrap().etcd()).exists());
+    let status: Value = serde_json::from_slice(&run("status", "--json").stdout).unwrap();
+    assert_eq!((&status["registry"], &status["etcd_alive"]), (&Value::from("file"), &Value::Null));
+    let nodes = status["nodes"].as_array().unwrap();
+    assert!(nodes.iter().all(|node| node["peers_reachable"] == 2), "{nodes:?}");
+    let file = RegistryFile::new(Names::new(&name).unwrap().registry_file());
+    let leases = Registry::File(file).leases().unwrap();
+    let subnet = |node: &Value| node["subnet"].as_str().unwrap().replace('/', "-");
+    for node in nodes {
+        assert!(leases.iter().any(|(key, _)| *key == subnet(node)), "{node} not in {leases:?}");
+    }
+    let addr = nodes[2]["pods"][0][1].as_str().unwrap();
+    let ping = run("exec", &format!("n1-p1 -- ping -c 1 -W 2 {addr}"));
+    assert!(ping.status.success(), "{ping:?}");
+    let table = String::from_utf8(run("status", "").stdout).unwrap();
+    assert!(table.contains("leases in a file"), "{table}");
+    assert!(run("down", "").status.success());
+    assert_gone(&name);
+}
+
+/// Fills `dir` with what `PATH` has to offer, but for etcd's programs.
+fn link_all_tools_but_etcd(dir: &Path) {
+    let path = env::var_os("PATH").unwrap();
+    let found = env::split_paths(&path).filter_map(|dir| fs::read_dir(dir).ok());
+    for tool in found.flatten().flatten() {
+        let name = tool.file_name();
+        if name != "etcd" && name != "etcdctl" {
+            // The first of two with one name is the one that PATH means.
+            drop(symlink(tool.path(), dir.join(name)));
+        }
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Beside a node that behaves as stock's udp backend does.
 
 use std::collections::BTreeMap;
+use std::process::{self, Command};
 
 use twill::lab::daemon::Daemon;
 use twill::lab::{Lab, LabSpec};
@@ -8,6 +9,41 @@ use twill::lab::{Lab, LabSpec};
 use crate::harness::{
     FLANNEL_LAB, assert_tcp_is_whole, assert_udp_is_whole, overlay, ping, pod, spec,
 };
+
+/// `flannel-lab interop` with that other flanneld: whether it succeeds, and the table.
+fn interop(topic: &str, other: &str, flags: &str) -> (bool, String) {
+    let name = format!("t{}-{topic}", process::id());
+    let mut interop = Command::new(FLANNEL_LAB);
+    interop.args(["interop", "--name", &name, "--flanneld", other, "--flags", flags]);
+    let output = interop.output().unwrap();
+    let [table, said] =
+        [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+    assert!(table.starts_with("case "), "{said}");
+    (output.status.success(), table)
+}
+
+#[test]
+fn every_case_of_interop_passes_with_our_own_in_the_place_of_stock() {
+    let flags = "--offload=off --workers=1 --source-ports=shared";
+    let (success, table) = interop("own", crate::harness::FLANNELD, flags);
+    assert!(success, "{table}");
+    assert_eq!(table.lines().filter(|line| line.ends_with(" ok")).count(), 11, "{table}");
+}
+
+#[test]
+fn every_case_of_interop_passes_with_the_stand_in() {
+    let (success, table) = interop("standin", "stand-in", "");
+    assert!(success, "{table}");
+    assert_eq!(table.lines().filter(|line| line.ends_with(" ok")).count(), 11, "{table}");
+}
+
+#[test]
+fn interop_with_what_is_no_flanneld_fails_and_shows_where() {
+    let (success, table) = interop("none", "/bin/false", "");
+    assert!(!success, "{table}");
+    let count = |verdict: &str| table.lines().filter(|line| line.contains(verdict)).count();
+    assert_eq!((count("FAILED: "), count(" not run")), (3, 8), "{table}");
+}
 
 /// A lab of three nodes, of which the second is the stand-in for a stock node.
 fn mixed_lab(topic: &str) -> Lab {

@@ -9,7 +9,7 @@
 //! are written. etcd's own "lease", the expiry that a key is bound to, is a [`TtlLease`] here.
 
 mod servers;
-mod settings;
+pub(crate) mod settings;
 mod stream;
 
 pub use settings::{EtcdConfig, EtcdConfigError};

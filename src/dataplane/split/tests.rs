@@ -152,9 +152,9 @@ fn partial_checksum_is_completed() {
 }
 
 #[test]
-fn checksum_field_outside_the_packet_is_refused() {
+fn checksum_field_outside_the_packet_or_in_its_ip_header_is_refused() {
     let mut packet = PacketBuilder::udp(SRC, DST).build();
-    for (start, offset) in [(20, 7), (27, 0), (u16::MAX, u16::MAX), (0, 28)] {
+    for (start, offset) in [(20, 7), (27, 0), (u16::MAX, u16::MAX), (20, 28), (0, 10), (12, 14)] {
         let partial = PartialChecksum { start, offset };
         let result = complete_checksum(&mut packet, protocol::UDP, partial);
         assert_eq!(result, Err(DropReason::BadSuperpacket));

@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::lab::LabError;
 use crate::lab::command::Tool;
 use crate::lab::daemon::SubnetEnv;
+use crate::lab::etcd;
 use crate::lab::signals;
 use crate::routes::Subnet;
 
@@ -33,6 +34,12 @@ const SUBNETS: &str = "/coreos.com/network/subnets/";
 
 /// How often the others' leases are looked at.
 const PERIOD: Duration = Duration::from_millis(250);
+
+/// How often it looks at its own, in periods: every two seconds.
+const ROUNDS_TO_RENEWAL: u32 = 8;
+
+/// flannel's default `-subnet-lease-renew-margin`, in seconds.
+const MARGIN: i64 = 60 * 60;
 
 /// The subnet that `subnet.env` names, if the file is there.
 pub(super) fn previous(subnet_file: &Path) -> Option<Subnet> {
@@ -92,28 +99,58 @@ impl Leases {
             .or_else(|| previous.filter(|subnet| free(subnet)))
             .or_else(|| pick(config, free))
             .ok_or(LabError::TooMany { what: "leases", most: leases.len() })?;
-        let granted = self.ctl().words("lease grant 86400").run()?;
-        let id = granted.split(' ').nth(1).unwrap_or_default();
-        let key = format!("{SUBNETS}{}", subnet.to_string().replace('/', "-"));
-        let value = format!(r#"{{"PublicIP":"{public_ip}","PublicIPv6":null}}"#);
         if own.is_some() {
-            self.ctl().arg("put").arg(&key).arg(&value).arg(format!("--lease={id}")).run()?;
+            self.write(subnet, public_ip)?;
             return Ok(Some(subnet));
         }
+        let id = self.grant()?;
+        let (key, value) = (key_of(subnet), value_of(public_ip));
         let txn = format!("version(\"{key}\") = \"0\"\n\nput {key} {value:?} --lease={id}\n\n\n");
         let said = self.ctl().arg("txn").stdin(txn).run()?;
         Ok(said.contains("SUCCESS").then_some(subnet))
     }
 
+    /// Writes a lease without asking whose it is, bound to a new lease of etcd.
+    fn write(&self, subnet: Subnet, public_ip: Ipv4Addr) -> Result<(), LabError> {
+        let lease = format!("--lease={}", self.grant()?);
+        let put = self.ctl().arg("put").arg(key_of(subnet)).arg(value_of(public_ip));
+        put.arg(lease).run()?;
+        Ok(())
+    }
+
+    /// A new lease of etcd, by its number.
+    fn grant(&self) -> Result<String, LabError> {
+        let granted = self.ctl().words("lease grant 86400").run()?;
+        Ok(granted.split(' ').nth(1).unwrap_or_default().to_owned())
+    }
+
     /// Hands every list of the others' leases to `sink`, for ever; keeps the last one when etcd
-    /// is away.
-    pub(super) fn follow(&self, own: Subnet, mut sink: impl FnMut(Vec<(Subnet, Ipv4Addr)>)) {
-        loop {
+    /// is away. Renews its own lease meanwhile.
+    pub(super) fn follow(
+        &self,
+        own: Subnet,
+        public_ip: Ipv4Addr,
+        mut sink: impl FnMut(Vec<(Subnet, Ipv4Addr)>),
+    ) {
+        for round in 0_u32.. {
             if let Ok(mut leases) = self.list() {
                 leases.retain(|(subnet, _)| *subnet != own);
                 sink(leases);
             }
+            if round.is_multiple_of(ROUNDS_TO_RENEWAL) {
+                // The next look is soon enough when etcd is away.
+                drop(self.renew(own, public_ip));
+            }
             thread::sleep(PERIOD);
+        }
+    }
+
+    /// Renews a lease that ends within the margin. One that never ends counts as one that has
+    /// ended: that is how stock's reservations become leases.
+    fn renew(&self, own: Subnet, public_ip: Ipv4Addr) -> Result<(), LabError> {
+        match etcd::ttl(&self.ctl(), &key_of(own))? {
+            Some(ttl) if ttl < MARGIN => self.write(own, public_ip),
+            Some(_) | None => Ok(()),
         }
     }
 
@@ -121,6 +158,14 @@ impl Leases {
         let text = self.ctl().words("get --prefix").arg(SUBNETS).run()?;
         Ok(parse_leases(&text))
     }
+}
+
+fn key_of(subnet: Subnet) -> String {
+    format!("{SUBNETS}{}", subnet.to_string().replace('/', "-"))
+}
+
+fn value_of(public_ip: Ipv4Addr) -> String {
+    format!(r#"{{"PublicIP":"{public_ip}","PublicIPv6":null}}"#)
 }
 
 /// One of the first hundred free subnets.

@@ -90,7 +90,7 @@ const KEY_FLAG: &str = "-etcd-keyfile";
 impl EtcdConfig {
     /// The endpoints as URLs. One without a scheme speaks TLS if any TLS file is given, as in
     /// etcd's own client.
-    pub(super) fn urls(&self) -> Result<Vec<String>, EtcdConfigError> {
+    pub(crate) fn urls(&self) -> Result<Vec<String>, EtcdConfigError> {
         let default_scheme = if self.wants_tls() { "https" } else { "http" };
         let urls: Result<Vec<String>, EtcdConfigError> = self
             .endpoints
@@ -133,7 +133,7 @@ impl EtcdConfig {
     }
 
     /// Name and password, if etcd is to be told who we are.
-    pub(super) fn user(&self) -> Result<Option<(String, String)>, EtcdConfigError> {
+    pub(crate) fn user(&self) -> Result<Option<(String, String)>, EtcdConfigError> {
         let password = self.password.clone().filter(|password| !password.is_empty());
         match (self.username.clone().filter(|name| !name.is_empty()), password) {
             (Some(name), password) => Ok(Some((name, password.unwrap_or_default()))),
@@ -178,7 +178,8 @@ fn read_endpoint(endpoint: &str, default_scheme: &str) -> Result<String, String>
     }
     let url = format!("{scheme}://{}", rest.trim_end_matches('/'));
     let uri: Uri = url.parse().map_err(|error| format!("{endpoint:?} {EXAMPLE}: {error}"))?;
-    let is_bare = matches!(uri.path(), "" | "/") && uri.query().is_none();
+    let has_more = uri.query().is_some() || url.contains('#');
+    let is_bare = matches!(uri.path(), "" | "/") && !has_more;
     let authority = uri.authority().filter(|authority| !authority.host().is_empty());
     let Some(authority) = authority.filter(|_| is_bare) else {
         return Err(format!("{endpoint:?} {EXAMPLE}"));
@@ -211,7 +212,7 @@ fn half_pair(given: &'static str, path: &Path, missing: &'static str) -> EtcdCon
 }
 
 /// `prefix` as Go's `path.Join` leaves it: no empty parts, no `.` or `..`, no `/` at the end.
-pub(super) fn clean_prefix(prefix: &str) -> String {
+pub(crate) fn clean_prefix(prefix: &str) -> String {
     let mut parts: Vec<&str> = Vec::new();
     for part in prefix.split('/').filter(|part| !matches!(*part, "" | ".")) {
         match (part, parts.last()) {

@@ -213,5 +213,5 @@ pub(crate) fn expires(raw: &RawValue) -> Result<Option<SystemTime>, LeaseError> 
 
 /// Times are written to the second. An expiry that came early would let others in too soon.
 fn whole_second_after(time: SystemTime) -> SystemTime {
-    time + Duration::from_nanos(999_999_999)
+    time.checked_add(Duration::from_nanos(999_999_999)).unwrap_or(time)
 }
