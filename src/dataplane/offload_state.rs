@@ -57,6 +57,7 @@ impl OffloadStates {
             let errno = refused.0[offload as usize];
             state.asked.store(in_use.has(offload) || errno.is_some(), Ordering::Relaxed);
             state.errno.store(errno.unwrap_or(0), Ordering::Relaxed);
+            state.failed_later.store(false, Ordering::Relaxed);
             state.change(in_use.has(offload));
         }
     }

@@ -146,7 +146,7 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
     /// The same worker, which goes on with the counters of one before it.
     #[must_use]
     pub fn with_stats(mut self, stats: Arc<CachePadded<WorkerStats>>) -> Self {
-        stats.set_offloads(self.offloads);
+        stats.offloads.start(self.offloads, self.tun.refused().or(self.udp.refused()));
         self.stats = stats;
         self
     }

@@ -18,7 +18,7 @@ pub fn flags(bytes: &[u8]) {
     };
     let parse = || cli::parse(words.lines().map(Into::into), value);
     match parse() {
-        Ok(Invocation::Run(config)) => {
+        Ok(Invocation::Run(config) | Invocation::Check { config, .. }) => {
             if let Err(error) = config.etcd.urls() {
                 assert_one_line(&error);
             }

@@ -17,8 +17,8 @@ use crate::dataplane::pmtu::PathMtuCache;
 use crate::dataplane::split::Split;
 use crate::dataplane::vnet_hdr::{VNET_HDR_LEN, VnetHdr};
 use crate::dataplane::worker::{Turn, Worker};
-use crate::routes::publish::{self, RoutePublisher};
-use crate::routes::{NextHop, Route, RouteTable};
+use crate::routes::NextHop;
+use crate::routes::publish::{self, RouteChange, RoutePublisher};
 
 /// A node with 10.1.15.0/24 whose only peer has 10.1.16.0/24.
 struct Node {
@@ -100,10 +100,10 @@ impl Node {
     fn new(offloads: Offloads) -> Self {
         let (tun, host) = memory::tun(offloads);
         let (udp, underlay) = memory::udp(offloads);
-        let (routes, subscriber) = publish::channel();
+        let (mut routes, subscriber) = publish::channel("10.1.0.0/16".parse().unwrap(), 24);
         let next_hop = NextHop::new("192.0.2.16:8285".parse().unwrap());
-        let route = Route { subnet: "10.1.16.0/24".parse().unwrap(), next_hop };
-        routes.publish(RouteTable::build("10.1.0.0/16".parse().unwrap(), 24, [route]));
+        let subnet = "10.1.16.0/24".parse().unwrap();
+        routes.apply([RouteChange { subnet, next_hop: Some(next_hop) }]);
         let accept = Accept { subnet: "10.1.15.0/24".parse().unwrap(), tun_mtu: MTU.into() };
         let worker = Worker::new(tun, udp, Ipv4Addr::new(10, 1, 15, 0), accept, subscriber);
         let worker = worker.with_path_mtus(PathMtuCache::new(MTU));

@@ -101,7 +101,7 @@ fn datagrams_that_found_no_room_are_counted() {
     let to = socket.socket.local_addr().unwrap().as_socket().unwrap();
     let (tun, _host) = memory::tun(Offloads::OFF);
     let accept = Accept { subnet: "10.1.16.0/24".parse().unwrap(), tun_mtu: 1472 };
-    let (_routes, subscriber) = publish::channel();
+    let (_routes, subscriber) = publish::channel("10.1.0.0/16".parse().unwrap(), 24);
     let mut worker = Worker::new(tun, socket, [10, 1, 16, 0].into(), accept, subscriber);
     let mut drain = || while worker.turn(Instant::now()).unwrap() != Turn::Idle {};
 
