@@ -306,20 +306,21 @@ fn daemons_share_a_registry_in_a_file() {
     second.wait_for("Found lease (ip: 10.1.8.0/24 ipv6: ::/0) for current IP (10.0.0.8), reusing");
     second.wait_for("Subnet added: 10.1.");
 
-    // A hand edit while both run, then an accident, then the repair.
+    // A hand edit while both run, then an accident, then the repair. Beyond the first hundred
+    // subnets, of which `first` has one.
     let text = fs::read_to_string(&file).unwrap();
     let entry = "\"10.1.8.0-24\": {\"PublicIP\": \"10.0.0.8\", \"note\": \"reserved\"}";
     assert!(text.contains(entry) && text.contains("\"by\": \"hand\""), "{text}");
     let more =
-        text.replace(entry, &format!("\"10.1.99.0-24\": {{\"PublicIP\": \"10.0.0.9\"}}, {entry}"));
+        text.replace(entry, &format!("\"10.1.200.0-24\": {{\"PublicIP\": \"10.0.0.9\"}}, {entry}"));
     fs::write(&file, &more).unwrap();
     for daemon in [&first, &second] {
-        daemon.wait_for("Subnet added: 10.1.99.0/24");
+        daemon.wait_for("Subnet added: 10.1.200.0/24");
     }
     fs::write(&file, &more[..50]).unwrap();
     second.wait_for("trying again");
     fs::write(&file, &text).unwrap();
-    let log = second.wait_for("Subnet removed: 10.1.99.0/24");
+    let log = second.wait_for("Subnet removed: 10.1.200.0/24");
     assert_eq!(log.matches("Subnet removed: ").count(), 1, "{log}");
 
     for daemon in [first, second] {
