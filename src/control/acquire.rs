@@ -32,6 +32,16 @@ pub enum AcquireError {
     },
 }
 
+/// A lease, and what else there was when it was acquired.
+#[derive(Debug)]
+pub struct Acquired {
+    /// The lease of this node.
+    pub lease: Lease,
+    /// The listing that led to it, in which the lease is not yet as it stands now. To list
+    /// everything again would cost as much as all the rest of a start.
+    pub listed: Snapshot,
+}
+
 /// Acquires a lease for the node that `attrs` describes.
 ///
 /// In this order, as stock flannel (`pkg/subnet/etcd/local_manager.go`): the lease that carries
@@ -51,16 +61,16 @@ pub async fn acquire_lease<R: Registry>(
     config: &NetworkConfig,
     attrs: &LeaseAttrs,
     previous: Option<Subnet>,
-) -> Result<Lease, AcquireError> {
+) -> Result<Acquired, AcquireError> {
     let mut acquirer = Acquirer { registry, config, attrs, previous };
     let mut lost_race = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
     let mut failure = Backoff::of_registry();
     let mut log = LogLimit::default();
     loop {
         let delay = match acquirer.attempt().await {
-            Ok(Attempt::Acquired(lease)) => return Ok(lease),
-            Ok(Attempt::OutOfSubnets(error)) => return Err(error),
-            Ok(Attempt::TooLate(what)) => {
+            Ok((Attempt::Acquired(lease), listed)) => return Ok(Acquired { lease, listed }),
+            Ok((Attempt::OutOfSubnets(error), _)) => return Err(error),
+            Ok((Attempt::TooLate(what), _)) => {
                 tracing::debug!("{what} changed under our hands, starting over");
                 lost_race.delay()
             }
@@ -90,14 +100,15 @@ enum Attempt {
 }
 
 impl<R: Registry> Acquirer<'_, R> {
-    async fn attempt(&mut self) -> Result<Attempt, RegistryError> {
-        let snapshot = self.registry.list(&Scope::All).await?;
-        let own = snapshot.leases().find(|lease| lease.attrs.public_ip == self.attrs.public_ip);
-        match own {
-            Some(own) if self.is_compatible(own) => self.reuse(own).await,
-            Some(own) => self.give_up(own).await,
-            None => self.create(&snapshot).await,
-        }
+    async fn attempt(&mut self) -> Result<(Attempt, Snapshot), RegistryError> {
+        let listed = self.registry.list(&Scope::All).await?;
+        let own = listed.leases().find(|lease| lease.attrs.public_ip == self.attrs.public_ip);
+        let attempt = match own {
+            Some(own) if self.is_compatible(own) => self.reuse(own).await?,
+            Some(own) => self.give_up(own).await?,
+            None => self.create(&listed).await?,
+        };
+        Ok((attempt, listed))
     }
 
     /// A key with more to it than our subnet, such as an IPv6 subnet, is not one we would write.

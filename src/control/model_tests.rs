@@ -339,7 +339,8 @@ async fn live(
     let policy = KeepPolicy { margin: Duration::from_secs(3600), on_loss };
     loop {
         let attrs = LeaseAttrs::udp(public_ip);
-        if let Ok(lease) = acquire_lease(&link, &config, &attrs, previous).await {
+        if let Ok(acquired) = acquire_lease(&link, &config, &attrs, previous).await {
+            let lease = acquired.lease;
             previous = Some(lease.subnet);
             *held.lock().unwrap() = Some(lease.clone());
             let claim = Claim::new(lease.subnet, public_ip);

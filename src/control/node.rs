@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
 use super::DaemonError;
-use super::acquire::acquire_lease;
+use super::acquire::{Acquired, acquire_lease};
 use super::backend::{Backend, BackendStats};
 use super::claim::Claim;
 use super::config::{NetworkConfig, wait_for_config};
@@ -22,7 +22,7 @@ use super::renew::{KeepPolicy, keep_lease};
 use super::state_file::{Past, Recorder, StateFile};
 use super::subnet_file::SubnetEnv;
 use super::systemd::{Status, Watchdog, notify};
-use super::watch::follow_leases;
+use super::watch::{Known, follow_leases};
 use crate::routes::Subnet;
 
 /// What a node's life depends on.
@@ -66,22 +66,20 @@ impl<R: Registry> Node<'_, R> {
     ) -> Result<Infallible, DaemonError> {
         let attrs = B::attrs(&setup);
         let is_remembered = self.past.is_some();
-        let Past { own, peers } = match self.past.take() {
+        let (own, known) = match self.past.take() {
             // What we say of ourselves may be new; the registry hears it when it is back.
-            Some(Past { own, peers }) => Past { own: Lease { attrs, ..own }, peers },
+            Some(Past { own, peers }) => (Lease { attrs, ..own }, Known::Remembered(peers)),
             None => {
                 self.health.enter("acquiring a lease");
                 let (registry, network) = (self.registry, &self.network);
-                let own = acquire_lease(registry, network, &attrs, self.previous).await?;
-                Past { own, peers: Vec::new() }
+                let Acquired { lease, listed } =
+                    acquire_lease(registry, network, &attrs, self.previous).await?;
+                (lease, Known::Listed(listed))
             }
         };
-        let mut backend = B::start(setup, &own).await?;
-        if !peers.is_empty() {
-            backend.apply(peers.iter().cloned().map(LeaseEvent::Added).collect());
-        }
+        let backend = B::start(setup, &own).await?;
         tokio::select! {
-            end = self.work(own, peers, backend) => end,
+            end = self.work(own, known, backend) => end,
             never = self.compare_config(), if is_remembered => match never {},
         }
     }
@@ -134,18 +132,25 @@ impl<R: Registry> Node<'_, R> {
     async fn work<B: Backend>(
         &self,
         own: Lease,
-        peers: Vec<Lease>,
+        known: Known,
         mut backend: B,
     ) -> Result<Infallible, DaemonError> {
         let mut report_requests = self.health.report_requests();
         let mut vitals = Vitals::new(&own);
         // Unbounded, yet never long: it is filled and emptied by this one task, turn by turn.
         let (sink, mut changes) = mpsc::unbounded_channel();
-        let (in_touch, mut touch) = watch::channel(true);
+        let (in_touch, mut touch) = watch::channel(matches!(known, Known::Listed(_)));
         let (hold, mut held) = mpsc::unbounded_channel();
         let claim = Claim::new(own.subnet, own.attrs.public_ip);
-        let mut record = Recorder::new(self.state, self.config_text, own.clone(), &peers);
-        let mut follow = pin!(follow_leases(self.registry, &claim, peers, in_touch, |events| {
+        let remembered = match &known {
+            Known::Remembered(peers) => peers.as_slice(),
+            Known::Listed(_) => &[],
+        };
+        let mut record = Recorder::new(self.state, self.config_text, own.clone(), remembered);
+        if !remembered.is_empty() {
+            backend.apply(remembered.iter().cloned().map(LeaseEvent::Added).collect());
+        }
+        let mut follow = pin!(follow_leases(self.registry, &claim, known, in_touch, |events| {
             drop(sink.send(events));
         }));
         let mut keep = pin!(keep_lease(self.registry, &own, self.keep, &claim, |lease| {

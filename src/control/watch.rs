@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout_at};
 use self::table::LeaseTable;
 use super::claim::Claim;
 use super::lease::{Lease, LeaseEvent};
-use super::registry::{Registry, Scope};
+use super::registry::{Registry, Scope, Snapshot};
 
 /// How long a peer is kept that the registry lost when it was set back. Its node has noticed, too,
 /// and writes its lease again: after a pause of at most 5 s ([`Backoff::of_registry`]) and three
@@ -27,10 +27,19 @@ use super::registry::{Registry, Scope};
 /// [`Backoff::of_registry`]: super::backoff::Backoff::of_registry
 const RESET_GRACE: Duration = Duration::from_secs(30);
 
+/// What is known of all leases before they are followed.
+#[derive(Debug)]
+pub enum Known {
+    /// The leases of other nodes as they once were. The registry may know of others by now.
+    Remembered(Vec<Lease>),
+    /// What the registry has just told.
+    Listed(Snapshot),
+}
+
 /// Hands `sink` every change to the leases of all nodes but our own, for as long as it is polled.
 ///
-/// The first call, as soon as the registry answers, carries everything there is, be it nothing;
-/// or, if some leases are `known` from elsewhere, what is different from them. Each later one
+/// The first call carries everything there is, be it nothing: at once if it is listed already, or
+/// as soon as the registry answers what is different from the leases remembered. Each later one
 /// carries at least one event. A lease that is only renewed is no event, nor is one that a registry
 /// which was set back has lost, if its node writes it again within half a minute. Leases that contradict our
 /// own claim are noted in `own`. Whether the registry answers is told to `in_touch`, each time that
@@ -41,12 +50,16 @@ const RESET_GRACE: Duration = Duration::from_secs(30);
 pub async fn follow_leases<R: Registry>(
     registry: &R,
     own: &Claim,
-    known: Vec<Lease>,
+    known: Known,
     in_touch: watch::Sender<bool>,
     mut sink: impl FnMut(Vec<LeaseEvent>),
 ) -> Infallible {
-    let mut feed = Feed::new(registry, Scope::All).telling(in_touch);
-    let mut table = LeaseTable::new(own, known);
+    let (feed, remembered) = match known {
+        Known::Remembered(leases) => (Feed::new(registry, Scope::All), leases),
+        Known::Listed(snapshot) => (Feed::from(registry, Scope::All, snapshot), Vec::new()),
+    };
+    let mut feed = feed.telling(in_touch);
+    let mut table = LeaseTable::new(own, remembered);
     let mut is_first = true;
     let mut give_up_at: Option<Instant> = None;
     loop {

@@ -68,7 +68,8 @@ async fn unreadable_entry_still_takes_its_subnet() {
     let narrow = parse(r#"{"Network":"10.1.0.0/16","SubnetMax":"10.1.2.0"}"#, None).unwrap();
     registry.put("10.1.1.0-24", "rubbish");
     registry.put("rubbish", "rubbish");
-    let lease = acquire_lease(&registry, &narrow, &attrs(OURS), None).await.unwrap();
+    let Acquired { lease, .. } =
+        acquire_lease(&registry, &narrow, &attrs(OURS), None).await.unwrap();
     assert_eq!(lease.subnet, subnet("10.1.2.0/24"));
 }
 
@@ -133,7 +134,8 @@ async fn race<R: Registry>(registry: &R) {
     });
     let leases = futures_util::future::join_all(nodes);
     let leases = tokio::time::timeout(Duration::from_secs(100), leases).await.unwrap();
-    let subnets: BTreeSet<Subnet> = leases.into_iter().map(|lease| lease.unwrap().subnet).collect();
+    let subnets: BTreeSet<Subnet> =
+        leases.into_iter().map(|lease| lease.unwrap().lease.subnet).collect();
     assert_eq!(subnets.len(), usize::from(NUM_RACERS));
 }
 
@@ -150,7 +152,9 @@ fn config() -> NetworkConfig {
 }
 
 async fn acquire(registry: &MemoryRegistry, previous: Option<&str>) -> Result<Lease, AcquireError> {
-    acquire_lease(registry, &config(), &attrs(OURS), previous.map(subnet)).await
+    let previous = previous.map(subnet);
+    let acquired = acquire_lease(registry, &config(), &attrs(OURS), previous).await?;
+    Ok(acquired.lease)
 }
 
 async fn create(registry: &MemoryRegistry, text: &str, owner: Ipv4Addr) {

@@ -9,7 +9,7 @@ use crate::control::registry::memory::{Fault, MemoryRegistry};
 use crate::control::registry::test_etcd::EtcdServer;
 use crate::control::registry::{LEASE_TTL, Malformed, Snapshot, Write};
 use crate::control::test_log::Logs;
-use crate::control::watch::{Update, follow_leases};
+use crate::control::watch::{Known, Update, follow_leases};
 
 const OURS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const THEIRS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
@@ -231,7 +231,8 @@ fn all_of_it_can_run_on_any_thread() {
     assert_send(wait_for_config(&registry, None));
     assert_send(acquire_lease(&registry, &config, &attrs, None));
     let claim = claim();
-    assert_send(follow_leases(&registry, &claim, Vec::new(), watch::Sender::new(true), drop));
+    let known = Known::Remembered(Vec::new());
+    assert_send(follow_leases(&registry, &claim, known, watch::Sender::new(true), drop));
     assert_send(async {
         let lease = create(&registry).await;
         keep_lease(&registry, &lease, EXIT, &claim, |_| {}).await

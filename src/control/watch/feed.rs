@@ -28,6 +28,8 @@ pub(crate) struct Feed<'r, R: Registry> {
     /// Everything up to here has been delivered; `None` before the first list, and after the
     /// history has been lost.
     position: Option<Revision>,
+    /// The first list, if somebody has made it already.
+    listed: Option<Snapshot>,
     /// Where we were when the history was lost.
     lost_at: Revision,
     watch: Option<R::Watch>,
@@ -48,6 +50,7 @@ impl<'r, R: Registry> Feed<'r, R> {
             registry,
             scope,
             position: None,
+            listed: None,
             lost_at: Revision::default(),
             watch: None,
             in_touch: watch::Sender::new(true),
@@ -61,6 +64,11 @@ impl<'r, R: Registry> Feed<'r, R> {
     /// Begins with the changes after `position`.
     pub(crate) fn after(registry: &'r R, scope: Scope, position: Revision) -> Self {
         Self { position: Some(position), ..Self::new(registry, scope) }
+    }
+
+    /// Begins with a snapshot that has just been made.
+    pub(crate) fn from(registry: &'r R, scope: Scope, listed: Snapshot) -> Self {
+        Self { listed: Some(listed), ..Self::new(registry, scope) }
     }
 
     /// The same feed, which tells `in_touch` each time the registry falls silent or answers again.
@@ -93,7 +101,10 @@ impl<'r, R: Registry> Feed<'r, R> {
 
     async fn step(&mut self) -> Result<Option<Update>, RegistryError> {
         let Some(position) = self.position else {
-            let snapshot = self.registry.list(&self.scope).await?;
+            let snapshot = match self.listed.take() {
+                Some(listed) => listed,
+                None => self.registry.list(&self.scope).await?,
+            };
             self.position = Some(snapshot.revision);
             self.tell(true);
             let is_set_back = snapshot.revision < std::mem::take(&mut self.lost_at);

@@ -24,6 +24,23 @@ async fn first_call_carries_everything_be_it_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_listed_already_is_handed_over_at_once_and_nothing_after_it_is_missed() {
+    let registry = Arc::new(MemoryRegistry::new());
+    create(&*registry, 1).await;
+    create(&*registry, 2).await;
+    let listed = registry.list(&Scope::All).await.unwrap();
+    registry.remove("10.1.1.0-24");
+    create(&*registry, 3).await;
+    registry.fail_next(3, Fault::NotAsked);
+    let mut followed = Followed::knowing(Known::Listed(listed), registry);
+    let mut expected = vec!["|", "+10.1.1.0/24 192.0.2.1", "+10.1.2.0/24 192.0.2.2"];
+    tokio::task::yield_now().await;
+    assert_eq!(*followed.handed.lock().unwrap(), expected, "without a question to the registry");
+    expected.extend(["-10.1.1.0/24", "+10.1.3.0/24 192.0.2.3"]);
+    followed.expect(&expected).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn changes_arrive_in_order_and_renewals_are_none() {
     let logs = Logs::capture();
     let registry = Arc::new(MemoryRegistry::new());
@@ -253,10 +270,13 @@ struct Followed {
 
 impl Followed {
     fn new<R: Registry + 'static>(registry: Arc<R>) -> Self {
+        Self::knowing(Known::Remembered(Vec::new()), registry)
+    }
+
+    fn knowing<R: Registry + 'static>(known: Known, registry: Arc<R>) -> Self {
         let handed = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&handed);
         let task = tokio::spawn(async move {
-            let known = Vec::new();
             let own = Claim::new("10.1.0.0/24".parse().unwrap(), Ipv4Addr::new(192, 0, 2, 0));
             follow_leases(&*registry, &own, known, watch::Sender::new(true), move |events| {
                 let mut handed = sink.lock().unwrap();

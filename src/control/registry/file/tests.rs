@@ -281,7 +281,7 @@ async fn daemons_that_share_the_file_and_start_at_once_get_a_subnet_each() {
                 let config = parse(&registry.config().await.unwrap().unwrap(), None).unwrap();
                 let attrs = LeaseAttrs::udp(Ipv4Addr::new(192, 0, 2, i));
                 let previous = "10.1.5.0/24".parse().ok();
-                acquire_lease(&registry, &config, &attrs, previous).await.unwrap().subnet
+                acquire_lease(&registry, &config, &attrs, previous).await.unwrap().lease.subnet
             })
         })
         .collect();
