@@ -44,8 +44,8 @@ pub struct EngineConfig {
 pub struct ThreadConfig {
     /// Keep each worker on a core of its own, as far as there are enough.
     pub pin: bool,
-    /// How long a worker with nothing to do looks again before it sleeps: lower latency for a
-    /// busy core.
+    /// How long a worker with nothing to do looks again, yielding its core, before it sleeps: lower
+    /// latency for time that nobody else wants.
     pub busy_poll: Duration,
 }
 

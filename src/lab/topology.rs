@@ -126,6 +126,8 @@ impl Underlay {
             format!("addr add {GATEWAY}/{PREFIX_LEN} dev br0"),
             "link set br0 up".to_owned(),
         ])?;
+        // A switch, not a firewall. A kernel without br_netfilter has no such setting.
+        netns.tool("sysctl").words("-q -e -w net.bridge.bridge-nf-call-iptables=0").run()?;
         Ok(Self { netns, mtu })
     }
 

@@ -169,6 +169,9 @@ struct FirewallFlags {
     ip_blackhole_route: bool,
 }
 
+/// An answer within one network takes less, and waking up a core may take as long: docs/adr/0009.
+const BUSY_POLL: Duration = Duration::from_micros(50);
+
 #[derive(Debug, Args)]
 struct DataPlaneFlags {
     /// Backend to use whatever the network config's Backend.Type says: udp.
@@ -201,9 +204,10 @@ struct DataPlaneFlags {
     pin_workers: bool,
 
     /// Microseconds for which a worker with nothing to do looks again before it sleeps, 0 to
-    /// 1000000: lower latency for a busy core.
-    #[arg(long, value_name = "MICROSECONDS", default_value = "0", value_parser = values::busy_poll)]
-    busy_poll: Duration,
+    /// 1000000: what arrives meanwhile is not delayed by waking up. It yields its core to whoever
+    /// wants it. Without it: 50, with --offload=off 0
+    #[arg(long, value_name = "MICROSECONDS", value_parser = values::busy_poll)]
+    busy_poll: Option<Duration>,
 }
 
 #[derive(Debug, Args)]
@@ -267,10 +271,18 @@ impl Cli {
             num_workers: data_plane.workers.map_or(num_cores.min(MAX_WORKERS.into()), usize::from),
             offloads: data_plane.offload,
             source_ports: data_plane.source_ports,
-            threads: ThreadConfig { pin: data_plane.pin_workers, busy_poll: data_plane.busy_poll },
+            threads: data_plane.threads(),
             verbosity: other.v,
             notes,
         }
+    }
+}
+
+impl DataPlaneFlags {
+    /// With all offloads off packets are moved as stock moves them, so without further help.
+    fn threads(&self) -> ThreadConfig {
+        let default = if self.offload == Offloads::OFF { Duration::ZERO } else { BUSY_POLL };
+        ThreadConfig { pin: self.pin_workers, busy_poll: self.busy_poll.unwrap_or(default) }
     }
 }
 

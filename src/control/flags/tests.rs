@@ -28,6 +28,13 @@ fn defaults_are_flannels() {
 }
 
 #[test]
+fn workers_look_again_before_they_sleep_unless_they_are_to_do_as_stock() {
+    let micros = |line| config(line).threads.busy_poll.as_micros();
+    assert_eq!([micros(""), micros("-offload off"), micros("-offload tso")], [50, 0, 50]);
+    assert_eq!([micros("-busy-poll 0"), micros("-offload off -busy-poll 7")], [0, 7]);
+}
+
+#[test]
 fn go_style_is_read_as_go_reads_it() {
     for line in ["-v 3", "--v 3", "-v=3", "--v=3", "-v 0x3", "--v=0b11", "-v=03", "-v 9 -v 3"] {
         assert_eq!(config(line).verbosity, 3, "{line}");

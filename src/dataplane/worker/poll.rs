@@ -48,7 +48,8 @@ impl<T: TunQueue + AsRawFd, U: UdpSocket + AsRawFd> Worker<T, U> {
                 Turn::Idle => {}
             }
             if now.duration_since(last_active) < busy_poll {
-                std::hint::spin_loop();
+                // A core that others want is theirs: two workers and two programs may share it.
+                std::thread::yield_now();
                 continue;
             }
             self.stats.polls.add(1);
