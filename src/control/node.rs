@@ -22,7 +22,7 @@ use super::renew::{KeepPolicy, keep_lease};
 use super::state_file::{Past, Recorder, StateFile};
 use super::subnet_file::SubnetEnv;
 use super::systemd::{Status, Watchdog, notify};
-use super::watch::{Known, follow_leases};
+use super::watch::{Known, News, follow_leases};
 use crate::routes::Subnet;
 
 /// What a node's life depends on.
@@ -150,8 +150,8 @@ impl<R: Registry> Node<'_, R> {
         if !remembered.is_empty() {
             backend.apply(remembered.iter().cloned().map(LeaseEvent::Added).collect());
         }
-        let mut follow = pin!(follow_leases(self.registry, &claim, known, in_touch, |events| {
-            drop(sink.send(events));
+        let mut follow = pin!(follow_leases(self.registry, &claim, known, in_touch, |news| {
+            drop(sink.send(news));
         }));
         let mut keep = pin!(keep_lease(self.registry, &own, self.keep, &claim, |lease| {
             drop(hold.send(lease.clone()));
@@ -170,7 +170,8 @@ impl<R: Registry> Node<'_, R> {
                     }
                     is_announced = true;
                 }
-                Some(events) = changes.recv() => {
+                Some(News { events, num_malformed }) = changes.recv() => {
+                    vitals.malformed(num_malformed);
                     record.apply(&events);
                     backend.apply(events);
                 }

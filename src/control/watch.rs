@@ -36,14 +36,23 @@ pub enum Known {
     Listed(Snapshot),
 }
 
+/// What is new.
+#[derive(Debug)]
+pub struct News {
+    /// Changes to other nodes' leases.
+    pub events: Vec<LeaseEvent>,
+    /// How many entries do not read as leases by now.
+    pub num_malformed: usize,
+}
+
 /// Hands `sink` every change to the leases of all nodes but our own, for as long as it is polled.
 ///
 /// The first call carries everything there is, be it nothing: at once if it is listed already, or
 /// as soon as the registry answers what is different from the leases remembered. Each later one
-/// carries at least one event. A lease that is only renewed is no event, nor is one that a registry
-/// which was set back has lost, if its node writes it again within half a minute. Leases that contradict our
-/// own claim are noted in `own`. Whether the registry answers is told to `in_touch`, each time that
-/// changes.
+/// carries at least one event, or another number of malformed entries. A lease that is only renewed
+/// is no event, nor is one that a registry which was set back has lost, if its node writes it again
+/// within half a minute. Leases that contradict our own claim are noted in `own`. Whether the
+/// registry answers is told to `in_touch`, each time that changes.
 ///
 /// # Cancel safety
 /// May be dropped at any time; it starts from nothing when called again.
@@ -52,7 +61,7 @@ pub async fn follow_leases<R: Registry>(
     own: &Claim,
     known: Known,
     in_touch: watch::Sender<bool>,
-    mut sink: impl FnMut(Vec<LeaseEvent>),
+    mut sink: impl FnMut(News),
 ) -> Infallible {
     let (feed, remembered) = match known {
         Known::Remembered(leases) => (Feed::new(registry, Scope::All), leases),
@@ -60,7 +69,7 @@ pub async fn follow_leases<R: Registry>(
     };
     let mut feed = feed.telling(in_touch);
     let mut table = LeaseTable::new(own, remembered);
-    let mut is_first = true;
+    let mut num_malformed = None;
     let mut give_up_at: Option<Instant> = None;
     loop {
         let update = match give_up_at {
@@ -87,10 +96,10 @@ pub async fn follow_leases<R: Registry>(
             }
         };
         log_events(&events);
-        if is_first || !events.is_empty() {
-            sink(events);
+        let before = num_malformed.replace(table.num_malformed());
+        if before != num_malformed || !events.is_empty() {
+            sink(News { events, num_malformed: table.num_malformed() });
         }
-        is_first = false;
     }
 }
 

@@ -92,6 +92,12 @@ impl Host {
         self.etcdctl(&["put", "/coreos.com/network/config", json]);
     }
 
+    pub fn links_named_flannel(&self) -> Vec<String> {
+        let links = self.output(&["ip", "-br", "link"]);
+        let names = links.lines().filter_map(|line| line.split_whitespace().next());
+        names.filter(|name| name.starts_with("flannel")).map(str::to_owned).collect()
+    }
+
     /// Starts flanneld with `<name>.env` for its subnet file.
     pub fn start(&self, name: &str, args: &[&str]) -> Daemon {
         self.spawn(name, self.command(&[FLANNELD]), args)

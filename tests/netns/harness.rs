@@ -1,12 +1,13 @@
 //! Labs for tests, and what tests ask of them.
 
-use std::net::Ipv4Addr;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::Path;
 use std::process;
 use std::time::Duration;
 
 use serde_json::Value;
-use twill::lab::daemon::Daemon;
+use twill::lab::daemon::{Daemon, HEALTH_PORT};
 use twill::lab::node::{Node, Overlay};
 use twill::lab::pods::Pod;
 use twill::lab::progress;
@@ -70,6 +71,23 @@ pub fn assert_udp_is_whole(lab: &Lab, from: &Pod, to: &Pod, sizes: &[usize]) {
     let report: Report =
         generator().udp(&from.netns, to.addr, &udp::Plan { sizes, count: 500, time }).unwrap();
     assert_eq!((report.answered, report.corrupt), (500, 0), "{report:?}");
+}
+
+/// The conditions of readiness that fail, as the node's `/readyz` has them.
+pub fn failing_checks(node: &Node) -> Vec<String> {
+    let addr = (Ipv4Addr::LOCALHOST, HEALTH_PORT);
+    let mut stream = node.netns().enter(|| TcpStream::connect(addr)).unwrap();
+    stream.write_all(b"GET /readyz HTTP/1.0\r\n\r\n").unwrap();
+    let mut response = String::new();
+    stream.read_to_string(&mut response).unwrap();
+    let (head, body) = response.split_once("\r\n\r\n").unwrap();
+    let body: Value = serde_json::from_str(body).unwrap();
+    let checks = body["checks"].as_object().unwrap();
+    let failing = checks.iter().filter(|(_, check)| check["ok"] == false);
+    let failing: Vec<String> = failing.map(|(name, _)| name.clone()).collect();
+    let status = if failing.is_empty() { " 200 " } else { " 503 " };
+    assert!(head.lines().next().unwrap().contains(status), "{head}: {failing:?}");
+    failing
 }
 
 /// The sum of one ingress drop counter over all workers, as the node's `/stats` has it.

@@ -11,7 +11,9 @@ use twill::lab::node::Node;
 use twill::lab::traffic::tcp;
 use twill::lab::{Lab, LabSpec, probe};
 
-use crate::harness::{FLANNEL_LAB, eventually, generator, overlay, ping, pod, spec, up};
+use crate::harness::{
+    FLANNEL_LAB, eventually, failing_checks, generator, overlay, ping, pod, spec, up,
+};
 
 /// What `ip` is told, and what the daemon says then. Each happens twice.
 const ACCIDENTS: [(&str, &str); 6] = [
@@ -63,9 +65,12 @@ fn external_interface_is_followed_and_its_losses_are_told() {
     for (repaired, (loss, said, repair)) in losses.into_iter().enumerate() {
         node.netns().ip(loss).unwrap();
         eventually(said, || node.log_tail(1000).contains(said));
+        let fails = |name: &str| failing_checks(node).iter().any(|check| check == name);
+        eventually("the node is not ready", || fails("underlay"));
         assert!(!reaches("-c 1 -W 1"), "{loss}");
         node.netns().ip(repair).unwrap();
         eventually("the repair is told", || repairs() == repaired + 1);
+        eventually("the node is ready again", || failing_checks(node).is_empty());
         eventually("packets go on", || reaches("-c 1 -W 1"));
     }
 

@@ -1,7 +1,7 @@
 //! What `/metrics` serves: a report in Prometheus' text format.
 //!
 //! All of it is read when somebody asks; nothing is kept up to date meanwhile but for [`TopPeers`].
-//! docs/metrics.md lists every metric; tests/metrics.rs compares it with a scrape.
+//! docs/metrics.md lists every metric; tests/health.rs compares it with a scrape.
 
 mod exposition;
 mod top_peers;
@@ -67,6 +67,8 @@ fn node(out: &mut Exposition, report: &Report) {
         let num = stats.conflicts.iter().filter(|conflict| conflict.kind == kind).count();
         conflicts.sample(&[("kind", name)], num as f64);
     }
+    let help = "Entries of the registry that do not read as leases; the log names each.";
+    out.gauge("flannel_malformed_leases", help).sample(&[], report.num_malformed as f64);
     if let RulesState::InPlace { num_writes } | RulesState::Failed { num_writes, .. } = rules {
         let help = "Times that rules were written: at the start, and to mend them.";
         out.counter("flannel_rule_writes_total", help).sample(&[], *num_writes as f64);

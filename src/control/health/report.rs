@@ -25,6 +25,8 @@ pub struct Report {
     pub(in crate::control) lease_renewals: u64,
     /// Times that the registry answered again after a silence.
     pub(in crate::control) registry_reconnects: u64,
+    /// Entries of the registry that do not read as leases.
+    pub(in crate::control) num_malformed: usize,
     /// The host's rules.
     pub(in crate::control) rules: RulesState,
     /// What each worker carried to each peer.

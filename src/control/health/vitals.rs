@@ -17,6 +17,7 @@ use crate::control::time_text;
 pub(in crate::control) struct Vitals {
     is_announced: bool,
     in_touch: bool,
+    num_malformed: usize,
     reconnects: u64,
     expires: Option<Instant>,
     renewals: u64,
@@ -26,7 +27,14 @@ impl Vitals {
     /// Of a node that holds `lease` and is not announced yet.
     pub(in crate::control) const fn new(lease: &Lease) -> Self {
         let expires = lease.expires;
-        Self { is_announced: false, in_touch: true, reconnects: 0, expires, renewals: 0 }
+        Self {
+            is_announced: false,
+            in_touch: true,
+            num_malformed: 0,
+            reconnects: 0,
+            expires,
+            renewals: 0,
+        }
     }
 
     /// Takes note that subnet.env is written.
@@ -38,6 +46,11 @@ impl Vitals {
     pub(in crate::control) fn touch(&mut self, in_touch: bool) {
         self.reconnects += u64::from(in_touch && !self.in_touch);
         self.in_touch = in_touch;
+    }
+
+    /// Takes note of how many entries of the registry do not read as leases.
+    pub(in crate::control) const fn malformed(&mut self, num: usize) {
+        self.num_malformed = num;
     }
 
     /// Takes note of a new state of our lease.
@@ -63,6 +76,7 @@ impl Vitals {
             lease_expires,
             lease_renewals: self.renewals,
             registry_reconnects: self.reconnects,
+            num_malformed: self.num_malformed,
             rules,
             to_peers,
             from_peers,

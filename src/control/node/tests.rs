@@ -135,7 +135,7 @@ async fn remembered_subnet_that_was_taken_meanwhile_ends_the_node_and_is_forgott
     assert_eq!(world.leased().await, None, "the other node's lease stands");
 }
 
-/// Rules are the host's business; tests/firewall.rs has a host.
+/// Rules are the host's business; tests/firewall has a host.
 const NO_RULES: FirewallConfig = FirewallConfig {
     forward_rules: false,
     ip_masq: false,

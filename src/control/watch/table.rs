@@ -47,6 +47,11 @@ impl<'a> LeaseTable<'a> {
         self.doubted.len()
     }
 
+    /// How many entries do not read as leases.
+    pub(super) fn num_malformed(&self) -> usize {
+        self.malformed.len()
+    }
+
     /// Lets go of the leases that the registry lost and nobody wrote again.
     pub(super) fn give_up(&mut self) -> Vec<LeaseEvent> {
         let doubted = std::mem::take(&mut self.doubted);

@@ -115,6 +115,7 @@ async fn poison_removes_nobody_and_is_complained_about_once() {
     ] {
         assert_eq!(logs.count(line), 1, "{line}");
     }
+    assert_eq!(*followed.num_malformed.lock().unwrap(), 1, "10.1.2.0-24 is left");
 }
 
 #[tokio::test(start_paused = true)]
@@ -265,6 +266,7 @@ async fn etcd_watch_that_is_compacted_away_lists_anew() {
 /// text per event.
 struct Followed {
     handed: Arc<Mutex<Vec<String>>>,
+    num_malformed: Arc<Mutex<usize>>,
     task: JoinHandle<()>,
 }
 
@@ -275,21 +277,25 @@ impl Followed {
 
     fn knowing<R: Registry + 'static>(known: Known, registry: Arc<R>) -> Self {
         let handed = Arc::new(Mutex::new(Vec::new()));
-        let sink = Arc::clone(&handed);
+        let num_malformed = Arc::new(Mutex::new(0));
+        let (sink, malformed) = (Arc::clone(&handed), Arc::clone(&num_malformed));
         let task = tokio::spawn(async move {
             let own = Claim::new("10.1.0.0/24".parse().unwrap(), Ipv4Addr::new(192, 0, 2, 0));
-            follow_leases(&*registry, &own, known, watch::Sender::new(true), move |events| {
+            follow_leases(&*registry, &own, known, watch::Sender::new(true), move |news| {
                 let mut handed = sink.lock().unwrap();
+                let mut num_malformed = malformed.lock().unwrap();
                 if handed.is_empty() {
                     handed.push("|".to_owned());
                 } else {
-                    assert!(!events.is_empty(), "only the first call may be empty");
+                    let is_news = !news.events.is_empty() || news.num_malformed != *num_malformed;
+                    assert!(is_news, "only the first call may be empty");
                 }
-                handed.extend(events.iter().map(text));
+                *num_malformed = news.num_malformed;
+                handed.extend(news.events.iter().map(text));
             })
             .await;
         });
-        Self { handed, task }
+        Self { handed, num_malformed, task }
     }
 
     /// Waits until as much has been handed over, and until it is exactly this.

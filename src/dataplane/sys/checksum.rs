@@ -4,7 +4,7 @@
 /// with zeros. Folding it to 16 bits gives the one's complement sum of RFC 1071.
 #[inline]
 pub(crate) fn sum(bytes: &[u8]) -> u64 {
-    // Below this a call is dearer than what wider registers save: benches/checksum.rs.
+    // Below this a call is dearer than what wider registers save: benches/stages.rs.
     #[cfg(target_arch = "x86_64")]
     if bytes.len() >= 256 && is_x86_feature_detected!("avx2") {
         // SAFETY: the line above checked that this processor has AVX2, all that is required.

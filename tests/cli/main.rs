@@ -1,0 +1,46 @@
+//! The `flanneld` binary from outside: what it prints, and how it ends.
+//!
+//! Tests that need a network make a user and network namespace of their own, so none needs root.
+//! Where namespaces are forbidden they fail.
+#![allow(clippy::unwrap_used, missing_docs, reason = "a test or bench may panic")]
+#![allow(unreachable_pub, reason = "the harness is this target's own")]
+
+#[path = "../host/mod.rs"]
+mod host;
+
+mod life;
+mod mistakes;
+mod registry;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::host::{FLANNELD, clean, text};
+
+#[test]
+fn help_is_worth_reading() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/help.txt");
+    let help = flanneld().arg("-help").output().unwrap();
+    assert!(help.status.success() && help.stderr.is_empty());
+    // To accept a change: target/debug/flanneld -help > tests/golden/help.txt
+    assert_eq!(text(&help.stdout), fs::read_to_string(golden).unwrap());
+}
+
+#[test]
+fn version_stands_alone_on_stdout() {
+    let version = flanneld().arg("-version").env("FLANNELD_V", "x").output().unwrap();
+    assert!(version.status.success() && version.stderr.is_empty());
+    assert_eq!(text(&version.stdout), concat!("v", env!("CARGO_PKG_VERSION"), "\n"));
+}
+
+fn flanneld() -> Command {
+    clean(Command::new(FLANNELD))
+}
+
+/// The one line of `log` that says why flanneld ended, which is its last.
+fn only_error(log: &str) -> &str {
+    let errors: Vec<&str> = log.lines().filter(|line| line.starts_with("flanneld: ")).collect();
+    assert_eq!(errors.as_slice(), log.lines().last().as_slice(), "{log}");
+    errors[0]
+}

@@ -1,0 +1,132 @@
+//! What the user or the host got wrong, and what is said about it.
+
+use std::net::TcpListener;
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+
+use crate::host::{FLANNELD, Host, clean, text};
+use crate::{flanneld, only_error};
+
+/// In a user namespace, where we have every capability.
+const UNSHARE: [&str; 2] = ["--user", "--map-root-user"];
+
+#[test]
+fn mistakes_are_one_line_and_status_1() {
+    let dir = TempDir::new().unwrap();
+    let missing = dir.path().join("missing.pem");
+    let missing = missing.to_str().unwrap();
+    let cases: [(&[&str], &[&str]); 8] = [
+        (
+            &["-etcd-endpints=x"],
+            &["unknown flag --etcd-endpints", "did you mean --etcd-endpoints?"],
+        ),
+        (&["-public-ip", "10.0.0.300"], &["--public-ip", "\"10.0.0.300\" is not an IPv4 address"]),
+        (&["-subnet-lease-renew-margin", "1440"], &["--subnet-lease-renew-margin", "1 to 1439"]),
+        (&["-etcd-endpoints", "http://a:1,ftp://b"], &["-etcd-endpoints", "entry 2", "ftp"]),
+        (&["-etcd-endpoints", "http://:2379"], &["-etcd-endpoints", "http://:2379"]),
+        (&["-etcd-cafile", missing], &["-etcd-cafile", missing, "No such file"]),
+        (&["-etcd-certfile", missing], &["-etcd-certfile", "needs -etcd-keyfile"]),
+        (&["-etcd-keyfile", missing], &["-etcd-keyfile", "needs -etcd-certfile"]),
+    ];
+    for (args, parts) in cases {
+        let line = mistake(flanneld().args(args));
+        assert!(parts.iter().all(|part| line.contains(part)), "{args:?}: {line}");
+    }
+    let line = mistake(flanneld().env("FLANNELD_HEALTHZ_PORT", "http"));
+    assert!(line.contains("variable FLANNELD_HEALTHZ_PORT: \"http\""), "{line}");
+}
+
+#[test]
+fn missing_tun_device_is_told_and_not_made() {
+    let script = "mount -t tmpfs tmpfs /dev/net && { \"$0\"; code=$?; ls /dev/net; exit $code; }";
+    let mut command = clean(Command::new("unshare"));
+    let line = mistake(command.args(UNSHARE).args(["--mount", "sh", "-c", script, FLANNELD]));
+    assert!(line.contains("/dev/net/tun is missing") && line.contains("modprobe tun"), "{line}");
+}
+
+#[test]
+fn missing_capability_is_told() {
+    let drop = ["setpriv", "--inh-caps=-net_admin", "--bounding-set=-net_admin", FLANNELD];
+    let line = mistake(clean(Command::new("unshare")).args(UNSHARE).args(drop));
+    assert!(line.contains("CAP_NET_ADMIN is missing"), "{line}");
+}
+
+#[test]
+fn taken_health_port_is_told() {
+    let holder = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = holder.local_addr().unwrap().port().to_string();
+    let mut command = clean(Command::new("unshare"));
+    let command = command.args(UNSHARE).args([FLANNELD, "-healthz-ip", "127.0.0.1"]);
+    let line = mistake(command.args(["-healthz-port", &port]));
+    let address = format!("127.0.0.1:{port}");
+    assert!(line.contains(&address) && line.contains("Address already in use"), "{line}");
+}
+
+#[test]
+fn interface_that_is_not_there_is_told_with_those_that_are() {
+    let host = Host::with_etcd();
+    host.put_config(r#"{"Network":"10.1.0.0/16"}"#);
+    let (status, log) = host.start("a", &["-iface", "eth9", "-iface", "10.9.9.9"]).end();
+    assert_eq!(status.code(), Some(1), "{log}");
+    let last = only_error(&log);
+    assert!(last.contains("no interface fits --iface eth9, --iface 10.9.9.9"), "{last}");
+    assert!(last.contains("lo (127.0.0.1 10.0.0.7)"), "{last}");
+}
+
+#[test]
+fn check_says_what_would_be_done_and_does_nothing() {
+    let host = Host::with_etcd();
+    let check = |args: &[&str]| {
+        let mut command = host.command(&[FLANNELD, "-config-check"]);
+        command.args(["-etcd-endpoints", "http://127.0.0.1:2379", "-iface", "10.0.0.7"]);
+        let Output { status, stdout, stderr } = command.args(args).output().unwrap();
+        (status.code(), text(&stdout), text(&stderr))
+    };
+    let (code, plan, error) = check(&[]);
+    assert_eq!(code, Some(1), "{plan}");
+    assert!(
+        plan.contains("problem      etcd key /coreos.com/network/config does not exist"),
+        "{plan}"
+    );
+    assert!(
+        error.starts_with("flanneld: etcd key /coreos.com/network/config does not exist"),
+        "{error}"
+    );
+    assert_eq!(error.lines().count(), 1, "{error}");
+
+    host.put_config(r#"{"Network":"10.1.0.0/16"}"#);
+    let key = "/coreos.com/network/subnets/10.1.9.0-24";
+    host.etcdctl(&["put", key, r#"{"PublicIP":"10.0.0.7"}"#]);
+    let before = host.etcdctl(&["get", "--prefix", "/"]);
+    let (code, plan, error) = check(&["-ip-masq", "-logtostderr"]);
+    assert_eq!((code, error.as_str()), (Some(0), ""), "{plan}");
+    for line in [
+        "interface    lo, MTU 65536",
+        "public ip    10.0.0.7",
+        "network      10.1.0.0/16, as /24s, 10.1.1.0 to 10.1.255.0",
+        "subnet       10.1.9.0/24, which 10.0.0.7 has leased",
+        "device       the first free flannelN, MTU 65507, with 10.1.0.0/16 routed",
+        "rules        forward and masquerade, by iptables",
+        "warning      flag --logtostderr is ignored: ",
+    ] {
+        assert!(plan.contains(line), "no {line} in {plan}");
+    }
+    let (code, json, _) = check(&["-json", "-mtu", "1400"]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((code, &json["problems"]), (Some(0), &serde_json::json!([])));
+    assert!(json["plan"]["device"].as_str().unwrap().contains("MTU 1400"), "{json}");
+    assert_eq!(host.etcdctl(&["get", "--prefix", "/"]), before, "no lease is taken");
+    assert!(host.links_named_flannel().is_empty());
+}
+
+/// Runs what is to print one line and nothing else, and end with status 1.
+fn mistake(command: &mut Command) -> String {
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    let (stdout, stderr) = (text(&stdout), text(&stderr));
+    assert_eq!(status.code(), Some(1), "{stderr}");
+    assert_eq!(stdout, "", "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert!(stderr.starts_with("flanneld: ") && stderr.ends_with('\n'), "{stderr}");
+    stderr
+}

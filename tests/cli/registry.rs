@@ -1,0 +1,142 @@
+//! A daemon and its registry: leases lost and kept, without etcd, in a file.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use crate::host::{Host, eventually};
+use crate::only_error;
+
+#[test]
+fn deleted_lease_ends_the_daemon_with_status_1_if_it_is_to() {
+    let host = Host::with_etcd();
+    host.put_config(r#"{"Network":"10.1.0.0/16"}"#);
+    let daemon = host.start("a", &["-iface", "10.0.0.7", "-on-lease-loss", "exit"]);
+    daemon.wait_for("Watching for new subnet leases");
+    host.etcdctl(&["del", "--prefix", "/coreos.com/network/subnets/"]);
+    let (status, log) = daemon.end();
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(only_error(&log).contains("lease lost: "), "{log}");
+    assert!(host.links_named_flannel().is_empty());
+}
+
+#[test]
+fn deleted_lease_is_reacquired_and_one_taken_over_ends_the_daemon_with_status_1() {
+    let host = Host::with_etcd();
+    host.put_config(r#"{"Network":"10.1.0.0/16"}"#);
+    let daemon = host.start("a", &["-iface", "10.0.0.7"]);
+    daemon.wait_for("Watching for new subnet leases");
+    let subnets = ["--prefix", "/coreos.com/network/subnets/"];
+    let lease =
+        || host.etcdctl(&[&["get", "--keys-only"][..], &subnets].concat()).trim().to_owned();
+    let key = lease();
+    host.etcdctl(&[&["del"][..], &subnets].concat());
+    daemon.wait_for("was deleted by somebody and was created anew");
+    assert_eq!(lease(), key);
+    assert_eq!(host.links_named_flannel(), ["flannel0"]);
+
+    host.etcdctl(&["put", &key, r#"{"PublicIP":"10.0.0.9"}"#]);
+    let (status, log) = daemon.end();
+    assert_eq!(status.code(), Some(1), "{log}");
+    let last = only_error(&log);
+    assert!(last.contains(" of 10.0.0.7 now belongs to 10.0.0.9"), "{last}");
+    assert!(host.links_named_flannel().is_empty());
+    assert!(host.etcdctl(&["get", &key]).contains("10.0.0.9"), "not overwritten");
+}
+
+#[test]
+fn restart_without_etcd_keeps_subnet_and_peers_and_settles_when_it_is_back() {
+    let mut host = Host::with_etcd();
+    host.put_config(r#"{"Network":"10.1.0.0/16"}"#);
+    let peer = "/coreos.com/network/subnets/10.1.9.0-24";
+    host.etcdctl(&["put", peer, r#"{"PublicIP":"10.0.0.9"}"#]);
+    let env = host.dir.path().join("a.env");
+    let state = host.dir.path().join("a.state.json");
+    let daemon = host.start("a", &["-iface", "10.0.0.7"]);
+    eventually("state", || fs::read_to_string(&state).ok().filter(|s| s.contains("10.1.9.0-24")));
+    daemon.signal("TERM");
+    assert_eq!(daemon.end().0.code(), Some(0));
+    let subnet = fs::read_to_string(&env).unwrap();
+
+    host.stop_etcd();
+    fs::remove_file(&env).unwrap();
+    let daemon = host.start("a", &["-iface", "10.0.0.7"]);
+    daemon.wait_for("do not agree with its subnet");
+    daemon.wait_for("Couldn't fetch network config");
+    daemon.signal("TERM");
+    assert_eq!(daemon.end().0.code(), Some(0));
+
+    fs::write(&env, &subnet).unwrap();
+    let started = Instant::now();
+    let daemon = host.start("a", &["-iface", "10.0.0.7"]);
+    let log = daemon.wait_for("Watching for new subnet leases");
+    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+    assert!(log.contains(" and 1 peers from "), "{log}");
+    assert_eq!(fs::read_to_string(&env).unwrap(), subnet);
+    assert_eq!(host.links_named_flannel(), ["flannel0"]);
+    host.start_etcd();
+    let log = daemon.wait_for("is still ours");
+    assert!(!log.contains("Subnet removed") && !log.contains("conflict"), "{log}");
+
+    // Somebody takes the subnet while both are away.
+    daemon.signal("TERM");
+    assert_eq!(daemon.end().0.code(), Some(0));
+    let keys = host.etcdctl(&["get", "--prefix", "--keys-only", "/coreos.com/network/subnets/"]);
+    let own = keys.lines().find(|key| !key.is_empty() && *key != peer).unwrap().to_owned();
+    host.etcdctl(&["put", &own, r#"{"PublicIP":"10.0.0.8"}"#]);
+    host.stop_etcd();
+    let daemon = host.start("a", &["-iface", "10.0.0.7"]);
+    daemon.wait_for("Watching for new subnet leases");
+    host.start_etcd();
+    let (status, log) = daemon.end();
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(only_error(&log).contains(" of 10.0.0.7 now belongs to 10.0.0.8"), "{log}");
+    assert!(!state.exists() && host.etcdctl(&["get", &own]).contains("10.0.0.8"));
+}
+
+#[test]
+fn daemons_share_a_registry_in_a_file() {
+    let host = Host::new();
+    host.output(&["ip", "addr", "add", "10.0.0.8/32", "dev", "lo"]);
+    let file = host.dir.path().join("registry.json");
+    let flag = format!("file:{}", file.display());
+    let daemon = |name: &str, addr: &str| {
+        let small = ["-offload", "off", "-workers", "1", "-source-ports", "shared"];
+        host.start(name, &[&["-registry", &flag, "-iface", addr][..], &small].concat())
+    };
+    let first = daemon("first", "10.0.0.7");
+    let missing = format!("config in file {} does not exist", file.display());
+    first.wait_for(&missing);
+    fs::write(&file, "{ \"config\": {").unwrap();
+    first.wait_for("not a registry: EOF while parsing");
+    let typed = r#"{ "config": {"Network": "10.1.0.0/16"}, "by": "hand",
+        "leases": {"10.1.8.0-24": {"PublicIP": "10.0.0.8", "note": "reserved"}} }"#;
+    fs::write(&file, typed).unwrap();
+    first.wait_for("Subnet added: 10.1.8.0/24");
+    let second = daemon("second", "10.0.0.8");
+    second.wait_for("Found lease (ip: 10.1.8.0/24 ipv6: ::/0) for current IP (10.0.0.8), reusing");
+    second.wait_for("Subnet added: 10.1.");
+
+    // A hand edit while both run, then an accident, then the repair. Beyond the first hundred
+    // subnets, of which `first` has one.
+    let text = fs::read_to_string(&file).unwrap();
+    let entry = "\"10.1.8.0-24\": {\"PublicIP\": \"10.0.0.8\", \"note\": \"reserved\"}";
+    assert!(text.contains(entry) && text.contains("\"by\": \"hand\""), "{text}");
+    let more =
+        text.replace(entry, &format!("\"10.1.200.0-24\": {{\"PublicIP\": \"10.0.0.9\"}}, {entry}"));
+    fs::write(&file, &more).unwrap();
+    for daemon in [&first, &second] {
+        daemon.wait_for("Subnet added: 10.1.200.0/24");
+    }
+    fs::write(&file, &more[..50]).unwrap();
+    second.wait_for("trying again");
+    fs::write(&file, &text).unwrap();
+    let log = second.wait_for("Subnet removed: 10.1.200.0/24");
+    assert_eq!(log.matches("Subnet removed: ").count(), 1, "{log}");
+
+    for daemon in [first, second] {
+        daemon.signal("TERM");
+        let (status, log) = daemon.end();
+        assert_eq!(status.code(), Some(0), "{log}");
+    }
+    assert_eq!(fs::read_to_string(&file).unwrap(), text);
+}
