@@ -3,7 +3,7 @@
 # What building and testing need on Debian 12, apart from a Rust toolchain (rustup.rs).
 PACKAGES := gcc libc6-dev make protobuf-compiler libprotobuf-dev iproute2 iptables nftables \
             etcd-server etcd-client iperf3 ethtool iputils-ping openssl procps util-linux \
-            systemd bubblewrap busybox-static
+            systemd bubblewrap busybox-static libdevmapper1.02.1
 
 CARGO ?= cargo
 
@@ -71,26 +71,37 @@ check: setup ## format, lints and documentation, warnings denied
 	$(CARGO) clippy --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps
 
-test: setup target/promtool ## every test: units and integration, then real namespaces
+test: setup target/prometheus target/docker ## every test: units and integration, then real namespaces
 	$(CARGO) test
-	$(CARGO) test --release --test netns -- --test-threads=1
+	$(CARGO) test --release --test docker --test netns -- --test-threads=1
 
-# Judges our metrics. Of its Debian package, prometheus, this one program is enough; installed, it
-# would bring a server that runs.
-target/promtool:
-	@mkdir -p $(@D); \
-	if command -v promtool >/dev/null; then \
-	    ln -sf "$$(command -v promtool)" $@; \
-	elif command -v apt-get >/dev/null; then \
-	    echo "make: fetching promtool from Debian's prometheus"; \
+# What only tests need, unpacked from Debian's packages: installed, they would bring servers that
+# run. $(1) are the packages, $(2) the files to take, $(3) a program that is there without them
+# where Debian is not.
+define unpack
+	@if command -v apt-get >/dev/null; then \
+	    echo "make: fetching $(1)"; \
+	    rm -rf $@ $@.part && mkdir -p $@.part && \
 	    directory=$$(mktemp -d) && chmod 755 $$directory && cd $$directory && \
-	    { apt-get -qq download prometheus 2>/dev/null || \
-	      { apt-get -qq update && apt-get -qq download prometheus; }; } && \
-	    dpkg-deb --fsys-tarfile prometheus_*.deb | tar -xO ./usr/bin/promtool >promtool && \
-	    chmod +x promtool && mv promtool $(CURDIR)/$@ && rm -r $$directory; \
+	    { apt-get -qq download $(1) 2>/dev/null || \
+	      { apt-get -qq update && apt-get -qq download $(1); }; } && \
+	    for package in *.deb; do \
+	        dpkg-deb --fsys-tarfile $$package | \
+	            tar -x -C $(CURDIR)/$@.part --wildcards $(2) || exit 1; \
+	    done && \
+	    rm -r $$directory && mv $(CURDIR)/$@.part $(CURDIR)/$@; \
+	elif command -v $(3) >/dev/null; then \
+	    mkdir -p $@; \
 	else \
-	    echo "make: promtool is missing; install Prometheus" >&2; exit 1; \
+	    echo "make: $(3) is missing; install the like of: $(1)" >&2; exit 1; \
 	fi
+endef
+
+target/prometheus: # judges our metrics
+	$(call unpack,prometheus,./usr/bin/promtool,promtool)
+
+target/docker: # for flannel's tutorials
+	$(call unpack,docker.io containerd runc containernetworking-plugins,./usr,dockerd)
 
 netns: setup ## the namespace tests alone; needs root
 	$(CARGO) test --release --test netns -- --test-threads=1
@@ -147,9 +158,5 @@ uninstall: ## remove what `install` installed, but for /etc/default/flanneld
 deb: build ## a Debian package: target/flanneld_VERSION_ARCH.deb
 	BINARIES=$(BINARIES) dist/debian/build target
 
-# Debian's Docker, and what the containers of the test are made of.
-DOCKER_PACKAGES := docker.io busybox-static containernetworking-plugins
-
-docker-test: build ## flannel's tutorials with real Docker daemons and CNI plugins; needs root
-	$(MAKE) setup PACKAGES="$(PACKAGES) $(DOCKER_PACKAGES)"
-	timeout 900 $(CARGO) test --release --test docker -- --test-threads=1
+docker-test: setup target/docker ## flannel's tutorials, with real Docker daemons and CNI plugins; needs root
+	$(CARGO) test --release --test docker -- --test-threads=1

@@ -158,12 +158,12 @@ fn sum(metrics: &str, name: &str, label: &str) -> f64 {
 
 /// Prometheus' own judgement of names, types and help texts: silence.
 fn check_with_promtool(metrics: &str) {
-    let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/promtool");
+    let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/prometheus/usr/bin/promtool");
     let program = if fetched.exists() { fetched.as_path() } else { Path::new("promtool") };
     let mut command = Command::new(program);
     command.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped());
     let Ok(mut child) = command.stderr(Stdio::piped()).spawn() else {
-        panic!("promtool is missing: `make target/promtool` fetches it");
+        panic!("promtool is missing: `make target/prometheus` fetches it");
     };
     child.stdin.take().unwrap().write_all(metrics.as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();

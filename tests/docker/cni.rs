@@ -7,10 +7,7 @@ use twill::lab::measure;
 use twill::lab::netns::Netns;
 use twill::lab::node::Node;
 
-use super::{env, eventually, two_nodes};
-
-/// Where Debian's containernetworking-plugins puts them.
-const PLUGINS: &str = "/usr/lib/cni";
+use super::{env, eventually, fetched, two_nodes};
 
 #[test]
 fn pods_of_the_bridge_plugin_reach_each_other() {
@@ -77,14 +74,17 @@ impl<'a> Pod<'a> {
                 "dataDir": self.node.subnet_file().with_file_name("cni"),
             },
         });
+        // Where Debian has them.
+        let plugins = fetched().join("lib/cni");
+        let plugins = if plugins.is_dir() { plugins } else { "/usr/lib/cni".into() };
         let variables = [
             format!("CNI_COMMAND={command}"),
             format!("CNI_CONTAINERID={}", self.netns.name()),
             format!("CNI_NETNS={}", self.netns.path().display()),
             "CNI_IFNAME=eth0".to_owned(),
-            format!("CNI_PATH={PLUGINS}"),
+            format!("CNI_PATH={}", plugins.display()),
         ];
         let tool = variables.iter().fold(self.node.netns().tool("env"), |env, v| env.arg(v));
-        tool.arg(format!("{PLUGINS}/bridge")).stdin(config.to_string()).run().unwrap()
+        tool.arg(plugins.join("bridge")).stdin(config.to_string()).run().unwrap()
     }
 }

@@ -12,7 +12,7 @@ use twill::lab::command::Tool;
 use twill::lab::node::Node;
 use twill::lab::process::Process;
 
-use super::{eventually, image};
+use super::{eventually, image, path};
 
 const CGROUPS: &str = "/sys/fs/cgroup";
 
@@ -38,12 +38,13 @@ impl Dockerd {
         let cgroup = node.netns().name().to_owned();
         let namespaces = "--mount --pid --fork --kill-child --mount-proc -- sh -c";
         // Plugins and shims have their sockets in directories that no option moves.
-        let script = "for dir in /run/docker /run/containerd; do
+        let script = "export PATH=$0
+                      for dir in /run/docker /run/containerd; do
                           mkdir -p $dir && mount -t tmpfs tmpfs $dir || exit
                       done
                       exec dockerd \"$@\"";
         let mut args: Vec<String> = namespaces.split(' ').map(str::to_owned).collect();
-        args.extend([script.to_owned(), "dockerd".to_owned()]);
+        args.extend([script.to_owned(), path()]);
         args.extend([
             format!("--host=unix://{}", socket.display()),
             format!("--data-root={}", file("data")),
@@ -73,7 +74,8 @@ impl Dockerd {
     /// `docker` with a command, for arguments to be added.
     pub(crate) fn docker(&self, command: &str) -> Tool {
         let host = format!("unix://{}", self.socket.display());
-        let docker = Tool::new("docker").arg("--host").arg(host).words(command);
+        let path = format!("PATH={}", path());
+        let docker = Tool::new("env").arg(path).arg("docker").arg("--host").arg(host).words(command);
         docker.deadline(Duration::from_secs(60))
     }
 

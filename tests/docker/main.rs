@@ -1,8 +1,8 @@
 //! flannel's tutorials, as tests: real Docker daemons and real CNI plugins on flanneld's networks.
 //!
-//! Each node's daemon has the node's network and everything else to itself. Needs root and
-//! Debian's `docker.io`, `busybox-static` and `containernetworking-plugins`; `make docker-test`
-//! installs them and runs this. Whatever fails, daemons, containers and namespaces go.
+//! Each node's daemon has the node's network and everything else to itself. Needs root, and Docker
+//! and CNI plugins in `target/docker`, where `make` puts them, or on the machine. Whatever fails,
+//! daemons, containers and namespaces go.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod cni;
@@ -10,6 +10,7 @@ mod docker;
 mod dockerd;
 mod image;
 
+use std::path::PathBuf;
 use std::process;
 use std::time::Duration;
 
@@ -30,6 +31,17 @@ fn two_nodes(topic: &str, flags: &str) -> Lab {
         node.wait_ready().unwrap();
     }
     lab
+}
+
+/// Where programs are looked for first.
+fn fetched() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/target/docker/usr"))
+}
+
+/// `PATH` with those programs.
+fn path() -> String {
+    let (fetched, rest) = (fetched(), std::env::var("PATH").unwrap());
+    format!("{0}/bin:{0}/sbin:{rest}", fetched.display())
 }
 
 /// What `subnet.env` says is the node's network: its lease, the bridge's address, the MTU.
