@@ -75,7 +75,8 @@ impl Dockerd {
     pub(crate) fn docker(&self, command: &str) -> Tool {
         let host = format!("unix://{}", self.socket.display());
         let path = format!("PATH={}", path());
-        let docker = Tool::new("env").arg(path).arg("docker").arg("--host").arg(host).words(command);
+        let docker =
+            Tool::new("env").arg(path).arg("docker").arg("--host").arg(host).words(command);
         docker.deadline(Duration::from_secs(60))
     }
 
