@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::cpu::CpuTime;
 use super::field::{self, Ends};
 use super::matrix::Workload;
 use super::metric::Metric;
@@ -36,6 +37,9 @@ const PORT: u16 = 8285;
 
 /// How often it is tried whether the last lease is reached.
 const PERIOD: Duration = Duration::from_micros(500);
+
+/// Daemons that use less than a twentieth of a core for so long are at rest.
+const LOOK: Duration = Duration::from_millis(400);
 
 /// How long a daemon may take to reach it.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -71,6 +75,7 @@ impl Crowd {
     /// [`LabError`] when it does not start or does not forward.
     pub(super) fn take(&mut self, time: Duration) -> Result<Sample, LabError> {
         let start = self.restart()?;
+        self.rest()?;
         let mut figures = sample::take(&self.ends()?, Workload::Leases, time)?;
         let (elsewhere, _) = self.churned(Watched::No, time)?;
         let (churned, changes) = self.churned(Watched::Yes, time)?;
@@ -119,6 +124,17 @@ impl Crowd {
             Ok(measure::reaches(&client.netns, server.addr)?.then_some(()))
         })?;
         Ok(took)
+    }
+
+    /// Waits until the daemons have done what a start brings along, such as saving all leases for
+    /// the next one.
+    fn rest(&self) -> Result<(), LabError> {
+        let pids = field::pids(&self.lab);
+        wait_for(&format!("{} to rest", self.name), PATIENCE, || {
+            let before = CpuTime::read(&pids)?;
+            thread::sleep(LOOK);
+            Ok((CpuTime::read(&pids)?.since(before).daemons < LOOK / 20).then_some(()))
+        })
     }
 
     /// Sends to `addr` from the pod until `peer` gets it.

@@ -1,0 +1,82 @@
+//! From the TUN to the peers.
+
+use std::io;
+use std::time::Instant;
+
+use super::super::drop_reason::DropReason;
+use super::super::icmp::{IcmpError, MAX_REPLY_LEN};
+use super::super::tun::{TunQueue, is_gone};
+use super::super::udp::UdpSocket;
+use super::super::vnet_hdr::VnetHdr;
+use super::{Lost, Turn, Worker, lost_tun};
+
+/// Most packets or superpackets read from the TUN in one turn.
+const READS: usize = 64;
+
+impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
+    /// Takes what the TUN has: packets of this host, bound for peers.
+    pub(super) fn egress(&mut self, now: Instant) -> Result<Turn, Lost> {
+        if self.is_blocked && !self.send_pending() {
+            return Ok(Turn::Idle);
+        }
+        for num_read in 0..READS {
+            let Some(room) = self.encap.room() else {
+                if self.send_pending() {
+                    continue;
+                }
+                return Ok(Turn::Done);
+            };
+            match self.tun.read(room) {
+                Ok((header, len)) => self.forward(&header, len, now),
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    self.stats.egress.drop(DropReason::BadSuperpacket, 1);
+                }
+                Err(error) if is_gone(&error) => return Err(lost_tun(error)),
+                Err(_) => {
+                    self.send_pending();
+                    return Ok(if num_read == 0 { Turn::Idle } else { Turn::Done });
+                }
+            }
+        }
+        self.send_pending();
+        Ok(Turn::MoreToDo)
+    }
+
+    fn forward(&mut self, header: &VnetHdr, len: usize, now: Instant) {
+        match self.encap.forward(header, len, self.routes.table(), self.paths.current()) {
+            Ok(true) => {
+                self.send_pending();
+            }
+            Ok(false) => {}
+            Err(reason) => {
+                self.stats.egress.drop(reason, 1);
+                if let Some(error) = IcmpError::for_drop(reason, self.encap.path_mtu()) {
+                    self.answer_local(error, header, len, now);
+                }
+            }
+        }
+    }
+
+    /// Sends every waiting run; returns false if the socket's buffer is full.
+    fn send_pending(&mut self) -> bool {
+        let (queue, arena) = self.encap.pending();
+        let num_done = self.sender.send(&self.udp, queue.runs(), arena, &self.stats.egress);
+        self.is_blocked = num_done < queue.runs().len();
+        queue.release(num_done);
+        self.encap.reclaim();
+        !self.is_blocked
+    }
+
+    /// Tells a sender on this side of the TUN why its packet, just refused, ended here.
+    fn answer_local(&mut self, error: IcmpError, header: &VnetHdr, len: usize, now: Instant) {
+        let Some(offender) = self.encap.refused(header, len, &mut self.quote) else { return };
+        let mut reply = [0; MAX_REPLY_LEN];
+        let Some(len) = error.reply(&offender, &self.quote, self.tun_addr, &mut reply) else {
+            return;
+        };
+        if self.may_send_icmp(now) {
+            // An ICMP error is a courtesy: one that the kernel does not take is not retried.
+            drop(self.tun.originate(&reply[..len]));
+        }
+    }
+}
