@@ -35,6 +35,7 @@ use crate::routes::publish::RouteSubscriber;
 mod egress;
 mod heed;
 mod ingress;
+mod lookout;
 mod poll;
 mod retreat;
 

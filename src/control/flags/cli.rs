@@ -205,7 +205,8 @@ struct DataPlaneFlags {
 
     /// Microseconds for which a worker with nothing to do looks again before it sleeps, 0 to
     /// 1000000: what arrives meanwhile is not delayed by waking up. It yields its core to whoever
-    /// wants it. Without it: 50, with --offload=off 0
+    /// wants it, and stops looking for a second where little arrives in time. Without it: 50, with
+    /// --offload=off 0
     #[arg(long, value_name = "MICROSECONDS", value_parser = values::busy_poll)]
     busy_poll: Option<Duration>,
 }

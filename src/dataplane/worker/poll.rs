@@ -10,6 +10,7 @@ use mio::{Events, Interest, Poll, Token};
 
 use super::super::tun::TunQueue;
 use super::super::udp::UdpSocket;
+use super::lookout::Lookout;
 use super::{Lost, Turn, Worker};
 
 const TUN: Token = Token(0);
@@ -39,15 +40,18 @@ impl<T: TunQueue + AsRawFd, U: UdpSocket + AsRawFd> Worker<T, U> {
             registered.map_err(lost_poll)?;
         }
         let mut events = Events::with_capacity(4);
-        let mut last_active = Instant::now();
+        let mut lookout = Lookout::new(busy_poll, Instant::now());
         while !stop.load(Ordering::Relaxed) {
             let now = Instant::now();
             match self.turn(now)? {
-                Turn::MoreToDo => continue,
-                Turn::Done => last_active = now,
+                Turn::MoreToDo => {
+                    lookout.active(now);
+                    continue;
+                }
+                Turn::Done => lookout.active(now),
                 Turn::Idle => {}
             }
-            if now.duration_since(last_active) < busy_poll {
+            if lookout.looks_again(now) {
                 // A core that others want is theirs: two workers and two programs may share it.
                 std::thread::yield_now();
                 continue;
@@ -57,7 +61,7 @@ impl<T: TunQueue + AsRawFd, U: UdpSocket + AsRawFd> Worker<T, U> {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => {
                     return Err(lost_poll(error));
                 }
-                Ok(()) | Err(_) => last_active = Instant::now(),
+                Ok(()) | Err(_) => lookout.woke(Instant::now()),
             }
         }
         Ok(())
