@@ -6,8 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use crate::expected::CONFIG;
-use crate::host::{Daemon, FLANNELD, Host, text};
+use crate::host::{Daemon, FLANNELD, Host, eventually, text};
 
 pub const NFT: &str = "xtables-nft-multi";
 pub const LEGACY: &str = "xtables-legacy-multi";
@@ -23,22 +22,10 @@ impl FirewallHost {
         for name in ["iptables", "iptables-save", "iptables-restore"] {
             symlink(text(&which.stdout).trim(), host.bin().join(name)).unwrap();
         }
-        Self(host)
-    }
-
-    /// The host, if its kernel has tables for `kind`. If not, all there is to prove is that
-    /// flanneld says so and works on, and that is proved here.
-    pub fn with_tables(kind: &str) -> Option<Self> {
-        let host = Self::new(kind);
+        let host = Self(host);
         let probe = host.command(&["iptables", "-t", "nat", "-S"]).output().unwrap();
-        if probe.status.success() {
-            return Some(host);
-        }
-        println!("{kind} finds no tables in this kernel: {}", text(&probe.stderr));
-        host.put_config(CONFIG);
-        let log = host.start_daemon(&["-ip-masq"]).wait_for("flannel is ready");
-        assert!(log.contains("Failed to set up rules in table nat: "), "{log}");
-        None
+        assert!(probe.status.success(), "{kind} finds no tables: {}", text(&probe.stderr));
+        host
     }
 
     pub fn empty_bin(&self) -> PathBuf {
@@ -84,6 +71,17 @@ impl FirewallHost {
     /// Starts it where it finds no program outside `bin`.
     pub fn start_without_programs(&self, bin: &Path, args: &[&str]) -> Daemon {
         self.start_with_path(bin, "subnet", &[&["-iface", "10.0.0.7"], args].concat())
+    }
+
+    /// Calls `look` again and again until the daemon is ready; tells how often.
+    pub fn watch_start(&self, daemon: &Daemon, look: impl Fn()) -> usize {
+        let mut looks = 0;
+        eventually("flannel is ready", || {
+            look();
+            looks += 1;
+            daemon.log().contains("flannel is ready").then_some(())
+        });
+        looks
     }
 
     pub fn start_and_stop(&self, args: &[&str]) {

@@ -31,12 +31,8 @@ fn nftables_mode_keeps_its_table() {
     assert!(log.contains("Some nftables rules are missing"), "{log}");
 
     let daemon = host.start_daemon(&["-ip-masq"]);
-    let mut looks = 0;
-    while !daemon.log().contains("flannel is ready") {
-        assert_eq!(host.nft_table(), NFT_TABLE, "a gap");
-        looks += 1;
-    }
-    assert!(looks > 1, "too fast to be watched");
+    let looks = host.watch_start(&daemon, || assert_eq!(host.nft_table(), NFT_TABLE, "a gap"));
+    assert!(looks > 2, "too fast to be watched");
     daemon.stop();
     host.put_config(&nftables(CONFIG).replace("10.1.15.0", "10.1.16.0"));
     host.start_and_stop(&["-ip-masq"]);
