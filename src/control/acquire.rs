@@ -99,21 +99,22 @@ enum Attempt {
     OutOfSubnets(AcquireError),
 }
 
+/// Whether a node takes up the lease `own`, which carries its public IP, rather than delete it. A
+/// key with more to it than the subnet, such as an IPv6 subnet, is not one we would write.
+pub(super) fn is_reusable(config: &NetworkConfig, own: &Lease) -> bool {
+    config.accepts(own.subnet) && own.entry.key == print_key(own.subnet)
+}
+
 impl<R: Registry> Acquirer<'_, R> {
     async fn attempt(&mut self) -> Result<(Attempt, Snapshot), RegistryError> {
         let listed = self.registry.list(&Scope::All).await?;
         let own = listed.leases().find(|lease| lease.attrs.public_ip == self.attrs.public_ip);
         let attempt = match own {
-            Some(own) if self.is_compatible(own) => self.reuse(own).await?,
+            Some(own) if is_reusable(self.config, own) => self.reuse(own).await?,
             Some(own) => self.give_up(own).await?,
             None => self.create(&listed).await?,
         };
         Ok((attempt, listed))
-    }
-
-    /// A key with more to it than our subnet, such as an IPv6 subnet, is not one we would write.
-    fn is_compatible(&self, own: &Lease) -> bool {
-        self.config.accepts(own.subnet) && own.entry.key == print_key(own.subnet)
     }
 
     async fn reuse(&self, own: &Lease) -> Result<Attempt, RegistryError> {

@@ -9,6 +9,7 @@ use serde::{Serialize, Serializer};
 use tokio::runtime::Builder;
 use tokio::time::timeout;
 
+use super::acquire::is_reusable;
 use super::backend::udp::first_tun_mtu;
 use super::config::{BackendConfig, NetworkConfig, read_config};
 use super::flags::Config;
@@ -142,14 +143,19 @@ async fn subnet<R: Registry>(
 ) -> String {
     let listed = timeout(DEADLINE, registry.list(&Scope::All)).await;
     let held = listed.ok().and_then(Result::ok).and_then(|snapshot| {
-        let mut leases = snapshot.leases();
-        leases.find(|lease| lease.attrs.public_ip == public_ip).map(|lease| lease.subnet)
+        snapshot.leases().find(|lease| lease.attrs.public_ip == public_ip).cloned()
     });
     let previous = subnet_file::previous_subnet(&config.subnet_file);
-    match (held, previous.filter(|subnet| network.accepts(*subnet))) {
-        (Some(subnet), _) => format!("{subnet}, which {public_ip} has leased"),
-        (None, Some(subnet)) => format!("{subnet}, as in the subnet file, if it is free"),
-        (None, None) => "any that is free".to_owned(),
+    let new = match previous.filter(|subnet| network.accepts(*subnet)) {
+        Some(subnet) => format!("{subnet}, as in the subnet file, if it is free"),
+        None => "any that is free".to_owned(),
+    };
+    match held {
+        Some(own) if is_reusable(network, &own) => {
+            format!("{}, which {public_ip} has leased", own.subnet)
+        }
+        Some(own) => format!("{new}; lease {}, which does not fit, is deleted", own.entry.key),
+        None => new,
     }
 }
 

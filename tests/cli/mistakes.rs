@@ -117,6 +117,12 @@ fn check_says_what_would_be_done_and_does_nothing() {
     assert_eq!((code, &json["problems"]), (Some(0), &serde_json::json!([])));
     assert!(json["plan"]["device"].as_str().unwrap().contains("MTU 1400"), "{json}");
     assert_eq!(host.etcdctl(&["get", "--prefix", "/"]), before, "no lease is taken");
+
+    host.put_config(r#"{"Network":"10.2.0.0/16"}"#);
+    let (_, plan, _) = check(&[]);
+    let line = "subnet       any that is free; lease 10.1.9.0-24, which does not fit, is deleted";
+    assert!(plan.contains(line), "{plan}");
+    assert!(host.etcdctl(&["get", key]).contains("10.0.0.7"), "not now");
     assert!(host.links_named_flannel().is_empty());
 }
 
