@@ -21,11 +21,12 @@ const CONFIG: &str = r#"{"Network":"10.1.0.0/16","SubnetMin":"10.1.15.0","Subnet
 fn readiness_comes_and_goes_with_registry_and_rules() {
     let mut host = Host::new();
     let daemon = start(&host, &["-iptables-resync=1"]);
-    let (status, body) = eventually("the endpoint", || get(&host, "/readyz"));
-    assert_eq!(
-        (status, reason(&body, "startup").as_str()),
-        (503, "waiting for the network config")
-    );
+    eventually("the reason", || {
+        let (status, body) = get(&host, "/readyz")?;
+        let reason = reason(&body, "startup");
+        assert!(status == 503 && !reason.is_empty(), "{status}: {body}");
+        (reason == "waiting for the network config").then_some(())
+    });
     host.start_etcd();
     host.put_config(CONFIG);
     let body = await_status(&host, 200);

@@ -126,6 +126,7 @@ async fn run_with<R: Registry>(config: &Config, registry: &R) -> Result<(), Daem
     let mut signals = StopSignals::install()?;
     // 3. The health endpoint, not ready yet.
     let health = Arc::new(Health::default());
+    health.enter("starting");
     if let Some(addr) = config.healthz {
         health::start(addr, Arc::clone(&health)).await?;
     }
