@@ -28,7 +28,7 @@ use super::dice;
 use super::lease::{Lease, LeaseAttrs};
 use super::registry::memory::{Fault, MemoryRegistry, MemoryWatch};
 use super::registry::{
-    Batch, Change, LeaseWatch, Registry, RegistryError, Revision, Scope, Snapshot, Write,
+    Batch, Change, LeaseWatch, Registry, RegistryError, Revision, Scope, Snapshot, StoreId, Write,
 };
 use super::renew::{KeepPolicy, OnLeaseLoss, keep_lease};
 use crate::routes::Subnet;
@@ -428,6 +428,10 @@ impl Registry for Link {
 
     async fn config(&self) -> Result<Option<String>, RegistryError> {
         self.carry(self.registry.config()).await
+    }
+
+    async fn identity(&self) -> Result<StoreId, RegistryError> {
+        self.carry(self.registry.identity()).await
     }
 
     async fn list(&self, scope: &Scope) -> Result<Snapshot, RegistryError> {

@@ -14,6 +14,7 @@ mod conformance;
 #[cfg(test)]
 pub(crate) mod test_etcd;
 
+use std::fmt;
 use std::future::Future;
 use std::num::NonZeroI64;
 use std::path::PathBuf;
@@ -101,9 +102,25 @@ pub(crate) fn key_of(entry: &Read) -> &str {
     }
 }
 
+/// Which store a registry is, of all that could answer at its address. It stays the same while the
+/// store lives, restarts and writes included, and is another one for another store.
+///
+/// A store that was wiped, or restored from a backup, may well keep it: etcd makes its cluster id
+/// of how the cluster was set up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreId(pub(crate) String);
+
+impl fmt::Display for StoreId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// All entries of a [`Scope`] at one revision, in byte order of their keys.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Snapshot {
+    /// The store that was asked.
+    pub store: StoreId,
     /// The revision at which the list is complete; a watch goes on from here.
     pub revision: Revision,
     /// The entries.
@@ -200,6 +217,9 @@ pub trait Registry: Send + Sync {
 
     /// The network config's text; `None` when nobody has written one yet.
     fn config(&self) -> impl Future<Output = Result<Option<String>, RegistryError>> + Send;
+
+    /// Which store answers now: `etcd cluster cdf818194e3a8c32`.
+    fn identity(&self) -> impl Future<Output = Result<StoreId, RegistryError>> + Send;
 
     /// All entries of `scope` as they stand now.
     fn list(&self, scope: &Scope) -> impl Future<Output = Result<Snapshot, RegistryError>> + Send;

@@ -26,6 +26,7 @@ const THEIRS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 /// Runs every promise in turn, each on subnets of its own.
 pub(crate) async fn check(rig: &impl Rig) {
     config_is_none_until_it_is_written(rig).await;
+    identity_is_that_of_every_listing_and_stays(rig).await;
     created_lease_is_listed_and_stands_for_a_day(rig).await;
     second_create_is_refused_and_shows_the_first(rig).await;
     renewal_keeps_the_expiry_and_moves_the_revision(rig).await;
@@ -43,6 +44,17 @@ async fn config_is_none_until_it_is_written(rig: &impl Rig) {
     assert_eq!(rig.registry().config().await, Ok(None));
     rig.set_config("{}").await;
     assert_eq!(rig.registry().config().await, Ok(Some("{}".to_owned())));
+}
+
+async fn identity_is_that_of_every_listing_and_stays(rig: &impl Rig) {
+    let store = rig.registry().identity().await.unwrap();
+    assert!(store.to_string().contains(' '), "{store} says what kind of store it is");
+    rig.put("rubbish", "{}").await;
+    rig.remove("rubbish").await;
+    for scope in [Scope::All, Scope::Key("10.1.1.0-24".to_owned())] {
+        assert_eq!(rig.registry().list(&scope).await.unwrap().store, store);
+    }
+    assert_eq!(rig.registry().identity().await, Ok(store));
 }
 
 async fn created_lease_is_listed_and_stands_for_a_day(rig: &impl Rig) {

@@ -19,14 +19,14 @@ use std::num::NonZeroI64;
 use std::time::Duration;
 
 use etcd_client::{
-    Client, Compare, CompareOp, Error, GetOptions, GetResponse, KeyValue, PutOptions, Txn, TxnOp,
-    TxnOpResponse, TxnResponse, WatchOptions,
+    Client, Compare, CompareOp, Error, GetOptions, GetResponse, KeyValue, PutOptions,
+    ResponseHeader, Txn, TxnOp, TxnOpResponse, TxnResponse, WatchOptions,
 };
 use tokio::time::Instant;
 
 use self::servers::{Servers, Timings};
 use super::{
-    Entry, LEASE_TTL, Malformed, Read, Registry, RegistryError, Revision, Scope, Snapshot,
+    Entry, LEASE_TTL, Malformed, Read, Registry, RegistryError, Revision, Scope, Snapshot, StoreId,
     TtlLease, Write, read_entry,
 };
 use crate::control::lease::{Lease, LeaseAttrs, LeaseError, parse_key, print_key};
@@ -161,6 +161,14 @@ impl Registry for EtcdRegistry {
         Ok(answer.kvs().first().map(|kv| String::from_utf8_lossy(kv.value()).into_owned()))
     }
 
+    async fn identity(&self) -> Result<StoreId, RegistryError> {
+        // Whoever may start a node may read this key. Its value is of no interest.
+        let options = GetOptions::new().with_keys_only();
+        let get = |client| get(client, self.keys.config.clone(), options.clone());
+        let answer = self.servers.call("ask for the etcd cluster id", get).await?;
+        Ok(store_of(answer.header()))
+    }
+
     async fn list(&self, scope: &Scope) -> Result<Snapshot, RegistryError> {
         match scope {
             Scope::All => self.list_all().await,
@@ -169,7 +177,8 @@ impl Registry for EtcdRegistry {
                 let get = |client| get(client, key.clone(), GetOptions::new());
                 let answer = self.servers.call("read lease", get).await?;
                 let entries = answer.kvs().iter().map(|kv| self.keys.read(kv)).collect();
-                Ok(Snapshot { revision: revision_of(&answer), entries })
+                let store = store_of(answer.header());
+                Ok(Snapshot { store, revision: revision_of(&answer), entries })
             }
         }
     }
@@ -238,6 +247,7 @@ impl EtcdRegistry {
     async fn list_all(&self) -> Result<Snapshot, RegistryError> {
         let mut from = self.keys.subnets.clone().into_bytes();
         let mut revision = Revision::default(); // 0 asks for the latest
+        let mut store = StoreId(String::new());
         let mut entries = Vec::new();
         loop {
             let options = GetOptions::new()
@@ -248,6 +258,7 @@ impl EtcdRegistry {
             let page = self.servers.call("list leases", get).await?;
             if revision == Revision::default() {
                 revision = revision_of(&page);
+                store = store_of(page.header());
             }
             entries.extend(page.kvs().iter().map(|kv| self.keys.read(kv)));
             match page.kvs().last() {
@@ -255,7 +266,7 @@ impl EtcdRegistry {
                     from = last.key().to_vec();
                     from.push(0); // the first key after it
                 }
-                _ => return Ok(Snapshot { revision, entries }),
+                _ => return Ok(Snapshot { store, revision, entries }),
             }
         }
     }
@@ -318,6 +329,12 @@ fn ttl_lease(id: i64) -> Option<TtlLease> {
 
 fn revision_of(answer: &GetResponse) -> Revision {
     Revision(answer.header().map_or(0, |header| header.revision()))
+}
+
+/// As `etcdctl` prints a cluster's id.
+fn store_of(header: Option<&ResponseHeader>) -> StoreId {
+    let id = header.map_or(0, ResponseHeader::cluster_id);
+    StoreId(format!("etcd cluster {id:x}"))
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use self::document::Document;
 use self::view::{View, Written, is_expired};
 use super::history::Cas;
-use super::{LEASE_TTL, Registry, RegistryError, Revision, Scope, Snapshot, Write};
+use super::{LEASE_TTL, Registry, RegistryError, Revision, Scope, Snapshot, StoreId, Write};
 use crate::control::lease::{Lease, LeaseAttrs, print_key};
 use crate::control::replace_file::replace_file;
 use crate::routes::Subnet;
@@ -69,7 +69,9 @@ struct Stamp {
 impl FileRegistry {
     /// The registry in the file at `path`, which need not exist yet.
     pub fn new(path: &Path) -> Self {
-        let view = Mutex::new(View::new());
+        // Each write makes another inode of it, so the path is all that stays.
+        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let view = Mutex::new(View::of(StoreId(format!("file {}", absolute.display()))));
         Self { shared: Arc::new(Shared { path: path.to_owned(), view }) }
     }
 
@@ -116,6 +118,10 @@ impl Registry for FileRegistry {
                 Err(RegistryError::Call { operation: "read network config", reason })
             }
         }
+    }
+
+    async fn identity(&self) -> Result<StoreId, RegistryError> {
+        Ok(self.shared.view().history.store().clone())
     }
 
     async fn list(&self, scope: &Scope) -> Result<Snapshot, RegistryError> {

@@ -6,12 +6,13 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::{
-    Batch, Change, Entry, Read, RegistryError, Revision, Scope, Snapshot, TtlLease, key_of,
+    Batch, Change, Entry, Read, RegistryError, Revision, Scope, Snapshot, StoreId, TtlLease, key_of,
 };
 
 /// Entries at their latest revision, and the changes since the oldest that is remembered.
 #[derive(Debug)]
 pub(super) struct History {
+    store: StoreId,
     revision: Revision,
     /// The oldest revision whose change is remembered.
     compacted: Revision,
@@ -27,13 +28,19 @@ pub(super) enum Cas {
 }
 
 impl History {
-    pub(super) fn new() -> Self {
+    /// The history of `store`, in which nothing has happened yet.
+    pub(super) fn of(store: StoreId) -> Self {
         Self {
+            store,
             revision: Revision(1), // as etcd, which begins at 1
             compacted: Revision(0),
             entries: BTreeMap::new(),
             changes: VecDeque::new(),
         }
+    }
+
+    pub(super) const fn store(&self) -> &StoreId {
+        &self.store
     }
 
     pub(super) fn read(&self, key: &str) -> Option<&Read> {
@@ -46,7 +53,11 @@ impl History {
 
     pub(super) fn list(&self, scope: &Scope) -> Snapshot {
         let in_scope = self.entries.iter().filter(|(key, _)| scope.contains(key));
-        Snapshot { revision: self.revision, entries: in_scope.map(|(_, e)| e.clone()).collect() }
+        Snapshot {
+            store: self.store.clone(),
+            revision: self.revision,
+            entries: in_scope.map(|(_, e)| e.clone()).collect(),
+        }
     }
 
     /// The changes to `scope` after `position`, if there are any.

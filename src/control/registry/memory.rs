@@ -16,8 +16,8 @@ use tokio::time::Instant;
 use self::store::Store;
 use super::history::Cas;
 use super::{
-    Batch, Entry, LEASE_TTL, LeaseWatch, Registry, RegistryError, Revision, Scope, Snapshot, Write,
-    read_entry,
+    Batch, Entry, LEASE_TTL, LeaseWatch, Registry, RegistryError, Revision, Scope, Snapshot,
+    StoreId, Write, read_entry,
 };
 use crate::control::lease::{Lease, LeaseAttrs, print_key};
 use crate::routes::Subnet;
@@ -155,6 +155,10 @@ impl Registry for MemoryRegistry {
 
     async fn config(&self) -> Result<Option<String>, RegistryError> {
         self.call("read network config", |store| store.config.clone()).await
+    }
+
+    async fn identity(&self) -> Result<StoreId, RegistryError> {
+        self.call("ask for the identity", |store| store.history.store().clone()).await
     }
 
     async fn list(&self, scope: &Scope) -> Result<Snapshot, RegistryError> {

@@ -9,7 +9,7 @@ use crate::control::lease::{Lease, LeaseAttrs, print_key};
 use crate::control::registry::etcd::{EtcdConfig, EtcdRegistry};
 use crate::control::registry::memory::{Fault, MemoryRegistry};
 use crate::control::registry::test_etcd::EtcdServer;
-use crate::control::registry::{Change, Entry, Revision, Snapshot, Write};
+use crate::control::registry::{Change, Entry, Revision, Snapshot, StoreId, Write};
 use crate::control::test_log::Logs;
 
 #[tokio::test(start_paused = true)]
@@ -231,7 +231,11 @@ fn leases_that_the_registry_lost_stand_until_they_are_written_again_or_given_up(
     let own = Claim::new("10.1.0.0/24".parse().unwrap(), Ipv4Addr::new(192, 0, 2, 0));
     let mut table = LeaseTable::new(&own, Vec::new());
     let entries = |of: &[u8]| of.iter().map(|i| Ok(lease(*i))).collect();
-    let snapshot = |of: &[u8]| Snapshot { revision: Revision(9), entries: entries(of) };
+    let snapshot = |of: &[u8]| Snapshot {
+        store: StoreId("test".to_owned()),
+        revision: Revision(9),
+        entries: entries(of),
+    };
     let texts = |events: Vec<LeaseEvent>| events.iter().map(text).collect::<Vec<_>>();
     table.replace(snapshot(&[1, 2, 3, 4]));
     assert_eq!(texts(table.reset(snapshot(&[4, 5]))), ["+10.1.5.0/24 192.0.2.5"]);

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use super::document::{Document, expires};
 use crate::control::registry::history::History;
-use crate::control::registry::{Entry, Malformed, Read, TtlLease, read_entry};
+use crate::control::registry::{Entry, Malformed, Read, StoreId, TtlLease, read_entry};
 
 /// Changes remembered for watches. One that is further behind lists anew.
 const MAX_CHANGES: usize = 10_000;
@@ -37,8 +37,8 @@ pub(super) struct Written<'a> {
 }
 
 impl View {
-    pub(super) fn new() -> Self {
-        let history = History::new();
+    pub(super) fn of(store: StoreId) -> Self {
+        let history = History::of(store);
         Self { history, seen: BTreeMap::new(), next_expiry: None, last_ttl_lease: 0 }
     }
 

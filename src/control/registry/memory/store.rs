@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::num::NonZeroI64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::{Entry, Fault, read_entry};
 use crate::control::registry::history::{Cas, History};
-use crate::control::registry::{TtlLease, key_of};
+use crate::control::registry::{StoreId, TtlLease, key_of};
 
 #[derive(Debug)]
 pub(super) struct Store {
@@ -21,11 +22,17 @@ pub(super) struct Store {
     clock: Duration,
 }
 
+/// A name that no other store of this process has.
+fn new_id() -> StoreId {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    StoreId(format!("memory store {}", NEXT.fetch_add(1, Ordering::Relaxed)))
+}
+
 impl Store {
     pub(super) fn new() -> Self {
         Self {
             config: None,
-            history: History::new(),
+            history: History::of(new_id()),
             generation: 0,
             faults: VecDeque::new(),
             ttl_leases: BTreeMap::new(),
