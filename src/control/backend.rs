@@ -1,7 +1,7 @@
 //! trait [`Backend`]: what carries packets between this node and its peers.
 //!
-//! A backend is started with our lease, told of every change in its peers' leases, and asked
-//! whether it still works. Dropping it takes away all it made on the host.
+//! A backend is prepared, started with our lease, told of every change in its peers' leases, and
+//! asked whether it still works. Dropping it takes away all it made on the host.
 
 pub mod udp;
 
@@ -25,8 +25,16 @@ pub trait Backend: Sized {
     /// What it must know of the host and the network config.
     type Setup;
 
-    /// What our lease is to say of us.
-    fn attrs(setup: &Self::Setup) -> LeaseAttrs;
+    /// What it holds before there is a lease.
+    type Prepared;
+
+    /// Takes what another process may hold, such as the port, and returns it with what our lease
+    /// is to say of us. This comes before our lease is written, so a daemon that cannot run here
+    /// changes nothing in the registry.
+    ///
+    /// # Errors
+    /// [`BackendError`]; nothing is left on the host then.
+    fn prepare(setup: Self::Setup) -> Result<(Self::Prepared, LeaseAttrs), BackendError>;
 
     /// Makes the overlay device of `lease` and starts to carry packets; there are no peers yet.
     ///
@@ -35,7 +43,7 @@ pub trait Backend: Sized {
     ///
     /// # Cancel safety
     /// Dropping the future leaves nothing on the host.
-    async fn start(setup: Self::Setup, lease: &Lease) -> Result<Self, BackendError>;
+    async fn start(prepared: Self::Prepared, lease: &Lease) -> Result<Self, BackendError>;
 
     /// MTU of the overlay, in bytes.
     fn mtu(&self) -> u16;

@@ -10,7 +10,7 @@ use tokio::runtime::Builder;
 use tokio::time::timeout;
 
 use super::acquire::is_reusable;
-use super::backend::udp::first_tun_mtu;
+use super::backend::udp::{check_port, first_tun_mtu};
 use super::config::{BackendConfig, NetworkConfig, read_config};
 use super::flags::Config;
 use super::iface::ExternalInterface;
@@ -18,7 +18,7 @@ use super::one_line::one_line;
 use super::registry::etcd::EtcdRegistry;
 use super::registry::file::FileRegistry;
 use super::registry::{Registry, RegistryKind, Scope};
-use super::{DaemonError, external_interface, preflight, subnet_file};
+use super::{DaemonError, external_interface, health, preflight, subnet_file};
 use crate::routes::kernel;
 
 /// How long the registry may take to answer, each time.
@@ -48,6 +48,9 @@ pub fn check(config: &Config) -> Result<CheckReport, DaemonError> {
         let mut report = CheckReport { warnings: config.notes.clone(), ..CheckReport::default() };
         report.take(preflight::check());
         let iface = report.take(interface(config).await);
+        if let Some(addr) = config.healthz {
+            report.take(health::check_addr(addr));
+        }
         match &config.registry {
             RegistryKind::Etcd => {
                 match timeout(DEADLINE, EtcdRegistry::connect(&config.etcd)).await {
@@ -113,6 +116,7 @@ impl CheckReport {
                     format!("the first free flannelN, MTU {mtu}, with {range} routed"),
                 );
             }
+            self.take(check_port(iface.addr, port));
             self.add(
                 "listen",
                 format!("UDP {}:{port}, by {} workers", iface.addr, config.num_workers),

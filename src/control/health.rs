@@ -122,6 +122,15 @@ pub async fn start(addr: SocketAddr, health: Arc<Health>) -> Result<SocketAddr, 
     Ok(bound)
 }
 
+/// Whether the endpoint could be opened now. It is closed again at once.
+///
+/// # Errors
+/// As [`start`].
+pub(super) fn check_addr(addr: SocketAddr) -> Result<(), HealthError> {
+    let bound = std::net::TcpListener::bind(addr);
+    bound.map(drop).map_err(|source| HealthError { addr, source })
+}
+
 async fn accept(listener: TcpListener, health: Arc<Health>) {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     while let Ok(slot) = Arc::clone(&slots).acquire_owned().await {

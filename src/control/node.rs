@@ -64,7 +64,8 @@ impl<R: Registry> Node<'_, R> {
         mut self,
         setup: B::Setup,
     ) -> Result<Infallible, DaemonError> {
-        let attrs = B::attrs(&setup);
+        // Before the lease: a second daemon on this host fails here and leaves the lease alone.
+        let (prepared, attrs) = B::prepare(setup)?;
         let is_remembered = self.past.is_some();
         let (own, known) = match self.past.take() {
             // What we say of ourselves may be new; the registry hears it when it is back.
@@ -77,7 +78,7 @@ impl<R: Registry> Node<'_, R> {
                 (lease, Known::Listed(listed))
             }
         };
-        let backend = B::start(setup, &own).await?;
+        let backend = B::start(prepared, &own).await?;
         tokio::select! {
             end = self.work(own, known, backend) => end,
             never = self.compare_config(), if is_remembered => match never {},

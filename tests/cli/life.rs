@@ -50,11 +50,15 @@ fn taken_udp_port_is_told_and_the_device_goes() {
     host.put_config(r#"{"Network":"10.1.0.0/16","Backend":{"Type":"udp","Port":8290}}"#);
     let first = host.start("first", &["-iface", "lo", "-iface", "10.0.0.7"]);
     first.wait_for("Watching for new subnet leases");
+    let leases =
+        || host.etcdctl(&["get", "--prefix", "-w", "json", "/coreos.com/network/subnets/"]);
+    let before = leases();
     let (status, log) = host.start("second", &["-iface", "10.0.0.7"]).end();
     assert_eq!(status.code(), Some(1), "{log}");
     let last = only_error(&log);
     assert!(last.contains("bind UDP socket to 10.0.0.7:8290: Address already in use"), "{last}");
     assert!(last.contains("another flanneld"), "{last}");
+    assert_eq!(leases(), before, "the lease is left alone, its revision too");
     assert_eq!(host.links_named_flannel(), ["flannel0"]);
 }
 

@@ -126,6 +126,32 @@ fn check_says_what_would_be_done_and_does_nothing() {
     assert!(host.links_named_flannel().is_empty());
 }
 
+#[test]
+fn check_tells_of_each_port_that_is_taken() {
+    let host = Host::with_etcd();
+    host.put_config(r#"{"Network":"10.1.0.0/16","Backend":{"Type":"udp","Port":8290}}"#);
+    let check = |args: &[&str]| {
+        let mut command = host.command(&[FLANNELD, "-config-check", "-iface", "10.0.0.7"]);
+        command.args(["-etcd-endpoints", "http://127.0.0.1:2379"]).args(args);
+        let Output { status, stdout, .. } = command.output().unwrap();
+        let problems = text(&stdout);
+        let problems = problems.lines().filter(|line| line.starts_with("problem"));
+        (status.code(), problems.map(str::to_owned).collect::<Vec<String>>())
+    };
+    let health = ["-healthz-ip", "10.0.0.7", "-healthz-port", "8291"];
+    assert_eq!(check(&health), (Some(0), Vec::new()));
+    let daemon = host.start("a", &[&["-iface", "10.0.0.7"][..], &health].concat());
+    daemon.wait_for("Watching for new subnet leases");
+    let (code, problems) = check(&health);
+    assert_eq!((code, problems.len()), (Some(1), 2), "{problems:?}");
+    assert!(problems[0].contains("10.0.0.7:8291 (--healthz-ip, --healthz-port)"), "{problems:?}");
+    assert!(problems[1].contains("10.0.0.7:8290: Address already in use"), "{problems:?}");
+    assert!(problems[1].contains("perhaps by another flanneld"), "{problems:?}");
+    assert_eq!(check(&[]).1.len(), 1);
+    daemon.stop();
+    assert_eq!(check(&health), (Some(0), Vec::new()), "nothing was held");
+}
+
 /// Runs what is to print one line and nothing else, and end with status 1.
 fn mistake(command: &mut Command) -> String {
     let Output { status, stdout, stderr } = command.output().unwrap();

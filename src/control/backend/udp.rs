@@ -10,7 +10,7 @@ mod peers;
 mod source_ports;
 mod underlay;
 
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -31,9 +31,19 @@ use crate::control::lease::{Lease, LeaseAttrs, LeaseEvent};
 use crate::dataplane::engine::Counters;
 use crate::dataplane::peer_counters::PeerCount;
 use crate::dataplane::tun::TunConfig;
+use crate::dataplane::udp::{KernelUdp, LongDatagrams};
 use crate::dataplane::{EngineConfig, Offloads, ThreadConfig};
 use crate::routes::kernel;
 use crate::routes::publish::{self, RoutePublisher};
+
+/// Whether the overlay's port could be bound now. It is closed again at once.
+///
+/// # Errors
+/// [`BackendError::PortTaken`] and [`BackendError::Udp`].
+pub(in crate::control) fn check_port(addr: Ipv4Addr, port: u16) -> Result<(), BackendError> {
+    let addr = SocketAddrV4::new(addr, port);
+    device::bind(addr, 1, Offloads::OFF, LongDatagrams::Refused).map(drop)
+}
 
 /// What the udp backend must know.
 #[derive(Debug, Clone)]
@@ -56,6 +66,15 @@ pub struct UdpSetup {
     pub threads: ThreadConfig,
 }
 
+/// The sockets of a udp backend that has no lease yet.
+#[derive(Debug)]
+pub struct UdpPrepared {
+    setup: UdpSetup,
+    mtu: u16,
+    long_datagrams: LongDatagrams,
+    sockets: Vec<KernelUdp>,
+}
+
 /// The running udp backend.
 #[derive(Debug)]
 pub struct UdpBackend {
@@ -70,16 +89,21 @@ pub struct UdpBackend {
 
 impl Backend for UdpBackend {
     type Setup = UdpSetup;
+    type Prepared = UdpPrepared;
 
-    fn attrs(setup: &UdpSetup) -> LeaseAttrs {
+    fn prepare(setup: UdpSetup) -> Result<(UdpPrepared, LeaseAttrs), BackendError> {
+        let (mtu, long_datagrams) = first_tun_mtu(&setup.iface, setup.mtu)?;
         let attrs = LeaseAttrs::udp(setup.iface.public_ip);
-        if setup.spreads_flows() { source_ports::advertise(attrs) } else { attrs }
+        let attrs = if setup.spreads_flows() { source_ports::advertise(attrs) } else { attrs };
+        let sockets =
+            device::bind(setup.bind_addr(), setup.num_workers, setup.offloads, long_datagrams)?;
+        Ok((UdpPrepared { setup, mtu, long_datagrams, sockets }, attrs))
     }
 
-    async fn start(setup: UdpSetup, lease: &Lease) -> Result<Self, BackendError> {
-        let spreads_flows = setup.spreads_flows();
+    async fn start(prepared: UdpPrepared, lease: &Lease) -> Result<Self, BackendError> {
+        let UdpPrepared { setup, mtu, long_datagrams, sockets } = prepared;
+        let (spreads_flows, bind_addr) = (setup.spreads_flows(), setup.bind_addr());
         let UdpSetup { iface, network, port, num_workers, offloads, threads, .. } = setup;
-        let (mtu, long_datagrams) = first_tun_mtu(&iface, setup.mtu)?;
         // Before anything is made: no change is missed.
         let (connection, net, changes) = kernel::watch().map_err(BackendError::Kernel)?;
         tokio::spawn(connection);
@@ -88,12 +112,12 @@ impl Backend for UdpBackend {
         let recipe = Recipe {
             tun: TunConfig { name: String::new(), num_queues: num_workers, offloads },
             network: network.network,
-            bind_addr: SocketAddrV4::new(iface.addr, port),
+            bind_addr,
             engine: EngineConfig { subnet, tun_addr, tun_mtu: mtu, long_datagrams, threads },
             routes,
             counters: Counters::new(num_workers),
         };
-        let device = recipe.make(&net, mtu, None).await?;
+        let device = recipe.make(&net, mtu, None, sockets).await?;
         info!(device = %device.name, mtu, workers = num_workers, "overlay device is up");
 
         let underlay = Underlay::new(iface, mtu, setup.mtu.is_some());
@@ -143,6 +167,11 @@ impl Drop for UdpBackend {
 }
 
 impl UdpSetup {
+    /// What the sockets are bound to.
+    const fn bind_addr(&self) -> SocketAddrV4 {
+        SocketAddrV4::new(self.iface.addr, self.port)
+    }
+
     /// Whether flows to and from us may use any source port. Behind a NAT only the network's own
     /// port is known to pass.
     fn spreads_flows(&self) -> bool {

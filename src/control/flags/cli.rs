@@ -233,8 +233,9 @@ pub(super) struct OtherFlags {
     #[arg(long, value_name = BOOL, default_value = "false", action = ArgAction::Set, value_parser = values::go_bool)]
     pub(super) cleanup: bool,
 
-    /// Check flags, host and network config, print what flanneld would do, and exit, with status 1
-    /// if it could not. Nothing is changed.
+    /// Check flags, host, network config and ports, print what flanneld would do, and exit, with
+    /// status 1 if it could not. Nothing is changed. Ports that a running flanneld holds count as
+    /// taken.
     #[arg(long, value_name = BOOL, default_value = "false", action = ArgAction::Set, value_parser = values::go_bool)]
     pub(super) config_check: bool,
 

@@ -18,6 +18,7 @@ use crate::control::test_log::Logs;
 use crate::dataplane::EngineError;
 use crate::dataplane::peer_counters::PeerCount;
 use crate::dataplane::stats::StatsSnapshot;
+use crate::dataplane::udp::UdpError;
 
 const CONFIG: &str = r#"{"Network":"10.1.0.0/16"}"#;
 const PEER: &str = r#"{"PublicIP":"192.0.2.2","PublicIPv6":null}"#;
@@ -67,6 +68,20 @@ async fn failed_backend_ends_the_node() {
     };
     let error = world.live_while(act).await.unwrap();
     assert!(matches!(error, DaemonError::Backend(BackendError::Engine(_))), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn node_that_cannot_have_its_port_does_not_touch_the_registry() {
+    let world = World::new();
+    let taken = UdpError::Bind {
+        addr: "192.0.2.1:8285".parse().unwrap(),
+        source: std::io::ErrorKind::AddrInUse.into(),
+    };
+    *world.prepare_error.borrow_mut() = Some(BackendError::PortTaken(taken));
+    let before = world.registry.list(&Scope::All).await.unwrap();
+    let error = world.live_while(std::future::pending()).await.unwrap();
+    assert!(matches!(error, DaemonError::Backend(BackendError::PortTaken(_))), "{error}");
+    assert_eq!(world.registry.list(&Scope::All).await.unwrap(), before);
 }
 
 #[tokio::test(start_paused = true)]
@@ -152,6 +167,7 @@ struct World {
     log: Rc<RefCell<Log>>,
     fail: RefCell<Option<oneshot::Sender<EngineError>>>,
     past: RefCell<Option<Past>>,
+    prepare_error: RefCell<Option<BackendError>>,
 }
 
 /// What became of the backend.
@@ -171,6 +187,7 @@ impl World {
             log: Rc::default(),
             fail: RefCell::default(),
             past: RefCell::default(),
+            prepare_error: RefCell::default(),
         }
     }
 
@@ -200,7 +217,11 @@ impl World {
         };
         let (fail, failure) = oneshot::channel();
         *self.fail.borrow_mut() = Some(fail);
-        let setup = FakeSetup { log: Rc::clone(&self.log), failure };
+        let setup = FakeSetup {
+            log: Rc::clone(&self.log),
+            failure,
+            prepare_error: self.prepare_error.borrow_mut().take(),
+        };
         let deadline = tokio::time::sleep(Duration::from_secs(60));
         tokio::select! {
             Err(error) = node.live::<FakeBackend>(setup) => Some(error),
@@ -247,6 +268,7 @@ fn ip(text: &str) -> Ipv4Addr {
 struct FakeSetup {
     log: Rc<RefCell<Log>>,
     failure: oneshot::Receiver<EngineError>,
+    prepare_error: Option<BackendError>,
 }
 
 struct FakeBackend {
@@ -256,9 +278,13 @@ struct FakeBackend {
 
 impl Backend for FakeBackend {
     type Setup = FakeSetup;
+    type Prepared = FakeSetup;
 
-    fn attrs(_setup: &FakeSetup) -> LeaseAttrs {
-        LeaseAttrs::udp(ip("192.0.2.1"))
+    fn prepare(setup: FakeSetup) -> Result<(FakeSetup, LeaseAttrs), BackendError> {
+        match setup.prepare_error {
+            Some(error) => Err(error),
+            None => Ok((setup, LeaseAttrs::udp(ip("192.0.2.1")))),
+        }
     }
 
     async fn start(setup: FakeSetup, _lease: &Lease) -> Result<Self, BackendError> {

@@ -9,8 +9,8 @@ use tokio::sync::mpsc;
 use crate::control::backend::BackendError;
 use crate::dataplane::engine::Counters;
 use crate::dataplane::tun::TunConfig;
-use crate::dataplane::udp::{KernelUdp, UdpError, bind_group};
-use crate::dataplane::{Engine, EngineConfig, EngineError};
+use crate::dataplane::udp::{KernelUdp, LongDatagrams, UdpError, bind_group};
+use crate::dataplane::{Engine, EngineConfig, EngineError, Offloads};
 use crate::routes::Subnet;
 use crate::routes::kernel::{self, HostNet, Netlink, OverlayLink};
 use crate::routes::publish::RouteSubscriber;
@@ -51,7 +51,8 @@ pub(super) struct Device {
 }
 
 impl Recipe {
-    /// Makes the device with this MTU, and under this name if it is given and free.
+    /// Makes the device with this MTU, and under this name if it is given and free, for workers
+    /// that have these sockets.
     ///
     /// # Errors
     /// [`BackendError`]; nothing is left on the host then.
@@ -63,6 +64,7 @@ impl Recipe {
         net: &Netlink,
         mtu: u16,
         name: Option<&str>,
+        sockets: Vec<KernelUdp>,
     ) -> Result<Device, BackendError> {
         let name = match name {
             // To open a device that exists would be to attach to it.
@@ -75,7 +77,6 @@ impl Recipe {
         let link = |index| OverlayLink { index, addr, mtu, network };
         let (link, look) =
             kernel::configure(net, &tun.name, link).await.map_err(BackendError::Kernel)?;
-        let sockets = self.bind()?;
         let (routes, counters) = (self.routes.clone(), self.counters.clone());
         let engine = Engine::start(self.engine.clone(), tun, sockets, routes, counters);
         let engine = engine.map_err(BackendError::Engine)?;
@@ -83,17 +84,33 @@ impl Recipe {
         Ok(Device { name: look.name, link, owns_route: look.owns_route, engine, failures })
     }
 
-    fn bind(&self) -> Result<Vec<KernelUdp>, BackendError> {
+    /// The sockets for [`make`](Self::make), which must come first: where they are not to be had,
+    /// a device would be made for nothing.
+    ///
+    /// # Errors
+    /// [`BackendError::PortTaken`] and [`BackendError::Udp`].
+    pub(super) fn bind(&self) -> Result<Vec<KernelUdp>, BackendError> {
         let TunConfig { num_queues, offloads, .. } = self.tun;
-        bind_group(self.bind_addr, num_queues, offloads, self.engine.long_datagrams).map_err(
-            |error| match &error {
-                UdpError::Bind { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
-                    BackendError::PortTaken(error)
-                }
-                UdpError::Bind { .. } | UdpError::Socket { .. } => BackendError::Udp(error),
-            },
-        )
+        bind(self.bind_addr, num_queues, offloads, self.engine.long_datagrams)
     }
+}
+
+/// Binds one socket for each of the `num_queues` workers.
+///
+/// # Errors
+/// [`BackendError::PortTaken`] and [`BackendError::Udp`].
+pub(super) fn bind(
+    addr: SocketAddrV4,
+    num_queues: usize,
+    offloads: Offloads,
+    long_datagrams: LongDatagrams,
+) -> Result<Vec<KernelUdp>, BackendError> {
+    bind_group(addr, num_queues, offloads, long_datagrams).map_err(|error| match &error {
+        UdpError::Bind { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
+            BackendError::PortTaken(error)
+        }
+        UdpError::Bind { .. } | UdpError::Socket { .. } => BackendError::Udp(error),
+    })
 }
 
 /// Carries the first failure from the engine's channel, which only a thread can wait on, to one
@@ -115,33 +132,13 @@ fn forward_failures(engine: &Engine) -> Result<mpsc::Receiver<EngineError>, Back
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-    use crate::dataplane::udp::LongDatagrams;
-    use crate::dataplane::{Offloads, ThreadConfig};
-    use crate::routes::publish;
 
     #[test]
     fn taken_port_says_who_to_ask() {
         let holder = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-        let std::net::SocketAddr::V4(bind_addr) = holder.local_addr().unwrap() else { panic!() };
-        let subnet = "10.1.15.0/24".parse().unwrap();
-        let recipe = Recipe {
-            tun: TunConfig { name: String::new(), num_queues: 1, offloads: Offloads::OFF },
-            network: "10.1.0.0/16".parse().unwrap(),
-            bind_addr,
-            engine: EngineConfig {
-                subnet,
-                tun_addr: subnet.addr(),
-                tun_mtu: 1472,
-                long_datagrams: LongDatagrams::Refused,
-                threads: ThreadConfig { pin: false, busy_poll: Duration::ZERO },
-            },
-            routes: publish::channel("10.1.0.0/16".parse().unwrap(), 24).1,
-            counters: Counters::new(1),
-        };
-        let error = recipe.bind().unwrap_err();
+        let std::net::SocketAddr::V4(addr) = holder.local_addr().unwrap() else { panic!() };
+        let error = bind(addr, 1, Offloads::OFF, LongDatagrams::Refused).unwrap_err();
         assert!(matches!(error, BackendError::PortTaken(_)), "{error}");
     }
 }

@@ -252,7 +252,8 @@ impl Keeper {
             self.state.send_modify(|state| state.device = device);
         }
         self.running.stop();
-        let made = self.recipe.make(&self.net, self.mtu, Some(&name)).await?;
+        let sockets = self.recipe.bind()?;
+        let made = self.recipe.make(&self.net, self.mtu, Some(&name), sockets).await?;
         let Device { name, link, owns_route, engine, failures } = made;
         info!(device = %name, mtu = link.mtu, "overlay device is up again");
         *self.running.lock() = Served { name, engine: Some(engine) };
