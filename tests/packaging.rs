@@ -83,8 +83,8 @@ fn sample_settings_are_flags_and_change_nothing_until_asked_to() {
     let variables: Vec<(&str, &str)> =
         samples.filter(|(name, _)| name.starts_with("FLANNELD_")).collect();
     assert!(variables.len() > 3, "{variables:?}");
-    let value = |name: &str| variables.iter().find(|(sample, _)| *sample == name).map(|(_, v)| *v);
-    let parsed = flags::parse([], |name| value(name).map(Into::into)).unwrap();
+    let env = variables.iter().map(|(name, value)| (name.into(), value.into()));
+    let parsed = flags::parse([], env).unwrap();
     let flags::Invocation::Run(config) = parsed else { panic!("{parsed:?}") };
     assert_eq!(config.healthz.unwrap().to_string(), "127.0.0.1:8285");
     for (name, _) in variables {

@@ -21,7 +21,7 @@ fn main() -> ExitCode {
 
 fn try_main() -> anyhow::Result<()> {
     let args = std::env::args_os().skip(1);
-    match flags::parse(args, |name| std::env::var_os(name))? {
+    match flags::parse(args, std::env::vars_os())? {
         Invocation::Version => print(concat!("v", env!("CARGO_PKG_VERSION"), "\n")),
         Invocation::Help(text) => print(&text),
         Invocation::Check { config, as_json } => check(&config, as_json),

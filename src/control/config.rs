@@ -74,6 +74,16 @@ pub enum ConfigError {
     /// The network is everything there is.
     #[error("Network: 0.0.0.0/0 is every address there is; an overlay needs a range of its own")]
     WholeInternet,
+    /// The network has addresses that no host can have.
+    #[error("Network: {network} has addresses of {}, which {what}", taken)]
+    Unusable {
+        /// What was asked for.
+        network: Subnet,
+        /// The range that is no network's to have.
+        taken: Subnet,
+        /// What it is for.
+        what: &'static str,
+    },
     /// Too few addresses for four subnets.
     #[error("Network: {0} is longer than /28, too small to be cut into subnets")]
     TooSmall(Subnet),
@@ -179,12 +189,30 @@ fn read_network(object: &Object) -> Result<Subnet, ConfigError> {
     let text = object.text("Network", "an IPv4 range in quotes, such as \"10.5.0.0/16\"")?;
     let text = text.ok_or(ConfigError::Missing("Network"))?;
     let network: Subnet = text.parse().map_err(ConfigError::Network)?;
+    if network.prefix_len() == 0 {
+        return Err(ConfigError::WholeInternet);
+    }
+    for (octet, len, what) in RESERVED {
+        if let Ok(taken) = Subnet::new(Ipv4Addr::new(octet, 0, 0, 0), len)
+            && network.overlaps(taken)
+        {
+            return Err(ConfigError::Unusable { network, taken, what });
+        }
+    }
     match network.prefix_len() {
-        0 => Err(ConfigError::WholeInternet),
-        1..=28 => Ok(network),
+        ..=28 => Ok(network),
         _ => Err(ConfigError::TooSmall(network)),
     }
 }
+
+/// First octet and length of the ranges that have no host on a network of several: RFC 6890,
+/// section 2.2.2, and RFC 5771.
+const RESERVED: [(u8, u8, &str); 4] = [
+    (0, 8, "no host can have"),
+    (127, 8, "never leave a host"),
+    (224, 4, "are multicast groups"),
+    (240, 4, "are reserved"),
+];
 
 /// Given, the length must leave four subnets of four addresses; not given (or 0), it is 24, or
 /// whatever leaves four subnets in a network smaller than a /22.

@@ -7,11 +7,13 @@
 //! A wrong flag or variable is an error. Flannel prints its usage and exits 0, which leaves a unit
 //! with a typing mistake "successfully" stopped.
 
+mod characters;
 mod cli;
 mod error;
 mod foreign;
 mod go_style;
 mod values;
+mod variables;
 
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -22,6 +24,7 @@ use clap::{CommandFactory, FromArgMatches};
 
 use self::cli::Cli;
 pub use self::error::FlagError;
+use self::variables::Variables;
 use super::backend::udp::SourcePorts;
 use super::config::BackendType;
 use super::firewall::FirewallConfig;
@@ -97,7 +100,7 @@ pub fn command() -> clap::Command {
     command.after_help(foreign::help())
 }
 
-/// Reads the command line `args` (without the program's name) and the variables `env` knows.
+/// Reads the command line `args` (without the program's name) and the environment's `variables`.
 ///
 /// A flag on the command line wins over its variable; an empty variable counts as unset.
 ///
@@ -105,7 +108,7 @@ pub fn command() -> clap::Command {
 /// [`FlagError`], of one line, for the first flag or variable that is unknown or makes no sense.
 pub fn parse(
     args: impl IntoIterator<Item = OsString>,
-    env: impl Fn(&str) -> Option<OsString>,
+    variables: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<Invocation, FlagError> {
     let command = command();
     let mut words = go_style::read(&command, args)?;
@@ -119,13 +122,16 @@ pub fn parse(
         Err(FlagError::Help(text)) => return Ok(Invocation::Help(text)),
         Err(error) => return Err(error),
     }
-    words.add_variables(&command, &taken, env)?;
+    let variables = Variables::of(variables);
+    words.add_variables(&command, &taken, &variables)?;
     taken.extend(foreign::take(&mut words, &mut notes));
     let cli = parse_words(&command, &words)?;
     if cli.other.cleanup {
         return Ok(Invocation::CleanUp(cli.subnet.subnet_file));
     }
     notes.extend(foreign::judge(&taken)?);
+    notes.extend(std::mem::take(&mut words.notes));
+    notes.extend(variables.unread(&command, &words));
     if let Some(word) = words.ignored.first() {
         notes.push(format!("everything from {word:?} on is ignored: that is no flag"));
     }

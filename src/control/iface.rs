@@ -48,6 +48,14 @@ pub enum SpecError {
     /// The underlay is IPv4.
     #[error("the underlay is IPv4: {0} cannot be its address")]
     Ipv6(Ipv6Addr),
+    /// Nothing can be sent from it to another host.
+    #[error("{addr} is {what}: the address of an interface that peers can send to is needed")]
+    Unusable {
+        /// The address.
+        addr: Ipv4Addr,
+        /// What it is instead.
+        what: &'static str,
+    },
 }
 
 /// The host's links and routes, as [`select`] sees them.
@@ -202,19 +210,28 @@ struct Choice<'a> {
 }
 
 fn first_fitting<'a>(host: &'a HostView, specs: &[IfaceSpec]) -> Result<Choice<'a>, IfaceError> {
+    let mut tried = Vec::new();
     for spec in specs {
         match fitting(host, spec) {
             Ok(choice) => return Ok(choice),
-            Err(reason) => info!("Could not find an interface by {spec}: {reason}"),
+            Err(reason) => {
+                info!("Could not find an interface by {spec}: {reason}");
+                tried.push(if reason == NO_ADDR {
+                    format!("{spec} ({reason})")
+                } else {
+                    spec.to_string()
+                });
+            }
         }
     }
-    let tried: Vec<String> = specs.iter().map(ToString::to_string).collect();
     Err(IfaceError::NoneFits { tried: tried.join(", "), present: present(host) })
 }
 
+/// Why an interface that is there does not do.
+const NO_ADDR: &str = "it has no usable IPv4 address";
+
 /// The interface that `spec` leads to, or why to none.
 fn fitting<'a>(host: &'a HostView, spec: &IfaceSpec) -> Result<Choice<'a>, &'static str> {
-    const NO_ADDR: &str = "it has no usable IPv4 address";
     let (link, addr, why) = match spec {
         IfaceSpec::Addr(addr) => {
             let link = owner(host, *addr).ok_or("no interface has this address")?;
@@ -240,6 +257,9 @@ fn fitting<'a>(host: &'a HostView, spec: &IfaceSpec) -> Result<Choice<'a>, &'sta
             (link.ok_or("its interface is gone")?, reached.src, "is on the way to it")
         }
     };
+    if !is_unicast(addr) {
+        return Err(NO_ADDR);
+    }
     Ok(Choice { link, addr, why: format!("it {why}: {spec}") })
 }
 
@@ -281,9 +301,22 @@ fn best_addr(link: &HostLink) -> Option<Ipv4Addr> {
         .map(|own| own.addr)
 }
 
-/// Global or link-local unicast in the sense of Go's `net.IP`.
+/// Global or link-local unicast.
 const fn is_unicast(addr: Ipv4Addr) -> bool {
-    !(addr.is_unspecified() || addr.is_loopback() || addr.is_multicast() || addr.is_broadcast())
+    unusable(addr).is_none()
+}
+
+/// What `addr` is instead of an address that another host can send to; `None` if it is one.
+/// Ranges: RFC 6890, section 2.2.2.
+pub const fn unusable(addr: Ipv4Addr) -> Option<&'static str> {
+    match addr.octets()[0] {
+        0 => Some("no address of a host"),
+        127 => Some("a loopback address"),
+        224..=239 => Some("a multicast address"),
+        240..=255 if addr.is_broadcast() => Some("the broadcast address"),
+        240..=255 => Some("a reserved address"),
+        1..=223 => None,
+    }
 }
 
 /// What there is to choose from: `eth0 (10.0.0.7), wlan0 (no address)`.
@@ -306,10 +339,16 @@ impl FromStr for IfaceSpec {
         if text.is_empty() {
             return Err(SpecError::Empty);
         }
-        if let Ok(addr) = text.parse() {
+        // With a zone, or in brackets as in a URL, it is one too.
+        let bare = text.split('%').next().unwrap_or(text);
+        if let Ok(addr) = bare.trim_matches(['[', ']']).parse() {
             return Err(SpecError::Ipv6(addr));
         }
-        Ok(text.parse().map_or_else(|_| Self::Name(text.to_owned()), Self::Addr))
+        let Ok(addr) = text.parse() else { return Ok(Self::Name(text.to_owned())) };
+        match unusable(addr) {
+            Some(what) => Err(SpecError::Unusable { addr, what }),
+            None => Ok(Self::Addr(addr)),
+        }
     }
 }
 

@@ -40,7 +40,7 @@ pub struct Link {
 pub struct KernelRoute {
     /// Destinations that take it.
     pub dst: Subnet,
-    /// Index of the link it leaves by; `None` for a route with several, or with none.
+    /// Index of the link that all its next hops leave by; `None` if there are several, or none.
     pub link: Option<u32>,
     /// The kernel's priority: of two routes to one destination the lower is taken.
     pub metric: u32,

@@ -16,7 +16,7 @@ fn mistakes_are_one_line_and_status_1() {
     let dir = TempDir::new().unwrap();
     let missing = dir.path().join("missing.pem");
     let missing = missing.to_str().unwrap();
-    let cases: [(&[&str], &[&str]); 8] = [
+    let cases: [(&[&str], &[&str]); 14] = [
         (
             &["-etcd-endpints=x"],
             &["unknown flag --etcd-endpints", "did you mean --etcd-endpoints?"],
@@ -28,6 +28,12 @@ fn mistakes_are_one_line_and_status_1() {
         (&["-etcd-cafile", missing], &["-etcd-cafile", missing, "No such file"]),
         (&["-etcd-certfile", missing], &["-etcd-certfile", "needs -etcd-keyfile"]),
         (&["-etcd-keyfile", missing], &["-etcd-keyfile", "needs -etcd-certfile"]),
+        (&["-public-ip=0.0.0.0"], &["flag --public-ip: 0.0.0.0 is no address of a host"]),
+        (&["-public-ip=127.0.0.1"], &["flag --public-ip: 127.0.0.1 is a loopback address"]),
+        (&["-public-ip=224.0.0.1"], &["flag --public-ip: 224.0.0.1 is a multicast address"]),
+        (&["-iface=255.255.255.255"], &["flag --iface: 255.255.255.255 is the broadcast address"]),
+        (&["-iface=eth0\u{a0}"], &["flag --iface", "U+00A0 (no-break space)"]),
+        (&["\u{2014}etcd-endpoints=http://a:1"], &["\u{2014}etcd-endpoints", "U+2014 (em dash)"]),
     ];
     for (args, parts) in cases {
         let line = mistake(flanneld().args(args));
@@ -35,6 +41,8 @@ fn mistakes_are_one_line_and_status_1() {
     }
     let line = mistake(flanneld().env("FLANNELD_HEALTHZ_PORT", "http"));
     assert!(line.contains("variable FLANNELD_HEALTHZ_PORT: \"http\""), "{line}");
+    let line = mistake(flanneld().env("FLANNELD_IFACE", "\u{feff}eth0"));
+    assert!(line.contains("variable FLANNELD_IFACE") && line.contains("U+FEFF"), "{line}");
 }
 
 #[test]
@@ -72,6 +80,62 @@ fn interface_that_is_not_there_is_told_with_those_that_are() {
     let last = only_error(&log);
     assert!(last.contains("no interface fits --iface eth9, --iface 10.9.9.9"), "{last}");
     assert!(last.contains("lo (127.0.0.1 10.0.0.7)"), "{last}");
+}
+
+#[test]
+fn settings_of_an_environment_file_with_the_line_ends_of_windows_are_read() {
+    let host = Host::new();
+    let env = ["FLANNELD_IFACE=10.0.0.7\r", "FLANNELD_PUBLIC_IP=\r", "FLANNELD_IP_MASQ=true\r"];
+    let endpoint = "FLANNELD_ETCD_ENDPOINT=http://192.0.2.1:2379";
+    let check = [FLANNELD, "-config-check", "-registry=file:/nowhere/r.json"];
+    let command = [&["env"][..], &env, &[endpoint], &check].concat();
+    let Output { stdout, .. } = host.command(&command).output().unwrap();
+    let plan = text(&stdout);
+    assert!(plan.contains("public ip    10.0.0.7\n"), "{plan}");
+    let meant =
+        "variable FLANNELD_ETCD_ENDPOINT is not read: did you mean FLANNELD_ETCD_ENDPOINTS?";
+    assert!(plan.contains(meant), "{plan}");
+}
+
+#[test]
+fn interface_with_a_loopback_address_alone_is_told() {
+    let host = Host::with_etcd();
+    host.put_config(r#"{"Network":"10.1.0.0/16"}"#);
+    host.output(&["ip", "addr", "del", "10.0.0.7/32", "dev", "lo"]);
+    for flag in ["-iface=lo", "-iface-regex=^lo$", "-iface-can-reach=127.0.0.1"] {
+        let (status, log) = host.start("a", &[flag]).end();
+        assert_eq!(status.code(), Some(1), "{log}");
+        let last = only_error(&log);
+        assert!(last.contains("no usable IPv4 address") && last.contains("lo"), "{last}");
+    }
+}
+
+#[test]
+fn default_route_with_two_next_hops_by_one_interface_chooses_it() {
+    let host = Host::with_etcd();
+    host.put_config(r#"{"Network":"10.1.0.0/16"}"#);
+    let ip = |words: &str| {
+        host.output(&[&["ip"][..], &words.split(' ').collect::<Vec<_>>()].concat());
+    };
+    for link in ["eth0 192.0.2.7/24", "eth1 198.51.100.7/24"] {
+        let (name, addr) = link.split_once(' ').unwrap();
+        ip(&format!("link add {name} type veth peer name p{name}"));
+        ip(&format!("addr add {addr} dev {name}"));
+        ip(&format!("link set {name} up"));
+    }
+    let hops = ["nexthop via 192.0.2.1 dev eth0", "nexthop via 192.0.2.2 dev eth0 weight 2"];
+    ip(&format!("route add default {} {}", hops[0], hops[1]));
+    let daemon = host.start("a", &[]);
+    daemon.wait_for("Using interface with name eth0 and address 192.0.2.7");
+    daemon.signal("TERM");
+    assert_eq!(daemon.end().0.code(), Some(0));
+
+    let other = "nexthop via 198.51.100.1 dev eth1";
+    ip(&format!("route replace default {} {other}", hops[0]));
+    let (status, log) = host.start("b", &[]).end();
+    assert_eq!(status.code(), Some(1), "{log}");
+    let last = only_error(&log);
+    assert!(last.contains("no single interface: choose one with --iface"), "{last}");
 }
 
 #[test]

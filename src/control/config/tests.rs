@@ -36,10 +36,10 @@ fn defaults_and_limits_are_those_of_stock() {
             "10.3.255.0",
         ),
         (
-            r#"{"Network":"255.255.0.0/16","SubnetLen":null,"EnableIPv4":true,"EnableIPv6":false}"#,
+            r#"{"Network":"223.255.0.0/16","SubnetLen":null,"EnableIPv4":true,"EnableIPv6":false}"#,
             24,
-            "255.255.1.0",
-            "255.255.255.0",
+            "223.255.1.0",
+            "223.255.255.0",
         ),
         (
             r#"{"Network":"10.9.0.0/16","SubnetLen":17,"SubnetLen":26}"#,
@@ -83,6 +83,34 @@ fn every_fault_is_one_line_that_begins_with_its_key() {
         (
             r#"{"Network":"0.0.0.0/0"}"#,
             "Network: 0.0.0.0/0 is every address there is; an overlay needs a range of its own",
+        ),
+        (
+            r#"{"Network":"127.0.0.0/8"}"#,
+            "Network: 127.0.0.0/8 has addresses of 127.0.0.0/8, which never leave a host",
+        ),
+        (
+            r#"{"Network":"127.5.0.0/16"}"#,
+            "Network: 127.5.0.0/16 has addresses of 127.0.0.0/8, which never leave a host",
+        ),
+        (
+            r#"{"Network":"64.0.0.0/2"}"#,
+            "Network: 64.0.0.0/2 has addresses of 127.0.0.0/8, which never leave a host",
+        ),
+        (
+            r#"{"Network":"224.0.0.0/8"}"#,
+            "Network: 224.0.0.0/8 has addresses of 224.0.0.0/4, which are multicast groups",
+        ),
+        (
+            r#"{"Network":"239.1.0.0/16"}"#,
+            "Network: 239.1.0.0/16 has addresses of 224.0.0.0/4, which are multicast groups",
+        ),
+        (
+            r#"{"Network":"255.255.0.0/16"}"#,
+            "Network: 255.255.0.0/16 has addresses of 240.0.0.0/4, which are reserved",
+        ),
+        (
+            r#"{"Network":"0.1.0.0/16"}"#,
+            "Network: 0.1.0.0/16 has addresses of 0.0.0.0/8, which no host can have",
         ),
         (
             r#"{"Network":"192.168.0.0/29"}"#,

@@ -123,7 +123,7 @@ struct HostFlags {
     iface_can_reach: Maybe<Ipv4Addr>,
 
     /// IPv4 address peers send to. Without it: the address of the external interface.
-    #[arg(long, value_name = "IP", default_value = "", value_parser = values::maybe_ipv4)]
+    #[arg(long, value_name = "IP", default_value = "", value_parser = values::public_ip)]
     public_ip: Maybe<Ipv4Addr>,
 }
 

@@ -27,6 +27,14 @@ pub enum FlagError {
         /// The word given.
         word: String,
     },
+    /// A word or name with a character that none has.
+    #[error("{word:?} {fault}: write --name=value, with characters of the keyboard")]
+    Character {
+        /// The word, without a value.
+        word: String,
+        /// The character and where it stands.
+        fault: String,
+    },
     /// A word that is not UTF-8.
     #[error("{word} is not UTF-8 text")]
     NotText {

@@ -3,7 +3,7 @@
 //! but not where the daemon would then do something else than it was told to.
 
 use super::error::FlagError;
-use super::go_style::{Word, Words};
+use super::go_style::{Word, Words, variable_of};
 use super::values;
 
 /// A flag of flannel's that is none of ours.
@@ -92,6 +92,16 @@ pub(super) fn takes_value(name: &str) -> bool {
 /// Those that may also be given as a variable: all but other names of our own flags.
 pub(super) fn variables<'a>() -> impl Iterator<Item = &'a str> {
     FOREIGN.iter().filter(|flag| !matches!(flag.effect, Means(_))).map(|flag| flag.name)
+}
+
+/// The variable of the flag of ours that a variable with another name of it was meant for.
+pub(super) fn meaning(variable: &str) -> Option<String> {
+    let mut all = FOREIGN.into_iter().chain([MISTAKE]);
+    let flag = all.find(|flag| variable_of(flag.name) == variable)?;
+    match flag.effect {
+        Means(ours) => Some(variable_of(ours)),
+        Ignored(_) | Refused(_) => None,
+    }
 }
 
 /// The end of the help text.

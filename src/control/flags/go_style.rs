@@ -7,7 +7,8 @@ use std::ffi::OsString;
 
 use clap::{ArgAction, Command};
 
-use super::{FlagError, foreign};
+use super::variables::Variables;
+use super::{FlagError, characters, foreign};
 
 /// One flag as it was given.
 #[derive(Debug, Clone)]
@@ -33,6 +34,8 @@ pub(super) struct Words {
     pub(super) flags: Vec<Word>,
     /// What stood after the last flag.
     pub(super) ignored: Vec<String>,
+    /// What is odd about a value that is taken all the same.
+    pub(super) notes: Vec<String>,
 }
 
 /// Splits `args` into flags, with `command` telling which flags take a value.
@@ -40,35 +43,47 @@ pub(super) fn read(
     command: &Command,
     args: impl IntoIterator<Item = OsString>,
 ) -> Result<Words, FlagError> {
-    let mut flags = Vec::new();
+    let mut words = Words { flags: Vec::new(), ignored: Vec::new(), notes: Vec::new() };
     let mut args = args.into_iter().map(into_text);
     while let Some(arg) = args.next() {
         let arg = arg?;
-        let Some(flag) = arg.strip_prefix('-').filter(|rest| !rest.is_empty()) else {
-            let ignored = std::iter::once(Ok(arg)).chain(args).collect::<Result<_, _>>()?;
-            return Ok(Words { flags, ignored });
+        // A script with the line ends of Windows makes a word of each of them.
+        if !arg.is_empty() && arg.trim_ascii().is_empty() {
+            continue;
+        }
+        let arg = arg.trim_ascii_start();
+        let Some(flag) = arg.strip_prefix('-').filter(|rest| !rest.trim_ascii().is_empty()) else {
+            characters::check_no_flag(arg)?;
+            let rest = std::iter::once(Ok(arg.to_owned())).chain(args);
+            words.ignored = rest.collect::<Result<_, _>>()?;
+            return Ok(words);
         };
-        if flag == "-" {
-            return Ok(Words { flags, ignored: args.collect::<Result<_, _>>()? });
+        if flag.trim_ascii() == "-" {
+            words.ignored = args.collect::<Result<_, _>>()?;
+            return Ok(words);
         }
         let flag = flag.strip_prefix('-').unwrap_or(flag);
         let (name, value) = match flag.split_once('=') {
             Some((name, value)) => (name, Some(value.to_owned())),
             None => (flag, None),
         };
+        let name = name.trim_ascii_end();
         if name.is_empty() || name.starts_with('-') {
-            return Err(FlagError::Syntax { word: arg });
+            return Err(FlagError::Syntax { word: arg.to_owned() });
         }
+        characters::check_name(name)?;
         let value = match value {
             None if takes_value(command, name) => {
                 let missing = FlagError::MissingValue { flag: name.to_owned() };
-                Some(args.next().ok_or(missing)??)
+                Some(args.next().ok_or(missing)?.map_err(|_| FlagError::NotText {
+                    word: format!("the value of flag --{name}"),
+                })?)
             }
             value => value,
         };
-        flags.push(Word { name: name.to_owned(), value, variable: None });
+        words.add(Word { name: name.to_owned(), value, variable: None })?;
     }
-    Ok(Words { flags, ignored: Vec::new() })
+    Ok(words)
 }
 
 /// The variable that stands for flag `name`: `etcd-prefix` is `FLANNELD_ETCD_PREFIX`.
@@ -77,13 +92,22 @@ pub(super) fn variable_of(name: &str) -> String {
 }
 
 impl Words {
+    fn add(&mut self, mut word: Word) -> Result<(), FlagError> {
+        if let Some(value) = &mut word.value {
+            *value = characters::trim(&word.name, value).to_owned();
+        }
+        self.notes.extend(characters::check_value(&word)?);
+        self.flags.push(word);
+        Ok(())
+    }
+
     /// Adds the variable of every flag that the command line does not have; `taken` are those of
     /// its flags that stand elsewhere by now.
     pub(super) fn add_variables(
         &mut self,
         command: &Command,
         taken: &[Word],
-        env: impl Fn(&str) -> Option<OsString>,
+        variables: &Variables,
     ) -> Result<(), FlagError> {
         let ours = command.get_arguments().filter_map(variable_flag);
         for name in ours.chain(foreign::variables()) {
@@ -91,12 +115,15 @@ impl Words {
             if self.flags.iter().chain(taken).any(|word| word.name == name) {
                 continue;
             }
-            let Some(value) = env(&variable).filter(|value| !value.is_empty()) else { continue };
+            let Some(value) = variables.value(&variable) else { continue };
             let value = value
-                .into_string()
-                .map_err(|value| FlagError::NotText { word: format!("{variable}={value:?}") })?;
-            let variable = Some(variable);
-            self.flags.push(Word { name: name.to_owned(), value: Some(value), variable });
+                .to_str()
+                .ok_or_else(|| FlagError::NotText { word: format!("variable {variable}") })?;
+            if characters::trim(name, value).is_empty() {
+                continue;
+            }
+            let (name, value) = (name.to_owned(), Some(value.to_owned()));
+            self.add(Word { name, value, variable: Some(variable) })?;
         }
         Ok(())
     }
@@ -141,5 +168,10 @@ fn is_boolean(arg: &clap::Arg) -> bool {
 }
 
 fn into_text(arg: OsString) -> Result<String, FlagError> {
-    arg.into_string().map_err(|arg| FlagError::NotText { word: format!("{arg:?}") })
+    // The name is enough: the value may be a password.
+    arg.into_string().map_err(|arg| {
+        let word = arg.to_string_lossy();
+        let word = word.split_once('=').map_or(&*word, |(name, _)| name);
+        FlagError::NotText { word: format!("{word:?}") }
+    })
 }

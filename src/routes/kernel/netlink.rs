@@ -8,7 +8,7 @@ use futures_util::TryStreamExt;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkHeader, LinkMessage};
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType,
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteNextHop, RouteProtocol, RouteType,
 };
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 
@@ -179,6 +179,8 @@ fn route(message: &RouteMessage) -> Option<KernelRoute> {
             addr = *dst;
         } else if let RouteAttribute::Oif(index) = attribute {
             link = Some(*index);
+        } else if let RouteAttribute::MultiPath(hops) = attribute {
+            link = only_link(hops);
         } else if let RouteAttribute::Priority(priority) = attribute {
             metric = *priority;
         } else if let RouteAttribute::Table(id) = attribute {
@@ -190,6 +192,13 @@ fn route(message: &RouteMessage) -> Option<KernelRoute> {
     }
     let dst = Subnet::new(addr, header.destination_prefix_length).ok()?;
     Some(KernelRoute { dst, link, metric })
+}
+
+/// The link that all next hops of a route leave by, if it is one.
+fn only_link(hops: &[RouteNextHop]) -> Option<u32> {
+    let (first, others) = hops.split_first()?;
+    let is_only = others.iter().all(|hop| hop.interface_index == first.interface_index);
+    is_only.then_some(first.interface_index)
 }
 
 /// An error of `operation`, which one request was for.

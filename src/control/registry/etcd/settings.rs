@@ -88,16 +88,18 @@ const CERT_FLAG: &str = "-etcd-certfile";
 const KEY_FLAG: &str = "-etcd-keyfile";
 
 impl EtcdConfig {
-    /// The endpoints as URLs. One without a scheme speaks TLS if any TLS file is given, as in
-    /// etcd's own client.
+    /// The endpoints as URLs; gaps in the list do not count. One without a scheme speaks TLS if any
+    /// TLS file is given, as in etcd's own client.
     pub(crate) fn urls(&self) -> Result<Vec<String>, EtcdConfigError> {
         let default_scheme = if self.wants_tls() { "https" } else { "http" };
         let urls: Result<Vec<String>, EtcdConfigError> = self
             .endpoints
             .iter()
             .enumerate()
+            .map(|(index, endpoint)| (index, endpoint.trim()))
+            .filter(|(_, endpoint)| !endpoint.is_empty())
             .map(|(index, endpoint)| {
-                read_endpoint(endpoint.trim(), default_scheme)
+                read_endpoint(endpoint, default_scheme)
                     .map_err(|reason| EtcdConfigError::Endpoint { position: index + 1, reason })
             })
             .collect();
@@ -166,9 +168,6 @@ impl fmt::Debug for EtcdConfig {
 /// repeated in the message: a password may stand beside it.
 fn read_endpoint(endpoint: &str, default_scheme: &str) -> Result<String, String> {
     const EXAMPLE: &str = "is not a URL such as http://127.0.0.1:2379";
-    if endpoint.is_empty() {
-        return Err("empty".to_owned());
-    }
     if endpoint.contains('@') {
         return Err("a user belongs into -etcd-username, not into the URL".to_owned());
     }

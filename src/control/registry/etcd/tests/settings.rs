@@ -26,7 +26,8 @@ fn prefix_is_joined_and_cleaned() {
 async fn endpoint_that_is_no_url_is_named_with_its_position() {
     for (endpoints, expected) in [
         (&[][..], "-etcd-endpoints: empty"),
-        (&["http://a:1", ""], "-etcd-endpoints: entry 2: empty"),
+        (&["", " "], "-etcd-endpoints: empty"),
+        (&["", "http://a:0"], "-etcd-endpoints: entry 2: \"http://a:0\": bad port"),
         (
             &["ftp://a:1"],
             "-etcd-endpoints: entry 1: \"ftp://a:1\": unknown scheme \"ftp\"; use http or https",
