@@ -1,19 +1,21 @@
 //! flanneld: joins this host to a flannel overlay network.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use tracing_subscriber::EnvFilter;
 use twill::control::flags::{self, Config, Invocation};
-use twill::control::{check, firewall};
+use twill::control::{check, firewall, log};
 
 fn main() -> ExitCode {
     match try_main() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => {
+            log::end(None);
+            ExitCode::SUCCESS
+        }
         Err(error) => {
-            eprintln!("flanneld: {error:#}");
+            log::end(Some(&format!("flanneld: {error:#}")));
             ExitCode::FAILURE
         }
     }
@@ -26,11 +28,11 @@ fn try_main() -> anyhow::Result<()> {
         Invocation::Help(text) => print(&text),
         Invocation::Check { config, as_json } => check(&config, as_json),
         Invocation::CleanUp(subnet_file) => {
-            start_log(0)?;
+            log::start(0)?;
             clean_up(&subnet_file)
         }
         Invocation::Run(config) => {
-            start_log(config.verbosity)?;
+            log::start(config.verbosity)?;
             Ok(twill::control::run(*config)?)
         }
     }
@@ -68,25 +70,9 @@ fn clean_up(subnet_file: &Path) -> anyhow::Result<()> {
 }
 
 fn print(text: &str) -> anyhow::Result<()> {
-    io::stdout().write_all(text.as_bytes()).context("write to standard output")
-}
-
-/// Logs to stderr. The libraries' own debug output is only for those who ask with RUST_LOG.
-fn start_log(verbosity: u8) -> anyhow::Result<()> {
-    let level = match verbosity {
-        0 => "info",
-        1 | 2 => "debug",
-        3.. => "trace",
-    };
-    let directives = std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty());
-    let directives = directives.unwrap_or_else(|| format!("warn,twill={level}"));
-    let filter = EnvFilter::builder().parse(directives).context("variable RUST_LOG")?;
-    tracing_subscriber::fmt()
-        .compact()
-        .with_env_filter(filter)
-        .with_target(false)
-        .with_ansi(io::stderr().is_terminal())
-        .with_writer(io::stderr)
-        .init();
-    Ok(())
+    match io::stdout().write_all(text.as_bytes()) {
+        // Who reads has read enough: `flanneld --help | head` is no failure.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.context("write to standard output"),
+    }
 }

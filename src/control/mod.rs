@@ -9,6 +9,7 @@ pub mod check;
 pub mod preflight;
 pub mod signals;
 pub mod health;
+pub mod log;
 pub mod config;
 pub mod iface;
 pub mod host_state;

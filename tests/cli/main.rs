@@ -9,6 +9,7 @@
 mod host;
 
 mod life;
+mod log;
 mod mistakes;
 mod registry;
 

@@ -1,0 +1,97 @@
+//! The daemon's log: lines on standard error, best effort.
+//!
+//! ```text
+//! tracing event ─ limit ─ format ─ escape ─→ bounded queue ─→ thread "flannel-log" ─→ stderr
+//! ```
+//!
+//! Nothing waits for standard error but the one thread that writes to it: a reader that stops
+//! reading, a reader that is gone and a full disk cost lines, which are counted, and nothing else.
+//! Two more things bound what others can do to the log: each kind of line, which is each place in
+//! the code that logs, has its share of a minute (`limit`), and no text from outside can end a
+//! line or move a terminal's cursor (`escape`).
+
+mod escape;
+mod limit;
+mod writer;
+
+use std::io::{self, IsTerminal, Write};
+use std::panic::PanicHookInfo;
+use std::sync::{Arc, OnceLock};
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use self::escape::{EscapedFields, escape};
+use self::limit::Limits;
+use self::writer::Queue;
+
+/// Where the lines go, once the log is started.
+static QUEUE: OnceLock<Queue> = OnceLock::new();
+
+/// Why the log could not be started.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each says what it says")]
+pub enum LogError {
+    #[error("variable RUST_LOG")]
+    Filter(#[from] ParseError),
+    #[error("start the log's thread")]
+    Thread(#[source] io::Error),
+}
+
+/// Logs to stderr from now on, panics too. The libraries' own debug output is only for those who
+/// ask with RUST_LOG.
+///
+/// # Errors
+/// [`LogError`].
+pub fn start(verbosity: u8) -> Result<(), LogError> {
+    let level = match verbosity {
+        0 => "info",
+        1 | 2 => "debug",
+        3.. => "trace",
+    };
+    let directives = std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty());
+    let directives = directives.unwrap_or_else(|| format!("warn,twill={level}"));
+    let filter = EnvFilter::builder().parse(directives)?;
+    let limits = Arc::<Limits>::default();
+    let queue = writer::start(io::stderr(), Arc::clone(&limits)).map_err(LogError::Thread)?;
+    let lines = tracing_subscriber::fmt::layer()
+        .event_format(tracing_subscriber::fmt::format().compact().with_target(false))
+        .fmt_fields(EscapedFields)
+        .with_ansi(io::stderr().is_terminal())
+        .with_writer(queue.clone());
+    let limit = limit::Layer::new(limits, queue.clone());
+    tracing_subscriber::registry().with(filter).with(lines).with(limit).init();
+    std::panic::set_hook(Box::new(log_panic));
+    // Only the first call starts a log: `init` panics at a second one.
+    drop(QUEUE.set(queue));
+    Ok(())
+}
+
+/// Ends the log with `last`, a line of its own form, and gives standard error a moment to take what
+/// is still queued.
+pub fn end(last: Option<&str>) {
+    let last = last.map(|last| escape(last) + "\n");
+    match QUEUE.get() {
+        Some(queue) => queue.end(last),
+        None => {
+            // Nobody may be there to read it; there is nobody else to tell.
+            drop(io::stderr().write_all(last.unwrap_or_default().as_bytes()));
+        }
+    }
+}
+
+/// One line instead of the several that the standard library prints.
+fn log_panic(info: &PanicHookInfo<'_>) {
+    let thread = std::thread::current();
+    let name = thread.name().unwrap_or("without a name");
+    let payload = info.payload();
+    let message = payload.downcast_ref::<&str>().copied();
+    let message = message.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    let message = message.unwrap_or("no message");
+    match info.location() {
+        Some(location) => tracing::error!("thread {name} panicked at {location}: {message}"),
+        None => tracing::error!("thread {name} panicked: {message}"),
+    }
+}
