@@ -45,8 +45,8 @@ pub struct Acquired {
 /// Acquires a lease for the node that `attrs` describes.
 ///
 /// In this order, as stock flannel (`pkg/subnet/etcd/local_manager.go`): the lease that carries
-/// our public IP already; the subnet we had before (`previous`), if it is free; any free one. A
-/// lease of ours that the network config no longer allows is deleted.
+/// our public IP already, of several that of the subnet we had before (`previous`); that subnet, if
+/// it is free; any free one. A lease of ours that the network config no longer allows is deleted.
 ///
 /// A write that came too late, or a registry that does not answer, makes it start over, for as
 /// long as it takes.
@@ -62,10 +62,9 @@ pub async fn acquire_lease<R: Registry>(
     attrs: &LeaseAttrs,
     previous: Option<Subnet>,
 ) -> Result<Acquired, AcquireError> {
-    let mut acquirer = Acquirer { registry, config, attrs, previous };
+    let mut acquirer = Acquirer { registry, config, attrs, previous, log: LogLimit::default() };
     let mut lost_race = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
     let mut failure = Backoff::of_registry();
-    let mut log = LogLimit::default();
     loop {
         let delay = match acquirer.attempt().await {
             Ok((Attempt::Acquired(lease), listed)) => return Ok(Acquired { lease, listed }),
@@ -75,7 +74,7 @@ pub async fn acquire_lease<R: Registry>(
                 lost_race.delay()
             }
             Err(error) => {
-                if log.is_due(error.kind()) {
+                if acquirer.log.is_due(error.kind()) {
                     tracing::warn!("acquire lease: {error}; trying again");
                 }
                 failure.delay()
@@ -85,11 +84,22 @@ pub async fn acquire_lease<R: Registry>(
     }
 }
 
+/// The first few of many keys.
+fn shorten(keys: &[&str]) -> String {
+    const MAX_SHOWN: usize = 8;
+    let shown = keys[..keys.len().min(MAX_SHOWN)].join(", ");
+    match keys.len().saturating_sub(MAX_SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
 struct Acquirer<'a, R> {
     registry: &'a R,
     config: &'a NetworkConfig,
     attrs: &'a LeaseAttrs,
     previous: Option<Subnet>,
+    log: LogLimit,
 }
 
 enum Attempt {
@@ -105,16 +115,48 @@ pub(super) fn is_reusable(config: &NetworkConfig, own: &Lease) -> bool {
     config.accepts(own.subnet) && own.entry.key == print_key(own.subnet)
 }
 
+/// Which of the leases that carry `public_ip` its node takes up: of those that it can, that of its
+/// `previous` subnet, else the first. One that it cannot take up is returned only if all are such.
+pub(super) fn choose_own<'a>(
+    config: &NetworkConfig,
+    listed: &'a Snapshot,
+    public_ip: Ipv4Addr,
+    previous: Option<Subnet>,
+) -> Option<&'a Lease> {
+    let own = listed.leases().filter(|lease| lease.attrs.public_ip == public_ip);
+    own.min_by_key(|lease| (!is_reusable(config, lease), Some(lease.subnet) != previous))
+}
+
 impl<R: Registry> Acquirer<'_, R> {
     async fn attempt(&mut self) -> Result<(Attempt, Snapshot), RegistryError> {
         let listed = self.registry.list(&Scope::All).await?;
-        let own = listed.leases().find(|lease| lease.attrs.public_ip == self.attrs.public_ip);
+        let own = choose_own(self.config, &listed, self.attrs.public_ip, self.previous);
         let attempt = match own {
-            Some(own) if is_reusable(self.config, own) => self.reuse(own).await?,
+            Some(own) if is_reusable(self.config, own) => {
+                self.warn_of_others(own, &listed);
+                self.reuse(own).await?
+            }
             Some(own) => self.give_up(own).await?,
             None => self.create(&listed).await?,
         };
         Ok((attempt, listed))
+    }
+
+    /// Several leases with our public IP: somebody left them, or another host has that IP, too.
+    fn warn_of_others(&mut self, own: &Lease, listed: &Snapshot) {
+        let others = listed.leases().filter(|lease| {
+            lease.attrs.public_ip == self.attrs.public_ip && lease.entry.key != own.entry.key
+        });
+        let others: Vec<&str> = others.map(|lease| lease.entry.key.as_str()).collect();
+        if !others.is_empty() && self.log.is_due("other leases") {
+            tracing::warn!(
+                "of several leases for current IP ({}), this node takes {} and leaves alone {}: \
+                 delete those that nobody uses",
+                self.attrs.public_ip,
+                own.entry.key,
+                shorten(&others),
+            );
+        }
     }
 
     async fn reuse(&self, own: &Lease) -> Result<Attempt, RegistryError> {

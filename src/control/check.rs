@@ -9,7 +9,7 @@ use serde::{Serialize, Serializer};
 use tokio::runtime::Builder;
 use tokio::time::timeout;
 
-use super::acquire::is_reusable;
+use super::acquire::{choose_own, is_reusable};
 use super::backend::udp::{check_port, first_tun_mtu};
 use super::config::{BackendConfig, NetworkConfig, read_config};
 use super::flags::Config;
@@ -18,7 +18,7 @@ use super::one_line::one_line;
 use super::registry::etcd::EtcdRegistry;
 use super::registry::file::FileRegistry;
 use super::registry::{Registry, RegistryKind, Scope};
-use super::{DaemonError, external_interface, health, preflight, subnet_file};
+use super::{DaemonError, external_interface, health, preflight, previous_subnet};
 use crate::routes::kernel;
 
 /// How long the registry may take to answer, each time.
@@ -146,10 +146,11 @@ async fn subnet<R: Registry>(
     public_ip: Ipv4Addr,
 ) -> String {
     let listed = timeout(DEADLINE, registry.list(&Scope::All)).await;
-    let held = listed.ok().and_then(Result::ok).and_then(|snapshot| {
-        snapshot.leases().find(|lease| lease.attrs.public_ip == public_ip).cloned()
-    });
-    let previous = subnet_file::previous_subnet(&config.subnet_file);
+    let previous = previous_subnet(config, registry);
+    let held = listed
+        .ok()
+        .and_then(Result::ok)
+        .and_then(|snapshot| choose_own(network, &snapshot, public_ip, previous).cloned());
     let new = match previous.filter(|subnet| network.accepts(*subnet)) {
         Some(subnet) => format!("{subnet}, as in the subnet file, if it is free"),
         None => "any that is free".to_owned(),

@@ -162,7 +162,7 @@ async fn join<R: Registry>(
     let named = if is_named { Some(external_interface(config, &net).await?) } else { None };
     // 4b. The subnet we had, and the network config: waited for, however long it takes, unless we
     //     remember both.
-    let previous = subnet_file::previous_subnet(&config.subnet_file);
+    let previous = previous_subnet(config, registry);
     let shown = previous.map_or("None".to_owned(), |subnet| subnet.to_string());
     let kind = match config.registry {
         RegistryKind::Etcd => "Etcd",
@@ -170,9 +170,8 @@ async fn join<R: Registry>(
     };
     info!("Created subnet manager: {kind} Local Manager with Previous Subnet: {shown}");
     health.enter("waiting for the network config");
-    let state = StateFile::beside(&config.subnet_file, registry.config_name());
-    let (found, iface, past) =
-        find_network(config, registry, &net, named, &state, previous).await?;
+    let state = state_file(config, registry);
+    let (found, iface, past) = find_network(config, registry, &net, named, &state).await?;
     let network = found.network;
     info!("Found network config - Backend type: {}", network.backend.backend_type());
     // 4c. Lease, overlay device, workers; rules, subnet.env, READY=1 beside the loop.
@@ -206,6 +205,16 @@ async fn join<R: Registry>(
     }
 }
 
+fn state_file<R: Registry>(config: &Config, registry: &R) -> StateFile {
+    StateFile::beside(&config.subnet_file, registry.config_name())
+}
+
+/// The subnet this node had: subnet.env says so or, where that is gone, the state file.
+fn previous_subnet<R: Registry>(config: &Config, registry: &R) -> Option<Subnet> {
+    let previous = subnet_file::previous_subnet(&config.subnet_file);
+    previous.or_else(|| state_file(config, registry).own_subnet())
+}
+
 /// How long the registry may take to answer before we start with what we remember.
 const FIRST_ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -218,8 +227,9 @@ async fn find_network<R: Registry>(
     net: &Netlink,
     named: Option<ExternalInterface>,
     state: &StateFile,
-    previous: Option<Subnet>,
 ) -> Result<(FoundConfig, ExternalInterface, Option<Past>), DaemonError> {
+    // Where subnet.env is gone, so is what containers use: the registry is to be asked.
+    let previous = subnet_file::previous_subnet(&config.subnet_file);
     let first = read_config(registry, config.backend);
     let found = match tokio::time::timeout(FIRST_ANSWER_TIMEOUT, first).await {
         Ok(Ok(found)) => found,

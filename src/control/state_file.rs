@@ -20,7 +20,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use tokio::time::Instant;
 
 use super::config::{self, BackendType, FoundConfig};
-use super::lease::Lease;
+use super::lease::{Lease, parse_key};
 use super::registry::file::document::{Document, DocumentError, expires};
 use super::registry::{Entry, LEASE_TTL, Revision, TtlLease, read_entry};
 use super::replace_file::{FileError, replace_file};
@@ -79,6 +79,13 @@ impl StateFile {
     /// Where the state of that node is: `subnet.state.json` for `subnet.env`.
     pub(super) fn path_beside(subnet_file: &Path) -> PathBuf {
         subnet_file.with_extension("state.json")
+    }
+
+    /// The subnet of our lease, even if the lease has expired: it is the one to ask for again.
+    pub(super) fn own_subnet(&self) -> Option<Subnet> {
+        let document = Document::parse(&fs::read(&self.path).ok()?).ok()?;
+        let is_of_registry = member(&document, "registry").as_ref() == Some(&self.registry);
+        parse_key(&member(&document, "own").filter(|_| is_of_registry)?).ok()
     }
 
     /// Reads what can be relied on without asking the registry; `None` if there is no state.

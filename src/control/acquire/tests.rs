@@ -24,6 +24,35 @@ async fn lease_with_our_public_ip_is_reused_the_first_in_key_order() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn of_several_leases_with_our_public_ip_that_of_the_previous_subnet_is_reused() {
+    let (stray, stray2) = ("10.1.1.0/24", "10.1.80.0/24");
+    for (previous, expected) in [
+        ("10.1.7.0/24", "10.1.7.0/24"),
+        ("10.1.80.0/24", "10.1.80.0/24"),
+        ("10.1.9.0/24", "10.1.1.0/24"),
+        ("10.9.1.0/24", "10.1.1.0/24"),
+    ] {
+        let logs = Logs::capture();
+        let registry = MemoryRegistry::new();
+        create(&registry, "10.0.1.0/24", OURS).await;
+        for text in [stray, "10.1.7.0/24", stray2] {
+            create(&registry, text, OURS).await;
+        }
+        create(&registry, "10.9.1.0/24", OURS).await;
+        let before = listed(&registry).await;
+        let lease = acquire(&registry, Some(previous)).await.unwrap();
+        assert_eq!(lease.subnet, subnet(expected), "{previous}");
+        assert_eq!(listed(&registry).await, before, "the others stay");
+        assert_eq!(logs.count("takes 10.1."), 1);
+        let warning = logs.lines_with("of several leases for current IP (192.0.2.1)").remove(0);
+        for other in before.iter().filter(|line| !line.starts_with(expected)) {
+            let key = other.replace('/', "-").replace(" 192.0.2.1", "");
+            assert!(warning.contains(&key), "{key}: {warning}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn reservation_is_reused_and_stays_one() {
     let registry = MemoryRegistry::new();
     registry.put("10.1.7.0-24", r#"{"PublicIP":"192.0.2.1"}"#);

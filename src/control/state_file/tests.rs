@@ -29,8 +29,12 @@ async fn what_was_recorded_is_remembered() {
     let peers: Vec<String> =
         peers.iter().map(|peer| format!("{} {}", peer.subnet, peer.attrs)).collect();
     assert_eq!(peers, ["10.1.8.0/24 192.0.2.8", "10.1.9.0/24 192.0.2.9"]);
+    assert_eq!(file.own_subnet(), Some(own.subnet));
+    let other = StateFile { registry: "another".to_owned(), path: file.path.clone() };
+    assert_eq!(other.own_subnet(), None);
     recorder.forget();
     assert!(load(&file).unwrap().is_none());
+    assert_eq!(file.own_subnet(), None);
 }
 
 #[tokio::test(start_paused = true)]
