@@ -7,7 +7,7 @@ mod nodes;
 
 use nodes::{carry, pair, pair_with_mtu, pattern};
 use twill::dataplane::Offloads;
-use twill::dataplane::checksum::Sum;
+use twill::dataplane::checksum::{Sum, write_ipv4_checksum};
 use twill::dataplane::headers::tcp;
 use twill::dataplane::packet_builder::PacketBuilder;
 use twill::dataplane::vnet_hdr::{Gso, VnetHdr};
@@ -68,6 +68,30 @@ fn fragments_stay_fragments_and_keep_their_place() {
         datagram.id(4),
     ]);
     assert_carried(&[fragment(1448, 0, 100), fragment(0, MF, 1440)]);
+}
+
+/// RFC 791: a piece has 8 bytes at least. What filters think of that (RFC 1858) is theirs.
+#[test]
+fn fragments_of_eight_bytes_are_carried() {
+    for protocol in [1, 6, 17] {
+        let fragment = |field: u16, ttl: u8| {
+            let mut packet = PacketBuilder::udp(SRC, DST).fragment(field).ttl(ttl).build();
+            packet[9] = protocol;
+            write_ipv4_checksum(&mut packet[..20]);
+            packet
+        };
+        for offloads in [Offloads::AUTO, Offloads::OFF] {
+            let (mut left, mut right) = pair(offloads, offloads);
+            for field in [MF, 1 | MF, 2] {
+                left.send(VnetHdr::default(), &fragment(field, 64));
+            }
+            left.run();
+            carry(&left, &right, offloads.gro);
+            right.run();
+            let expected = [MF, 1 | MF, 2].map(|field| fragment(field, 62));
+            assert_eq!(right.received(), expected, "protocol {protocol}, {offloads}");
+        }
+    }
 }
 
 #[test]

@@ -99,6 +99,100 @@ fn icmp_errors_are_limited() {
     assert_eq!(left.received().len() as u64, stats.icmp_sent.value());
 }
 
+/// A flood to nowhere leaves the errors that a sender cannot do without.
+#[test]
+fn flood_without_route_leaves_room_for_fragmentation_needed() {
+    let (mut left, _) = pair(Offloads::AUTO, Offloads::AUTO);
+    left.narrow_path([192, 0, 2, 16], 1400);
+    left.run();
+    let flood = PacketBuilder::udp("10.1.15.2:4000", "10.1.99.2:53").build();
+    let expiring = PacketBuilder::udp("10.1.15.2:4000", "10.1.16.2:53").ttl(1).build();
+    for _ in 0..1000 {
+        left.send(VnetHdr::default(), &flood);
+        left.send(VnetHdr::default(), &expiring);
+    }
+    let long = PacketBuilder::udp("10.1.15.3:4000", "10.1.16.2:53").fragment(0x4000);
+    left.send(VnetHdr::default(), &long.payload(&pattern(1440)).build());
+    left.run();
+    let codes: Vec<_> = left.received().iter().map(|reply| [reply[20], reply[21]]).collect();
+    assert_eq!(codes.iter().filter(|&&code| code == [3, 4]).count(), 1, "{}", codes.len());
+}
+
+/// One ICMP error comes back to the sender of `packet`, or none.
+fn num_answers(packet: &[u8]) -> usize {
+    let (mut left, _) = pair(Offloads::AUTO, Offloads::AUTO);
+    left.send(VnetHdr::default(), packet);
+    left.run();
+    assert_eq!(left.underlay.sent.try_iter().count(), 0);
+    left.received().len()
+}
+
+#[test]
+fn only_hosts_of_the_network_are_answered() {
+    let nowhere = "10.1.99.2:53";
+    for src in ["10.1.15.2:1", "10.1.15.0:1", "10.1.7.9:1"] {
+        assert_eq!(num_answers(&PacketBuilder::udp(src, nowhere).build()), 1, "{src}");
+    }
+    for src in [
+        "0.0.0.0:1",
+        "8.8.8.8:1",
+        "10.0.255.255:1",
+        "10.2.0.1:1",
+        "127.0.0.1:1",
+        "192.168.64.11:1",
+        "224.0.0.1:1",
+        "240.0.0.1:1",
+        "255.255.255.255:1",
+        "10.1.255.255:1", // the Network's broadcast address
+        "10.1.15.255:1",  // our subnet's
+    ] {
+        assert_eq!(num_answers(&PacketBuilder::udp(src, nowhere).build()), 0, "{src}");
+        let expiring = PacketBuilder::udp(src, "10.1.16.2:53").ttl(1).build();
+        assert_eq!(num_answers(&expiring), 0, "{src}");
+    }
+    for dst in ["10.1.255.255:53", "10.1.15.255:53", "224.0.0.251:5353", "255.255.255.255:67"] {
+        assert_eq!(num_answers(&PacketBuilder::udp("10.1.15.2:1", dst).build()), 0, "{dst}");
+    }
+}
+
+#[test]
+fn ipv6_that_the_kernel_itself_sends_is_no_drop() {
+    let ipv6 = |src: [u8; 2], dst: [u8; 2]| {
+        let mut packet = vec![0; 48];
+        packet[0] = 0x60;
+        packet[5] = 8; // of payload
+        packet[6..8].copy_from_slice(&[58, 255]); // ICMPv6, hop limit
+        packet[8..10].copy_from_slice(&src);
+        packet[24..26].copy_from_slice(&dst);
+        packet[39] = 2;
+        packet
+    };
+    let (mut left, mut right) = pair(Offloads::AUTO, Offloads::AUTO);
+    let solicitation = ipv6([0xfe, 0x80], [0xff, 0x02]);
+    for packet in [solicitation.clone(), ipv6([0, 0], [0xff, 0x02])] {
+        left.send(VnetHdr::default(), &packet);
+    }
+    left.run();
+    let stats = left.worker.stats();
+    assert_eq!(left.dropped(DropReason::NotIpv4), (0, 0));
+    assert_eq!(stats.ignored_ipv6.value(), 2);
+
+    // What a pod sends to a host of the world is lost, as is what claims to be IPv6, or comes by
+    // the underlay.
+    let mut junk = solicitation.clone();
+    junk.truncate(39);
+    for packet in [ipv6([0x20, 0x01], [0x20, 0x01]), junk, vec![0; 60], vec![0x66; 40]] {
+        left.send(VnetHdr::default(), &packet);
+    }
+    left.run();
+    assert_eq!(left.dropped(DropReason::NotIpv4), (4, 0));
+    assert_eq!(stats.ignored_ipv6.value(), 2);
+    right.underlay.send.send((None, solicitation.into())).unwrap();
+    right.run();
+    assert_eq!(right.dropped(DropReason::NotIpv4), (0, 1));
+    assert!(left.received().is_empty() && right.received().is_empty());
+}
+
 #[test]
 fn garbage_is_dropped_under_its_reason_and_legal_traffic_passes() {
     let (_, mut right) = pair(Offloads::AUTO, Offloads::AUTO);
@@ -119,6 +213,7 @@ fn garbage_is_dropped_under_its_reason_and_legal_traffic_passes() {
         (legal.clone().fragment(0x3fff).build(), DropReason::BadFragment),
         (PacketBuilder::udp("10.1.15.2:1", "8.8.8.8:53").build(), DropReason::NotOurSubnet),
         (PacketBuilder::udp("127.0.0.1:1", "10.1.16.2:53").build(), DropReason::MartianSource),
+        (PacketBuilder::udp("10.1.16.3:1", "10.1.16.2:53").build(), DropReason::MartianSource),
     ];
     for (bytes, _) in &garbage {
         right.underlay.send.send((None, bytes.clone().into())).unwrap();

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use super::checksum::Sum;
 use super::drop_reason::DropReason;
-use super::headers::{IPV4_HEADER_LEN, MAX_PACKET_LEN, ipv4, ipv4_at, protocol, u16_at};
+use super::headers::{IPV4_HEADER_LEN, MAX_PACKET_LEN, ipv4, ipv4_at, u16_at};
 
 /// What the other stages need to know of a sound inner packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,10 +24,6 @@ pub struct Inner {
     /// Whether this is a piece other than the first, without a transport header.
     pub is_later_fragment: bool,
 }
-
-/// Smallest first fragment of a TCP packet, in bytes after the IPv4 header: up to and with the
-/// flags, so that no filter can be passed by a header cut in two (RFC 1858 §3.2.2, TMIN).
-const MIN_TCP_FRAGMENT_LEN: usize = 16;
 
 /// Checks the IPv4 header of `packet`, which is one whole packet and nothing else.
 ///
@@ -63,20 +59,19 @@ pub fn inner(packet: &[u8]) -> Result<Inner, DropReason> {
         is_later_fragment: fragment & ipv4::OFFSET_MASK != 0,
     };
     if inner.is_fragment {
-        check_fragment(fragment, packet.len() - header_len, inner.protocol)?;
+        check_fragment(fragment, packet.len() - header_len)?;
     }
     Ok(inner)
 }
 
-/// Refuses fragments that only an attacker or broken hardware makes.
-fn check_fragment(field: u16, payload_len: usize, protocol: u8) -> Result<(), DropReason> {
+/// Refuses fragments of which no packet can be made. A transport header cut in two is legal
+/// (RFC 791, section 3.2); whether to distrust it is for filters to say (RFC 1858).
+fn check_fragment(field: u16, payload_len: usize) -> Result<(), DropReason> {
     let offset = usize::from(field & ipv4::OFFSET_MASK) * 8;
     let more_follow = field & ipv4::MF != 0;
     let ends_past_the_longest_packet = offset + payload_len > MAX_PACKET_LEN - IPV4_HEADER_LEN;
     let leaves_a_gap = more_follow && !payload_len.is_multiple_of(8);
-    let hides_tcp_flags = protocol == protocol::TCP
-        && (offset == 8 || offset == 0 && payload_len < MIN_TCP_FRAGMENT_LEN);
-    if payload_len == 0 || ends_past_the_longest_packet || leaves_a_gap || hides_tcp_flags {
+    if payload_len == 0 || ends_past_the_longest_packet || leaves_a_gap {
         return Err(DropReason::BadFragment);
     }
     Ok(())
@@ -88,7 +83,7 @@ mod tests {
 
     use super::*;
     use crate::dataplane::checksum::write_ipv4_checksum;
-    use crate::dataplane::headers::set_u16;
+    use crate::dataplane::headers::{protocol, set_u16};
 
     /// A sound packet of `protocol` with `payload_len` bytes behind its header.
     fn packet(protocol: u8, payload_len: u16) -> Vec<u8> {
@@ -141,7 +136,15 @@ mod tests {
         assert!(first.is_fragment && !first.is_later_fragment);
         let last = fragment(protocol::UDP, 13, 181).unwrap();
         assert!(last.is_fragment && last.is_later_fragment);
-        assert!(fragment(protocol::TCP, 16, ipv4::MF).is_ok());
+        // RFC 791 asks for no more than 8 bytes; RFC 1858 is for filters, which this is none of.
+        for protocol in [protocol::TCP, protocol::UDP, protocol::ICMP] {
+            for (payload_len, field) in [(8, ipv4::MF), (16, ipv4::MF), (8, 1 | ipv4::MF), (1, 1)] {
+                let result = fragment(protocol, payload_len, field);
+                assert!(result.is_ok(), "{payload_len} at {field:#x} of {protocol}: {result:?}");
+            }
+        }
+        // Broken up later, by a router that must not: what a host makes of it is its own business.
+        assert!(fragment(protocol::UDP, 8, ipv4::DF | 3).is_ok());
     }
 
     #[test]
@@ -150,8 +153,7 @@ mod tests {
             (protocol::UDP, 1447, ipv4::MF), // a gap before the next one
             (protocol::ICMP, 1400, 0x1fff),  // ends past 65,535: ping of death
             (protocol::UDP, 0, ipv4::MF),    // carries nothing
-            (protocol::TCP, 8, ipv4::MF),    // flags are in the next fragment
-            (protocol::TCP, 100, 1),         // overwrites the flags
+            (protocol::TCP, 7, ipv4::MF),    // less than a fragment has, and a gap
         ] {
             let result = fragment(protocol, payload_len, field);
             assert_eq!(result, Err(DropReason::BadFragment), "{payload_len} at {field:#x}");

@@ -34,7 +34,8 @@ impl Accept {
         if !self.subnet.contains(inner.dst) {
             return Err(DropReason::NotOurSubnet);
         }
-        if is_martian(inner.src) {
+        // What our own pods send reaches this node by the TUN, never by the wire.
+        if is_martian(inner.src) || self.subnet.contains(inner.src) {
             return Err(DropReason::MartianSource);
         }
         if inner.ttl <= 1 {
@@ -91,6 +92,18 @@ mod tests {
         for src in ["0.1.2.3:1", "127.0.0.1:1", "224.0.0.1:1", "240.0.0.1:1", "255.255.255.255:1"] {
             let mut packet = PacketBuilder::udp(src, "10.1.16.2:2").build();
             assert_eq!(ACCEPT().packet(&mut packet), Err(DropReason::MartianSource), "{src}");
+        }
+    }
+
+    #[test]
+    fn source_of_our_own_subnet_is_spoofed() {
+        for src in ["10.1.16.0:1", "10.1.16.2:1", "10.1.16.77:1", "10.1.16.255:1"] {
+            let mut packet = PacketBuilder::udp(src, "10.1.16.2:2").build();
+            assert_eq!(ACCEPT().packet(&mut packet), Err(DropReason::MartianSource), "{src}");
+        }
+        for src in ["10.1.15.255:1", "10.1.17.0:1", "192.168.1.1:1"] {
+            let mut packet = PacketBuilder::udp(src, "10.1.16.2:2").build();
+            assert!(ACCEPT().packet(&mut packet).is_ok(), "{src}");
         }
     }
 

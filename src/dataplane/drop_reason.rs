@@ -26,7 +26,7 @@ macro_rules! drop_reasons {
 drop_reasons! {
     /// Fewer bytes than an IPv4 header.
     TooShort = "too_short",
-    /// The version nibble is not 4; the kernel's own IPv6 chatter on the device ends here.
+    /// The version nibble is not 4. What the kernel itself says on the device in IPv6 is not counted.
     NotIpv4 = "not_ipv4",
     /// The header length is below 20 bytes or beyond the packet.
     BadHeaderLength = "bad_header_length",
@@ -34,14 +34,15 @@ drop_reasons! {
     BadTotalLength = "bad_total_length",
     /// The IPv4 header checksum is wrong.
     BadHeaderChecksum = "bad_header_checksum",
-    /// A fragment that no honest sender makes: it would end past 65,535 bytes, is not a multiple
-    /// of 8 bytes though more follow, or hides a TCP header (RFC 791, RFC 1858).
+    /// A fragment that no honest sender makes: it would end past 65,535 bytes, carries nothing, or
+    /// is not a multiple of 8 bytes though more follow (RFC 791).
     BadFragment = "bad_fragment",
     /// The vnet header contradicts the packet behind it.
     BadSuperpacket = "bad_superpacket",
     /// Longer than the TUN's MTU.
     Oversized = "oversized",
-    /// A source address that no packet may carry (RFC 1812 §5.3.7).
+    /// A source address that no packet may carry (RFC 1812 §5.3.7), or that is of our own subnet
+    /// though the packet came by the wire.
     MartianSource = "martian_source",
     /// Came for a subnet that is not ours.
     NotOurSubnet = "not_our_subnet",

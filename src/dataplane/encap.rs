@@ -19,6 +19,10 @@ use crate::routes::{NextHop, RouteTable};
 /// cache when the kernel copies them out.
 const ARENA_LEN: usize = 512 << 10;
 
+/// Length of the IPv6 header, and where it has its destination (RFC 8200 §3).
+const IPV6_HEADER_LEN: usize = 40;
+const IPV6_DST: usize = 24;
+
 /// The egress arrow from TUN to socket.
 #[derive(Debug)]
 pub struct Encap {
@@ -104,6 +108,17 @@ impl Encap {
             }
         }
         Some(inner)
+    }
+
+    /// Whether the packet that [`forward`](Self::forward) just refused is IPv6 for a group of link
+    /// scope (RFC 4291 §2.7): what the kernel sends on any link by itself, such as router
+    /// solicitations and MLD reports, and what no router forwards.
+    pub fn is_ipv6_of_the_link(&self, len: usize) -> bool {
+        let packet = &self.arena[self.used..self.used + len];
+        len >= IPV6_HEADER_LEN
+            && packet[0] >> 4 == 6
+            && packet[IPV6_DST] == 0xff
+            && packet[IPV6_DST + 1] & 0x0f == 2
     }
 
     /// What the path takes, in bytes, that [`forward`](Self::forward) just refused a packet for.

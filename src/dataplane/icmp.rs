@@ -7,6 +7,7 @@ use super::checksum::{Sum, write_ipv4_checksum};
 use super::classify::Inner;
 use super::drop_reason::DropReason;
 use super::headers::{IPV4_HEADER_LEN, ipv4, protocol, set_u16};
+use crate::routes::Subnet;
 
 /// Longest reply: IPv4 header, ICMP header, the offender's header and 8 bytes behind it.
 pub const MAX_REPLY_LEN: usize = IPV4_HEADER_LEN + 8 + 60 + 8;
@@ -100,16 +101,53 @@ impl IcmpError {
 fn may_be_answered(offender: &Inner, quote: &[u8]) -> bool {
     let is_icmp_error = offender.protocol == protocol::ICMP
         && !matches!(quote.get(offender.header_len), Some(0 | 8 | 13..=18));
-    let src = offender.src;
-    let src_is_a_host = !matches!(src.octets()[0], 0 | 127 | 224..);
-    let dst_is_a_host = !(offender.dst.is_multicast() || offender.dst.is_broadcast());
-    !is_icmp_error && !offender.is_later_fragment && src_is_a_host && dst_is_a_host
+    let are_hosts = is_host(offender.src) && is_host(offender.dst);
+    !is_icmp_error && !offender.is_later_fragment && are_hosts
 }
 
-/// How many ICMP errors may leave: a token bucket.
+/// Whether `addr` can be one host's: not "this network", loopback, multicast, class E, broadcast.
+const fn is_host(addr: Ipv4Addr) -> bool {
+    !matches!(addr.octets()[0], 0 | 127 | 224..)
+}
+
+/// Whether an error about `offender` would go to a host of `network`. Another source is one that
+/// nobody of ours has: an answer would reach a stranger. `subnet` is our own lease; both have a
+/// broadcast address.
+pub fn is_from_network(offender: &Inner, network: Subnet, subnet: Subnet) -> bool {
+    let is_broadcast = |addr| {
+        [network, subnet].iter().any(|range| range.prefix_len() < 31 && addr == range.last())
+    };
+    network.contains(offender.src) && !is_broadcast(offender.src) && !is_broadcast(offender.dst)
+}
+
+/// How many ICMP errors may leave. *Fragmentation needed* has a budget of its own: a sender cannot
+/// do without it, and a flood of the other errors must not use it up.
 #[derive(Debug)]
-pub struct IcmpLimit {
+pub struct IcmpLimits {
+    fragmentation_needed: IcmpLimit,
+    others: IcmpLimit,
+}
+
+impl IcmpLimits {
+    /// Full budgets.
+    pub const fn new(now: Instant) -> Self {
+        Self { fragmentation_needed: IcmpLimit::new(now), others: IcmpLimit::new(now) }
+    }
+
+    /// Whether `error` may be sent now; it counts as sent then.
+    pub fn allow(&mut self, error: IcmpError, now: Instant) -> bool {
+        match error {
+            IcmpError::FragmentationNeeded { .. } => self.fragmentation_needed.allow(now),
+            IcmpError::NetUnreachable | IcmpError::TimeExceeded => self.others.allow(now),
+        }
+    }
+}
+
+/// A token bucket.
+#[derive(Debug)]
+struct IcmpLimit {
     tokens: u32,
+    /// When the newest of the tokens was earned; the time since then counts towards the next.
     refilled: Instant,
 }
 
@@ -120,17 +158,20 @@ const INTERVAL: Duration = Duration::from_millis(1);
 
 impl IcmpLimit {
     /// A full bucket.
-    pub const fn new(now: Instant) -> Self {
+    const fn new(now: Instant) -> Self {
         Self { tokens: BURST, refilled: now }
     }
 
     /// Takes one token, if there is one.
-    pub fn allow(&mut self, now: Instant) -> bool {
+    fn allow(&mut self, now: Instant) -> bool {
         let elapsed = now.saturating_duration_since(self.refilled);
-        let earned = u32::try_from(elapsed.as_micros() / INTERVAL.as_micros()).unwrap_or(BURST);
-        if earned > 0 {
-            self.tokens = self.tokens.saturating_add(earned).min(BURST);
-            self.refilled = now;
+        let earned = u32::try_from(elapsed.as_nanos() / INTERVAL.as_nanos()).unwrap_or(BURST);
+        if earned < BURST - self.tokens {
+            self.tokens += earned;
+            self.refilled += INTERVAL * earned;
+        } else {
+            self.tokens = BURST;
+            self.refilled = self.refilled.max(now);
         }
         let allowed = self.tokens > 0;
         self.tokens = self.tokens.saturating_sub(1);

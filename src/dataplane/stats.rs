@@ -72,6 +72,9 @@ pub struct WorkerStats {
     pub egress: DirectionStats,
     /// Underlay → TUN.
     pub ingress: DirectionStats,
+    /// IPv6 packets of link scope that the host's kernel sent on the overlay device: no drops, as
+    /// nobody waits for them anywhere.
+    pub ignored_ipv6: Counter,
     /// ICMP errors sent.
     pub icmp_sent: Counter,
     /// ICMP errors not sent because there were too many.
@@ -106,6 +109,7 @@ impl WorkerStats {
             offload_state: self.offloads.snapshot(),
             egress: self.egress.snapshot(),
             ingress: self.ingress.snapshot(),
+            ignored_ipv6: self.ignored_ipv6.value(),
             icmp_sent: self.icmp_sent.value(),
             icmp_limited: self.icmp_limited.value(),
             turns_cut: self.turns_cut.value(),
@@ -135,6 +139,7 @@ pub struct WorkerSnapshot {
     pub offload_state: BTreeMap<&'static str, OffloadSnapshot>,
     pub egress: DirectionSnapshot,
     pub ingress: DirectionSnapshot,
+    pub ignored_ipv6: u64,
     pub icmp_sent: u64,
     pub icmp_limited: u64,
     pub turns_cut: u64,

@@ -21,7 +21,7 @@ use crossbeam_utils::CachePadded;
 use super::coalesce::Coalescer;
 use super::decap::Accept;
 use super::encap::Encap;
-use super::icmp::{IcmpLimit, MAX_REPLY_LEN};
+use super::icmp::{IcmpError, IcmpLimits, MAX_REPLY_LEN};
 use super::offload::Offloads;
 use super::pmtu::PathMtuCache;
 use super::recv_batch::{MAX_BUFFERS, RecvBatch};
@@ -88,7 +88,7 @@ pub struct Worker<T, U> {
     is_blocked: bool,
     /// The socket's count of overflows, as last seen.
     overflows: u32,
-    icmp_limit: IcmpLimit,
+    icmp_limits: IcmpLimits,
     quote: Vec<u8>,
     stats: Arc<CachePadded<WorkerStats>>,
 }
@@ -125,7 +125,7 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
             fallbacks: Fallbacks::default(),
             is_blocked: false,
             overflows: 0,
-            icmp_limit: IcmpLimit::new(Instant::now()),
+            icmp_limits: IcmpLimits::new(Instant::now()),
             quote: Vec::with_capacity(MAX_REPLY_LEN),
             stats,
         }
@@ -171,8 +171,8 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
         Ok(turn)
     }
 
-    fn may_send_icmp(&mut self, now: Instant) -> bool {
-        let allowed = self.icmp_limit.allow(now);
+    fn may_send_icmp(&mut self, error: IcmpError, now: Instant) -> bool {
+        let allowed = self.icmp_limits.allow(error, now);
         let counter = if allowed { &self.stats.icmp_sent } else { &self.stats.icmp_limited };
         counter.add(1);
         allowed

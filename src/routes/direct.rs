@@ -43,6 +43,11 @@ impl DirectArray {
         }
     }
 
+    /// The range that is cut into slots.
+    pub(super) const fn network(&self) -> Subnet {
+        self.network
+    }
+
     /// Whether routes to `subnet` have a slot here.
     pub(super) fn holds(&self, subnet: Subnet) -> bool {
         !self.slots.is_empty()

@@ -96,6 +96,11 @@ impl RouteTable {
         }
     }
 
+    /// The overlay's whole range.
+    pub fn network(&self) -> Subnet {
+        self.direct.network()
+    }
+
     /// How many routes there are.
     pub fn len(&self) -> usize {
         self.direct.len() + self.longer.len() + self.shorter.len()

@@ -55,7 +55,11 @@ fn all_garbage(src: Ipv4Addr, dst: Ipv4Addr, mtu: u16) -> Vec<Garbage> {
         ),
         kind(
             "martian_source",
-            vec![udp(Ipv4Addr::LOCALHOST, dst, 100), udp(Ipv4Addr::BROADCAST, dst, 100)],
+            vec![
+                udp(Ipv4Addr::LOCALHOST, dst, 100),
+                udp(Ipv4Addr::BROADCAST, dst, 100),
+                udp(dst, dst, 100), // of the target's own subnet
+            ],
         ),
         kind("ttl_expired", vec![ttl(0), ttl(1)]),
     ]

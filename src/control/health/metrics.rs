@@ -101,12 +101,15 @@ const OF_DIRECTION: [OfDirection; 3] = [
 /// The same for the worker as a whole.
 type OfWorker = (&'static str, &'static str, fn(&WorkerSnapshot) -> u64);
 
-const OF_WORKER: [OfWorker; 8] = [
+const OF_WORKER: [OfWorker; 9] = [
     (
         "flannel_queue_overflows_total",
         "Datagrams that the kernel dropped because a worker's receive queue was full.",
         |worker| worker.queue_overflows,
     ),
+    ("flannel_ignored_ipv6_total", "The kernel's own IPv6 on the overlay device.", |worker| {
+        worker.ignored_ipv6
+    }),
     ("flannel_icmp_sent_total", "ICMP errors sent.", |worker| worker.icmp_sent),
     ("flannel_icmp_limited_total", "ICMP errors not sent: there were too many.", |worker| {
         worker.icmp_limited

@@ -127,3 +127,21 @@ fn limit_lets_a_burst_through_and_then_one_each_interval() {
     let later = start + Duration::from_secs(3600);
     assert_eq!((0..1000).filter(|_| limit.allow(later)).count(), BURST as usize);
 }
+
+#[test]
+fn limit_keeps_the_fractions_of_an_interval() {
+    for step in [400, 600, 999, 1001, 1700] {
+        let start = Instant::now();
+        let mut limit = IcmpLimit::new(start);
+        while limit.allow(start) {}
+        let asked = (1..).map(|n| Duration::from_micros(n * step));
+        let asked = asked.take_while(|&after| after <= Duration::from_secs(10));
+        let (mut num_asked, mut num_allowed) = (0, 0);
+        for after in asked {
+            num_asked += 1;
+            num_allowed += i32::from(limit.allow(start + after));
+        }
+        let expected = num_asked.min(10_000);
+        assert!((num_allowed - expected).abs() <= 1, "{num_allowed} at {step} us");
+    }
+}

@@ -4,7 +4,7 @@ use std::io;
 use std::time::Instant;
 
 use super::super::drop_reason::DropReason;
-use super::super::icmp::{IcmpError, MAX_REPLY_LEN};
+use super::super::icmp::{self, IcmpError, MAX_REPLY_LEN};
 use super::super::tun::{TunQueue, is_gone};
 use super::super::udp::UdpSocket;
 use super::super::vnet_hdr::VnetHdr;
@@ -48,6 +48,9 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
                 self.send_pending();
             }
             Ok(false) => {}
+            Err(DropReason::NotIpv4) if self.encap.is_ipv6_of_the_link(len) => {
+                self.stats.ignored_ipv6.add(1);
+            }
             Err(reason) => {
                 self.stats.egress.drop(reason, 1);
                 if let Some(error) = IcmpError::for_drop(reason, self.encap.path_mtu()) {
@@ -70,11 +73,14 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
     /// Tells a sender on this side of the TUN why its packet, just refused, ended here.
     fn answer_local(&mut self, error: IcmpError, header: &VnetHdr, len: usize, now: Instant) {
         let Some(offender) = self.encap.refused(header, len, &mut self.quote) else { return };
+        if !icmp::is_from_network(&offender, self.routes.table().network(), self.accept.subnet) {
+            return;
+        }
         let mut reply = [0; MAX_REPLY_LEN];
         let Some(len) = error.reply(&offender, &self.quote, self.tun_addr, &mut reply) else {
             return;
         };
-        if self.may_send_icmp(now) {
+        if self.may_send_icmp(error, now) {
             // An ICMP error is a courtesy: one that the kernel does not take is not retried.
             drop(self.tun.originate(&reply[..len]));
         }

@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::super::classify;
 use super::super::coalesce::PacketAt;
 use super::super::drop_reason::DropReason;
-use super::super::icmp::{IcmpError, MAX_REPLY_LEN};
+use super::super::icmp::{self, IcmpError, MAX_REPLY_LEN};
 use super::super::send_queue::Path;
 use super::super::tun::TunQueue;
 use super::super::udp::UdpSocket;
@@ -102,11 +102,14 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
     fn answer_peer(&mut self, at: PacketAt, now: Instant) {
         let packet = at.bytes(&self.batch);
         let Ok(offender) = classify::inner(packet) else { return };
+        if !icmp::is_from_network(&offender, self.routes.table().network(), self.accept.subnet) {
+            return;
+        }
         let Some(next_hop) = self.routes.table().lookup(offender.src) else { return };
         let mut reply = [0; MAX_REPLY_LEN];
         let error = IcmpError::TimeExceeded;
         let Some(len) = error.reply(&offender, packet, self.tun_addr, &mut reply) else { return };
-        if self.may_send_icmp(now) {
+        if self.may_send_icmp(error, now) {
             // An ICMP error is a courtesy: one that the socket does not take is not retried.
             let path = Path::shared(next_hop.addr);
             let sent = self.udp.send(path, None, &[IoSlice::new(&reply[..len])]);
