@@ -53,6 +53,12 @@ pub enum LeaseError {
     /// The key does not end in a subnet.
     #[error("the key does not end in a subnet such as 10.5.52.0-24")]
     Key,
+    /// The value is far longer than any lease. It was not read.
+    #[error("the value has {0} bytes; no lease has as many")]
+    TooLong(usize),
+    /// The entry is longer than a message may be. Not even its length is known.
+    #[error("the value has more bytes than a message may have; no lease has as many")]
+    Giant,
     /// The value is no JSON object.
     #[error("the value is not a JSON object: {0}")]
     Json(String),

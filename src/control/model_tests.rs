@@ -226,7 +226,9 @@ impl World {
                     let position = self.audit.position();
                     self.audit = self.registry.watch_now(&Scope::All, position);
                 }
-                Err(error @ RegistryError::HistoryGone { .. }) => panic!("{error}"),
+                Err(
+                    error @ (RegistryError::HistoryGone { .. } | RegistryError::SetBack { .. }),
+                ) => panic!("{error}"),
             }
         }
         if self.rules == Rules::Failures {
@@ -457,6 +459,10 @@ impl Registry for Link {
 }
 
 impl LeaseWatch for LinkWatch {
+    fn store(&self) -> &StoreId {
+        self.watch.store()
+    }
+
     async fn next(&mut self) -> Result<Batch, RegistryError> {
         loop {
             let Link { changed, .. } = self.link.clone();

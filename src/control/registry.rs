@@ -185,10 +185,16 @@ pub enum RegistryError {
         /// Why, as far as is known.
         reason: String,
     },
-    /// The history a watch would need is gone: compacted, or the registry was set back. Only a
-    /// new list helps.
+    /// The history a watch would need is gone: compacted. Only a new list helps.
     #[error("watch leases: the history after revision {} is gone", after.0)]
     HistoryGone {
+        /// The revision the watch should have gone on from.
+        after: Revision,
+    },
+    /// The history a watch would need never was: the registry lost its data, was restored from a
+    /// backup, or is another one. Only a new list helps.
+    #[error("watch leases: the registry that answers never was at revision {}", after.0)]
+    SetBack {
         /// The revision the watch should have gone on from.
         after: Revision,
     },
@@ -201,6 +207,7 @@ impl RegistryError {
             Self::Call { operation, .. } => operation,
             Self::WatchEnded { .. } => "watch ended",
             Self::HistoryGone { .. } => "history gone",
+            Self::SetBack { .. } => "set back",
         }
     }
 }
@@ -252,13 +259,17 @@ pub trait Registry: Send + Sync {
 
 /// Delivers changes, each once, in order.
 pub trait LeaseWatch: Send {
+    /// The store that is watched.
+    fn store(&self) -> &StoreId;
+
     /// The next changes, or news of how far the registry is.
     ///
     /// After an error the watch is of no further use.
     ///
     /// # Errors
-    /// [`RegistryError::HistoryGone`] when only a new list helps; anything else may be answered
-    /// with a new watch from the last delivered revision.
+    /// [`RegistryError::HistoryGone`] or [`RegistryError::SetBack`] when only a new list helps.
+    /// After anything else a new watch may go on from the last delivered revision, but only a new
+    /// list proves that the history is still the same.
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.

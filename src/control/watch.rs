@@ -7,7 +7,7 @@
 mod feed;
 mod table;
 
-pub(crate) use feed::{Feed, Update};
+pub(crate) use feed::{Feed, Gap, Update};
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -20,12 +20,15 @@ use super::claim::Claim;
 use super::lease::{Lease, LeaseEvent};
 use super::registry::{Registry, Scope, Snapshot};
 
-/// How long a peer is kept that the registry lost when it was set back. Its node has noticed, too,
-/// and writes its lease again: after a pause of at most 5 s ([`Backoff::of_registry`]) and three
-/// calls that may take 5 s each.
+/// How long a peer is kept that a listing does not have, though no watch told of the end of its
+/// lease: the registry may have lost it. Its node has noticed, too, and writes its lease again:
+/// after a pause of at most 5 s ([`Backoff::of_registry`]) and three calls that may take 5 s each.
 ///
 /// [`Backoff::of_registry`]: super::backoff::Backoff::of_registry
 const RESET_GRACE: Duration = Duration::from_secs(30);
+
+/// How soon to look again whether leases whose time is up can be given up.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What is known of all leases before they are followed.
 #[derive(Debug)]
@@ -50,7 +53,7 @@ pub struct News {
 /// The first call carries everything there is, be it nothing: at once if it is listed already, or
 /// as soon as the registry answers what is different from the leases remembered. Each later one
 /// carries at least one event, or another number of malformed entries. A lease that is only renewed
-/// is no event, nor is one that a registry which was set back has lost, if its node writes it again
+/// is no event, nor is one that the registry lost while nobody watched, if its node writes it again
 /// within half a minute. Leases that contradict our own claim are noted in `own`. Whether the
 /// registry answers is told to `in_touch`, each time that changes.
 ///
@@ -70,29 +73,28 @@ pub async fn follow_leases<R: Registry>(
     let mut feed = feed.telling(in_touch);
     let mut table = LeaseTable::new(own, remembered);
     let mut num_malformed = None;
-    let mut give_up_at: Option<Instant> = None;
+    let mut not_before = Instant::now();
     loop {
-        let update = match give_up_at {
+        let deadline = table.give_up_at().map(|at| at.max(not_before));
+        let update = match deadline {
             Some(deadline) => timeout_at(deadline, feed.next()).await.ok(),
             None => Some(feed.next().await),
         };
         let events = match update {
-            Some(Update::Snapshot(snapshot)) => table.replace(snapshot),
             Some(Update::Changes(changes)) => table.apply(changes),
+            Some(Update::Snapshot(snapshot)) => relist(&mut table, snapshot, Gap::Silence),
+            Some(Update::Relisted(snapshot, gap)) => relist(&mut table, snapshot, gap),
             Some(Update::Reset(snapshot)) => {
-                let events = table.reset(snapshot);
-                tracing::warn!(
-                    "registry was set back: it lost {} of our peers' leases, which stand for {}s \
-                     unless their nodes write them again",
-                    table.num_doubted(),
-                    RESET_GRACE.as_secs(),
-                );
-                give_up_at = Some(Instant::now() + RESET_GRACE);
+                let (events, _) = table.replace(snapshot);
+                table.renew_grace();
+                log_doubted(&table, "was set back");
                 events
             }
+            None if feed.is_watching() => table.give_up(),
             None => {
-                give_up_at = None;
-                table.give_up()
+                // The registry is away, or just back. What it has, the next listing tells.
+                not_before = Instant::now() + RETRY_INTERVAL;
+                Vec::new()
             }
         };
         log_events(&events);
@@ -101,6 +103,36 @@ pub async fn follow_leases<R: Registry>(
             sink(News { events, num_malformed: table.num_malformed() });
         }
     }
+}
+
+/// Takes over a listing of a registry whose history may well be the one that we followed.
+fn relist(table: &mut LeaseTable<'_>, snapshot: Snapshot, gap: Gap) -> Vec<LeaseEvent> {
+    let (mut events, num_new) = table.replace(snapshot);
+    match gap {
+        Gap::Silence => table.renew_grace(),
+        Gap::None | Gap::WatchLost => events.extend(table.give_up()),
+    }
+    if num_new > 0 {
+        let what_happened = if gap == Gap::None { "was listed once more" } else { "is back" };
+        log_doubted(table, what_happened);
+    }
+    events
+}
+
+/// Most peers of one listing that are named.
+const MAX_NAMES: usize = 10;
+
+fn log_doubted(table: &LeaseTable<'_>, what_happened: &str) {
+    let (num, grace) = (table.num_doubted(), RESET_GRACE.as_secs());
+    let mut names = table.doubted().take(MAX_NAMES).collect::<Vec<String>>().join(", ");
+    if num > MAX_NAMES {
+        names += ", ...";
+    }
+    let names = if num > 0 { format!(" ({names})") } else { names };
+    tracing::warn!(
+        "registry {what_happened}: it lost {num} of our peers' leases{names}, which stand \
+         for {grace}s unless their nodes write them again",
+    );
 }
 
 /// Most events of one batch that get a line each, as stock gives every one. A snapshot of a large

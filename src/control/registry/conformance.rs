@@ -54,6 +54,8 @@ async fn identity_is_that_of_every_listing_and_stays(rig: &impl Rig) {
     for scope in [Scope::All, Scope::Key("10.1.1.0-24".to_owned())] {
         assert_eq!(rig.registry().list(&scope).await.unwrap().store, store);
     }
+    let watch = rig.registry().watch(&Scope::All, Revision(1)).await.unwrap();
+    assert_eq!(*watch.store(), store);
     assert_eq!(rig.registry().identity().await, Ok(store));
 }
 
@@ -186,7 +188,7 @@ async fn compacted_history_is_gone_and_the_last_revision_is_not(rig: &impl Rig) 
 async fn watch_from_a_revision_that_never_was_needs_a_new_list(rig: &impl Rig) {
     let after = Revision(1_000_000);
     let mut watch = rig.registry().watch(&Scope::All, after).await.unwrap();
-    assert_eq!(deadline(watch.next()).await, Err(RegistryError::HistoryGone { after }));
+    assert_eq!(deadline(watch.next()).await, Err(RegistryError::SetBack { after }));
 }
 
 async fn create(rig: &impl Rig, subnet: &str, public_ip: Ipv4Addr) -> Lease {

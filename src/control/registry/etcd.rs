@@ -8,6 +8,7 @@
 //! Only keys under `<prefix>/subnets/` are listed and watched, with the slash; only subnet keys
 //! are written. etcd's own "lease", the expiry that a key is bound to, is a [`TtlLease`] here.
 
+mod pages;
 mod servers;
 pub(crate) mod settings;
 mod stream;
@@ -15,12 +16,13 @@ mod stream;
 pub use settings::{EtcdConfig, EtcdConfigError};
 pub use stream::EtcdWatch;
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::num::NonZeroI64;
 use std::time::Duration;
 
 use etcd_client::{
-    Client, Compare, CompareOp, Error, GetOptions, GetResponse, KeyValue, PutOptions,
-    ResponseHeader, Txn, TxnOp, TxnOpResponse, TxnResponse, WatchOptions,
+    Client, Compare, CompareOp, Error, GetOptions, KeyValue, PutOptions, ResponseHeader, Txn,
+    TxnOp, TxnOpResponse, TxnResponse, WatchOptions,
 };
 use tokio::time::Instant;
 
@@ -32,12 +34,15 @@ use super::{
 use crate::control::lease::{Lease, LeaseAttrs, LeaseError, parse_key, print_key};
 use crate::routes::Subnet;
 
-/// Entries per page of a listing: at some 100 bytes each, well below the size of a message.
-const PAGE_LEN: i64 = 5000;
+/// Largest message taken from etcd. What is larger is asked for in pieces: a listing by shorter
+/// pages, a watch by fragments, or by a new listing where etcd knows none (before 3.4).
+const MAX_MESSAGE_LEN: usize = 8 << 20;
 
-/// Largest message taken from etcd. Its own limit of 1.5 MiB for a request bounds an entry, but
-/// not a page of them.
-const MAX_MESSAGE_LEN: usize = 64 << 20;
+/// Longest value that is read. A lease has some hundred bytes.
+const MAX_VALUE_LEN: usize = 64 << 10;
+
+/// Longest key that is kept, in bytes. A subnet's has some twenty.
+const MAX_KEY_LEN: usize = 512;
 
 /// The registry in etcd.
 pub struct EtcdRegistry {
@@ -156,7 +161,7 @@ impl Registry for EtcdRegistry {
     }
 
     async fn config(&self) -> Result<Option<String>, RegistryError> {
-        let get = |client| get(client, self.keys.config.clone(), GetOptions::new());
+        let get = |client| pages::get(client, self.keys.config.clone(), GetOptions::new());
         let answer = self.servers.call("read network config", get).await?;
         Ok(answer.kvs().first().map(|kv| String::from_utf8_lossy(kv.value()).into_owned()))
     }
@@ -164,7 +169,7 @@ impl Registry for EtcdRegistry {
     async fn identity(&self) -> Result<StoreId, RegistryError> {
         // Whoever may start a node may read this key. Its value is of no interest.
         let options = GetOptions::new().with_keys_only();
-        let get = |client| get(client, self.keys.config.clone(), options.clone());
+        let get = |client| pages::get(client, self.keys.config.clone(), options.clone());
         let answer = self.servers.call("ask for the etcd cluster id", get).await?;
         Ok(store_of(answer.header()))
     }
@@ -172,19 +177,15 @@ impl Registry for EtcdRegistry {
     async fn list(&self, scope: &Scope) -> Result<Snapshot, RegistryError> {
         match scope {
             Scope::All => self.list_all().await,
-            Scope::Key(key) => {
-                let key = self.keys.full(key);
-                let get = |client| get(client, key.clone(), GetOptions::new());
-                let answer = self.servers.call("read lease", get).await?;
-                let entries = answer.kvs().iter().map(|kv| self.keys.read(kv)).collect();
-                let store = store_of(answer.header());
-                Ok(Snapshot { store, revision: revision_of(&answer), entries })
-            }
+            Scope::Key(key) => self.list_one(self.keys.full(key)).await,
         }
     }
 
     async fn watch(&self, scope: &Scope, after: Revision) -> Result<EtcdWatch, RegistryError> {
-        let options = WatchOptions::new().with_start_revision(after.0 + 1).with_progress_notify();
+        let options = WatchOptions::new()
+            .with_start_revision(after.0 + 1)
+            .with_progress_notify()
+            .with_fragment();
         let (key, options) = match scope {
             Scope::All => (self.keys.subnets.clone(), options.with_range(self.keys.subnets_end())),
             Scope::Key(key) => (self.keys.full(key), options),
@@ -194,7 +195,15 @@ impl Registry for EtcdRegistry {
             async move {
                 self.servers.refresh_token(&client).await?;
                 let mut watches = client.watch_client().max_decoding_message_size(MAX_MESSAGE_LEN);
-                watches.watch(key, Some(options)).await
+                let mut stream = watches.watch(key, Some(options)).await?;
+                // A server acknowledges a new watch at once.
+                match stream.message().await? {
+                    Some(first) if first.canceled() && first.compact_revision() == 0 => {
+                        Err(Error::WatchError(first.cancel_reason().to_owned()))
+                    }
+                    Some(first) => Ok((stream, first)),
+                    None => Err(Error::WatchError("the server closed the stream".to_owned())),
+                }
             }
         };
         let stream = self.servers.call("watch leases", watch).await?;
@@ -243,34 +252,6 @@ impl Registry for EtcdRegistry {
 }
 
 impl EtcdRegistry {
-    /// Every entry, page by page, all as of the first page's revision.
-    async fn list_all(&self) -> Result<Snapshot, RegistryError> {
-        let mut from = self.keys.subnets.clone().into_bytes();
-        let mut revision = Revision::default(); // 0 asks for the latest
-        let mut store = StoreId(String::new());
-        let mut entries = Vec::new();
-        loop {
-            let options = GetOptions::new()
-                .with_range(self.keys.subnets_end())
-                .with_limit(PAGE_LEN)
-                .with_revision(revision.0);
-            let get = |client| get(client, from.clone(), options.clone());
-            let page = self.servers.call("list leases", get).await?;
-            if revision == Revision::default() {
-                revision = revision_of(&page);
-                store = store_of(page.header());
-            }
-            entries.extend(page.kvs().iter().map(|kv| self.keys.read(kv)));
-            match page.kvs().last() {
-                Some(last) if page.more() => {
-                    from = last.key().to_vec();
-                    from.push(0); // the first key after it
-                }
-                _ => return Ok(Snapshot { store, revision, entries }),
-            }
-        }
-    }
-
     /// A write that failed may still have been made: revoking its expiry undoes it, too.
     async fn revoke_unless_written(
         &self,
@@ -293,30 +274,37 @@ impl Keys {
         format!("{}{key}", self.subnets)
     }
 
-    /// A key of etcd's, less what all entries share.
+    /// A key of etcd's, less what all entries share. One that is too long to be of any use is
+    /// told by its beginning and its hash.
     fn short(&self, key: &[u8]) -> String {
         let short = key.strip_prefix(self.subnets.as_bytes()).unwrap_or(key);
-        String::from_utf8_lossy(short).into_owned()
+        if short.len() <= MAX_KEY_LEN {
+            return String::from_utf8_lossy(short).into_owned();
+        }
+        let mut hasher = DefaultHasher::new();
+        short.hash(&mut hasher);
+        let start = String::from_utf8_lossy(&short[..MAX_KEY_LEN]);
+        format!("{start}... ({} bytes, hash {:x})", short.len(), hasher.finish())
     }
 
     fn read(&self, kv: &KeyValue) -> Read {
+        let len = kv.value().len();
+        if len > MAX_VALUE_LEN {
+            return Err(self.malformed(kv, LeaseError::TooLong(len)));
+        }
         let (key, revision) = (self.short(kv.key()), Revision(kv.mod_revision()));
-        if kv.key_str().is_err() {
+        if kv.key_str().is_err() || kv.key().len() > self.subnets.len() + MAX_KEY_LEN {
             // It could be listed but not written to: `short` is not all of it.
-            let subnet = parse_key(&key).ok();
-            return Err(Malformed { key, subnet, revision, reason: LeaseError::Key });
+            return Err(self.malformed(kv, LeaseError::Key));
         }
         read_entry(Entry { key, revision, ttl_lease: ttl_lease(kv.lease()) }, kv.value())
     }
-}
 
-async fn get(
-    client: Client,
-    key: impl Into<Vec<u8>>,
-    options: GetOptions,
-) -> Result<GetResponse, Error> {
-    let mut kv = client.kv_client().max_decoding_message_size(MAX_MESSAGE_LEN);
-    kv.get(key, Some(options)).await
+    fn malformed(&self, kv: &KeyValue, reason: LeaseError) -> Malformed {
+        let key = self.short(kv.key());
+        let subnet = parse_key(&key).ok();
+        Malformed { key, subnet, revision: Revision(kv.mod_revision()), reason }
+    }
 }
 
 async fn txn(mut client: Client, transaction: Txn) -> Result<TxnResponse, Error> {
@@ -325,10 +313,6 @@ async fn txn(mut client: Client, transaction: Txn) -> Result<TxnResponse, Error>
 
 fn ttl_lease(id: i64) -> Option<TtlLease> {
     NonZeroI64::new(id).map(TtlLease)
-}
-
-fn revision_of(answer: &GetResponse) -> Revision {
-    Revision(answer.header().map_or(0, |header| header.revision()))
 }
 
 /// As `etcdctl` prints a cluster's id.

@@ -10,7 +10,7 @@ use super::{
 };
 
 /// Entries at their latest revision, and the changes since the oldest that is remembered.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct History {
     store: StoreId,
     revision: Revision,
@@ -39,6 +39,11 @@ impl History {
         }
     }
 
+    /// The same history, which begins with `store`.
+    pub(super) fn in_store(self, store: StoreId) -> Self {
+        Self { store, ..self }
+    }
+
     pub(super) const fn store(&self) -> &StoreId {
         &self.store
     }
@@ -63,13 +68,17 @@ impl History {
     /// The changes to `scope` after `position`, if there are any.
     ///
     /// # Errors
-    /// [`RegistryError::HistoryGone`] when they are not remembered, or `position` never was.
+    /// [`RegistryError::HistoryGone`] when they are not remembered, [`RegistryError::SetBack`]
+    /// when `position` never was.
     pub(super) fn after(
         &self,
         position: Revision,
         scope: &Scope,
     ) -> Result<Option<Batch>, RegistryError> {
-        if position.0.saturating_add(1) < self.compacted.0 || position > self.revision {
+        if position > self.revision {
+            return Err(RegistryError::SetBack { after: position });
+        }
+        if position.0.saturating_add(1) < self.compacted.0 {
             return Err(RegistryError::HistoryGone { after: position });
         }
         let start = self.changes.partition_point(|(revision, _)| *revision <= position);

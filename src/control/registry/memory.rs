@@ -49,9 +49,14 @@ pub enum Fault {
 pub struct MemoryWatch {
     shared: Arc<Shared>,
     scope: Scope,
+    store: StoreId,
     position: Revision,
     generation: u64,
 }
+
+/// What a [`MemoryRegistry`] held at a time.
+#[derive(Debug, Clone)]
+pub struct Backup(Store);
 
 impl MemoryRegistry {
     /// An empty registry.
@@ -90,6 +95,31 @@ impl MemoryRegistry {
         self.write(|store| store.generation += 1);
     }
 
+    /// Everything there is now.
+    pub fn backup(&self) -> Backup {
+        Backup(self.shared.lock().clone())
+    }
+
+    /// Puts everything back to where it was, as the operator does who restores a backup. That
+    /// ends every watch.
+    pub fn restore(&self, Backup(backup): &Backup) {
+        self.write(|store| store.restore(backup.clone()));
+    }
+
+    /// From now on the watches that there are stay silent for ever, as when a connection is gone
+    /// and nobody says so.
+    pub fn mute_watches(&self) {
+        self.write(|store| {
+            store.muted = Some(store.generation);
+            store.generation += 1;
+        });
+    }
+
+    /// From now on this is another registry, with the same content.
+    pub fn change_identity(&self) {
+        self.write(Store::change_identity);
+    }
+
     /// Makes the next `num` calls fail.
     pub fn fail_next(&self, num: usize, fault: Fault) {
         self.write(|store| store.faults.extend(std::iter::repeat_n(fault, num)));
@@ -102,9 +132,12 @@ impl MemoryRegistry {
 
     /// A watch that is set up without a call that might fail.
     pub(crate) fn watch_now(&self, scope: &Scope, after: Revision) -> MemoryWatch {
-        let generation = self.shared.lock().generation;
+        let (generation, store) = {
+            let store = self.shared.lock();
+            (store.generation, store.history.store().clone())
+        };
         let shared = Arc::clone(&self.shared);
-        MemoryWatch { shared, scope: scope.clone(), position: after, generation }
+        MemoryWatch { shared, scope: scope.clone(), store, position: after, generation }
     }
 
     fn write<T>(&self, work: impl FnOnce(&mut Store) -> T) -> T {
@@ -204,6 +237,10 @@ fn outcome(store: &Store, key: &str, is_written: bool) -> Write {
 }
 
 impl LeaseWatch for MemoryWatch {
+    fn store(&self) -> &StoreId {
+        &self.store
+    }
+
     async fn next(&mut self) -> Result<Batch, RegistryError> {
         let shared = Arc::clone(&self.shared);
         loop {
@@ -228,6 +265,9 @@ impl MemoryWatch {
 
     fn pending(&self) -> Result<Option<Batch>, RegistryError> {
         let store = self.shared.lock();
+        if store.muted == Some(self.generation) {
+            return Ok(None);
+        }
         if store.generation != self.generation {
             return Err(RegistryError::WatchEnded { reason: "connection lost".to_owned() });
         }

@@ -77,6 +77,52 @@ impl EtcdServer {
         self.restart().await;
     }
 
+    /// Starts it again at another address, of which nobody knows; what it had comes back. The next
+    /// `restart_at` that leads it back.
+    pub(crate) async fn restart_hidden(&mut self) -> String {
+        let known = std::mem::replace(&mut self.url, format!("http://{}", free_addr()));
+        self.restart().await;
+        known
+    }
+
+    /// Ends it and starts it again at `url`.
+    pub(crate) async fn restart_at(&mut self, url: String) {
+        self.kill();
+        self.url = url;
+        self.restart().await;
+    }
+
+    /// A backup of it as it is now.
+    pub(crate) fn save(&self) -> TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        etcdctl(&["--endpoints", &self.url, "snapshot", "save"], &dir.path().join("db"));
+        dir
+    }
+
+    /// Puts a backup in the place of its data, while it does not run.
+    pub(crate) fn restore(&mut self, backup: &TempDir) {
+        self.data = tempfile::tempdir().unwrap();
+        let data = self.data.path().display().to_string();
+        let cluster = format!("test={}", self.peer_url);
+        let args = ["snapshot", "restore", "--name", "test", "--data-dir", &data]
+            .into_iter()
+            .chain(["--initial-cluster", &cluster, "--initial-advertise-peer-urls"])
+            .chain([self.peer_url.as_str()]);
+        std::fs::remove_dir(self.data.path()).unwrap();
+        etcdctl(&args.collect::<Vec<&str>>(), &backup.path().join("db"));
+    }
+
+    /// Empties it while it does not run.
+    pub(crate) fn wipe(&mut self) {
+        self.data = tempfile::tempdir().unwrap();
+    }
+
+    /// Makes it another cluster, while it does not run.
+    pub(crate) fn become_another_cluster(&mut self) {
+        self.wipe();
+        self.args.extend(["--initial-cluster-token".to_owned(), "another".to_owned()]);
+    }
+
     /// Stops (`STOP`) or resumes (`CONT`) the process, connections and all.
     pub(crate) fn signal(&self, name: &str) {
         let pid = self.process.id().to_string();
@@ -126,6 +172,13 @@ fn spawn(data: &TempDir, url: &str, peer_url: &str, args: &[String]) -> Child {
         .stderr(Stdio::null())
         .spawn()
         .expect("cannot run `etcd`: install etcd-server")
+}
+
+/// Runs `etcdctl` with `args` and, behind them, a path.
+fn etcdctl(args: &[&str], path: &Path) {
+    let run = Command::new("etcdctl").env("ETCDCTL_API", "3").args(args).arg(path).output();
+    let run = run.expect("cannot run `etcdctl`: install etcd-client");
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
 }
 
 fn free_addr() -> SocketAddr {

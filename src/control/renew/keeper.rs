@@ -100,7 +100,9 @@ impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
     /// What the watch on our entry tells: our own writes, and those of others.
     pub(super) async fn observe(&mut self, update: Update) -> Result<(), LeaseLost> {
         let changes = match update {
-            Update::Snapshot(mut snapshot) | Update::Reset(mut snapshot) => {
+            Update::Snapshot(mut snapshot)
+            | Update::Relisted(mut snapshot, _)
+            | Update::Reset(mut snapshot) => {
                 let found = snapshot.entries.pop();
                 return self.compare(found).await;
             }

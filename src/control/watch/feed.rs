@@ -1,38 +1,82 @@
-//! [`Feed`]: a registry's snapshot and changes, without end.
+//! [`Feed`]: a registry's snapshots and changes, without end.
 
+use std::cmp::Ordering;
+use std::time::Duration;
+
+use rand::Rng;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::control::backoff::Backoff;
+use crate::control::dice::dice;
 use crate::control::log_limit::LogLimit;
 use crate::control::registry::{
-    Change, LeaseWatch, Registry, RegistryError, Revision, Scope, Snapshot,
+    Change, LeaseWatch, Registry, RegistryError, Revision, Scope, Snapshot, StoreId,
 };
 
 /// What is new in the registry.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Update {
-    /// Everything there is: what is known but not in here is gone.
+    /// Everything there is, for the first time.
     Snapshot(Snapshot),
-    /// Everything there is in a registry that was set back: it lost its data, or was restored from
-    /// a backup. What is known but not in here was not deleted by anybody.
+    /// Everything there is, once more. Nobody told us what happened to that which is known but
+    /// not in here.
+    Relisted(Snapshot, Gap),
+    /// Everything there is in a registry whose history is not the one that we followed: it lost
+    /// its data, was restored from a backup, or is another one. What is known but not in here was
+    /// not deleted by anybody.
     Reset(Snapshot),
     /// These entries changed, and no others.
     Changes(Vec<Change>),
 }
 
+/// Why everything was listed once more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Gap {
+    /// It was time to. Nothing is known to have been missed.
+    None,
+    /// A watch was lost. A registry that is restored from a backup ends all watches and may be
+    /// past our last revision when it answers again, so its numbers prove nothing.
+    WatchLost,
+    /// The registry did not answer for a time: no node could write its lease.
+    Silence,
+}
+
+/// How long until everything is listed once more, at least and at most. It finds what a watch
+/// missed without telling us.
+const RESYNC: [Duration; 2] = [Duration::from_secs(600), Duration::from_secs(1200)];
+
+/// Entries for which [`RESYNC`] is right; with more it is longer in proportion. There are as many
+/// nodes as entries, so however many they are, etcd is asked for about one listing a second.
+const RESYNC_LEN: f64 = 1000.0;
+
+/// All nodes lose their watches at once when etcd restarts, and list everything again. What they
+/// ask for grows with the square of their number, so each waits for up to this times the square:
+/// nothing to speak of for a hundred nodes, a second and a half for a thousand. That is some
+/// 100 MB/s of listings.
+const LIST_SPREAD: Duration = Duration::from_nanos(1500);
+
 /// Follows the entries of a scope through every failure of the registry.
 pub(crate) struct Feed<'r, R: Registry> {
     registry: &'r R,
     scope: Scope,
-    /// Everything up to here has been delivered; `None` before the first list, and after the
-    /// history has been lost.
+    /// Everything up to here has been delivered; `None` before the first list.
     position: Option<Revision>,
+    /// Whose revision that is, if we know.
+    store: Option<StoreId>,
     /// The first list, if somebody has made it already.
     listed: Option<Snapshot>,
-    /// Where we were when the history was lost.
-    lost_at: Revision,
+    /// Entries in the last list.
+    num_listed: usize,
+    /// When to list once more, at the latest.
+    list_at: Instant,
+    /// What happened since the last list.
+    gap: Gap,
+    /// Whether the history is known to be another since then.
+    is_reset: bool,
     watch: Option<R::Watch>,
+    /// Whether the last watch could not even be set up. A registry that only lists is not in touch.
+    is_refused: bool,
     /// Whether the registry answers.
     in_touch: watch::Sender<bool>,
     backoff: Backoff,
@@ -50,9 +94,14 @@ impl<'r, R: Registry> Feed<'r, R> {
             registry,
             scope,
             position: None,
+            store: None,
             listed: None,
-            lost_at: Revision::default(),
+            num_listed: 0,
+            list_at: Instant::now() + resync_interval(0),
+            gap: Gap::None,
+            is_reset: false,
             watch: None,
+            is_refused: false,
             in_touch: watch::Sender::new(true),
             backoff: Backoff::of_registry(),
             retry_at: None,
@@ -81,6 +130,11 @@ impl<'r, R: Registry> Feed<'r, R> {
         Self { is_quiet: true, ..self }
     }
 
+    /// Whether every change reaches us now, as it is made.
+    pub(crate) const fn is_watching(&self) -> bool {
+        self.watch.is_some()
+    }
+
     /// The next snapshot, or changes, of which there is at least one.
     ///
     /// # Cancel safety
@@ -100,46 +154,92 @@ impl<'r, R: Registry> Feed<'r, R> {
     }
 
     async fn step(&mut self) -> Result<Option<Update>, RegistryError> {
-        let Some(position) = self.position else {
-            let snapshot = match self.listed.take() {
-                Some(listed) => listed,
-                None => self.registry.list(&self.scope).await?,
-            };
-            self.position = Some(snapshot.revision);
-            self.tell(true);
-            let is_set_back = snapshot.revision < std::mem::take(&mut self.lost_at);
-            let update = if is_set_back { Update::Reset } else { Update::Snapshot };
-            return Ok(Some(update(snapshot)));
+        let Some(position) = self.position.filter(|_| Instant::now() < self.list_at) else {
+            return self.list().await;
         };
-        let watch = match self.watch.take() {
-            Some(watch) => watch,
-            None => self.registry.watch(&self.scope, position).await?,
-        };
+        if self.watch.is_none() {
+            self.is_refused = true;
+            let watch = self.registry.watch(&self.scope, position).await?;
+            self.is_refused = false;
+            let store = self.store.get_or_insert_with(|| watch.store().clone());
+            if store != watch.store() {
+                return Err(RegistryError::SetBack { after: position });
+            }
+            self.watch = Some(watch);
+        }
         self.tell(true);
-        let batch = self.watch.insert(watch).next().await?;
+        let Some(watch) = &mut self.watch else { return Ok(None) };
+        let batch = tokio::select! {
+            biased;
+            batch = watch.next() => batch?,
+            () = tokio::time::sleep_until(self.list_at) => return Ok(None),
+        };
         self.position = Some(batch.revision);
         self.backoff.reset();
         Ok((!batch.changes.is_empty()).then_some(Update::Changes(batch.changes)))
+    }
+
+    /// Lists everything, for the first time or once more. The next watch goes on from there.
+    async fn list(&mut self) -> Result<Option<Update>, RegistryError> {
+        let snapshot = match self.listed.take() {
+            Some(listed) => listed,
+            None => match self.registry.list(&self.scope).await {
+                Ok(snapshot) => snapshot,
+                Err(error) if self.is_watching() => {
+                    // The watch stands, and will tell if the registry is gone.
+                    tracing::debug!("{error}; the watch goes on");
+                    self.list_at = Instant::now() + self.backoff.delay() + LogLimit::INTERVAL;
+                    return Ok(None);
+                }
+                Err(error) => {
+                    self.gap = Gap::Silence;
+                    return Err(error);
+                }
+            },
+        };
+        let (before, now) = (self.position.replace(snapshot.revision), snapshot.revision);
+        let other = self.store.replace(snapshot.store.clone());
+        let is_other = other.as_ref().is_some_and(|other| *other != snapshot.store);
+        if let Some(other) = other.filter(|_| is_other && !self.is_quiet) {
+            tracing::warn!("another registry answers now: {}, not {other}", snapshot.store);
+        }
+        let is_behind = before.map(|before| now.cmp(&before)) == Some(Ordering::Less);
+        let is_reset = std::mem::take(&mut self.is_reset) || is_other || is_behind;
+        let gap = std::mem::replace(&mut self.gap, Gap::None);
+        self.watch = None;
+        if !self.is_refused {
+            self.tell(true);
+        }
+        self.num_listed = snapshot.entries.len();
+        self.list_at = Instant::now() + resync_interval(self.num_listed);
+        Ok(Some(match before {
+            _ if is_reset => Update::Reset(snapshot),
+            Some(_) => Update::Relisted(snapshot, gap),
+            None => Update::Snapshot(snapshot),
+        }))
     }
 
     /// A list that succeeds does not reset the back-off, only a watch that delivers does. So a
     /// registry that forgets its history faster than we read it is not asked without a pause.
     fn recover(&mut self, error: &RegistryError) {
         self.watch = None;
-        if matches!(error, RegistryError::HistoryGone { .. }) {
-            self.lost_at = self.position.take().unwrap_or(self.lost_at);
-        } else {
-            self.tell(false);
-            // One entry is soon read anew. Its last change may lie so far back that a registry
-            // which was set back meanwhile is past it again.
-            if matches!(self.scope, Scope::Key(_)) {
-                self.position = None;
+        self.gap = self.gap.max(Gap::WatchLost);
+        let now = Instant::now();
+        match error {
+            RegistryError::HistoryGone { .. } => self.list_at = now,
+            RegistryError::SetBack { .. } => {
+                self.is_reset = true;
+                self.list_at = now;
+            }
+            RegistryError::Call { .. } | RegistryError::WatchEnded { .. } => {
+                self.tell(false);
+                self.list_at = self.list_at.min(now + list_spread(self.num_listed));
             }
         }
         if !self.is_quiet && self.log.is_due(error.kind()) {
             tracing::warn!("{error}; trying again");
         }
-        self.retry_at = Some(Instant::now() + self.backoff.delay());
+        self.retry_at = Some(now + self.backoff.delay());
     }
 
     /// Wakes the listeners only by what is news to them.
@@ -150,4 +250,14 @@ impl<'r, R: Registry> Feed<'r, R> {
             tracing::info!("registry answers again");
         }
     }
+}
+
+fn resync_interval(num_listed: usize) -> Duration {
+    let [least, most] = RESYNC;
+    dice().random_range(least..=most).mul_f64((num_listed as f64 / RESYNC_LEN).max(1.0))
+}
+
+fn list_spread(num_listed: usize) -> Duration {
+    let square = (num_listed as f64).powi(2);
+    LIST_SPREAD.mul_f64(square * dice().random_range(0.0..=1.0))
 }

@@ -1,7 +1,10 @@
 //! [`LeaseTable`]: the leases known, and what a snapshot or a change makes of them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
+use tokio::time::Instant;
+
+use super::RESET_GRACE;
 use crate::control::claim::Claim;
 use crate::control::lease::{Lease, LeaseEvent};
 use crate::control::registry::{Change, Malformed, Read, Revision, Snapshot, key_of};
@@ -18,8 +21,9 @@ pub(super) struct LeaseTable<'a> {
     known: BTreeMap<String, Lease>,
     /// How many of the known leases name a subnet.
     holders: HashMap<Subnet, usize>,
-    /// Keys of leases that are known, but no longer to the registry, which was set back.
-    doubted: BTreeSet<String>,
+    /// Keys of leases that are known and that a listing did not have, though nobody told us of
+    /// their end; and until when they stand.
+    doubted: BTreeMap<String, Instant>,
     /// Keys of the malformed entries, with the revision that was complained about.
     malformed: BTreeMap<String, Revision>,
 }
@@ -32,19 +36,23 @@ impl<'a> LeaseTable<'a> {
         for lease in known.values() {
             *holders.entry(lease.subnet).or_default() += 1;
         }
-        Self { own, known, holders, doubted: BTreeSet::new(), malformed: BTreeMap::new() }
+        Self { own, known, holders, doubted: BTreeMap::new(), malformed: BTreeMap::new() }
     }
 
-    /// Takes over everything there is in a registry that was set back. What it does not have any
-    /// more is kept until [`give_up`](Self::give_up).
-    pub(super) fn reset(&mut self, snapshot: Snapshot) -> Vec<LeaseEvent> {
-        self.doubted.extend(self.known.keys().cloned());
-        self.replace(snapshot)
-    }
-
-    /// How many leases are known that the registry lost.
+    /// How many leases are known that the registry does not have.
     pub(super) fn num_doubted(&self) -> usize {
         self.doubted.len()
+    }
+
+    /// The leases that the registry does not have, such as `10.1.1.0/24 of 192.0.2.1`.
+    pub(super) fn doubted(&self) -> impl Iterator<Item = String> {
+        let leases = self.doubted.keys().filter_map(|key| self.known.get(key));
+        leases.map(|lease| format!("{} of {}", lease.subnet, lease.attrs))
+    }
+
+    /// When the first of them is due to be given up.
+    pub(super) fn give_up_at(&self) -> Option<Instant> {
+        self.doubted.values().min().copied()
     }
 
     /// How many entries do not read as leases.
@@ -52,23 +60,34 @@ impl<'a> LeaseTable<'a> {
         self.malformed.len()
     }
 
-    /// Lets go of the leases that the registry lost and nobody wrote again.
+    /// Lets go of the leases whose time is up and which nobody wrote again.
     pub(super) fn give_up(&mut self) -> Vec<LeaseEvent> {
-        let doubted = std::mem::take(&mut self.doubted);
-        doubted.iter().filter_map(|key| self.forget(key)).collect()
+        let now = Instant::now();
+        let is_due = |(_, until): &(&String, &Instant)| **until <= now;
+        let due: Vec<String> =
+            self.doubted.iter().filter(is_due).map(|(key, _)| key.clone()).collect();
+        due.iter().filter_map(|key| self.forget(key)).collect()
     }
 
-    /// Takes over everything there is. Removals come first.
-    pub(super) fn replace(&mut self, snapshot: Snapshot) -> Vec<LeaseEvent> {
+    /// Everybody who is in doubt now gets the whole grace again: until now no node could write
+    /// its lease.
+    pub(super) fn renew_grace(&mut self) {
+        self.doubted.values_mut().for_each(|until| *until = Instant::now() + RESET_GRACE);
+    }
+
+    /// Takes over everything there is. A lease that is not in there is in doubt: only a watch tells
+    /// that it was deleted. Returns how many came to be in doubt just now.
+    pub(super) fn replace(&mut self, snapshot: Snapshot) -> (Vec<LeaseEvent>, usize) {
         let listed: HashSet<&str> = snapshot.entries.iter().map(key_of).collect();
         self.malformed.retain(|key, _| listed.contains(key.as_str()));
-        self.doubted.retain(|key| !listed.contains(key.as_str()));
-        let is_gone =
-            |key: &&String| !listed.contains(key.as_str()) && !self.doubted.contains(*key);
-        let gone: Vec<String> = self.known.keys().filter(is_gone).cloned().collect();
-        let mut events: Vec<LeaseEvent> = gone.iter().filter_map(|key| self.forget(key)).collect();
-        events.extend(snapshot.entries.into_iter().filter_map(|entry| self.learn(entry)));
-        events
+        self.doubted.retain(|key, _| !listed.contains(key.as_str()));
+        let num_before = self.doubted.len();
+        let until = Instant::now() + RESET_GRACE;
+        for key in self.known.keys().filter(|key| !listed.contains(key.as_str())) {
+            self.doubted.entry(key.clone()).or_insert(until);
+        }
+        let num_new = self.doubted.len() - num_before;
+        (snapshot.entries.into_iter().filter_map(|entry| self.learn(entry)).collect(), num_new)
     }
 
     /// Takes over changes, in order.

@@ -3,14 +3,17 @@
 use etcd_client::{WatchResponse, WatchStream};
 use tokio::time::Instant;
 
-use super::Keys;
 use super::servers::{Timings, describe};
-use crate::control::registry::{Batch, Change, LeaseWatch, RegistryError, Revision};
+use super::{Keys, store_of};
+use crate::control::registry::{Batch, Change, LeaseWatch, RegistryError, Revision, StoreId};
 
 /// A watch on one etcd server.
 #[derive(Debug)]
 pub struct EtcdWatch {
     stream: WatchStream,
+    /// The server's acknowledgement, until it is read.
+    first: Option<WatchResponse>,
+    store: StoreId,
     keys: Keys,
     position: Revision,
     timings: Timings,
@@ -21,18 +24,23 @@ pub struct EtcdWatch {
 }
 
 impl EtcdWatch {
-    pub(super) fn new(stream: WatchStream, keys: Keys, after: Revision, timings: Timings) -> Self {
-        let patience = Instant::now() + timings.call;
-        // A new watch is acknowledged at once, so its silence counts as the second one.
-        Self { stream, keys, position: after, timings, patience, asked: true }
+    /// A watch which the server acknowledged by `first`.
+    pub(super) fn new(
+        (stream, first): (WatchStream, WatchResponse),
+        keys: Keys,
+        after: Revision,
+        timings: Timings,
+    ) -> Self {
+        let store = store_of(first.header());
+        let (first, patience) = (Some(first), Instant::now() + timings.silence);
+        Self { stream, first, store, keys, position: after, timings, patience, asked: false }
     }
 
     /// What a response says: a batch, or nothing but that the server is alive.
     fn read(&mut self, response: &WatchResponse) -> Result<Option<Batch>, RegistryError> {
-        let history_gone = Err(RegistryError::HistoryGone { after: self.position });
         // etcd ends a watch on compacted history with a message, and leaves the stream open.
         if response.canceled() && response.compact_revision() != 0 {
-            return history_gone;
+            return Err(RegistryError::HistoryGone { after: self.position });
         }
         if response.canceled() {
             return Err(ended(match response.cancel_reason() {
@@ -42,10 +50,10 @@ impl EtcdWatch {
         }
         let revision =
             response.header().map_or(self.position, |header| Revision(header.revision()));
-        if revision < self.position {
-            // The store was restored from a backup, or wiped. The revisions we would wait for
-            // are those of other writes.
-            return history_gone;
+        if revision < self.position || store_of(response.header()) != self.store {
+            // The store was restored from a backup, or wiped, or a proxy leads to another one.
+            // The revisions we would wait for are those of other writes.
+            return Err(RegistryError::SetBack { after: self.position });
         }
         let changes: Vec<Change> =
             response.events().iter().filter_map(|e| self.change(e)).collect();
@@ -74,7 +82,16 @@ impl EtcdWatch {
 }
 
 impl LeaseWatch for EtcdWatch {
+    fn store(&self) -> &StoreId {
+        &self.store
+    }
+
     async fn next(&mut self) -> Result<Batch, RegistryError> {
+        if let Some(first) = self.first.take()
+            && let Some(batch) = self.read(&first)?
+        {
+            return Ok(batch);
+        }
         loop {
             match tokio::time::timeout_at(self.patience, self.stream.message()).await {
                 Ok(Ok(Some(response))) => {

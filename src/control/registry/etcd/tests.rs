@@ -7,11 +7,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use super::*;
-use crate::control::registry::LeaseWatch;
 use crate::control::registry::conformance::{self, Rig};
 use crate::control::registry::test_etcd::EtcdServer;
+use crate::control::registry::{Change, LeaseWatch};
 
 mod access;
+mod giants;
 mod settings;
 
 /// A registry in etcd, with the operator's `etcdctl`.

@@ -11,7 +11,7 @@ use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
 
 use super::Shared;
-use crate::control::registry::{Batch, LeaseWatch, RegistryError, Revision, Scope};
+use crate::control::registry::{Batch, LeaseWatch, RegistryError, Revision, Scope, StoreId};
 use crate::control::replace_file::directory_of;
 
 /// How often the file is looked at unasked. Some file systems tell nothing of what other hosts do,
@@ -26,6 +26,7 @@ const POLL_INTERVAL: Duration = Duration::from_secs(1);
 pub struct FileWatch {
     shared: Arc<Shared>,
     scope: Scope,
+    store: StoreId,
     position: Revision,
     news: Arc<News>,
     inotify: Option<RecommendedWatcher>,
@@ -51,7 +52,8 @@ impl FileWatch {
                 None
             }
         };
-        Self { shared, scope, position: after, news, inotify }
+        let store = shared.view().history.store().clone();
+        Self { shared, scope, store, position: after, news, inotify }
     }
 
     /// Until the file may be another, or an entry expires.
@@ -65,6 +67,10 @@ impl FileWatch {
 }
 
 impl LeaseWatch for FileWatch {
+    fn store(&self) -> &StoreId {
+        &self.store
+    }
+
     async fn next(&mut self) -> Result<Batch, RegistryError> {
         loop {
             let pending = self.shared.view().history.after(self.position, &self.scope)?;

@@ -9,12 +9,14 @@ use super::{Entry, Fault, read_entry};
 use crate::control::registry::history::{Cas, History};
 use crate::control::registry::{StoreId, TtlLease, key_of};
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Store {
     pub(super) config: Option<String>,
     pub(super) history: History,
     /// Counts how often all watches were ended.
     pub(super) generation: u64,
+    /// The watches of this count stay silent.
+    pub(super) muted: Option<u64>,
     pub(super) faults: VecDeque<Fault>,
     /// When each expires, on this store's clock.
     ttl_leases: BTreeMap<NonZeroI64, Duration>,
@@ -34,11 +36,27 @@ impl Store {
             config: None,
             history: History::of(new_id()),
             generation: 0,
+            muted: None,
             faults: VecDeque::new(),
             ttl_leases: BTreeMap::new(),
             last_ttl_lease: 0,
             clock: Duration::ZERO,
         }
+    }
+
+    /// Takes over what `backup` held. Time does not go back.
+    pub(super) fn restore(&mut self, backup: Self) {
+        let Self { config, history, ttl_leases, last_ttl_lease, .. } = backup;
+        let history = history.in_store(self.history.store().clone());
+        let (generation, faults) = (self.generation + 1, std::mem::take(&mut self.faults));
+        let (muted, clock) = (self.muted, self.clock);
+        *self =
+            Self { config, history, generation, muted, faults, ttl_leases, last_ttl_lease, clock };
+    }
+
+    pub(super) fn change_identity(&mut self) {
+        self.history = self.history.clone().in_store(new_id());
+        self.generation += 1;
     }
 
     pub(super) fn put(&mut self, key: &str, value: &[u8], ttl_lease: Option<TtlLease>) {
