@@ -189,6 +189,48 @@ fn run_in_a_shape_that_the_kernel_dislikes_is_counted_and_gso_stays() {
     }
 }
 
+/// A kernel that refuses each run for its shape, whatever the cause.
+#[test]
+fn run_that_the_kernel_refuses_turn_after_turn_suspends_gso() {
+    for errno in [libc::EINVAL, libc::EMSGSIZE] {
+        let (mut left, mut right) = pair(Offloads::AUTO, Offloads::AUTO);
+        let mut num_refused = 0;
+        for _ in 0..1000 {
+            if left.worker.stats().offloads().gso {
+                left.underlay.refusals.push(errno);
+                num_refused += 1;
+            }
+            assert_carries(&mut left, &mut right);
+        }
+        assert!((2..20).contains(&num_refused), "{num_refused} of 1000");
+        let gso = state(&left, "gso");
+        assert_eq!((gso.in_use, gso.fallbacks), (false, num_refused));
+        let reason = std::io::Error::from_raw_os_error(errno).to_string();
+        assert!(gso.why_not.unwrap().contains(&reason), "{reason}");
+
+        // Tried again with one run, which is refused at once.
+        left.now += FIRST_WAIT;
+        left.run();
+        assert!(left.worker.stats().offloads().gso);
+        left.underlay.refusals.push(errno);
+        assert_carries(&mut left, &mut right);
+        assert!(!left.worker.stats().offloads().gso);
+        assert_eq!(state(&left, "gso").fallbacks, num_refused + 1);
+    }
+}
+
+#[test]
+fn run_that_is_refused_now_and_then_costs_gso_nothing() {
+    let (mut left, mut right) = pair(Offloads::AUTO, Offloads::AUTO);
+    for _ in 0..100 {
+        left.underlay.refusals.push(libc::EINVAL);
+        assert_carries(&mut left, &mut right);
+        assert_carries(&mut left, &mut right);
+    }
+    assert_eq!(state(&left, "gso").fallbacks, 100);
+    assert!(left.worker.stats().offloads().gso);
+}
+
 #[test]
 fn tun_that_refuses_tcp_superpackets_gets_their_packets_and_keeps_those_of_udp() {
     let (mut left, mut right) = pair(Offloads::AUTO, Offloads::AUTO);

@@ -9,6 +9,7 @@ use std::time::Instant;
 use nodes::{carry, pair, pattern, split, tcp_superpacket};
 use twill::dataplane::packet_builder::PacketBuilder;
 use twill::dataplane::vnet_hdr::VnetHdr;
+use twill::dataplane::worker::Turn;
 use twill::dataplane::{DropReason, Offloads, classify};
 use twill::routes::NextHop;
 use twill::routes::publish::RouteChange;
@@ -243,6 +244,62 @@ fn full_send_buffer_holds_egress_back_and_lets_ingress_go_on() {
     left.run();
     let num: usize = left.underlay.sent.try_iter().map(|sent| sent.datagrams().count()).sum();
     assert_eq!(num, 2, "nothing was lost");
+}
+
+/// What the socket does not take stays where the host's own queue limits and drops it.
+#[test]
+fn while_the_send_buffer_is_full_the_tun_is_read_no_further() {
+    let (mut left, _) = pair(Offloads::AUTO, Offloads::AUTO);
+    let (header, superpacket) = tcp_superpacket(&pattern(60_000));
+    for _ in 0..20 {
+        left.send(header, &superpacket);
+    }
+    // The run that fills up first, and once more for each turn that tries.
+    left.underlay.refusals.push(libc::EAGAIN);
+    left.run();
+    let num_unread = left.host.send.len();
+    assert!(num_unread >= 18, "{num_unread} of 20 are unread");
+    left.underlay.refusals.push(libc::EAGAIN);
+    left.run();
+    assert_eq!(left.host.send.len(), num_unread);
+    left.run();
+    assert_eq!(left.host.send.len(), 0);
+    let num: usize = left.underlay.sent.try_iter().map(|sent| sent.datagrams().count()).sum();
+    assert_eq!(num, 20 * 43, "nothing was lost");
+}
+
+/// The kernel tells once of what is ready: whoever stops reading at an error is not told again.
+#[test]
+fn error_of_a_device_hides_no_packet_that_is_ready() {
+    for errno in [libc::EIO, libc::EINTR, libc::ENOMEM, libc::EINVAL] {
+        let (mut left, _) = pair(Offloads::AUTO, Offloads::AUTO);
+        let out = PacketBuilder::udp("10.1.15.2:4000", "10.1.16.2:53").build();
+        let into = PacketBuilder::udp("10.1.16.2:53", "10.1.15.2:4000").build();
+        for _ in 0..3 {
+            left.host.read_refusals.push(errno);
+            left.underlay.recv_refusals.push(errno);
+            left.send(VnetHdr::default(), &out);
+            left.underlay.send.send((None, into.clone().into())).unwrap();
+        }
+        left.run();
+        let num: usize = left.underlay.sent.try_iter().map(|sent| sent.datagrams().count()).sum();
+        assert_eq!((num, left.received().len()), (3, 3), "errno {errno}");
+        let stats = left.worker.stats();
+        assert_eq!((stats.tun_errors.value(), stats.socket_errors.value()), (3, 3));
+    }
+}
+
+#[test]
+fn device_that_goes_on_failing_is_given_time() {
+    let (mut left, _) = pair(Offloads::AUTO, Offloads::AUTO);
+    for _ in 0..10_000 {
+        left.host.read_refusals.push(libc::EIO);
+        left.underlay.recv_refusals.push(libc::ENOMEM);
+    }
+    assert_eq!(left.worker.turn(Instant::now()).unwrap(), Turn::Idle, "so it sleeps");
+    let stats = left.worker.stats();
+    assert!(stats.tun_errors.value() < 100, "{}", stats.tun_errors.value());
+    assert!(stats.socket_errors.value() < 100, "{}", stats.socket_errors.value());
 }
 
 #[test]

@@ -69,6 +69,32 @@ fn packets_that_may_be_fragmented_still_leave() {
     assert!(left.received().is_empty(), "nobody complains");
 }
 
+/// The kernel refuses a run whose datagrams are longer than the path that it knows, every time.
+#[test]
+fn packets_known_to_need_fragments_are_tried_neither_in_runs_nor_whole() {
+    let (mut left, mut right) = pair(Offloads::AUTO, Offloads::AUTO);
+    left.narrow_path(RIGHT, 1400);
+    left.run();
+    for len in [1472, 1472, 1372, 1372, 1373, 600] {
+        left.send(VnetHdr::default(), &packet(len, 0));
+    }
+    left.run();
+    let sent: Vec<_> = left.underlay.sent.try_iter().collect();
+    let shapes: Vec<_> =
+        sent.iter().map(|sent| (sent.bytes.len(), sent.in_fragments, sent.gso_size)).collect();
+    let whole = [(1472, true, None), (1472, true, None), (2744, false, Some(1372))];
+    assert_eq!(shapes, [&whole[..], &[(1373, true, None), (600, false, None)]].concat());
+    let gso = left.worker.stats().snapshot().offload_state["gso"].clone();
+    assert_eq!((gso.in_use, gso.fallbacks), (true, 0));
+    for sent in sent {
+        let gso_size = sent.gso_size.map(usize::from);
+        right.underlay.send.send((gso_size, sent.bytes)).unwrap();
+    }
+    right.run();
+    let lens: Vec<_> = right.received().iter().map(Vec::len).collect();
+    assert_eq!(lens, [1472, 1472, 1372, 1372, 1373, 600], "in order");
+}
+
 #[test]
 fn superpacket_with_df_is_refused_as_its_first_segment() {
     let (mut left, _) = pair(Offloads::AUTO, Offloads::AUTO);

@@ -48,6 +48,9 @@ drop_reasons! {
     NotOurSubnet = "not_our_subnet",
     /// No lease covers the destination.
     NoRoute = "no_route",
+    /// A datagram around a packet of this overlay that came back through the overlay device: the
+    /// kernel routes that peer's public IP into the overlay.
+    Recursion = "recursion",
     /// The TTL ended here.
     TtlExpired = "ttl_expired",
     /// Longer than the path to the peer takes, and not to be fragmented.

@@ -9,6 +9,7 @@ use super::drop_reason::DropReason;
 use super::flow;
 use super::headers::{MAX_PACKET_LEN, ipv4, u16_at};
 use super::pmtu::PathMtus;
+use super::recursion::RecursionGuard;
 use super::send_queue::{Path, SendQueue};
 use super::split::{Split, complete_checksum};
 use super::udp::NUM_SOURCE_PORTS;
@@ -30,6 +31,7 @@ pub struct Encap {
     /// Length of the arena's front that queued datagrams refer to.
     used: usize,
     queue: SendQueue,
+    guard: RecursionGuard,
     /// What the path takes that the last refused packet was too big for.
     path_mtu: u16,
 }
@@ -38,7 +40,13 @@ impl Encap {
     /// An empty arrow; with `gso`, datagrams are packed into runs.
     pub fn new(gso: bool) -> Self {
         let arena = vec![0; ARENA_LEN].into_boxed_slice();
-        Self { arena, used: 0, queue: SendQueue::new(gso), path_mtu: 0 }
+        Self {
+            arena,
+            used: 0,
+            queue: SendQueue::new(gso),
+            guard: RecursionGuard::default(),
+            path_mtu: 0,
+        }
     }
 
     /// Room for one more packet of any length, or `None` until the queue is sent.
@@ -66,27 +74,42 @@ impl Encap {
         if let (None, Some(partial)) = (header.gso, header.checksum) {
             complete_checksum(packet, inner.protocol, partial)?;
         }
-        let next_hop = routes.lookup(inner.dst).ok_or(DropReason::NoRoute)?;
+        let next_hop = routes.lookup(inner.dst);
+        let port = next_hop.map(|next_hop| next_hop.addr.port());
+        if self.guard.finds(packet, &inner, port, routes) {
+            return Err(DropReason::Recursion);
+        }
+        let next_hop = next_hop.ok_or(DropReason::NoRoute)?;
         if inner.ttl <= 1 {
             return Err(DropReason::TtlExpired);
         }
+        let mut in_fragments = false;
         if len > paths.narrowest()
             && let Some(path_mtu) = paths.longest_to(*next_hop.addr.ip())
-            && !passes(packet, inner, header.gso, path_mtu)?
+            && longest(packet, inner, header.gso)? > usize::from(path_mtu)
         {
-            self.path_mtu = path_mtu;
-            return Err(DropReason::TooBigForPath);
+            if u16_at(packet, ipv4::FRAGMENT) & ipv4::DF != 0 {
+                self.path_mtu = path_mtu;
+                return Err(DropReason::TooBigForPath);
+            }
+            // The datagram around it is fragmented: docs/adr/0006.
+            in_fragments = true;
         }
         decrement_ttl(packet);
         let path = path(next_hop, packet, &inner);
 
         let mut is_full = false;
         match header.gso {
+            None if in_fragments => self.queue.push_in_fragments(path, &[], start..start + len),
             None => is_full = self.queue.push(path, &[], start..start + len),
             Some(gso) => {
                 for segment in Split::new(packet, inner, gso)? {
                     let payload = start + segment.payload.start..start + segment.payload.end;
-                    is_full |= self.queue.push(path, segment.headers(), payload);
+                    if in_fragments {
+                        self.queue.push_in_fragments(path, segment.headers(), payload);
+                    } else {
+                        is_full |= self.queue.push(path, segment.headers(), payload);
+                    }
                 }
             }
         }
@@ -150,19 +173,12 @@ fn path(next_hop: NextHop, packet: &[u8], inner: &Inner) -> Path {
     Path { to: next_hop.addr, source: 1 + high_bits % NUM_SOURCE_PORTS }
 }
 
-/// Whether a packet, or each segment of a superpacket, gets through a path that takes `path_mtu`
-/// bytes. Without DF it does, since the datagram around it is fragmented: docs/adr/0006.
-fn passes(
-    packet: &[u8],
-    inner: Inner,
-    gso: Option<Gso>,
-    path_mtu: u16,
-) -> Result<bool, DropReason> {
-    let len = match gso {
-        None => packet.len(),
-        Some(gso) => Split::new(packet, inner, gso)?.longest_packet_len(),
-    };
-    Ok(len <= usize::from(path_mtu) || u16_at(packet, ipv4::FRAGMENT) & ipv4::DF == 0)
+/// Length of a packet, or of the longest segment of a superpacket, in bytes.
+fn longest(packet: &[u8], inner: Inner, gso: Option<Gso>) -> Result<usize, DropReason> {
+    match gso {
+        None => Ok(packet.len()),
+        Some(gso) => Ok(Split::new(packet, inner, gso)?.longest_packet_len()),
+    }
 }
 
 #[cfg(test)]

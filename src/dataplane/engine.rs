@@ -32,6 +32,8 @@ pub struct EngineConfig {
     pub tun_addr: Ipv4Addr,
     /// MTU of the TUN device, in bytes; longer datagrams are dropped.
     pub tun_mtu: u16,
+    /// Length of the longest packet that the external interface carries in one datagram, in bytes.
+    pub longest_whole: u16,
     /// What becomes of datagrams that are too long for their path; where they are refused, the
     /// senders of packets with DF learn what the path takes.
     pub long_datagrams: LongDatagrams,
@@ -150,6 +152,7 @@ impl Engine {
             let accept = Accept { subnet: config.subnet, tun_mtu: usize::from(config.tun_mtu) };
             let worker = Worker::new(queue, socket, config.tun_addr, accept, routes.clone())
                 .with_path_mtus(paths.clone())
+                .with_longest_whole(config.longest_whole)
                 .with_stats(Arc::clone(stats));
             // An early return drops the engine, which stops the workers that already run.
             let stop = Arc::clone(&engine.stop);

@@ -44,6 +44,7 @@ impl IcmpError {
             | DropReason::Oversized
             | DropReason::MartianSource
             | DropReason::NotOurSubnet
+            | DropReason::Recursion
             | DropReason::NoBuffers
             | DropReason::SendRefused
             | DropReason::TunRefused => None,

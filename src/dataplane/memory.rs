@@ -50,9 +50,16 @@ impl Refusals {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push_back(errno);
     }
 
+    /// Lets the next call pass.
+    pub fn pass(&self) {
+        self.push(0);
+    }
+
     fn take(&self) -> io::Result<()> {
         let errno = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-        errno.map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno)))
+        errno
+            .filter(|errno| *errno != 0)
+            .map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno)))
     }
 }
 
@@ -63,6 +70,7 @@ pub struct MemoryTun {
     to_host: Sender<TunPacket>,
     offloads: Offloads,
     refusals: Refusals,
+    read_refusals: Refusals,
 }
 
 /// The host's end of a TUN queue.
@@ -74,19 +82,27 @@ pub struct MemoryHost {
     pub written: Receiver<TunPacket>,
     /// Makes writes fail.
     pub refusals: Refusals,
+    /// Makes reads fail.
+    pub read_refusals: Refusals,
 }
 
 /// A TUN queue that reads and writes what `offloads` says, and its host.
 pub fn tun(offloads: Offloads) -> (MemoryTun, MemoryHost) {
     let (send, from_host) = unbounded();
     let (to_host, written) = unbounded();
-    let refusals = Refusals::default();
-    let host = MemoryHost { send, written, refusals: refusals.clone() };
-    (MemoryTun { from_host, to_host, offloads, refusals }, host)
+    let (refusals, read_refusals) = (Refusals::default(), Refusals::default());
+    let host = MemoryHost {
+        send,
+        written,
+        refusals: refusals.clone(),
+        read_refusals: read_refusals.clone(),
+    };
+    (MemoryTun { from_host, to_host, offloads, refusals, read_refusals }, host)
 }
 
 impl TunQueue for MemoryTun {
     fn read(&self, buffer: &mut [u8]) -> io::Result<(VnetHdr, usize)> {
+        self.read_refusals.take()?;
         let (header, packet) = try_recv(&self.from_host)?;
         let len = packet.len().min(buffer.len());
         buffer[..len].copy_from_slice(&packet[..len]);

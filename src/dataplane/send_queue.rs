@@ -55,6 +55,8 @@ pub struct Run {
     num_datagrams: usize,
     /// Length of all datagrams together, in bytes.
     len: usize,
+    /// The path does not take its one datagram whole.
+    in_fragments: bool,
     /// No more datagrams: the last was shorter, the run is full, or a newer run is open.
     is_sealed: bool,
     headers: Vec<u8>,
@@ -70,6 +72,7 @@ impl Run {
             datagram_len: 0,
             num_datagrams: 0,
             len: 0,
+            in_fragments: false,
             is_sealed: false,
             headers: Vec::new(),
             pieces: Vec::with_capacity(MAX_PIECES),
@@ -82,6 +85,7 @@ impl Run {
         self.datagram_len = datagram_len;
         self.num_datagrams = 0;
         self.len = 0;
+        self.in_fragments = false;
         self.is_sealed = false;
         self.headers.clear();
         self.pieces.clear();
@@ -132,6 +136,11 @@ impl Run {
         self.num_datagrams == 0
     }
 
+    /// Whether its one datagram is to be sent in fragments from the first.
+    pub const fn in_fragments(&self) -> bool {
+        self.in_fragments
+    }
+
     /// What `UDP_SEGMENT` must be told, or `None` for a single datagram.
     pub fn gso_size(&self) -> Option<u16> {
         if self.num_datagrams < 2 {
@@ -167,21 +176,42 @@ pub struct SendQueue {
     runs: Vec<Run>,
     /// Emptied runs, kept for their memory.
     spare: Vec<Run>,
-    /// Datagrams per run: [`MAX_GSO_SEGMENTS`], or 1 without GSO.
+    /// Datagrams per run: `max_segments`, or 1 without GSO.
     max_datagrams: usize,
+    max_segments: usize,
+    /// Length of the longest datagram that may share a run, in bytes: the kernel cuts no run into
+    /// datagrams that would have to be fragmented.
+    longest_shared: usize,
 }
 
 impl SendQueue {
     /// An empty queue; without `gso` every run holds one datagram.
     pub fn new(gso: bool) -> Self {
-        let mut queue = Self { runs: Vec::new(), spare: Vec::new(), max_datagrams: 1 };
+        let mut queue = Self {
+            runs: Vec::new(),
+            spare: Vec::new(),
+            max_datagrams: 1,
+            max_segments: MAX_GSO_SEGMENTS,
+            longest_shared: usize::MAX,
+        };
         queue.set_gso(gso);
         queue
     }
 
+    /// Packs no more than `max_segments` datagrams into a run from now on, whatever their length.
+    pub fn limit_segments(&mut self, max_segments: usize) {
+        self.max_segments = max_segments.clamp(1, MAX_GSO_SEGMENTS);
+        self.set_gso(self.max_datagrams > 1);
+    }
+
+    /// Gives each datagram of more than `longest` bytes a run of its own from now on.
+    pub const fn limit_length(&mut self, longest: usize) {
+        self.longest_shared = longest;
+    }
+
     /// Packs further datagrams into runs of many, or of one.
     pub fn set_gso(&mut self, gso: bool) {
-        self.max_datagrams = if gso { MAX_GSO_SEGMENTS } else { 1 };
+        self.max_datagrams = if gso { self.max_segments } else { 1 };
     }
 
     /// Adds a datagram for `path`: `headers`, which are copied, then `body`, a range of the arena.
@@ -189,8 +219,29 @@ impl SendQueue {
     #[inline]
     pub fn push(&mut self, path: Path, headers: &[u8], body: Range<usize>) -> bool {
         let datagram_len = headers.len() + body.len();
+        let shares = datagram_len <= self.longest_shared;
+        let max_datagrams = if shares { self.max_datagrams } else { 1 };
+        let index = self.open(path, datagram_len);
+        self.runs[index].push(headers, body, max_datagrams);
+        self.runs[index].is_sealed
+    }
+
+    /// Adds a datagram that the path does not take whole: it is sent by itself, in fragments.
+    pub fn push_in_fragments(&mut self, path: Path, headers: &[u8], body: Range<usize>) {
+        let datagram_len = headers.len() + body.len();
+        if let Some(newest) = self.runs.iter_mut().rfind(|run| run.path == path) {
+            newest.is_sealed = true;
+        }
+        let index = self.open(path, datagram_len);
+        self.runs[index].in_fragments = true;
+        self.runs[index].push(headers, body, 1);
+    }
+
+    /// The run that takes the next datagram for `path`: its newest, or a new one.
+    #[inline]
+    fn open(&mut self, path: Path, datagram_len: usize) -> usize {
         let newest = self.runs.iter().rposition(|run| run.path == path);
-        let index = match newest {
+        match newest {
             Some(index) if self.runs[index].takes(datagram_len) => index,
             Some(_) | None => {
                 let mut run = self.spare.pop().unwrap_or_else(Run::new);
@@ -198,9 +249,7 @@ impl SendQueue {
                 self.runs.push(run);
                 self.runs.len() - 1
             }
-        };
-        self.runs[index].push(headers, body, self.max_datagrams);
-        self.runs[index].is_sealed
+        }
     }
 
     /// The runs, oldest first.

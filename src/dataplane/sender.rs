@@ -50,7 +50,34 @@ pub struct Sender {
     gso: bool,
     hints: Hints,
     refusals: Refusals,
+    /// How far the oldest run got that is sent datagram by datagram, if the buffer filled up then.
+    progress: Option<Progress>,
+    turn: TurnOfRuns,
+    /// Turns in a row in which a run was refused for its shape.
+    num_bad_turns: u32,
 }
+
+/// How far a run got that is sent datagram by datagram.
+#[derive(Debug, Clone, Copy)]
+struct Progress {
+    /// Number of the next datagram.
+    next: usize,
+    /// One was found to be too long, so all may be fragmented.
+    in_fragments: bool,
+}
+
+/// What became of the runs of one turn.
+#[derive(Debug, Clone, Copy, Default)]
+struct TurnOfRuns {
+    /// Some were sent as they were.
+    sent: bool,
+    /// One was refused for its shape: the errno.
+    refused: Option<i32>,
+}
+
+/// Turns in a row with a run refused for its shape, after which runs are given up for a while. One
+/// is no reason: where its datagrams were too long for a path, the next turn knows that path.
+const MAX_BAD_TURNS: u32 = 8;
 
 /// What refused sends hint at, to be looked into when there is time.
 #[derive(Debug, Clone, Copy, Default)]
@@ -74,16 +101,38 @@ impl Sender {
     /// A sender that uses GSO if `gso`.
     pub const fn new(gso: bool) -> Self {
         let hints = Hints { errors: false, too_long: None };
-        Self { gso, hints, refusals: Refusals { num: 0, off: None } }
+        Self {
+            gso,
+            hints,
+            refusals: Refusals { num: 0, off: None },
+            progress: None,
+            turn: TurnOfRuns { sent: false, refused: None },
+            num_bad_turns: 0,
+        }
     }
 
-    /// Uses GSO from now on, until a device refuses it.
+    /// Uses GSO from now on, until the kernel refuses it again.
     pub const fn allow_gso(&mut self) {
         self.gso = true;
+        self.num_bad_turns = MAX_BAD_TURNS - 1;
     }
 
-    /// Where GSO was refused since this was last asked.
+    /// Where GSO was refused since this was last asked, which is once a turn.
     pub fn take_refusals(&mut self) -> Refusals {
+        let TurnOfRuns { sent, refused } = std::mem::take(&mut self.turn);
+        match refused {
+            Some(errno) => {
+                self.num_bad_turns += 1;
+                if self.gso && self.num_bad_turns >= MAX_BAD_TURNS {
+                    let error = io::Error::from_raw_os_error(errno);
+                    warn!(%error, "kernel refuses UDP GSO: sending one datagram at a time for a while");
+                    self.gso = false;
+                    self.refusals.off = Some(errno);
+                }
+            }
+            None if sent => self.num_bad_turns = 0,
+            None => {}
+        }
         std::mem::take(&mut self.refusals)
     }
 
@@ -107,7 +156,11 @@ impl Sender {
         stats: &DirectionStats,
     ) -> usize {
         for (index, run) in runs.iter().enumerate() {
-            if !self.send_run(socket, run, arena, stats) {
+            let is_done = match self.progress.take() {
+                Some(progress) => self.send_singly(socket, run, arena, stats, progress),
+                None => self.send_run(socket, run, arena, stats),
+            };
+            if !is_done {
                 return index;
             }
         }
@@ -124,15 +177,16 @@ impl Sender {
     ) -> bool {
         let num = run.num_datagrams();
         let is_gso = run.gso_size().is_some();
-        if is_gso && !self.gso {
-            self.send_singly(socket, run, arena, stats, false);
-            return true;
+        let singly = |in_fragments| Progress { next: 0, in_fragments };
+        if run.in_fragments() || is_gso && (!self.gso || self.is_known_too_long(run)) {
+            return self.send_singly(socket, run, arena, stats, singly(run.in_fragments()));
         }
         let Err(error) = self.send_datagrams(socket, run, 0..num, arena) else {
             stats.packets.add(num as u64);
             stats.bytes.add(run.len() as u64);
             stats.peers.add(*run.path.to.ip(), num as u64, run.len() as u64);
             stats.writes.add(1);
+            self.turn.sent |= is_gso;
             return true;
         };
         let refusal = refusal(&error);
@@ -143,12 +197,15 @@ impl Sender {
                 warn!(%error, "device refuses UDP GSO: sending one datagram at a time for a while");
                 self.gso = false;
                 self.refusals.off = error.raw_os_error();
-                self.send_singly(socket, run, arena, stats, false);
+                return self.send_singly(socket, run, arena, stats, singly(false));
             }
             // Whose packets must not be fragmented is told so next time: see `Encap::forward`.
             Refusal::TooBig => {
                 self.hints.too_long = Some((*run.path.to.ip(), run.datagram_len()));
-                self.send_singly(socket, run, arena, stats, !is_gso);
+                if is_gso {
+                    self.turn.refused = error.raw_os_error();
+                }
+                return self.send_singly(socket, run, arena, stats, singly(!is_gso));
             }
             Refusal::NoGso => stats.drop(DropReason::SendRefused, num as u64),
             Refusal::Drop(reason) => stats.drop(reason, num as u64),
@@ -156,18 +213,26 @@ impl Sender {
         true
     }
 
-    /// Sends every datagram of `run` by itself; what does not go at once is dropped, as a router
-    /// drops at a full queue. Once one was found to be too long, all may be fragmented; with
-    /// `in_fragments` from the first.
+    /// Whether a datagram to the same peer that was not longer was refused in this turn.
+    fn is_known_too_long(&self, run: &Run) -> bool {
+        self.hints
+            .too_long
+            .is_some_and(|(peer, len)| peer == *run.path.to.ip() && run.datagram_len() >= len)
+    }
+
+    /// Sends the datagrams of `run` one by one, from where `progress` says. Once one was found to
+    /// be too long, all may be fragmented. Returns whether the run is done with: otherwise the
+    /// buffer is full, and the rest waits.
     fn send_singly(
         &mut self,
         socket: &impl UdpSocket,
         run: &Run,
         arena: &[u8],
         stats: &DirectionStats,
-        mut in_fragments: bool,
-    ) {
-        for index in 0..run.num_datagrams() {
+        progress: Progress,
+    ) -> bool {
+        let Progress { next, mut in_fragments } = progress;
+        for index in next..run.num_datagrams() {
             let reason = match self.send_one(socket, run, index, arena, &mut in_fragments) {
                 Ok(len) => {
                     stats.packets.add(1);
@@ -177,7 +242,10 @@ impl Sender {
                     continue;
                 }
                 Err(error) => match refusal(&error) {
-                    Refusal::Blocked => DropReason::NoBuffers,
+                    Refusal::Blocked => {
+                        self.progress = Some(Progress { next: index, in_fragments });
+                        return false;
+                    }
                     Refusal::TooBig => DropReason::TooBigForPath,
                     Refusal::NoGso => DropReason::SendRefused,
                     Refusal::Drop(reason) => reason,
@@ -185,6 +253,7 @@ impl Sender {
             };
             stats.drop(reason, 1);
         }
+        true
     }
 
     /// Sends one datagram of `run`: whole, unless that was found to be too long for the path.

@@ -85,6 +85,8 @@ pub struct WorkerStats {
     pub queue_overflows: Counter,
     /// Receive calls that failed for another reason than that nothing was there.
     pub socket_errors: Counter,
+    /// Reads from the TUN that failed for another reason than that nothing was there.
+    pub tun_errors: Counter,
     /// Errors that came back about datagrams sent: ICMPs of the underlay, and the kernel's own
     /// about datagrams that are too long for a path it knows.
     pub underlay_errors: Counter,
@@ -115,6 +117,7 @@ impl WorkerStats {
             turns_cut: self.turns_cut.value(),
             queue_overflows: self.queue_overflows.value(),
             socket_errors: self.socket_errors.value(),
+            tun_errors: self.tun_errors.value(),
             underlay_errors: self.underlay_errors.value(),
             paths_narrowed: self.paths_narrowed.value(),
             polls: self.polls.value(),
@@ -145,6 +148,7 @@ pub struct WorkerSnapshot {
     pub turns_cut: u64,
     pub queue_overflows: u64,
     pub socket_errors: u64,
+    pub tun_errors: u64,
     pub underlay_errors: u64,
     pub paths_narrowed: u64,
     pub polls: u64,

@@ -12,10 +12,11 @@ use socket2::{Domain, MsgHdr, SockAddr, SockFilter, Socket, Type};
 use tracing::{info, warn};
 
 use super::cmsg::SendControl;
+use super::kernel_release;
 use super::offload::{Offload, Offloads};
 use super::offload_state::Refused;
 use super::recv_batch::RecvBatch;
-use super::send_queue::Path;
+use super::send_queue::{MAX_GSO_SEGMENTS, Path};
 use super::sys;
 use super::underlay_error::UnderlayError;
 
@@ -53,6 +54,11 @@ pub trait UdpSocket: Debug + Send {
     /// # Errors
     /// What the kernel reports; there may be no path at all.
     fn path_mtu(&self, peer: Ipv4Addr) -> io::Result<u32>;
+
+    /// How many datagrams one send may be cut into.
+    fn max_segments(&self) -> usize {
+        MAX_GSO_SEGMENTS
+    }
 
     /// Which of GSO and GRO this socket does.
     fn offloads(&self) -> Offloads;
@@ -103,6 +109,9 @@ pub struct KernelUdp {
     socket: Socket,
     /// Sockets with ports of their own, only to send from; the whole group shares them.
     sources: Arc<[Socket]>,
+    /// Sends, from the group's port, what may be fragmented; the whole group shares it.
+    fragments: Arc<Socket>,
+    max_segments: usize,
     long_datagrams: LongDatagrams,
     /// Whether sends may be cut by the kernel, and received datagrams may come in rows.
     offloads: Offloads,
@@ -140,20 +149,60 @@ pub fn bind_group(
     bind(&probe, addr)?;
     drop(probe);
 
+    let fragments = bind_fragments(addr)?;
     let sources = bind_sources(addr, long_datagrams)?;
+    let max_segments = kernel_release::max_gso_segments();
     let mut group = Vec::with_capacity(num_sockets);
     for index in 0..num_sockets {
         let socket = new_socket(addr)?;
+        share_port(&socket, addr, true)?;
         socket.set_reuse_port(true).map_err(|source| UdpError::Socket { addr, source })?;
         grow_buffers(&socket, SOCKET_BUFFER_LEN);
         report_overflows(&socket);
         discover_path(&socket, long_datagrams);
         let (offloads, refused) = negotiate(offloads, &socket, index == 0);
         bind(&socket, addr)?;
-        let sources = Arc::clone(&sources);
-        group.push(KernelUdp { socket, sources, long_datagrams, offloads, refused });
+        let (sources, fragments) = (Arc::clone(&sources), Arc::clone(&fragments));
+        group.push(KernelUdp {
+            socket,
+            sources,
+            fragments,
+            max_segments,
+            long_datagrams,
+            offloads,
+            refused,
+        });
+    }
+    // All that were to have the port have it.
+    for socket in group.iter().map(|udp| &udp.socket).chain([&*fragments]) {
+        share_port(socket, addr, false)?;
     }
     Ok(group)
+}
+
+/// A socket on the group's own port whose datagrams may be fragmented by whoever needs to. No
+/// control message asks for that in a single send, and to set and reset it on a socket that others
+/// send by would let theirs go without DF.
+///
+/// It is bound before the group, so it receives nothing: of sockets with one address the kernel
+/// takes the one bound last (`udp_lib_get_port` and `udp4_lib_lookup2` in net/ipv4/udp.c).
+fn bind_fragments(addr: SocketAddrV4) -> Result<Arc<Socket>, UdpError> {
+    let socket = new_socket(addr)?;
+    let refused = |source| UdpError::Socket { addr, source };
+    share_port(&socket, addr, true)?;
+    socket.attach_filter(&[DROP_ALL]).map_err(refused)?;
+    grow_buffers(&socket, SOCKET_BUFFER_LEN);
+    if let Err(error) = set_discovery(&socket, libc::IP_PMTUDISC_DONT) {
+        warn!(%error, "datagrams that are too long for a path may be lost");
+    }
+    bind(&socket, addr)?;
+    Ok(Arc::new(socket))
+}
+
+/// Lets further sockets bind to the port of `socket` (`SO_REUSEADDR`), or no more. The kernel looks
+/// at it only then.
+fn share_port(socket: &Socket, addr: SocketAddrV4, on: bool) -> Result<(), UdpError> {
+    socket.set_reuse_address(on).map_err(|source| UdpError::Socket { addr, source })
 }
 
 /// Sockets with ports that the kernel picks. They receive nothing: a filter drops whatever comes.
@@ -287,13 +336,9 @@ impl UdpSocket for KernelUdp {
         if self.long_datagrams == LongDatagrams::Fragmented {
             return self.send(path, None, pieces);
         }
-        let socket = self.socket_of(path);
-        // No control message allows it for one send. What another worker sends by this socket
-        // meanwhile lacks DF at worst, or is refused and tried again.
-        set_discovery(socket, libc::IP_PMTUDISC_DONT)?;
-        let sent = self.send(path, None, pieces);
-        set_discovery(socket, libc::IP_PMTUDISC_DO)?;
-        sent
+        let to = SockAddr::from(path.to);
+        let message = MsgHdr::new().with_addr(&to).with_buffers(pieces);
+        self.fragments.sendmsg(&message, libc::MSG_DONTWAIT).map(drop)
     }
 
     fn take_error(&self) -> io::Result<UnderlayError> {
@@ -314,6 +359,10 @@ impl UdpSocket for KernelUdp {
         }
         probe.connect(&SocketAddrV4::new(peer, DISCARD_PORT).into())?;
         Ok(u32::try_from(getsockopt(&probe, IpMtu)?).unwrap_or(0))
+    }
+
+    fn max_segments(&self) -> usize {
+        self.max_segments
     }
 
     fn offloads(&self) -> Offloads {

@@ -86,6 +86,8 @@ pub struct Worker<T, U> {
     fallbacks: Fallbacks,
     /// The socket's send buffer is full: read nothing from the TUN until it drains.
     is_blocked: bool,
+    /// A device went on failing in this turn, and may hold what is ready.
+    is_failing: bool,
     /// The socket's count of overflows, as last seen.
     overflows: u32,
     icmp_limits: IcmpLimits,
@@ -105,6 +107,8 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
         let Offloads { tso, uso, .. } = tun.offloads();
         let Offloads { gso, gro, .. } = udp.offloads();
         let offloads = Offloads { tso, uso, gso, gro };
+        let mut encap = Encap::new(gso);
+        encap.pending().0.limit_segments(udp.max_segments());
         let stats = Arc::new(CachePadded::new(WorkerStats::default()));
         stats.offloads.start(offloads, tun.refused().or(udp.refused()));
         Self {
@@ -115,7 +119,7 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
             routes,
             paths: PathMtuCache::off(),
             has_errors: false,
-            encap: Encap::new(gso),
+            encap,
             sender: Sender::new(gso),
             // With all offloads off, one packet per system call is what was asked for.
             batch: RecvBatch::new(if offloads == Offloads::OFF { 1 } else { MAX_BUFFERS }),
@@ -124,6 +128,7 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
             offloads,
             fallbacks: Fallbacks::default(),
             is_blocked: false,
+            is_failing: false,
             overflows: 0,
             icmp_limits: IcmpLimits::new(Instant::now()),
             quote: Vec::with_capacity(MAX_REPLY_LEN),
@@ -136,6 +141,14 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
     #[must_use]
     pub fn with_path_mtus(mut self, paths: PathMtuCache) -> Self {
         self.paths = paths;
+        self
+    }
+
+    /// The same worker, of whose datagrams those of more than `longest` bytes have to be fragmented
+    /// by this host.
+    #[must_use]
+    pub fn with_longest_whole(mut self, longest: u16) -> Self {
+        self.encap.pending().0.limit_length(longest.into());
         self
     }
 
@@ -157,6 +170,7 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
     /// # Errors
     /// [`Lost`] when the TUN device is gone.
     pub fn turn(&mut self, now: Instant) -> Result<Turn, Lost> {
+        self.is_failing = false;
         self.routes.refresh();
         self.paths.refresh(now);
         let mut turn = self.egress(now)?.max(self.ingress(now)?);

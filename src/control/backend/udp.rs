@@ -104,6 +104,7 @@ impl Backend for UdpBackend {
         let UdpPrepared { setup, mtu, long_datagrams, sockets } = prepared;
         let (spreads_flows, bind_addr) = (setup.spreads_flows(), setup.bind_addr());
         let UdpSetup { iface, network, port, num_workers, offloads, threads, .. } = setup;
+        let longest_whole = underlay::room(iface.mtu);
         // Before anything is made: no change is missed.
         let (connection, net, changes) = kernel::watch().map_err(BackendError::Kernel)?;
         tokio::spawn(connection);
@@ -113,7 +114,14 @@ impl Backend for UdpBackend {
             tun: TunConfig { name: String::new(), num_queues: num_workers, offloads },
             network: network.network,
             bind_addr,
-            engine: EngineConfig { subnet, tun_addr, tun_mtu: mtu, long_datagrams, threads },
+            engine: EngineConfig {
+                subnet,
+                tun_addr,
+                tun_mtu: mtu,
+                longest_whole,
+                long_datagrams,
+                threads,
+            },
             routes,
             counters: Counters::new(num_workers),
         };

@@ -10,7 +10,7 @@ use clap::{ArgAction, Args, Command, Parser};
 
 use super::Config;
 use super::go_style::{variable_flag, variable_of};
-use super::values::{self, MAX_WORKERS, Maybe};
+use super::values::{self, Maybe};
 use crate::control::backend::udp::SourcePorts;
 use crate::control::config::BackendType;
 use crate::control::firewall::FirewallConfig;
@@ -184,7 +184,7 @@ struct DataPlaneFlags {
     mtu: Option<u16>,
 
     /// Threads that carry packets, each with its own TUN queue and socket, 1 to 256. Without it:
-    /// one a core.
+    /// one a core, up to 8.
     #[arg(long, value_name = "NUMBER", value_parser = values::workers)]
     workers: Option<u16>,
 
@@ -270,7 +270,7 @@ impl Cli {
             on_lease_loss: subnet.on_lease_loss,
             firewall: firewall.into_config(),
             healthz: (healthz.port() > 0).then_some(healthz),
-            num_workers: data_plane.workers.map_or(num_cores.min(MAX_WORKERS.into()), usize::from),
+            num_workers: data_plane.workers.map_or(values::default_workers(num_cores), usize::from),
             offloads: data_plane.offload,
             source_ports: data_plane.source_ports,
             threads: data_plane.threads(),

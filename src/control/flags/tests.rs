@@ -18,7 +18,7 @@ fn defaults_are_flannels() {
     assert_eq!(config.mtu, None);
     assert!(config.ifaces.is_empty() && config.notes.is_empty());
     assert_eq!((config.offloads, config.verbosity), (Offloads::AUTO, 0));
-    assert!((1..=256).contains(&config.num_workers));
+    assert!((1..=8).contains(&config.num_workers));
     let firewall = FirewallConfig {
         forward_rules: true,
         ip_masq: false,
@@ -27,6 +27,12 @@ fn defaults_are_flannels() {
         blackhole_route: false,
     };
     assert_eq!(config.firewall, firewall);
+}
+
+#[test]
+fn workers_are_one_a_core_up_to_eight_unless_chosen() {
+    let by_cores = [1, 2, 8, 9, 128, 1024].map(super::values::default_workers);
+    assert_eq!(by_cores, [1, 2, 8, 8, 8, 8]);
 }
 
 #[test]

@@ -18,7 +18,17 @@ pub(super) type List = Vec<String>;
 
 /// One TUN queue and one thread a worker; the kernel gives a TUN device at most 256 queues.
 /// `MAX_TAP_QUEUES` in `drivers/net/tun.c`.
-pub(super) const MAX_WORKERS: u16 = 256;
+const MAX_WORKERS: u16 = 256;
+
+/// Most workers that nobody asked for. They outrun the links that most hosts have, the other cores
+/// are there for the pods, and each more has buffers and splits the traffic into shorter rows:
+/// docs/datapath.md.
+const DEFAULT_WORKERS: usize = 8;
+
+/// How many workers a host with so many cores gets if nobody says.
+pub(super) fn default_workers(num_cores: usize) -> usize {
+    num_cores.clamp(1, DEFAULT_WORKERS)
+}
 
 pub(super) fn workers(text: &str) -> Result<u16, String> {
     go_int(text, 1, MAX_WORKERS.into())

@@ -101,7 +101,7 @@ const OF_DIRECTION: [OfDirection; 3] = [
 /// The same for the worker as a whole.
 type OfWorker = (&'static str, &'static str, fn(&WorkerSnapshot) -> u64);
 
-const OF_WORKER: [OfWorker; 9] = [
+const OF_WORKER: [OfWorker; 10] = [
     (
         "flannel_queue_overflows_total",
         "Datagrams that the kernel dropped because a worker's receive queue was full.",
@@ -115,6 +115,7 @@ const OF_WORKER: [OfWorker; 9] = [
         worker.icmp_limited
     }),
     ("flannel_socket_errors_total", "Receive calls that failed.", |worker| worker.socket_errors),
+    ("flannel_tun_errors_total", "Reads from the TUN that failed.", |worker| worker.tun_errors),
     ("flannel_underlay_errors_total", "ICMP errors that came back about datagrams.", |worker| {
         worker.underlay_errors
     }),

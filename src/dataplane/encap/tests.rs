@@ -51,6 +51,23 @@ fn hex(text: &str) -> Vec<u8> {
 }
 
 #[test]
+fn datagram_of_our_own_that_comes_back_goes_no_further() {
+    let network = "10.1.0.0/16".parse().unwrap();
+    let next_hop = NextHop::new("10.1.16.5:8285".parse().unwrap());
+    let route = Route { subnet: "10.1.16.0/24".parse().unwrap(), next_hop };
+    let routes = RouteTable::build(network, 24, [route]);
+    let mut encap = Encap::new(true);
+    let mut forward = |packet: &[u8]| {
+        encap.room().unwrap()[..packet.len()].copy_from_slice(packet);
+        encap.forward(&VnetHdr::default(), packet.len(), &routes, &PathMtus::NONE)
+    };
+    let packet = PacketBuilder::udp("10.1.15.2:1", "10.1.16.9:2").payload(&[7; 9]).build();
+    assert_eq!(forward(&packet), Ok(false));
+    let datagram = PacketBuilder::udp("192.0.2.15:8285", "10.1.16.5:8285").payload(&packet);
+    assert_eq!(forward(&datagram.build()), Err(DropReason::Recursion));
+}
+
+#[test]
 fn packet_leaves_as_stock_sends_it() {
     let tun = hex("45000024123440004011f58f0a010f020a011002000102030405060708090a0b0c0d0e0f");
     let wire = hex("45000024123440003f11f68f0a010f020a011002000102030405060708090a0b0c0d0e0f");

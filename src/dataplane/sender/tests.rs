@@ -61,6 +61,33 @@ fn run_too_big_for_the_path_is_sent_singly_and_gso_stays() {
     }
 }
 
+/// Three datagrams of one run, of which the kernel takes the first by itself, and then no more.
+#[test]
+fn what_a_refused_run_could_not_send_singly_is_kept() {
+    for errno in [libc::EIO, libc::EINVAL, libc::EMSGSIZE] {
+        let (socket, underlay) = memory::udp(Offloads::AUTO);
+        let mut queue = SendQueue::new(true);
+        for start in 0..3 {
+            queue.push(peer(), &[], start * 10..start * 10 + 10);
+        }
+        queue.push(Path { source: 1, ..peer() }, &[], 30..40);
+        let arena: Vec<u8> = (0..100).collect();
+        let (mut sender, stats) = (Sender::new(true), DirectionStats::default());
+        underlay.refusals.push(errno);
+        underlay.refusals.pass();
+        underlay.refusals.push(libc::EAGAIN);
+        assert_eq!(sender.send(&socket, queue.runs(), &arena, &stats), 0, "kept");
+        assert_eq!(stats.packets.value(), 1);
+        underlay.refusals.push(libc::EAGAIN);
+        assert_eq!(sender.send(&socket, queue.runs(), &arena, &stats), 0, "still full");
+        assert_eq!(sender.send(&socket, queue.runs(), &arena, &stats), 2);
+        let sent: Vec<u8> = underlay.sent.try_iter().flat_map(|sent| sent.bytes).collect();
+        assert_eq!(sent, arena[..40], "errno {errno}: each once and in order");
+        assert_eq!((stats.packets.value(), stats.bytes.value()), (4, 40));
+        assert_eq!(stats.dropped(DropReason::NoBuffers), 0);
+    }
+}
+
 #[test]
 fn what_cannot_leave_is_counted_by_reason() {
     for (errno, reason) in [
@@ -72,7 +99,7 @@ fn what_cannot_leave_is_counted_by_reason() {
         assert_eq!((num_done, sent.len(), stats.dropped(reason)), (1, 0, 3), "errno {errno}");
     }
     let long = libc::EMSGSIZE; // as a run, whole, whole again, in fragments, and again
-    let errnos = [long, long, long, long, long, libc::EPERM, libc::EAGAIN];
+    let errnos = [long, long, long, long, long, libc::EPERM, libc::ENOBUFS];
     let (_, _, stats, sent) = send(&errnos);
     assert_eq!(sent.len(), 0);
     assert_eq!(stats.dropped(DropReason::TooBigForPath), 1);

@@ -58,6 +58,42 @@ fn datagram_that_no_packet_holds_is_refused_whole_and_in_fragments() {
 }
 
 #[test]
+fn fragments_leave_from_the_groups_port_and_nothing_arrives_where_they_leave() {
+    let free = StdSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let std::net::SocketAddr::V4(addr) = free else { panic!("not IPv4: {free}") };
+    let group = bind_group(addr, 3, Offloads::AUTO, LongDatagrams::Refused).unwrap();
+    let peer = StdSocket::bind("127.0.0.1:0").unwrap();
+    peer.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
+    let std::net::SocketAddr::V4(to) = peer.local_addr().unwrap() else { panic!() };
+    for source in [0, 1] {
+        let path = Path { to, source };
+        group[1].send_in_fragments(path, &[IoSlice::new(&[7; 60_000])]).unwrap();
+        let (len, from) = peer.recv_from(&mut [0; 65_535]).unwrap();
+        assert_eq!((len, from), (60_000, addr.into()));
+    }
+    // From many ports, so that the kernel would pick any of the sockets that it may.
+    for _ in 0..100 {
+        StdSocket::bind("127.0.0.1:0").unwrap().send_to(b"anybody?", addr).unwrap();
+    }
+    let mut batch = RecvBatch::new(1);
+    let mut num_received = 0;
+    let deadline = Instant::now() + Duration::from_secs(15);
+    while num_received < 100 {
+        num_received += group.iter().filter(|socket| socket.recv(&mut batch).is_ok()).count();
+        assert!(Instant::now() < deadline, "{num_received} of 100");
+    }
+}
+
+#[test]
+fn nobody_else_gets_a_share_of_the_port() {
+    let socket = bound(LongDatagrams::Refused);
+    let addr = socket.socket.local_addr().unwrap();
+    let thief = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
+    thief.set_reuse_address(true).unwrap();
+    assert_eq!(thief.bind(&addr).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+}
+
+#[test]
 fn path_over_the_loopback_takes_its_mtu() {
     let socket = bound(LongDatagrams::Refused);
     let mtu = socket.path_mtu(Ipv4Addr::LOCALHOST).unwrap();

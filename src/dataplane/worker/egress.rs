@@ -13,13 +13,19 @@ use super::{Lost, Turn, Worker, lost_tun};
 /// Most packets or superpackets read from the TUN in one turn.
 const READS: usize = 64;
 
+/// Most reads in a row that may fail in one turn. The kernel tells once of packets that are ready,
+/// so an error is no reason to stop reading; but one that stays must not keep us busy.
+const MAX_FAILURES: usize = 8;
+
 impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
     /// Takes what the TUN has: packets of this host, bound for peers.
     pub(super) fn egress(&mut self, now: Instant) -> Result<Turn, Lost> {
         if self.is_blocked && !self.send_pending() {
             return Ok(Turn::Idle);
         }
-        for num_read in 0..READS {
+        let (mut num_taken, mut num_failures) = (0_usize, 0);
+        let turn = |num_taken| if num_taken == 0 { Turn::Idle } else { Turn::Done };
+        for _ in 0..READS {
             let Some(room) = self.encap.room() else {
                 if self.send_pending() {
                     continue;
@@ -27,19 +33,34 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
                 return Ok(Turn::Done);
             };
             match self.tun.read(room) {
-                Ok((header, len)) => self.forward(&header, len, now),
+                Ok((header, len)) => {
+                    self.forward(&header, len, now);
+                    if self.is_blocked {
+                        return Ok(Turn::Done);
+                    }
+                    (num_taken, num_failures) = (num_taken + 1, 0);
+                }
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                     self.stats.egress.drop(DropReason::BadSuperpacket, 1);
+                    (num_taken, num_failures) = (num_taken + 1, 0);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.send_pending();
+                    return Ok(turn(num_taken));
                 }
                 Err(error) if is_gone(&error) => return Err(lost_tun(error)),
                 Err(_) => {
-                    self.send_pending();
-                    return Ok(if num_read == 0 { Turn::Idle } else { Turn::Done });
+                    self.stats.tun_errors.add(1);
+                    num_failures += 1;
+                    if num_failures == MAX_FAILURES {
+                        self.is_failing = true;
+                        self.send_pending();
+                        return Ok(turn(num_taken));
+                    }
                 }
             }
         }
-        self.send_pending();
-        Ok(Turn::MoreToDo)
+        Ok(if self.send_pending() { Turn::MoreToDo } else { Turn::Done })
     }
 
     fn forward(&mut self, header: &VnetHdr, len: usize, now: Instant) {

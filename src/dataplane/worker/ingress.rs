@@ -20,9 +20,11 @@ const RECEIVE_CALLS: usize = 4;
 impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
     /// Takes what the socket has: datagrams of peers, bound for this host.
     pub(super) fn ingress(&mut self, now: Instant) -> Result<Turn, Lost> {
-        for num_calls in 0..RECEIVE_CALLS {
+        let (mut turn, mut has_failed) = (Turn::Idle, false);
+        for _ in 0..RECEIVE_CALLS {
             match self.udp.recv(&mut self.batch) {
                 Ok(num_buffers) => {
+                    (turn, has_failed) = (Turn::Done, false);
                     self.count_overflows();
                     self.take_in(num_buffers, now);
                     self.write_out()?;
@@ -34,16 +36,18 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
                 Err(error) if may_be_of_another(&error) => {
                     self.stats.socket_errors.add(1);
                     self.has_errors = true;
+                    (turn, has_failed) = (Turn::Done, false);
                 }
-                Err(error) => {
-                    if error.kind() != io::ErrorKind::WouldBlock {
-                        self.stats.socket_errors.add(1);
-                    }
-                    return Ok(if num_calls == 0 { Turn::Idle } else { Turn::Done });
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(turn),
+                // Nor is this a reason to leave alone what has arrived; but it may go on.
+                Err(_) => {
+                    self.stats.socket_errors.add(1);
+                    has_failed = true;
                 }
             }
         }
-        Ok(Turn::MoreToDo)
+        self.is_failing |= has_failed;
+        Ok(if has_failed { turn } else { Turn::MoreToDo })
     }
 
     /// Takes over the socket's own count of what it had no room for.

@@ -22,6 +22,9 @@ pub(in super::super) const WAKE: Token = Token(2);
 /// time, and no event tells when the one of several sockets that was full has room.
 const RETRY: Duration = Duration::from_millis(1);
 
+/// How soon a device is tried again that went on failing: it may hold what no event tells of.
+const RETRY_FAILED: Duration = Duration::from_millis(10);
+
 impl<T: TunQueue + AsRawFd, U: UdpSocket + AsRawFd> Worker<T, U> {
     /// Takes turns until `stop` is set and the worker is woken through [`WAKE`]. Finding nothing to
     /// do, it looks again for `busy_poll` before it sleeps.
@@ -57,7 +60,7 @@ impl<T: TunQueue + AsRawFd, U: UdpSocket + AsRawFd> Worker<T, U> {
                 continue;
             }
             self.stats.polls.add(1);
-            match poll.poll(&mut events, self.is_blocked.then_some(RETRY)) {
+            match poll.poll(&mut events, self.sleep_limit()) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => {
                     return Err(lost_poll(error));
                 }
@@ -65,6 +68,15 @@ impl<T: TunQueue + AsRawFd, U: UdpSocket + AsRawFd> Worker<T, U> {
             }
         }
         Ok(())
+    }
+
+    /// How long to sleep at most, if no event will tell of what there is to do.
+    const fn sleep_limit(&self) -> Option<Duration> {
+        match (self.is_blocked, self.is_failing) {
+            (true, _) => Some(RETRY),
+            (false, true) => Some(RETRY_FAILED),
+            (false, false) => None,
+        }
     }
 }
 

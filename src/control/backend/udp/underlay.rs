@@ -99,7 +99,7 @@ impl Underlay {
 }
 
 /// What an interface's MTU leaves room for, in bytes.
-fn room(link_mtu: u32) -> u16 {
+pub(super) fn room(link_mtu: u32) -> u16 {
     let room = link_mtu.min(MAX_IPV4_LEN).saturating_sub(ENCAP_OVERHEAD_V4);
     u16::try_from(room).unwrap_or(u16::MAX)
 }
