@@ -97,6 +97,56 @@ fn metrics_under_traffic_are_sound_and_are_what_docs_and_dashboard_say() {
     }
 }
 
+#[test]
+fn subnet_file_is_kept_as_long_as_the_node_runs_and_hangs_nobody() {
+    let host = Host::with_etcd();
+    host.put_config(CONFIG);
+    let (file, state) =
+        (host.dir.path().join("subnet.env"), host.dir.path().join("subnet.state.json"));
+    for fifo in [&file, &state] {
+        host.output(&["mkfifo", fifo.to_str().unwrap()]);
+    }
+    let daemon = start(&host, &[]);
+    await_status(&host, 200);
+    let good = fs::read_to_string(&file).unwrap();
+    assert!(good.contains("FLANNEL_SUBNET=10.1.15.1/24\n"), "{good}");
+    fs::remove_file(&file).unwrap();
+    eventually("it is back", || (fs::read_to_string(&file).ok()? == good).then_some(()));
+    fs::write(&file, "").unwrap();
+    eventually("it is whole", || (fs::read_to_string(&file).ok()? == good).then_some(()));
+    daemon.wait_for("somebody changed");
+
+    eventually("a directory is in its place", || {
+        // flanneld may be faster.
+        drop(fs::remove_file(&file));
+        fs::create_dir(&file).ok()
+    });
+    let body = await_status(&host, 503);
+    assert_eq!(failing(&body), ["subnet_file"], "{body}");
+    fs::remove_dir(&file).unwrap();
+    await_status(&host, 200);
+    assert_eq!(fs::read_to_string(&file).unwrap(), good);
+    daemon.stop();
+}
+
+#[test]
+fn subnet_file_is_written_when_a_full_disk_has_room_again() {
+    let host = Host::with_etcd();
+    host.put_config(CONFIG);
+    let health = ["-iface", "10.0.0.7", "-healthz-ip", "127.0.0.1", "-healthz-port", "8080"];
+    let daemon = host.start_on_full_disk("full/subnet", &health);
+    daemon.wait_for("Failed to write subnet file");
+    let body = await_status(&host, 503);
+    assert_eq!(failing(&body), ["subnet_file"], "{body}");
+    assert!(reason(&body, "subnet_file").contains("No space left"), "{body}");
+    let disk = Path::new("/proc").join(daemon.pid().to_string()).join("root");
+    let disk = disk.join(host.dir.path().strip_prefix("/").unwrap()).join("full");
+    fs::remove_file(disk.join("fill")).unwrap();
+    await_status(&host, 200);
+    assert!(fs::read_to_string(disk.join("subnet.env")).unwrap().contains("10.1.15.1/24"));
+    daemon.wait_for("flannel is ready");
+}
+
 fn start(host: &Host, args: &[&str]) -> Daemon {
     let health = ["-iface", "10.0.0.7", "-healthz-ip", "127.0.0.1", "-healthz-port", "8080"];
     host.start("subnet", &[&health, args].concat())

@@ -105,7 +105,7 @@ pub enum DaemonError {
 pub fn run(config: Config) -> Result<(), DaemonError> {
     let runtime = Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(DaemonError::Runtime)?;
-    runtime.block_on(async {
+    let result = runtime.block_on(async {
         match &config.registry {
             RegistryKind::Etcd => {
                 let registry = EtcdRegistry::connect(&config.etcd).await?;
@@ -113,8 +113,14 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
             }
             RegistryKind::File(path) => run_with(&config, &FileRegistry::new(path)).await,
         }
-    })
+    });
+    runtime.shutdown_timeout(LAST_WRITE_TIMEOUT);
+    result
 }
+
+/// How long the end of the daemon waits for a file that is being written. A disk or a name server
+/// that does not answer must not hold it up.
+const LAST_WRITE_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// The life of the daemon once its registry is known.
 async fn run_with<R: Registry>(config: &Config, registry: &R) -> Result<(), DaemonError> {

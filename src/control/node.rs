@@ -20,7 +20,7 @@ use super::lease::{Lease, LeaseEvent};
 use super::registry::Registry;
 use super::renew::{KeepPolicy, keep_lease};
 use super::state_file::{Past, Recorder, StateFile};
-use super::subnet_file::SubnetEnv;
+use super::subnet_file::{SubnetEnv, SubnetFile};
 use super::systemd::{Status, Watchdog, notify};
 use super::watch::{Known, News, follow_leases};
 use crate::routes::Subnet;
@@ -107,26 +107,11 @@ impl<R: Registry> Node<'_, R> {
         Firewall::start(self.firewall, tool, ranges, self.previous)
     }
 
-    /// Tells the host what its network is, and systemd that we are ready. A node that cannot write
-    /// its file still serves its peers. Whether it can is returned.
-    fn announce(&self, lease: &Lease, mtu: u16) -> bool {
+    /// Starts to tell the host what its network is.
+    fn keep_subnet_file(&self, lease: &Lease, mtu: u16) -> SubnetFile {
         let (network, subnet) = (self.network.network, lease.subnet);
         let env = SubnetEnv { network, subnet, mtu, ip_masq: self.firewall.ip_masq };
-        let written = env.write(self.subnet_file);
-        match &written {
-            Ok(()) => {
-                info!("Wrote subnet file to {}", self.subnet_file.display());
-                info!("flannel is ready");
-            }
-            Err(error) => {
-                let error: &dyn std::error::Error = error;
-                warn!(error, "Failed to write subnet file: this node will never be ready");
-            }
-        }
-        info!("Running backend.");
-        info!("Watching for new subnet leases");
-        notify(&[NotifyState::Ready]);
-        written.is_ok()
+        SubnetFile::keep(self.subnet_file, &env)
     }
 
     /// Feeds the backend with its peers' leases, and watches over it and over our lease.
@@ -158,6 +143,7 @@ impl<R: Registry> Node<'_, R> {
             drop(hold.send(lease.clone()));
         }));
         let mut firewall = self.start_firewall(&own);
+        let mut subnet_file = None;
         let mut is_announced = false;
         let (mut status, mut watchdog) = (Status::default(), Watchdog::from_env());
         loop {
@@ -165,10 +151,11 @@ impl<R: Registry> Node<'_, R> {
             vitals.touch(in_touch);
             status.show(status_line(&own, &backend, in_touch));
             tokio::select! {
-                () = firewall.installed(), if !is_announced => {
-                    if self.announce(&own, backend.mtu()) {
-                        vitals.announced();
-                    }
+                () = firewall.installed(), if subnet_file.is_none() => {
+                    subnet_file = Some(self.keep_subnet_file(&own, backend.mtu()));
+                }
+                () = tried(subnet_file.as_mut()), if !is_announced => {
+                    announce();
                     is_announced = true;
                 }
                 Some(News { events, num_malformed }) = changes.recv() => {
@@ -180,8 +167,9 @@ impl<R: Registry> Node<'_, R> {
                     vitals.hold(&lease);
                     record.hold(lease);
                 }
-                () = record.due() => record.write(),
+                step = record.next() => record.take(step),
                 Some(request) = report_requests.recv() => {
+                    vitals.subnet_file(subnet_file.as_ref().map(SubnetFile::state));
                     let report = vitals.report(self.stats(&claim, &backend), &backend, &firewall);
                     // Whoever asked may be gone by now.
                     drop(request.send(report));
@@ -192,7 +180,7 @@ impl<R: Registry> Node<'_, R> {
                 lost = &mut keep => {
                     error!("{lost}: forwarding for {} ends", claim.subnet);
                     error!("Lease has been revoked. Shutting down daemon.");
-                    record.forget();
+                    record.forget().await;
                     return Err(lost.into());
                 }
                 never = &mut follow => match never {},
@@ -210,6 +198,21 @@ impl<R: Registry> Node<'_, R> {
             backend: backend.stats(),
         }
     }
+}
+
+/// Until there is a subnet.env, or it is known that there cannot be one.
+async fn tried(subnet_file: Option<&mut SubnetFile>) {
+    match subnet_file {
+        Some(subnet_file) => subnet_file.tried().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Tells systemd that we are ready. A node that cannot write its file still serves its peers.
+fn announce() {
+    info!("Running backend.");
+    info!("Watching for new subnet leases");
+    notify(&[NotifyState::Ready]);
 }
 
 /// How the node is, in one line for `systemctl status`.

@@ -1,8 +1,14 @@
 //! Replaces a file as a whole: whoever reads it sees the old text or the new, never half of one.
+//! And reads one, whatever else has its name.
+//!
+//! Both may take as long as the disk does. While the node forwards they belong on a thread of
+//! their own.
 
-use std::fs::{self, DirBuilder, File, Permissions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, fchown};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{
+    DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown,
+};
 use std::path::{Path, PathBuf};
 
 /// Why a file was not written.
@@ -20,6 +26,8 @@ pub struct FileError {
 /// directories are made. The temporary file that becomes the new one stands beside it and has a
 /// name that begins with a dot.
 ///
+/// A FIFO or a symbolic link at `path` is replaced; a device is not: `/dev/null` is everybody's.
+///
 /// # Errors
 /// [`FileError`] naming the file or directory; the file is as it was.
 pub(super) fn replace_file(path: &Path, text: &str) -> Result<(), FileError> {
@@ -28,6 +36,10 @@ pub(super) fn replace_file(path: &Path, text: &str) -> Result<(), FileError> {
         let path = path.to_owned();
         move |source| FileError { operation, path, source }
     };
+    if is_device(path) {
+        let source = io::Error::other("it is a device, not a file");
+        return Err(failed("replace", path)(source));
+    }
     DirBuilder::new()
         .recursive(true)
         .mode(0o755)
@@ -46,6 +58,27 @@ pub(super) fn replace_file(path: &Path, text: &str) -> Result<(), FileError> {
     Ok(())
 }
 
+/// The content of the file at `path`. Does not wait for the writer of a FIFO.
+///
+/// # Errors
+/// What the kernel says, or that it is no regular file.
+pub(super) fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    // Opening a FIFO waits for its other end otherwise. On a regular file the flag does nothing.
+    let mut file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    let mut content = Vec::new();
+    file.read_to_end(&mut content)?;
+    Ok(content)
+}
+
+fn is_device(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| {
+        found.file_type().is_char_device() || found.file_type().is_block_device()
+    })
+}
+
 /// The directory of the file at `path`.
 pub(super) fn directory_of(path: &Path) -> &Path {
     match path.parent() {
@@ -56,7 +89,8 @@ pub(super) fn directory_of(path: &Path) -> &Path {
 
 /// Gives the new file mode and owner of the one that it is to replace.
 fn take_after(new: &File, path: &Path) -> io::Result<()> {
-    let Ok(old) = fs::metadata(path) else {
+    let old = fs::metadata(path).ok().filter(fs::Metadata::is_file);
+    let Some(old) = old else {
         return new.set_permissions(Permissions::from_mode(0o644));
     };
     let made = new.metadata()?;

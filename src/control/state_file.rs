@@ -9,7 +9,6 @@ mod recorder;
 
 pub(super) use recorder::Recorder;
 
-use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
 use std::num::NonZeroI64;
@@ -23,7 +22,7 @@ use super::config::{self, BackendType, FoundConfig};
 use super::lease::{Lease, parse_key};
 use super::registry::file::document::{Document, DocumentError, expires};
 use super::registry::{Entry, LEASE_TTL, Revision, TtlLease, read_entry};
-use super::replace_file::{FileError, replace_file};
+use super::replace_file::read_file;
 use crate::routes::Subnet;
 
 /// Where the state is kept, and whose it is.
@@ -83,7 +82,7 @@ impl StateFile {
 
     /// The subnet of our lease, even if the lease has expired: it is the one to ask for again.
     pub(super) fn own_subnet(&self) -> Option<Subnet> {
-        let document = Document::parse(&fs::read(&self.path).ok()?).ok()?;
+        let document = Document::parse(&read_file(&self.path).ok()?).ok()?;
         let is_of_registry = member(&document, "registry").as_ref() == Some(&self.registry);
         parse_key(&member(&document, "own").filter(|_| is_of_registry)?).ok()
     }
@@ -97,7 +96,7 @@ impl StateFile {
         previous: Option<Subnet>,
         backend: Option<BackendType>,
     ) -> Result<Option<Remembered>, StateError> {
-        match fs::read(&self.path) {
+        match read_file(&self.path) {
             Ok(text) => self.read(&text, previous, backend).map(Some),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(StateError::Read { path: self.path.clone(), source }),
@@ -164,16 +163,6 @@ impl StateFile {
         }
     }
 
-    /// Replaces the state.
-    fn save<'a>(
-        &self,
-        config: &str,
-        own: &Lease,
-        peers: impl Iterator<Item = &'a Lease>,
-    ) -> Result<(), SaveError> {
-        Ok(replace_file(&self.path, &self.text(config, own, peers)?)?)
-    }
-
     /// The state as the text of its file.
     pub(crate) fn text<'a>(
         &self,
@@ -195,24 +184,6 @@ impl StateFile {
         }
         Ok(document.to_string())
     }
-
-    /// Takes the state away: what it says is known to be wrong.
-    fn remove(&self) {
-        if let Err(error) = fs::remove_file(&self.path)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!(path = %self.path.display(), %error, "cannot remove the state file");
-        }
-    }
-}
-
-/// Why the state was not saved.
-#[derive(Debug, thiserror::Error)]
-enum SaveError {
-    #[error(transparent)]
-    Json(#[from] serde_json::Error),
-    #[error(transparent)]
-    File(#[from] FileError),
 }
 
 fn member(document: &Document, name: &str) -> Option<String> {

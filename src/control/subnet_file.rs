@@ -1,14 +1,17 @@
 //! subnet.env: what this host's network is, for docker and CNI plugins, and for our next start.
 
+mod keeper;
+
+pub(super) use keeper::SubnetFile;
+
 use std::fmt;
-use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::Path;
 
 use tracing::warn;
 
-use super::replace_file::{FileError, replace_file};
+use super::replace_file::{FileError, read_file, replace_file};
 use crate::routes::Subnet;
 
 /// The contents of subnet.env.
@@ -65,7 +68,7 @@ pub fn previous_network(path: &Path) -> Option<Subnet> {
 }
 
 fn read_range(path: &Path, wanted: &str) -> Option<Subnet> {
-    match fs::read(path) {
+    match read_file(path) {
         Ok(text) => range_in(&String::from_utf8_lossy(&text), wanted),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => {
@@ -101,7 +104,7 @@ pub(crate) fn range_in(text: &str, wanted: &str) -> Option<Subnet> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::Permissions;
+    use std::fs::{self, Permissions};
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;

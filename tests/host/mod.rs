@@ -109,6 +109,18 @@ impl Host {
         self.spawn(name, self.command(&["env", &path, FLANNELD]), args)
     }
 
+    /// The same where `name`'s directory is a disk of its own, which is full but for its file
+    /// `fill`.
+    pub fn start_on_full_disk(&self, name: &str, args: &[&str]) -> Daemon {
+        let script = "mount -t tmpfs -o size=64k tmpfs $0 && \
+                      { dd if=/dev/zero of=$0/fill bs=4k 2>/dev/null; exec \"$@\"; }";
+        let disk = self.dir.path().join(Path::new(name).parent().unwrap());
+        fs::create_dir(&disk).unwrap();
+        let disk = disk.to_str().unwrap();
+        let command = self.command(&["unshare", "--mount", "sh", "-c", script, disk, FLANNELD]);
+        self.spawn(name, command, args)
+    }
+
     fn spawn(&self, name: &str, mut command: Command, args: &[&str]) -> Daemon {
         let file = |suffix: &str| self.dir.path().join(format!("{name}.{suffix}"));
         let (log, env) = (file("log"), file("env"));

@@ -15,7 +15,7 @@ use crate::control::time_text;
 /// What is known of the lease and of the registry, and how often they changed.
 #[derive(Debug)]
 pub(in crate::control) struct Vitals {
-    is_announced: bool,
+    subnet_file: Part,
     in_touch: bool,
     num_malformed: usize,
     reconnects: u64,
@@ -25,10 +25,10 @@ pub(in crate::control) struct Vitals {
 
 impl Vitals {
     /// Of a node that holds `lease` and is not announced yet.
-    pub(in crate::control) const fn new(lease: &Lease) -> Self {
+    pub(in crate::control) fn new(lease: &Lease) -> Self {
         let expires = lease.expires;
         Self {
-            is_announced: false,
+            subnet_file: no_subnet_file(),
             in_touch: true,
             num_malformed: 0,
             reconnects: 0,
@@ -37,9 +37,9 @@ impl Vitals {
         }
     }
 
-    /// Takes note that subnet.env is written.
-    pub(in crate::control) const fn announced(&mut self) {
-        self.is_announced = true;
+    /// Takes note of how subnet.env is; `None` before anybody keeps it.
+    pub(in crate::control) fn subnet_file(&mut self, state: Option<Part>) {
+        self.subnet_file = state.unwrap_or_else(no_subnet_file);
     }
 
     /// Takes note of whether the registry answers.
@@ -104,7 +104,7 @@ impl Vitals {
             Some(_) => Check::fails("it has expired"),
         };
         let own = [
-            ("subnet_file", holds_if(self.is_announced, "subnet.env is not written")),
+            ("subnet_file", part(&self.subnet_file)),
             ("registry", holds_if(self.in_touch, "it does not answer; packets go on")),
             ("lease", lease),
             ("rules", check_rules(rules)),
@@ -112,6 +112,10 @@ impl Vitals {
         let host = host.parts().map(|(name, state)| (name, part(state)));
         own.into_iter().chain(host).collect()
     }
+}
+
+fn no_subnet_file() -> Part {
+    Part::Amiss("subnet.env is not written yet".to_owned())
 }
 
 fn check_rules(rules: &RulesState) -> Check {
@@ -154,7 +158,7 @@ mod tests {
         let mut vitals = Vitals::new(&lease(Some(Instant::now() + hour)));
         let (well, rules) = (HostState::default(), RulesState::NotWanted);
         assert_eq!(failing(&vitals, &well, &rules), ["subnet_file"]);
-        vitals.announced();
+        vitals.subnet_file(Some(Part::InPlace));
         assert_eq!(failing(&vitals, &well, &rules), [""; 0]);
         for in_touch in [false, false, true, false, true] {
             vitals.touch(in_touch);

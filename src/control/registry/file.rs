@@ -14,23 +14,28 @@ pub use watch::FileWatch;
 
 use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use tokio::time::Instant;
+use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, timeout};
 
 use self::document::Document;
 use self::view::{View, Written, is_expired};
 use super::history::Cas;
 use super::{LEASE_TTL, Registry, RegistryError, Revision, Scope, Snapshot, StoreId, Write};
 use crate::control::lease::{Lease, LeaseAttrs, print_key};
-use crate::control::replace_file::replace_file;
+use crate::control::replace_file::{read_file, replace_file};
 use crate::routes::Subnet;
 
 /// How long a write waits for others to finish theirs.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the disk may take before the registry counts as away.
+const DISK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How often the lock is tried meanwhile.
 const LOCK_INTERVAL: Duration = Duration::from_millis(5);
@@ -44,7 +49,12 @@ pub struct FileRegistry {
 #[derive(Debug)]
 struct Shared {
     path: PathBuf,
+    /// Held from before the file is read until the view has it: an older state must not follow a
+    /// newer one. Never waited for on the control thread, because the disk may take its time.
+    file: Mutex<()>,
     view: Mutex<View>,
+    /// A disk that does not answer holds up one thread, not one for each attempt.
+    turn: Arc<Semaphore>,
 }
 
 /// What is to become of an entry.
@@ -72,11 +82,13 @@ impl FileRegistry {
         // Each write makes another inode of it, so the path is all that stays.
         let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let view = Mutex::new(View::of(StoreId(format!("file {}", absolute.display()))));
-        Self { shared: Arc::new(Shared { path: path.to_owned(), view }) }
+        let (path, file, turn) = (path.to_owned(), Mutex::default(), Arc::new(Semaphore::new(1)));
+        Self { shared: Arc::new(Shared { path, file, view, turn }) }
     }
 
-    fn look(&self, operation: &'static str) -> Result<(), RegistryError> {
-        self.shared.look().map_err(|reason| RegistryError::Call { operation, reason })
+    async fn look(&self, operation: &'static str) -> Result<(), RegistryError> {
+        let look = Shared::run(&self.shared, |shared| shared.look());
+        look.await.and_then(|looked| looked).map_err(call(operation))
     }
 
     /// Makes `edit` if the entry is as `expected`, on a thread that may wait for lock and disk.
@@ -88,10 +100,8 @@ impl FileRegistry {
         edit: Edit,
     ) -> Result<Write, RegistryError> {
         let expires = Instant::now() + LEASE_TTL;
-        let shared = Arc::clone(&self.shared);
-        let task = tokio::task::spawn_blocking(move || shared.edit(&key, expected, &edit));
-        let failed = |reason| RegistryError::Call { operation, reason };
-        let write = task.await.map_err(|error| failed(error.to_string()))?.map_err(failed)?;
+        let edited = Shared::run(&self.shared, move |shared| shared.edit(&key, expected, &edit));
+        let write = edited.await.and_then(|edited| edited).map_err(call(operation))?;
         Ok(match write {
             Write::Done(lease) => {
                 let expires = (!lease.is_reservation()).then_some(expires);
@@ -110,14 +120,12 @@ impl Registry for FileRegistry {
     }
 
     async fn config(&self) -> Result<Option<String>, RegistryError> {
-        match self.shared.read() {
+        let read = Shared::run(&self.shared, |shared| match shared.read() {
             Ok((document, _)) => Ok(document.member("config").map(str::to_owned)),
             Err(ReadError::Open(error)) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => {
-                let reason = self.shared.describe(&error);
-                Err(RegistryError::Call { operation: "read network config", reason })
-            }
-        }
+            Err(error) => Err(shared.describe(&error)),
+        });
+        read.await.and_then(|read| read).map_err(call("read network config"))
     }
 
     async fn identity(&self) -> Result<StoreId, RegistryError> {
@@ -125,15 +133,18 @@ impl Registry for FileRegistry {
     }
 
     async fn list(&self, scope: &Scope) -> Result<Snapshot, RegistryError> {
-        self.look("list leases")?;
+        self.look("list leases").await?;
         Ok(self.shared.view().history.list(scope))
     }
 
     async fn watch(&self, scope: &Scope, after: Revision) -> Result<FileWatch, RegistryError> {
-        let watch = FileWatch::new(Arc::clone(&self.shared), scope.clone(), after);
-        // What happened before inotify was set up, it will not tell.
-        self.look("watch leases")?;
-        Ok(watch)
+        let scope = scope.clone();
+        let set_up = Shared::run(&self.shared, move |shared| {
+            let watch = FileWatch::new(Arc::clone(shared), scope, after);
+            // What happened before inotify was set up, it will not tell.
+            shared.look().map(|()| watch)
+        });
+        set_up.await.and_then(|watch| watch).map_err(call("watch leases"))
     }
 
     async fn create(&self, subnet: Subnet, attrs: &LeaseAttrs) -> Result<Write, RegistryError> {
@@ -154,6 +165,10 @@ impl Registry for FileRegistry {
     }
 }
 
+fn call(operation: &'static str) -> impl Fn(String) -> RegistryError {
+    move |reason| RegistryError::Call { operation, reason }
+}
+
 /// Why the file was not read.
 #[derive(Debug, thiserror::Error)]
 enum ReadError {
@@ -164,6 +179,26 @@ enum ReadError {
 }
 
 impl Shared {
+    /// Runs `job` on a thread that may wait for the disk. Who no longer waits for it gives up its
+    /// result, not its effect.
+    async fn run<T: Send + 'static>(
+        this: &Arc<Self>,
+        job: impl FnOnce(&Arc<Self>) -> T + Send + 'static,
+    ) -> Result<T, String> {
+        let (shared, turn) = (Arc::clone(this), Arc::clone(&this.turn));
+        let done = async {
+            let turn = turn.acquire_owned().await.map_err(|error| error.to_string())?;
+            let job = spawn_blocking(move || {
+                let result = job(&shared);
+                drop(turn);
+                result
+            });
+            job.await.map_err(|error| error.to_string())
+        };
+        let silent = |_| this.describe(&"its disk does not answer");
+        timeout(DISK_TIMEOUT, done).await.map_err(silent)?
+    }
+
     fn view(&self) -> MutexGuard<'_, View> {
         self.view.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -180,30 +215,31 @@ impl Shared {
     fn read(&self) -> Result<(Document, Stamp), ReadError> {
         // The stamp first: a change in between makes it too old, never too new.
         let stamp = Stamp::of(&fs::metadata(&self.path).map_err(ReadError::Open)?);
-        let text = fs::read(&self.path).map_err(ReadError::Open)?;
+        let text = read_file(&self.path).map_err(ReadError::Open)?;
         Ok((Document::parse(&text)?, stamp))
     }
 
     /// Takes over the file as it is now.
     fn look(&self) -> Result<(), String> {
-        // Held from before the file is read: an older state must not follow a newer one.
-        let mut view = self.view();
+        let _file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let (document, _) = self.read().map_err(|error| self.describe(&error))?;
-        view.observe(&document, SystemTime::now(), None);
+        self.view().observe(&document, SystemTime::now(), None);
         Ok(())
     }
 
     fn edit(&self, key: &str, expected: Cas, edit: &Edit) -> Result<Write, String> {
         let _lock = self.lock()?;
-        let mut view = self.view();
+        let _file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             let (mut document, stamp) = self.read().map_err(|error| self.describe(&error))?;
             let now = SystemTime::now();
+            let mut view = self.view();
             view.observe(&document, now, None);
             let Some(before) = Some(view.read(key)).filter(|_| view.history.is(expected, key))
             else {
                 return Ok(Write::Refused(view.read(key)));
             };
+            drop(view);
             apply(&mut document, key, edit, now).map_err(|error| self.describe(&error))?;
             if document.is_changed() {
                 let path = self.real_path();
@@ -216,6 +252,7 @@ impl Shared {
             }
             let lease = before.and_then(Result::ok);
             let ttl_lease = lease.as_ref().and_then(|lease| lease.entry.ttl_lease);
+            let mut view = self.view();
             view.observe(&document, now, Some(Written { key, ttl_lease }));
             return Ok(match (edit, view.read(key), lease) {
                 (Edit::Put { .. }, Some(Ok(lease)), _) => Write::Done(lease),
@@ -231,7 +268,12 @@ impl Shared {
         path.push(".lock");
         let path = PathBuf::from(path);
         let failed = |error: io::Error| format!("lock {}: {error}", path.display());
-        let file = OpenOptions::new().create(true).append(true).open(&path).map_err(failed)?;
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(&path)
+            .map_err(failed)?;
         let deadline = std::time::Instant::now() + LOCK_TIMEOUT;
         loop {
             match file.try_lock() {

@@ -1,3 +1,4 @@
+use std::fs;
 use std::time::Duration;
 
 use super::*;
@@ -18,8 +19,7 @@ async fn what_was_recorded_is_remembered() {
         LeaseEvent::Removed("10.1.7.0/24".parse().unwrap()),
         LeaseEvent::Added(lease("10.1.9.0/24", "192.0.2.9")),
     ]);
-    recorder.due().await;
-    recorder.write();
+    write(&mut recorder).await;
     let Remembered { config, past: Past { own, peers } } = load(&file).unwrap().unwrap();
     assert_eq!((config.text.as_str(), config.network.subnet_len), (CONFIG, 24));
     assert_eq!((own.entry.key.as_str(), own.entry.revision), ("10.1.5.0-24", Revision::UNKNOWN));
@@ -32,7 +32,7 @@ async fn what_was_recorded_is_remembered() {
     assert_eq!(file.own_subnet(), Some(own.subnet));
     let other = StateFile { registry: "another".to_owned(), path: file.path.clone() };
     assert_eq!(other.own_subnet(), None);
-    recorder.forget();
+    recorder.forget().await;
     assert!(load(&file).unwrap().is_none());
     assert_eq!(file.own_subnet(), None);
 }
@@ -43,18 +43,16 @@ async fn changes_are_written_together_and_not_too_often() {
     let file = file(&dir);
     let mut recorder = Recorder::new(&file, CONFIG, own(), &[]);
     let start = Instant::now();
-    let mut num_writes = 0;
+    let mut files = std::collections::BTreeSet::new();
     while start.elapsed() < Duration::from_secs(60) {
         tokio::select! {
-            () = recorder.due() => {
-                recorder.write();
-                num_writes += 1;
-            }
+            step = recorder.next() => recorder.take(step),
             () = tokio::time::sleep(Duration::from_millis(50)) => recorder.hold(own()),
         }
+        files.extend(recorder.stamp.map(|stamp| (stamp.file, stamp.modified)));
     }
-    assert!((11..=13).contains(&num_writes), "{num_writes}");
-    assert!(tokio::time::timeout(Duration::from_secs(9), recorder.due()).await.is_ok());
+    assert!((11..=13).contains(&files.len()), "{files:?}");
+    assert!(tokio::time::timeout(Duration::from_secs(9), recorder.next()).await.is_ok());
 }
 
 #[tokio::test(start_paused = true)]
@@ -62,7 +60,8 @@ async fn state_that_cannot_be_relied_on_is_refused_with_the_reason() {
     let dir = tempfile::tempdir().unwrap();
     let file = file(&dir);
     let mut recorder = Recorder::new(&file, CONFIG, own(), &[]);
-    recorder.write();
+    recorder.hold(own());
+    write(&mut recorder).await;
     let good = fs::read_to_string(&file.path).unwrap();
     let refused = |previous: &str| file.load(previous.parse().ok(), None).unwrap_err().to_string();
     assert!(refused("10.1.6.0/24").contains("do not agree with its subnet 10.1.5.0/24"));
@@ -92,10 +91,50 @@ async fn state_that_cannot_be_written_is_complained_about_once_a_minute() {
     fs::create_dir(&file.path).unwrap();
     let mut recorder = Recorder::new(&file, CONFIG, own(), &[]);
     for _ in 0..3 {
-        recorder.write();
+        recorder.hold(own());
+        write(&mut recorder).await;
     }
     assert_eq!(logs.count("cannot save the state for the next start"), 1);
     assert!(load(&file).is_err());
+    // It is tried again without a change.
+    fs::remove_dir(&file.path).unwrap();
+    write(&mut recorder).await;
+    assert!(load(&file).unwrap().is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn state_that_somebody_removes_or_changes_is_written_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = file(&dir);
+    let mut recorder = Recorder::new(&file, CONFIG, own(), &[]);
+    recorder.hold(own());
+    write(&mut recorder).await;
+    let good = fs::read_to_string(&file.path).unwrap();
+    let fifo = || {
+        fs::remove_file(&file.path).unwrap();
+        let mkfifo = std::process::Command::new("mkfifo").arg(&file.path).status();
+        assert!(mkfifo.unwrap().success());
+    };
+    let accidents: [&dyn Fn(); 3] =
+        [&|| fs::remove_file(&file.path).unwrap(), &|| fs::write(&file.path, "{}").unwrap(), &fifo];
+    for accident in accidents {
+        accident();
+        write(&mut recorder).await;
+        assert!(fs::metadata(&file.path).unwrap().is_file());
+        assert_eq!(fs::read_to_string(&file.path).unwrap().len(), good.len());
+    }
+}
+
+/// Lets the recorder go on until it has written, or tried to.
+async fn write(recorder: &mut Recorder<'_>) {
+    loop {
+        let step = recorder.next().await;
+        let is_over = step.is_write();
+        recorder.take(step);
+        if is_over {
+            return;
+        }
+    }
 }
 
 fn file(dir: &tempfile::TempDir) -> StateFile {

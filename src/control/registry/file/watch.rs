@@ -79,9 +79,10 @@ impl LeaseWatch for FileWatch {
                 return Ok(batch);
             }
             self.news().await;
-            // No await from here to where the change is in the history: nothing to lose.
+            // A look that nobody waits for any more still puts the change in the history.
             let ended = |reason| RegistryError::WatchEnded { reason };
-            self.shared.look().map_err(ended)?;
+            let looked = Shared::run(&self.shared, |shared| shared.look()).await;
+            looked.and_then(|looked| looked).map_err(ended)?;
             if self.news.directory_gone.load(Ordering::Relaxed) {
                 let path = self.shared.path.display();
                 return Err(ended(format!("the directory of {path} was replaced")));
