@@ -1,8 +1,11 @@
 //! Gets this node its lease: the one it has, the one it had, or a new one.
 
+mod previous;
+
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use self::previous::taken_by;
 use super::allocate;
 use super::backoff::Backoff;
 use super::config::NetworkConfig;
@@ -47,6 +50,8 @@ pub struct Acquired {
 /// In this order, as stock flannel (`pkg/subnet/etcd/local_manager.go`): the lease that carries
 /// our public IP already, of several that of the subnet we had before (`previous`); that subnet, if
 /// it is free; any free one. A lease of ours that the network config no longer allows is deleted.
+/// Before all that comes the subnet we had before if its entry names no owner: it is ours, and
+/// somebody overwrote it.
 ///
 /// A write that came too late, or a registry that does not answer, makes it start over, for as
 /// long as it takes.
@@ -130,6 +135,10 @@ pub(super) fn choose_own<'a>(
 impl<R: Registry> Acquirer<'_, R> {
     async fn attempt(&mut self) -> Result<(Attempt, Snapshot), RegistryError> {
         let listed = self.registry.list(&Scope::All).await?;
+        if let Some((previous, overwritten)) = self.overwritten(&listed) {
+            let attempt = self.take_back(previous, overwritten).await?;
+            return Ok((attempt, listed));
+        }
         let own = choose_own(self.config, &listed, self.attrs.public_ip, self.previous);
         let attempt = match own {
             Some(own) if is_reusable(self.config, own) => {
@@ -213,9 +222,9 @@ impl<R: Registry> Acquirer<'_, R> {
                      config, ignoring"
                 );
                 self.previous = None;
-            } else if snapshot.taken().any(|taken| taken.overlaps(previous)) {
+            } else if let Some(taken_by) = taken_by(snapshot, previous) {
                 tracing::info!(
-                    "Found previously leased subnet ({previous}) taken by another node, ignoring"
+                    "Found previously leased subnet ({previous}) taken by {taken_by}, ignoring"
                 );
                 self.previous = None;
             } else {

@@ -4,7 +4,7 @@
 //! object that names the holder. Where entries are kept, and how long, is [`super::registry`]'s.
 
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::Serialize;
 use tokio::time::Instant;
@@ -86,9 +86,18 @@ impl LeaseAttrs {
     /// [`LeaseError`] naming the member.
     pub fn from_json(value: &[u8]) -> Result<Self, LeaseError> {
         const IP: &str = "an IPv4 address in quotes";
-        let object = Object::parse(value).map_err(|error| LeaseError::Json(error.to_string()))?;
+        // serde_json repeats a text of any length in its error.
+        let object = Object::parse(value)
+            .map_err(|error| LeaseError::Json(excerpt(error.to_string().as_bytes(), MAX_REASON)))?;
         let public_ip = match object.text("PublicIP", IP)? {
-            Some(text) => text.parse().map_err(|_| WrongType::new("PublicIP", &text, IP))?,
+            Some(text) => {
+                let addr = text.parse().map(|addr: IpAddr| addr.to_canonical());
+                // Go reads the IPv4-mapped form, ::ffff:192.0.2.1, as IPv4, too.
+                let Ok(IpAddr::V4(addr)) = addr else {
+                    return Err(WrongType::new("PublicIP", &text, IP).into());
+                };
+                addr
+            }
             None => Ipv4Addr::UNSPECIFIED,
         };
         let backend_type: Option<String> = object.read("BackendType", "a text")?;
@@ -97,6 +106,13 @@ impl LeaseAttrs {
             backend_type: backend_type.filter(|name| !name.is_empty()),
             backend_data: object.read("BackendData", "JSON of a bearable depth")?,
         })
+    }
+
+    /// The node that they name. An address that no node can have names none: 0.0.0.0/8, loopback,
+    /// multicast, 240.0.0.0/4 with the broadcast address.
+    pub fn owner(&self) -> Option<Ipv4Addr> {
+        let [first, ..] = self.public_ip.octets();
+        (!matches!(first, 0 | 127 | 224..)).then_some(self.public_ip)
     }
 
     /// The entry's value, byte for byte as stock flannel writes it: members in the order of
@@ -123,6 +139,21 @@ impl LeaseAttrs {
         // Writing to memory fails only for maps with keys that are no text; there are none here.
         serde_json::to_string(&value).unwrap_or_default()
     }
+}
+
+/// Most of a JSON error that is shown, in characters.
+const MAX_REASON: usize = 120;
+
+/// The beginning of a text from outside, on one line: at most `max` characters of it, escaped.
+pub(crate) fn excerpt(text: &[u8], max: usize) -> String {
+    // A character has at most 4 bytes.
+    let start = &text[..text.len().min(4 * (max + 1))];
+    let start = String::from_utf8_lossy(start);
+    let mut shown: String = start.chars().take(max).flat_map(char::escape_debug).collect();
+    if start.chars().nth(max).is_some() {
+        shown.push('…');
+    }
+    shown
 }
 
 impl fmt::Display for LeaseAttrs {

@@ -28,7 +28,8 @@ use super::dice;
 use super::lease::{Lease, LeaseAttrs};
 use super::registry::memory::{Fault, MemoryRegistry, MemoryWatch};
 use super::registry::{
-    Batch, Change, LeaseWatch, Registry, RegistryError, Revision, Scope, Snapshot, StoreId, Write,
+    Batch, Change, LeaseWatch, Registry, RegistryError, Revision, Scope, Snapshot, StoreId,
+    TtlLease, Write,
 };
 use super::renew::{KeepPolicy, OnLeaseLoss, keep_lease};
 use crate::routes::Subnet;
@@ -451,6 +452,10 @@ impl Registry for Link {
 
     async fn renew(&self, lease: &Lease, attrs: &LeaseAttrs) -> Result<Write, RegistryError> {
         self.carry(self.registry.renew(lease, attrs)).await
+    }
+
+    async fn release(&self, ttl_lease: TtlLease) -> Result<(), RegistryError> {
+        self.carry(self.registry.release(ttl_lease)).await
     }
 
     async fn delete(&self, lease: &Lease) -> Result<bool, RegistryError> {

@@ -21,7 +21,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::lease::{Lease, LeaseAttrs, LeaseError};
+use super::lease::{Lease, LeaseAttrs, LeaseError, excerpt};
 use crate::routes::Subnet;
 
 /// Which registry the daemon is to use. Parses from `etcd` or `file:PATH`.
@@ -89,6 +89,27 @@ pub struct Malformed {
     pub revision: Revision,
     /// What is wrong with it.
     pub reason: LeaseError,
+    /// The beginning of its value, on one line.
+    pub found: String,
+}
+
+impl TtlLease {
+    /// An expiry that no registry has: renewing an entry that is bound to it binds it to a new one.
+    pub const UNKNOWN: Self = Self(NonZeroI64::MIN);
+}
+
+/// Most of a value that is shown, in characters.
+const MAX_SHOWN: usize = 60;
+
+impl Malformed {
+    pub(crate) fn new(
+        Entry { key, revision, .. }: Entry,
+        subnet: Option<Subnet>,
+        reason: LeaseError,
+        value: &[u8],
+    ) -> Self {
+        Self { key, subnet, revision, reason, found: excerpt(value, MAX_SHOWN) }
+    }
 }
 
 /// One entry as read: a lease, or the reason why it is none.
@@ -246,12 +267,20 @@ pub trait Registry: Send + Sync {
     ) -> impl Future<Output = Result<Write, RegistryError>> + Send;
 
     /// Writes `attrs` to the entry of `lease`, for another [`LEASE_TTL`] from now; a reservation
-    /// stays one. Refused when the entry changed since `lease` was read.
+    /// stays one. Refused when the entry changed since `lease` was read. An entry that does not
+    /// read as a lease is written to in the same way, with its key and revision.
     fn renew(
         &self,
         lease: &Lease,
         attrs: &LeaseAttrs,
     ) -> impl Future<Output = Result<Write, RegistryError>> + Send;
+
+    /// Gives back an expiry of ours that our entry is no longer bound to. If anything else is
+    /// bound to it, it stays.
+    fn release(
+        &self,
+        ttl_lease: TtlLease,
+    ) -> impl Future<Output = Result<(), RegistryError>> + Send;
 
     /// Deletes the entry of `lease`; `false` when it changed since `lease` was read.
     fn delete(&self, lease: &Lease) -> impl Future<Output = Result<bool, RegistryError>> + Send;
@@ -296,8 +325,6 @@ pub(crate) fn read_entry(entry: Entry, value: &[u8]) -> Read {
     let subnet = super::lease::parse_key(&entry.key);
     match subnet.clone().and_then(|subnet| Ok((subnet, LeaseAttrs::from_json(value)?))) {
         Ok((subnet, attrs)) => Ok(Lease { subnet, attrs, expires: None, entry }),
-        Err(reason) => {
-            Err(Malformed { key: entry.key, subnet: subnet.ok(), revision: entry.revision, reason })
-        }
+        Err(reason) => Err(Malformed::new(entry, subnet.ok(), reason, value)),
     }
 }

@@ -1,6 +1,7 @@
 //! Keeps our own lease: renews it in time, and notices when it is no longer ours.
 
 mod keeper;
+mod rewrites;
 mod suspension;
 
 use std::future::pending;
@@ -13,7 +14,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use self::keeper::Keeper;
 use self::suspension::Suspension;
 use super::claim::Claim;
-use super::lease::{Lease, LeaseError};
+use super::lease::Lease;
 use super::registry::{Registry, Revision, Scope};
 use super::watch::Feed;
 use crate::routes::Subnet;
@@ -76,17 +77,6 @@ pub enum LeaseLost {
         /// The other node's public IP.
         new_owner: Ipv4Addr,
     },
-    /// Something was written there that is no lease.
-    #[error("lease {subnet} of {owner} was overwritten with what is no lease")]
-    Overwritten {
-        /// Our subnet.
-        subnet: Subnet,
-        /// Our public IP.
-        owner: Ipv4Addr,
-        /// What is wrong with it.
-        #[source]
-        source: LeaseError,
-    },
 }
 
 /// How often to look whether the machine slept: within so short a time of its waking up, a lease
@@ -102,6 +92,9 @@ const SUSPENSION_PERIOD: Duration = Duration::from_secs(5 * 60);
 /// answer, the lease stands until it expires; if it did by the time the registry is back, it is
 /// created anew unless somebody else has the subnet by then. With [`OnLeaseLoss::Reacquire`] the
 /// same goes for a lease that somebody deleted. The time for which the machine slept counts.
+///
+/// What names no other node makes nobody its owner: an entry overwritten with that is written again,
+/// and so is one in our name that says something else of us.
 ///
 /// A lease of no known revision comes from an earlier life of this node: the registry is asked
 /// first what became of it.
@@ -142,8 +135,10 @@ pub async fn keep_lease<R: Registry>(
             () = sleep(SUSPENSION_PERIOD) => Ok(()),
         };
         if let Err(lost) = still_ours {
+            keeper.release_all().await;
             return lost;
         }
+        keeper.release_stale().await;
     }
 }
 

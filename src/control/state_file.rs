@@ -11,7 +11,6 @@ pub(super) use recorder::Recorder;
 
 use std::io;
 use std::net::Ipv4Addr;
-use std::num::NonZeroI64;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -196,7 +195,7 @@ fn lease((key, raw): (&str, &RawValue)) -> Option<Lease> {
         let left = at.duration_since(SystemTime::now()).unwrap_or_default();
         Instant::now() + left
     });
-    let ttl_lease = expires.map(|_| TtlLease(NonZeroI64::MIN));
+    let ttl_lease = expires.map(|_| TtlLease::UNKNOWN);
     let entry = Entry { key: key.to_owned(), revision: Revision::UNKNOWN, ttl_lease };
     let lease = read_entry(entry, raw.get().as_bytes()).ok()?;
     Some(Lease { expires, ..lease })

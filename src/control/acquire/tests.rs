@@ -103,6 +103,67 @@ async fn unreadable_entry_still_takes_its_subnet() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn previous_subnet_whose_entry_names_no_owner_is_taken_back() {
+    let big = "x".repeat(1 << 20);
+    for value in
+        ["", "[]", "null", "17", "{}", "{", r#"{"PublicIP":""}"#, r#"{"PublicIP":null}"#, &big]
+    {
+        let logs = Logs::capture();
+        let registry = MemoryRegistry::new();
+        registry.put("10.1.9.0-24", value);
+        // A second lease with our public IP does not count for more.
+        create(&registry, "10.1.7.0/24", OURS).await;
+        let lease = acquire(&registry, Some("10.1.9.0/24")).await.unwrap();
+        assert_eq!(lease.subnet, subnet("10.1.9.0/24"), "{value:.20}");
+        assert!(!lease.is_reservation() && lease.expires.is_some());
+        assert!(listed(&registry).await.contains(&"10.1.9.0/24 192.0.2.1".to_owned()));
+        let told = logs.lines_with("names no owner");
+        assert!(told.len() == 1 && told[0].len() < 400, "{told:?}");
+        assert_eq!(logs.count("another node"), 0);
+        assert_eq!(logs.count("Found previously leased subnet (10.1.9.0/24), reusing"), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_keeps_us_from_our_previous_subnet_is_named() {
+    for (taken, value, reason) in [
+        ("10.1.9.0-24", r#"{"PublicIP":"192.0.2.2"}"#, "taken by 192.0.2.2"),
+        ("10.1.8.0-23", r#"{"PublicIP":"192.0.2.2"}"#, "taken by 192.0.2.2"),
+        ("10.1.8.0-23", "", "taken by entry 10.1.8.0-23, which names no owner"),
+        ("10.1.8.0-23", "{}", "taken by entry 10.1.8.0-23, which names no owner"),
+    ] {
+        let logs = Logs::capture();
+        let registry = MemoryRegistry::new();
+        registry.put("10.1.9.0-24", "");
+        registry.put(taken, value);
+        let lease = acquire(&registry, Some("10.1.9.0/24")).await.unwrap();
+        assert_ne!(lease.subnet, subnet("10.1.9.0/24"));
+        let line = format!("Found previously leased subnet (10.1.9.0/24) {reason}, ignoring");
+        assert_eq!(logs.count(&line), 1, "{reason}");
+    }
+}
+
+#[tokio::test]
+async fn previous_subnet_is_taken_back_in_a_real_etcd_for_a_day() {
+    let server = EtcdServer::start().await;
+    let config = EtcdConfig {
+        endpoints: vec![server.url.clone()],
+        prefix: "/back".to_owned(),
+        ..EtcdConfig::default()
+    };
+    let registry = EtcdRegistry::connect(&config).await.unwrap();
+    let mut client = server.client().await;
+    client.put("/back/subnets/10.1.9.0-24", "[]", None).await.unwrap();
+    let previous = Some(subnet("10.1.9.0/24"));
+    let acquired = acquire_lease(&registry, &self::config(), &attrs(OURS), previous).await.unwrap();
+    assert_eq!(acquired.lease.subnet, subnet("10.1.9.0/24"));
+    let ids = client.leases().await.unwrap();
+    assert_eq!(ids.leases().len(), 1);
+    let ttl = client.lease_time_to_live(ids.leases()[0].id(), None).await.unwrap().ttl();
+    assert!(ttl > 86_000, "{ttl}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn being_out_of_subnets_is_the_one_error() {
     let registry = MemoryRegistry::new();
     let narrow = parse(r#"{"Network":"10.1.0.0/16","SubnetMax":"10.1.1.0"}"#, None).unwrap();

@@ -33,6 +33,8 @@ pub(crate) async fn check(rig: &impl Rig) {
     stale_renewal_and_deletion_are_refused(rig).await;
     reservation_stays_without_an_expiry(rig).await;
     malformed_entry_is_one_error_in_the_listing(rig).await;
+    malformed_entry_is_written_over_while_it_is_as_seen(rig).await;
+    released_expiry_takes_nothing_along(rig).await;
     watch_delivers_each_write_once_and_in_order(rig).await;
     expiry_arrives_as_a_deletion(rig).await;
     watch_of_a_key_sees_nothing_else(rig).await;
@@ -120,6 +122,39 @@ async fn malformed_entry_is_one_error_in_the_listing(rig: &impl Rig) {
     assert!(snapshot.taken().any(|taken| print_key(taken) == "10.1.6.0-24"));
     rig.remove("rubbish").await;
     rig.remove("10.1.6.0-24").await;
+}
+
+async fn malformed_entry_is_written_over_while_it_is_as_seen(rig: &impl Rig) {
+    let lease = create(rig, "10.1.14.0/24", OURS).await;
+    for value in ["\"\"", "[]", "null", "17", "{\"PublicIP\":null}"] {
+        for ttl_lease in [lease.entry.ttl_lease, Some(TtlLease::UNKNOWN), None] {
+            rig.put(&lease.entry.key, value).await;
+            let Some(Err(malformed)) = read(rig, &lease.entry.key).await else { panic!() };
+            let mut entry = Entry { key: malformed.key, revision: malformed.revision, ttl_lease };
+            let seen = Lease { entry: entry.clone(), ..lease.clone() };
+            entry.revision.0 -= 1;
+            let stale = Lease { entry, ..lease.clone() };
+            let refused = rig.registry().renew(&stale, &lease.attrs).await;
+            assert!(matches!(refused, Ok(Write::Refused(Some(Err(_))))), "{refused:?}");
+            let written = done(rig.registry().renew(&seen, &lease.attrs).await);
+            assert_eq!(written.is_reservation(), ttl_lease.is_none());
+            assert_ne!(written.entry.ttl_lease, Some(TtlLease::UNKNOWN));
+            let now = Lease { expires: None, ..written };
+            assert_eq!(read(rig, &lease.entry.key).await, Some(Ok(now)));
+        }
+    }
+    rig.remove(&lease.entry.key).await;
+}
+
+async fn released_expiry_takes_nothing_along(rig: &impl Rig) {
+    let lease = create(rig, "10.1.15.0/24", OURS).await;
+    let ttl_lease = lease.entry.ttl_lease.unwrap();
+    assert_eq!(rig.registry().release(ttl_lease).await, Ok(()));
+    assert!(read(rig, &lease.entry.key).await.is_some(), "still bound to it");
+    rig.remove(&lease.entry.key).await;
+    for _ in 0..2 {
+        assert_eq!(rig.registry().release(ttl_lease).await, Ok(()));
+    }
 }
 
 async fn watch_delivers_each_write_once_and_in_order(rig: &impl Rig) {

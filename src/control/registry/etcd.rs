@@ -12,13 +12,13 @@ mod pages;
 mod servers;
 pub(crate) mod settings;
 mod stream;
+mod ttl_leases;
 
 pub use settings::{EtcdConfig, EtcdConfigError};
 pub use stream::EtcdWatch;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::num::NonZeroI64;
-use std::time::Duration;
 
 use etcd_client::{
     Client, Compare, CompareOp, Error, GetOptions, KeyValue, PutOptions, ResponseHeader, Txn,
@@ -27,6 +27,7 @@ use etcd_client::{
 use tokio::time::Instant;
 
 use self::servers::{Servers, Timings};
+use self::ttl_leases::Leftovers;
 use super::{
     Entry, LEASE_TTL, Malformed, Read, Registry, RegistryError, Revision, Scope, Snapshot, StoreId,
     TtlLease, Write, read_entry,
@@ -48,6 +49,8 @@ const MAX_KEY_LEN: usize = 512;
 pub struct EtcdRegistry {
     servers: Servers,
     keys: Keys,
+    /// To be given back: an earlier attempt failed.
+    leftovers: Leftovers,
 }
 
 /// Where things are kept.
@@ -73,40 +76,8 @@ impl EtcdRegistry {
             config: settings::join(&prefix, "config"),
             subnets: settings::join(&prefix, "subnets/"),
         };
-        Ok(Self { servers: Servers::new(config, timings).await?, keys })
-    }
-
-    /// A new expiry, [`LEASE_TTL`] from now.
-    async fn grant(&self) -> Result<Option<TtlLease>, RegistryError> {
-        let ttl = i64::try_from(LEASE_TTL.as_secs()).unwrap_or(i64::MAX);
-        let grant = |mut client: Client| async move { client.lease_grant(ttl, None).await };
-        Ok(ttl_lease(self.servers.call("grant etcd lease", grant).await?.id()))
-    }
-
-    /// Puts an expiry off and tells when it is then; `None` when it has struck already.
-    async fn keep_alive(&self, TtlLease(id): TtlLease) -> Result<Option<Duration>, RegistryError> {
-        let keep_alive = |mut client: Client| async move {
-            let (mut keeper, mut answers) = match client.lease_keep_alive(id.get()).await {
-                Err(Error::LeaseKeepAliveError(_)) => return Ok(None),
-                result => result?,
-            };
-            // The client has read the answer to the first request, and kept the TTL to itself.
-            keeper.keep_alive().await?;
-            let ttl = answers.message().await?.map_or(0, |answer| answer.ttl());
-            Ok(u64::try_from(ttl).ok().filter(|&ttl| ttl > 0).map(Duration::from_secs))
-        };
-        self.servers.call("keep etcd lease alive", keep_alive).await
-    }
-
-    /// Gives an expiry back, as nothing is bound to it. Failing that, it strikes by itself.
-    async fn revoke(&self, ttl_lease: Option<TtlLease>) {
-        let Some(TtlLease(id)) = ttl_lease else {
-            return;
-        };
-        let revoke = |mut client: Client| async move { client.lease_revoke(id.get()).await };
-        if let Err(error) = self.servers.call("revoke etcd lease", revoke).await {
-            tracing::debug!("{error}");
-        }
+        let servers = Servers::new(config, timings).await?;
+        Ok(Self { servers, keys, leftovers: Leftovers::default() })
     }
 
     /// Writes `lease` with `attrs` if its entry is as `expected`.
@@ -212,12 +183,13 @@ impl Registry for EtcdRegistry {
 
     async fn create(&self, subnet: Subnet, attrs: &LeaseAttrs) -> Result<Write, RegistryError> {
         let expires = Instant::now() + LEASE_TTL;
-        let ttl_lease = self.grant().await?;
+        let granted = self.grant().await?;
+        let ttl_lease = Some(granted.ttl_lease());
         let entry = Entry { key: print_key(subnet), revision: Revision::default(), ttl_lease };
         let absent = Compare::version(self.keys.full(&entry.key), CompareOp::Equal, 0);
         let lease = Lease { subnet, attrs: attrs.clone(), expires: Some(expires), entry };
         let write = self.put_if("create lease", absent, lease).await;
-        self.revoke_unless_written(ttl_lease, &write).await;
+        self.revoke_unless_written(granted, &write).await;
         write
     }
 
@@ -234,10 +206,13 @@ impl Registry for EtcdRegistry {
             return self.put_if("renew lease", unchanged, Lease { expires, ..lease }).await;
         }
         // The old expiry has struck, or it was granted for a shorter time by somebody else.
-        let ttl_lease = self.grant().await?;
-        let entry = Entry { ttl_lease, ..lease.entry.clone() };
+        let granted = self.grant().await?;
+        let entry = Entry { ttl_lease: Some(granted.ttl_lease()), ..lease.entry.clone() };
         let write = self.put_if("renew lease", unchanged, Lease { expires, entry, ..lease }).await;
-        self.revoke_unless_written(ttl_lease, &write).await;
+        self.revoke_unless_written(granted, &write).await;
+        if matches!(write, Ok(Write::Done(_))) {
+            self.release_or_log(ttl_lease).await;
+        }
         write
     }
 
@@ -247,20 +222,15 @@ impl Registry for EtcdRegistry {
         let unchanged = Compare::mod_revision(key.clone(), CompareOp::Equal, seen);
         let transaction = Txn::new().when([unchanged]).and_then([TxnOp::delete(key, None)]);
         let delete = |client| txn(client, transaction.clone());
-        Ok(self.servers.call("delete lease", delete).await?.succeeded())
-    }
-}
-
-impl EtcdRegistry {
-    /// A write that failed may still have been made: revoking its expiry undoes it, too.
-    async fn revoke_unless_written(
-        &self,
-        ttl_lease: Option<TtlLease>,
-        write: &Result<Write, RegistryError>,
-    ) {
-        if !matches!(write, Ok(Write::Done(_))) {
-            self.revoke(ttl_lease).await;
+        let is_deleted = self.servers.call("delete lease", delete).await?.succeeded();
+        if let Some(ttl_lease) = lease.entry.ttl_lease.filter(|_| is_deleted) {
+            self.release_or_log(ttl_lease).await;
         }
+        Ok(is_deleted)
+    }
+
+    async fn release(&self, ttl_lease: TtlLease) -> Result<(), RegistryError> {
+        self.revoke_if_unused(ttl_lease).await
     }
 }
 
@@ -301,9 +271,9 @@ impl Keys {
     }
 
     fn malformed(&self, kv: &KeyValue, reason: LeaseError) -> Malformed {
-        let key = self.short(kv.key());
+        let (key, revision) = (self.short(kv.key()), Revision(kv.mod_revision()));
         let subnet = parse_key(&key).ok();
-        Malformed { key, subnet, revision: Revision(kv.mod_revision()), reason }
+        Malformed::new(Entry { key, revision, ttl_lease: None }, subnet, reason, kv.value())
     }
 }
 

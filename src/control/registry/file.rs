@@ -26,7 +26,9 @@ use tokio::time::{Instant, timeout};
 use self::document::Document;
 use self::view::{View, Written, is_expired};
 use super::history::Cas;
-use super::{LEASE_TTL, Registry, RegistryError, Revision, Scope, Snapshot, StoreId, Write};
+use super::{
+    LEASE_TTL, Registry, RegistryError, Revision, Scope, Snapshot, StoreId, TtlLease, Write,
+};
 use crate::control::lease::{Lease, LeaseAttrs, print_key};
 use crate::control::replace_file::{read_file, replace_file};
 use crate::routes::Subnet;
@@ -156,6 +158,10 @@ impl Registry for FileRegistry {
         let unchanged = Cas::LastWritten(lease.entry.revision);
         let edit = Edit::Put { attrs: attrs.clone(), is_reservation: lease.is_reservation() };
         self.edit("renew lease", lease.entry.key.clone(), unchanged, edit).await
+    }
+
+    async fn release(&self, _: TtlLease) -> Result<(), RegistryError> {
+        Ok(()) // an entry holds its own expiry
     }
 
     async fn delete(&self, lease: &Lease) -> Result<bool, RegistryError> {

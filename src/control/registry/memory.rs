@@ -17,7 +17,7 @@ use self::store::Store;
 use super::history::Cas;
 use super::{
     Batch, Entry, LEASE_TTL, LeaseWatch, Registry, RegistryError, Revision, Scope, Snapshot,
-    StoreId, Write, read_entry,
+    StoreId, TtlLease, Write, read_entry,
 };
 use crate::control::lease::{Lease, LeaseAttrs, print_key};
 use crate::routes::Subnet;
@@ -219,6 +219,10 @@ impl Registry for MemoryRegistry {
             outcome(store, key, written)
         })
         .await
+    }
+
+    async fn release(&self, ttl_lease: TtlLease) -> Result<(), RegistryError> {
+        self.call("release expiry", |store| store.release(ttl_lease)).await
     }
 
     async fn delete(&self, lease: &Lease) -> Result<bool, RegistryError> {

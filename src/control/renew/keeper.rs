@@ -4,19 +4,23 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
+use super::rewrites::{Over, Rewrites};
 use super::{KeepPolicy, LeaseLost, OnLeaseLoss};
 use crate::control::backoff::Backoff;
 use crate::control::claim::Claim;
 use crate::control::lease::Lease;
 use crate::control::log_limit::LogLimit;
 use crate::control::registry::{
-    Change, Malformed, Read, Registry, RegistryError, Revision, Scope, Write,
+    Change, Entry, Malformed, Read, Registry, RegistryError, Revision, Scope, TtlLease, Write,
 };
 use crate::control::time_text;
 use crate::control::watch::Update;
 
 /// Least time between two renewals, however short the lease and wide the margin.
 const MIN_PAUSE: Duration = Duration::from_secs(10);
+
+/// How long a node that lost its lease takes to tidy up, at most.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Our lease, and what is to be done about it next.
 pub(super) struct Keeper<'r, R, S> {
@@ -31,6 +35,9 @@ pub(super) struct Keeper<'r, R, S> {
     is_in_doubt: bool,
     /// Whether somebody else wrote our entry in our name since we last did.
     is_shared: bool,
+    rewrites: Rewrites,
+    /// What our entry was bound to once, to be given back.
+    stale: Vec<TtlLease>,
     backoff: Backoff,
     log: LogLimit,
 }
@@ -48,6 +55,8 @@ impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
             registry,
             is_in_doubt: !is_known,
             is_shared: false,
+            rewrites: Rewrites::new(),
+            stale: Vec::new(),
             lease,
             policy,
             claim,
@@ -114,7 +123,7 @@ impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
                 Change::Put(Ok(lease)) if lease.entry.revision <= known => {}
                 Change::Put(Err(Malformed { revision, .. })) if revision <= known => {}
                 Change::Delete { revision, .. } if revision <= known => {}
-                Change::Put(entry) => self.settle(entry)?,
+                Change::Put(entry) => self.settle(entry).await?,
                 Change::Delete { .. } => self.judge(None).await?,
             }
         }
@@ -136,7 +145,7 @@ impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
     /// Decides what becomes of us when our entry is `found` like this.
     async fn judge(&mut self, found: Option<Read>) -> Result<(), LeaseLost> {
         if let Some(entry) = found {
-            return self.settle(entry);
+            return self.settle(entry).await;
         }
         let Lease { subnet, ref attrs, expires, .. } = self.lease;
         let is_expired = expires.is_some_and(|expires| expires <= Instant::now());
@@ -150,7 +159,7 @@ impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
                 tracing::warn!("lease {subnet} {fate} and was created anew");
                 self.hold(lease);
             }
-            Ok(Write::Refused(Some(entry))) => self.settle(entry)?,
+            Ok(Write::Refused(Some(entry))) => self.settle(entry).await?,
             Ok(Write::Refused(None)) => {}
             Err(error) => self.complain(&error),
         }
@@ -161,28 +170,55 @@ impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
     async fn create_anew(&self) -> Result<Write, RegistryError> {
         let Lease { subnet, ref attrs, .. } = self.lease;
         let snapshot = self.registry.list(&Scope::All).await?;
-        let mut others = snapshot.leases().filter(|lease| lease.attrs.public_ip != attrs.public_ip);
+        let is_anothers =
+            |lease: &&Lease| lease.attrs.owner().is_some_and(|owner| owner != attrs.public_ip);
+        let mut others = snapshot.leases().filter(is_anothers);
         match others.find(|lease| lease.subnet.overlaps(subnet)) {
             Some(other) => Ok(Write::Refused(Some(Ok(other.clone())))),
             None => self.registry.create(subnet, attrs).await,
         }
     }
 
-    /// The entry belongs to the node whose public IP it carries. Ours may have been written by
-    /// somebody else, too: the operator makes it a reservation that way.
-    fn settle(&mut self, entry: Read) -> Result<(), LeaseLost> {
+    /// The entry belongs to the node whose public IP it carries; to us, if it names none. Ours may
+    /// have been written by somebody else, too: the operator makes it a reservation that way.
+    async fn settle(&mut self, entry: Read) -> Result<(), LeaseLost> {
         let (subnet, owner) = (self.lease.subnet, self.lease.attrs.public_ip);
         match entry {
-            Ok(lease) if lease.attrs.public_ip == owner => {
-                self.adopt(lease);
-                Ok(())
+            Ok(lease) if lease.attrs.public_ip == owner => self.adopt(lease),
+            Ok(lease) => match lease.attrs.owner() {
+                Some(new_owner) => return Err(LeaseLost::TakenOver { subnet, owner, new_owner }),
+                None => {
+                    let found = format!("PublicIP is {} or missing", lease.attrs);
+                    self.take_back(lease.entry.revision, &found).await;
+                }
+            },
+            Err(Malformed { revision, reason, found, .. }) => {
+                self.take_back(revision, &format!("{reason}; found \"{found}\"")).await;
             }
-            Ok(lease) => {
-                Err(LeaseLost::TakenOver { subnet, owner, new_owner: lease.attrs.public_ip })
-            }
-            Err(Malformed { reason, .. }) => {
-                Err(LeaseLost::Overwritten { subnet, owner, source: reason })
-            }
+        }
+        Ok(())
+    }
+
+    /// Writes our entry again, in place of one of the revision `seen` that names no owner.
+    async fn take_back(&mut self, seen: Revision, found: &str) {
+        let at = self.rewrites.next(Over::Ownerless);
+        if at > Instant::now() {
+            self.renew_at = Some(at);
+            return;
+        }
+        let subnet = self.lease.subnet;
+        tracing::warn!(
+            "the entry of our lease {subnet} was overwritten and names no owner: {found}; \
+             writing it again"
+        );
+        let entry = Entry { revision: seen, ..self.lease.entry.clone() };
+        let overwritten = Lease { entry, ..self.lease.clone() };
+        self.renew_at = Some(Instant::now() + self.backoff.delay());
+        match self.registry.renew(&overwritten, &self.lease.attrs).await {
+            Ok(Write::Done(lease)) => self.hold(lease),
+            // It changed once more. The watch tells how, or the renewal finds out.
+            Ok(Write::Refused(_)) => {}
+            Err(error) => self.complain(&error),
         }
     }
 
@@ -191,7 +227,8 @@ impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
             self.is_shared = true;
             self.claim.share(&lease);
         }
-        let had = std::mem::replace(&mut self.lease.entry, lease.entry);
+        let is_different = lease.attrs != self.lease.attrs;
+        let had = self.rebind(lease.entry);
         if had.revision == Revision::UNKNOWN {
             tracing::info!("registry is back: lease {} is still ours", self.lease.subnet);
         }
@@ -203,10 +240,26 @@ impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
             // Bound to an expiry that we do not know. Renewing tells.
             self.renew_at = Some(Instant::now() + MIN_PAUSE);
         }
+        if is_different {
+            self.correct();
+        }
         (self.sink)(&self.lease);
     }
 
+    /// Has the next renewal, which writes what is true of us, come soon.
+    fn correct(&mut self) {
+        if self.log.is_due("different") {
+            tracing::warn!(
+                "the entry of our lease {} says something else of us: correcting it",
+                self.lease.subnet
+            );
+        }
+        let at = self.rewrites.next(Over::Different);
+        self.renew_at = Some(self.renew_at.map_or(at, |renew_at| renew_at.min(at)));
+    }
+
     fn hold(&mut self, lease: Lease) {
+        self.rebind(lease.entry.clone());
         self.lease = lease;
         self.is_in_doubt = false;
         self.backoff.reset();
@@ -221,12 +274,55 @@ impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
         (self.sink)(&self.lease);
     }
 
+    /// Takes note of our entry's new state and returns the one before.
+    fn rebind(&mut self, entry: Entry) -> Entry {
+        let had = std::mem::replace(&mut self.lease.entry, entry);
+        let is_known = |ttl_lease: &TtlLease| *ttl_lease != TtlLease::UNKNOWN;
+        if had.ttl_lease != self.lease.entry.ttl_lease {
+            self.stale.extend(had.ttl_lease.filter(is_known));
+        }
+        had
+    }
+
+    /// Gives back the expiries that our entry is no longer bound to.
+    pub(super) async fn release_stale(&mut self) {
+        while let Some(&ttl_lease) = self.stale.last() {
+            if self.lease.entry.ttl_lease != Some(ttl_lease)
+                && let Err(error) = self.registry.release(ttl_lease).await
+            {
+                tracing::debug!("{error}");
+                return; // another time
+            }
+            self.stale.pop();
+        }
+    }
+
+    /// Gives back every expiry, as our lease is lost. Whoever has our entry may be bound to it, and
+    /// keeps it then.
+    pub(super) async fn release_all(&mut self) {
+        self.rebind(Entry { ttl_lease: None, ..self.lease.entry.clone() });
+        drop(tokio::time::timeout(RELEASE_TIMEOUT, self.release_stale()).await);
+    }
+
     fn complain(&mut self, error: &RegistryError) {
         self.is_in_doubt = true;
-        if self.log.is_due(error.kind()) {
-            let expires = self.lease.expires.unwrap_or_else(Instant::now);
-            let left = time_text::duration(expires.saturating_duration_since(Instant::now()));
-            tracing::warn!("{error}; trying again, the lease holds for another {left}");
+        if !self.log.is_due(error.kind()) {
+            return;
+        }
+        let now = Instant::now();
+        match self.lease.expires {
+            Some(expires) if expires > now => {
+                let left = time_text::duration(expires - now);
+                tracing::warn!("{error}; trying again, the lease holds for another {left}");
+            }
+            Some(expires) => {
+                let ago = time_text::duration(now - expires);
+                tracing::warn!(
+                    "{error}; trying again; the lease expired {ago} ago, and another node may be \
+                     given its subnet; forwarding goes on until that is known"
+                );
+            }
+            None => tracing::warn!("{error}; trying again, the reservation does not expire"),
         }
     }
 }

@@ -148,7 +148,7 @@ fn load(file: &StateFile) -> Result<Option<Remembered>, StateError> {
 }
 
 fn own() -> Lease {
-    let ttl_lease = Some(TtlLease(NonZeroI64::MAX));
+    let ttl_lease = Some(TtlLease(std::num::NonZeroI64::MAX));
     let lease = lease("10.1.5.0/24", "192.0.2.5");
     let entry = Entry { ttl_lease, ..lease.entry };
     Lease { expires: Some(Instant::now() + LEASE_TTL), entry, ..lease }

@@ -1,5 +1,6 @@
 use std::future::pending;
 use std::io::ErrorKind;
+use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};

@@ -92,7 +92,8 @@ impl Document {
         let place = self.leases.iter().rposition(|(name, _)| name == key);
         let Some(place) = place else { return self.append(key, attrs, expires) };
         let old = self.leases[place].1.get().as_bytes();
-        if expires.is_none() && LeaseAttrs::from_json(old).as_ref() == Ok(attrs) {
+        let is_reservation = matches!(self::expires(&self.leases[place].1), Ok(None));
+        if expires.is_none() && is_reservation && LeaseAttrs::from_json(old).as_ref() == Ok(attrs) {
             // A reservation says already what it should; leave it as its author wrote it.
             return Ok(());
         }

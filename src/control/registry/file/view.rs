@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use super::document::{Document, expires};
 use crate::control::registry::history::History;
-use crate::control::registry::{Entry, Malformed, Read, StoreId, TtlLease, read_entry};
+use crate::control::registry::{Malformed, Read, StoreId, TtlLease, read_entry};
 
 /// Changes remembered for watches. One that is further behind lists anew.
 const MAX_CHANGES: usize = 10_000;
@@ -84,8 +84,8 @@ impl View {
         self.history.put(key, ttl_lease, |entry| {
             match (read_entry(entry, raw.get().as_bytes()), fault) {
                 (Ok(lease), Some(reason)) => {
-                    let Entry { key, revision, .. } = lease.entry;
-                    Err(Malformed { key, subnet: Some(lease.subnet), revision, reason })
+                    let value = raw.get().as_bytes();
+                    Err(Malformed::new(lease.entry, Some(lease.subnet), reason, value))
                 }
                 (read, _) => read,
             }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{Entry, Fault, read_entry};
 use crate::control::registry::history::{Cas, History};
-use crate::control::registry::{StoreId, TtlLease, key_of};
+use crate::control::registry::{Read, StoreId, TtlLease, key_of};
 
 #[derive(Debug, Clone)]
 pub(super) struct Store {
@@ -89,6 +89,16 @@ impl Store {
         }
         self.put(&seen.key, value, seen.ttl_lease);
         true
+    }
+
+    /// Lets go of an expiry that no entry is bound to.
+    pub(super) fn release(&mut self, ttl_lease: TtlLease) {
+        let is_bound = |entry: &Read| {
+            entry.as_ref().is_ok_and(|lease| lease.entry.ttl_lease == Some(ttl_lease))
+        };
+        if !self.history.entries().any(is_bound) {
+            self.ttl_leases.remove(&ttl_lease.0);
+        }
     }
 
     pub(super) fn delete_if(&mut self, seen: &Entry) -> bool {
