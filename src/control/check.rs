@@ -18,8 +18,8 @@ use super::one_line::one_line;
 use super::registry::etcd::EtcdRegistry;
 use super::registry::file::FileRegistry;
 use super::registry::{Registry, RegistryKind, Scope};
-use super::{DaemonError, external_interface, health, preflight, previous_subnet};
-use crate::routes::kernel;
+use super::{DaemonError, external_interface, health, overlap, preflight, previous_subnet};
+use crate::routes::{Subnet, kernel};
 
 /// How long the registry may take to answer, each time.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -107,6 +107,9 @@ impl CheckReport {
         let NetworkConfig { network: range, subnet_len, subnet_min, subnet_max, .. } = network;
         self.add("network", format!("{range}, as /{subnet_len}s, {subnet_min} to {subnet_max}"));
         if let Some(iface) = iface {
+            let overlaps = overlaps(config, registry, range, iface).await;
+            let overlaps = self.take(overlaps).unwrap_or_default();
+            self.warnings.extend(overlaps);
             let subnet = subnet(config, registry, &network, iface.public_ip).await;
             self.add("subnet", subnet);
             let BackendConfig::Udp { port, mtu } = network.backend;
@@ -135,6 +138,23 @@ impl CheckReport {
     fn take<T, E: Error>(&mut self, result: Result<T, E>) -> Option<T> {
         result.map_err(|error| self.problems.push(one_line(&error))).ok()
     }
+}
+
+/// A line for each address of the underlay, peers' included, that lies in the Network.
+async fn overlaps<R: Registry>(
+    config: &Config,
+    registry: &R,
+    network: Subnet,
+    iface: &ExternalInterface,
+) -> Result<Vec<String>, DaemonError> {
+    let listed = timeout(DEADLINE, registry.list(&Scope::All)).await.ok().and_then(Result::ok);
+    let mut peers: Vec<Ipv4Addr> =
+        listed.iter().flat_map(|found| found.leases()).map(|lease| lease.attrs.public_ip).collect();
+    peers.retain(|addr| *addr != iface.public_ip);
+    let endpoints = overlap::endpoints(config).await;
+    let (connection, net) = kernel::connect()?;
+    tokio::spawn(connection);
+    Ok(overlap::check(&net, network, iface, &endpoints, &peers).await?)
 }
 
 /// The subnet that would be asked for, as far as can be told beforehand: the registry has the last

@@ -13,6 +13,7 @@ pub mod log;
 pub mod config;
 pub mod iface;
 pub mod host_state;
+pub mod overlap;
 mod node;
 mod systemd;
 
@@ -58,6 +59,7 @@ use self::flags::Config;
 use self::health::{Health, HealthError};
 use self::iface::{ExternalInterface, IfaceError};
 use self::node::Node;
+use self::overlap::OverlapError;
 use self::preflight::PreflightError;
 use self::registry::etcd::{EtcdConfigError, EtcdRegistry};
 use self::registry::file::FileRegistry;
@@ -87,6 +89,8 @@ pub enum DaemonError {
     Kernel(#[from] KernelError),
     #[error(transparent)]
     Iface(#[from] IfaceError),
+    #[error(transparent)]
+    Overlap(#[from] OverlapError),
     #[error(transparent)]
     Acquire(#[from] AcquireError),
     #[error(transparent)]
@@ -180,7 +184,13 @@ async fn join<R: Registry>(
     let (found, iface, past) = find_network(config, registry, &net, named, &state).await?;
     let network = found.network;
     info!("Found network config - Backend type: {}", network.backend.backend_type());
-    // 4c. Lease, overlay device, workers; rules, subnet.env, READY=1 beside the loop.
+    // 4c. Whether the Network leaves the underlay in reach. The names of an etcd that does not
+    //     answer are not looked up: that would delay the start.
+    let endpoints = if past.is_none() { overlap::endpoints(config).await } else { Vec::new() };
+    for warning in overlap::check(&net, network.network, &iface, &endpoints, &[]).await? {
+        warn!("{warning}");
+    }
+    // 4d. Lease, overlay device, workers; rules, subnet.env, READY=1 beside the loop.
     let backend = network.backend;
     let node = Node {
         registry,

@@ -6,6 +6,7 @@
 //! it. Which interface carries the underlay is chosen elsewhere, in `control::iface`.
 
 mod changes;
+mod matched;
 #[cfg(test)]
 pub mod memory;
 mod netlink;
@@ -15,6 +16,7 @@ use std::io;
 use std::net::Ipv4Addr;
 
 pub use self::changes::{HostChange, HostChanges, watch};
+pub use self::matched::MatchedRoute;
 pub use self::netlink::{Netlink, connect};
 pub(crate) use self::netlink::{failed, link_of};
 pub use self::overlay::{Look, Mended, OverlayLink, configure, mend};

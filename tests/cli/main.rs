@@ -11,6 +11,7 @@ mod host;
 mod life;
 mod log;
 mod mistakes;
+mod overlap;
 mod registry;
 
 use std::fs;

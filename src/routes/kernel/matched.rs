@@ -1,0 +1,118 @@
+//! Which of the host's routes an address takes now.
+
+use std::net::Ipv4Addr;
+use std::pin::pin;
+
+use futures_util::TryStreamExt;
+use rtnetlink::RouteMessageBuilder;
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage,
+};
+
+use super::netlink::failed;
+use super::{KernelError, Netlink};
+use crate::routes::Subnet;
+
+/// The table that is asked last: `include/uapi/linux/rtnetlink.h`.
+const RT_TABLE_DEFAULT: u32 = 253;
+
+/// The route that the kernel found for an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MatchedRoute {
+    /// Its range, which holds the address.
+    pub dst: Subnet,
+    /// The table that it was found in.
+    pub table: u32,
+    /// The link that it leaves by, if it is one.
+    pub link: Option<u32>,
+    /// The router that it leads to; `None` for one on the link itself.
+    pub gateway: Option<Ipv4Addr>,
+    /// The kernel's priority.
+    pub metric: u32,
+}
+
+impl MatchedRoute {
+    /// Whether a route to `network` in the main table, of metric 0, would come before this one.
+    ///
+    /// Of the tables that the usual rules ask, `local` and those of the operator's own rules come
+    /// before `main`, and `default` after it: ip-rule(8).
+    pub fn yields_to(&self, network: Subnet) -> bool {
+        let (here, ours) = (self.dst.prefix_len(), network.prefix_len());
+        if self.table == u32::from(RouteHeader::RT_TABLE_MAIN) {
+            here < ours || (here == ours && self.metric > 0)
+        } else {
+            self.table == RT_TABLE_DEFAULT
+        }
+    }
+}
+
+impl Netlink {
+    /// The route that a packet from this host to `addr` takes; `None` without one.
+    ///
+    /// # Errors
+    /// [`KernelError`] when the kernel does not answer.
+    pub async fn matched_route(&self, addr: Ipv4Addr) -> Result<Option<MatchedRoute>, KernelError> {
+        let mut to = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(addr, 32).build();
+        // Without it the answer has the address in the place of the route's range. Linux 4.13.
+        to.header.flags |= RouteFlags::FibMatch;
+        let mut found = pin!(self.handle().route().get(to).execute());
+        match found.try_next().await {
+            Ok(message) => Ok(message.as_ref().and_then(matched)),
+            Err(error) => {
+                let error = failed(format!("find a route to {addr}"), error);
+                let is_none = [libc::ENETUNREACH, libc::EHOSTUNREACH, libc::EINVAL, libc::EACCES];
+                let code = error.source.raw_os_error();
+                if is_none.into_iter().any(|none| code == Some(none)) {
+                    Ok(None)
+                } else {
+                    Err(error)
+                }
+            }
+        }
+    }
+}
+
+fn matched(message: &RouteMessage) -> Option<MatchedRoute> {
+    let mut table = u32::from(message.header.table);
+    let (mut dst, mut link, mut gateway, mut metric) = (Ipv4Addr::UNSPECIFIED, None, None, 0);
+    for attribute in &message.attributes {
+        if let RouteAttribute::Destination(RouteAddress::Inet(addr)) = attribute {
+            dst = *addr;
+        } else if let RouteAttribute::Oif(index) = attribute {
+            link = Some(*index);
+        } else if let RouteAttribute::Gateway(RouteAddress::Inet(addr)) = attribute {
+            gateway = Some(*addr);
+        } else if let RouteAttribute::Priority(priority) = attribute {
+            metric = *priority;
+        } else if let RouteAttribute::Table(id) = attribute {
+            table = *id;
+        }
+    }
+    let dst = Subnet::new(dst, message.header.destination_prefix_length).ok()?;
+    Some(MatchedRoute { dst, table, link, gateway, metric })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_no_longer_than_the_network_yields_to_it() {
+        let network = "192.168.0.0/16".parse().unwrap();
+        for (dst, table, metric, yields) in [
+            ("0.0.0.0/0", 254, 0, true),
+            ("192.0.0.0/8", 254, 0, true),
+            ("192.168.0.0/16", 254, 100, true),
+            ("192.168.0.0/16", 254, 0, false),
+            ("192.168.61.0/24", 254, 100, false),
+            ("192.168.99.5/32", 254, 0, false),
+            ("192.168.61.1/32", 255, 0, false),
+            ("0.0.0.0/0", 100, 0, false),
+            ("0.0.0.0/0", 253, 0, true),
+        ] {
+            let dst = dst.parse().unwrap();
+            let route = MatchedRoute { dst, table, link: Some(2), gateway: None, metric };
+            assert_eq!(route.yields_to(network), yields, "{route:?}");
+        }
+    }
+}
