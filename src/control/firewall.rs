@@ -11,6 +11,7 @@ mod cleanup;
 mod command;
 mod host;
 mod iptables;
+mod neighbours;
 mod nftables;
 mod rules;
 
@@ -24,6 +25,7 @@ use tracing::{debug, info, warn};
 pub use self::cleanup::{CleanUpError, clean_up};
 pub use self::command::CommandError;
 use self::iptables::{Chain, Iptables};
+use self::neighbours::Claim;
 use self::nftables::Nftables;
 pub use self::rules::Ranges;
 use super::log_limit::LogLimit;
@@ -91,12 +93,12 @@ impl FirewallConfig {
 
 impl Firewall {
     /// Starts to keep what `config` asks for, on the runtime the caller is in. `previous` is the
-    /// subnet we had at the last start.
+    /// network and the subnet we had at the last start.
     pub fn start(
         config: FirewallConfig,
         tool: RuleTool,
         ranges: Ranges,
-        previous: Option<Subnet>,
+        (previous_network, previous): (Option<Subnet>, Option<Subnet>),
     ) -> Self {
         let uses_iptables = config.has_rules() && tool == RuleTool::Iptables;
         for advice in host::advice(uses_iptables) {
@@ -107,8 +109,19 @@ impl Firewall {
         let (tell, state) = watch::channel(first);
         let mut tasks = JoinSet::new();
         if config.has_rules() {
-            let log = LogLimit::default();
-            let keeper = Keeper { config, tool, ranges, found: None, tell, num_writes: 0, log };
+            let (log, stale) = (LogLimit::default(), neighbours::ours(ranges, previous_network));
+            let claim = Claim::new(ranges.network);
+            let keeper = Keeper {
+                config,
+                tool,
+                ranges,
+                stale,
+                found: None,
+                tell,
+                num_writes: 0,
+                log,
+                claim,
+            };
             tasks.spawn(keeper.keep(sender));
         }
         if config.blackhole_route {
@@ -141,12 +154,16 @@ struct Keeper {
     config: FirewallConfig,
     tool: RuleTool,
     ranges: Ranges,
+    /// Networks whose rules are ours, from an earlier life.
+    stale: Vec<Subnet>,
     /// The tool, once it has been found to work.
     found: Option<Found>,
     tell: watch::Sender<RulesState>,
     /// Times that rules were written.
     num_writes: u64,
     log: LogLimit,
+    /// Tells other flannelds of this host that our network is in use.
+    claim: Claim,
 }
 
 enum Found {
@@ -171,6 +188,7 @@ impl Keeper {
 
     /// Compares what there is with what should be, mends it, and tells how it went.
     async fn look(&mut self) {
+        self.claim.hold();
         let result = self.mend().await;
         let num_writes = self.num_writes;
         self.tell.send_replace(match result {
@@ -221,19 +239,21 @@ impl Keeper {
         Ok(match self.tool {
             RuleTool::Iptables => {
                 let iptables = Iptables::find("iptables").await?;
-                let chains = iptables.chains(&self.config, self.ranges);
+                let chains = iptables.chains(&self.config, self.ranges, &self.stale);
                 Found::Iptables(iptables, chains)
             }
-            RuleTool::Nftables => Found::Nftables(Nftables::find(&self.config, self.ranges).await?),
+            RuleTool::Nftables => {
+                Found::Nftables(Nftables::find(&self.config, self.ranges, &self.stale).await?)
+            }
         })
     }
 
-    /// Removes what a flanneld made with the other tool.
+    /// Removes what we made with the other tool in an earlier life.
     async fn remove_others(&self) {
         let removed = match self.tool {
-            RuleTool::Iptables => nftables::remove().await,
+            RuleTool::Iptables => nftables::withdraw(&self.stale).await,
             RuleTool::Nftables => match Iptables::find("iptables").await {
-                Ok(iptables) => iptables.remove(None).await,
+                Ok(iptables) => iptables.withdraw(self.ranges, &self.stale).await,
                 Err(error) if error.is_missing() => Ok(Vec::new()),
                 Err(error) => Err(error),
             },

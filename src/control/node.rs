@@ -20,7 +20,7 @@ use super::lease::{Lease, LeaseEvent};
 use super::registry::Registry;
 use super::renew::{KeepPolicy, keep_lease};
 use super::state_file::{Past, Recorder, StateFile};
-use super::subnet_file::{SubnetEnv, SubnetFile};
+use super::subnet_file::{SubnetEnv, SubnetFile, previous_network};
 use super::systemd::{Status, Watchdog, notify};
 use super::watch::{Known, News, follow_leases};
 use crate::routes::Subnet;
@@ -104,7 +104,8 @@ impl<R: Registry> Node<'_, R> {
     fn start_firewall(&self, lease: &Lease) -> Firewall {
         let ranges = Ranges { network: self.network.network, subnet: lease.subnet };
         let tool = if self.network.nftables { RuleTool::Nftables } else { RuleTool::Iptables };
-        Firewall::start(self.firewall, tool, ranges, self.previous)
+        let network = previous_network(self.subnet_file);
+        Firewall::start(self.firewall, tool, ranges, (network, self.previous))
     }
 
     /// Starts to tell the host what its network is.

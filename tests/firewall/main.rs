@@ -14,5 +14,6 @@ mod firewall_host;
 mod blackhole;
 mod clean_up;
 mod iptables;
+mod neighbours;
 mod nftables;
 mod tools;

@@ -89,7 +89,7 @@ impl<F: FnMut(&str)> Cleaner<F> {
             .map_or_else(OlderLayouts::default, |network| OlderLayouts::about(network, subnet));
         for name in IPTABLES {
             let removed = match Iptables::find(name).await {
-                Ok(iptables) => iptables.remove(Some(&older)).await,
+                Ok(iptables) => iptables.remove(&older).await,
                 Err(error) => Err(error),
             };
             self.note(removed);

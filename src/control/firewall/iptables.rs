@@ -8,11 +8,11 @@ mod saved;
 
 use tracing::info;
 
-use self::layout::{FORWARD, Layout, MASQUERADE, Tenancy};
+use self::layout::{FORWARD, Layout, MASQUERADE};
 use self::saved::SavedTable;
 use super::FirewallConfig;
 use super::command::{CommandError, run};
-use super::rules::{self, Ranges};
+use super::rules::{self, OwnRule, Ranges};
 use crate::routes::Subnet;
 
 /// iptables as it is on this host.
@@ -27,12 +27,15 @@ pub(super) struct Iptables {
     is_modern: bool,
 }
 
-/// One of our chains with its rules, and whether it has been ours alone since we run.
+/// One of our chains with its rules.
 #[derive(Debug)]
 pub(super) struct Chain {
     layout: Layout,
-    rules: Vec<String>,
-    tenancy: Tenancy,
+    rules: Vec<OwnRule>,
+    /// What else is about these networks is from an earlier life; empty once it is gone.
+    stale: Vec<Subnet>,
+    /// The rules have been in place since we run.
+    is_set_up: bool,
 }
 
 impl Iptables {
@@ -51,11 +54,17 @@ impl Iptables {
         &self.version
     }
 
-    /// The chains that `config` asks for.
-    pub(super) fn chains(&self, config: &FirewallConfig, ranges: Ranges) -> Vec<Chain> {
+    /// The chains that `config` asks for. What else is about the networks in `stale` is from an
+    /// earlier life.
+    pub(super) fn chains(
+        &self,
+        config: &FirewallConfig,
+        ranges: Ranges,
+        stale: &[Subnet],
+    ) -> Vec<Chain> {
         let chain = |layout: Layout, rules: Vec<rules::Rule>| {
             let rules = rules.iter().map(|rule| layout.rule(rule)).collect();
-            Chain { layout, rules, tenancy: Tenancy::Sole }
+            Chain { layout, rules, stale: stale.to_vec(), is_set_up: false }
         };
         let forward = || chain(FORWARD, rules::forward(ranges));
         let fully_random = config.fully_random && self.is_modern;
@@ -75,42 +84,66 @@ impl Iptables {
             result = self.attempt(chain).await;
         }
         if result.is_ok() {
-            chain.tenancy = Tenancy::Shared;
+            (chain.stale, chain.is_set_up) = (Vec::new(), true);
         }
         result
     }
 
     async fn attempt(&self, chain: &Chain) -> Result<bool, CommandError> {
-        let Chain { layout, rules, tenancy } = chain;
+        let Chain { layout, rules, stale, is_set_up } = chain;
         let text = self.save(&["-t", layout.table]).await?;
         let actual = SavedTable::parse_all(&text).into_iter().find(|t| t.name == layout.table);
-        let Some(batch) = layout.repair(rules, &actual.unwrap_or_default(), *tenancy) else {
+        let Some(batch) = layout.repair(rules, &actual.unwrap_or_default(), stale) else {
             return Ok(false);
         };
-        if *tenancy == Tenancy::Shared {
+        if *is_set_up {
             info!("Some iptables rules are missing; deleting and recreating rules");
         }
         self.restore(&batch).await?;
         Ok(true)
     }
 
-    /// Removes our chains and all ways into them, and returns a line for each thing removed. With
-    /// `ranges`, also rules that older versions of flannel left for these.
+    /// Removes our chains, all ways into them and what `older` says, and returns a line for each
+    /// thing removed.
     ///
     /// Only tables that exist are looked at: with legacy iptables, looking would make them.
     ///
     /// # Errors
     /// [`CommandError`] when there may be something left.
-    pub(super) async fn remove(
-        &self,
-        older: Option<&OlderLayouts>,
-    ) -> Result<Vec<String>, CommandError> {
+    pub(super) async fn remove(&self, older: &OlderLayouts) -> Result<Vec<String>, CommandError> {
         let tables = SavedTable::parse_all(&self.save(&[]).await?);
         let mut removed = Vec::new();
         for table in &tables {
             for layout in [FORWARD, MASQUERADE].into_iter().filter(|l| l.table == table.name) {
-                let is_older = |rule: &str| older.is_some_and(|older| older.left(layout, rule));
+                let is_older = |rule: &str| older.left(layout, rule);
                 if let Some((batch, lines)) = layout.removal(table, is_older) {
+                    self.restore(&batch).await?;
+                    let place = format!("({}, table {})", self.name, table.name);
+                    removed.extend(lines.iter().map(|line| format!("{line} {place}")));
+                }
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Removes our rules about `networks`, and our chains if nothing else is in them; returns a line
+    /// for each thing removed.
+    ///
+    /// # Errors
+    /// [`CommandError`] when there may be something left.
+    pub(super) async fn withdraw(
+        &self,
+        ranges: Ranges,
+        networks: &[Subnet],
+    ) -> Result<Vec<String>, CommandError> {
+        let tables = SavedTable::parse_all(&self.save(&[]).await?);
+        let mut removed = Vec::new();
+        for (layout, rules) in
+            [(FORWARD, rules::forward(ranges)), (MASQUERADE, rules::masquerade(ranges, false))]
+        {
+            let rules: Vec<OwnRule> = rules.iter().map(|rule| layout.rule(rule)).collect();
+            for table in tables.iter().filter(|table| table.name == layout.table) {
+                if let Some((batch, lines)) = layout.withdrawal(&rules, table, networks) {
                     self.restore(&batch).await?;
                     let place = format!("({}, table {})", self.name, table.name);
                     removed.extend(lines.iter().map(|line| format!("{line} {place}")));

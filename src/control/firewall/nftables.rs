@@ -5,29 +5,36 @@ mod script;
 
 use tracing::info;
 
+use self::listing::Listing;
 use self::script::{ALL_TABLES, Chain, PROBE_FULLY_RANDOM, TABLE};
 use super::FirewallConfig;
 use super::command::{CommandError, run};
-use super::rules::{self, Ranges};
+use super::rules::{self, OwnRule, Ranges};
+use crate::routes::Subnet;
 
 /// Our table, and what we know of it.
 #[derive(Debug)]
 pub(super) struct Nftables {
     version: String,
+    network: Subnet,
+    /// What is about these networks is from an earlier life, until we have made our rules.
+    stale: Vec<Subnet>,
     chains: Vec<Chain>,
     /// Our rules as this `nft` lists them, for each chain: how it writes a rule is up to its
     /// version. Known once we have made the table.
-    listed: Option<Vec<Vec<String>>>,
+    listed: Option<Vec<Vec<OwnRule>>>,
 }
 
 impl Nftables {
-    /// Finds `nft`, for the chains that `config` asks for.
+    /// Finds `nft`, for the chains that `config` asks for. What is about the networks in `stale` is
+    /// from an earlier life.
     ///
     /// # Errors
     /// [`CommandError`] when it is missing, or does not work.
     pub(super) async fn find(
         config: &FirewallConfig,
         ranges: Ranges,
+        stale: &[Subnet],
     ) -> Result<Self, CommandError> {
         let version = run("nft", &["--version"], "").await?.trim().to_owned();
         let mut chains = Vec::new();
@@ -38,7 +45,8 @@ impl Nftables {
             let fully_random = config.fully_random && has_fully_random().await;
             chains.push(Chain::postrouting(&rules::masquerade(ranges, fully_random)));
         }
-        Ok(Self { version, chains, listed: None })
+        let (network, stale) = (ranges.network, stale.to_vec());
+        Ok(Self { version, network, stale, chains, listed: None })
     }
 
     /// What `--version` says.
@@ -51,19 +59,20 @@ impl Nftables {
         self.chains.iter().map(Chain::len).sum()
     }
 
-    /// Makes the table what it should be, if it is not. Whether it was changed is returned.
+    /// Makes our rules in the table what they should be, if they are not. Whether anything was
+    /// changed is returned.
     ///
-    /// At first the table is made anew, as what is in it is from an earlier life.
+    /// At first they are made anew, as those in it are from an earlier life.
     ///
     /// # Errors
     /// [`CommandError`]; nothing is changed then.
     pub(super) async fn ensure(&mut self) -> Result<bool, CommandError> {
-        let actual = list().await;
-        let script = match (&self.listed, &actual) {
-            (Some(ours), Ok(text)) => script::repair(&self.chains, ours, &listing::parse(text)),
-            // Whatever keeps us from reading the table, if it is not that there is none, keeps us
-            // from writing it, too.
-            (None, _) | (_, Err(_)) => Some(script::replace(&self.chains)),
+        // Whatever keeps us from reading the table, if it is not that there is none, keeps us from
+        // writing it, too.
+        let actual = list().await.map_or_else(|_| Listing::new(), |text| listing::parse(&text));
+        let script = match &self.listed {
+            Some(ours) => script::repair(&self.chains, ours, &actual),
+            None => Some(script::set_up(&self.chains, &actual, &self.stale)),
         };
         let Some(script) = script else { return Ok(false) };
         if self.listed.is_some() {
@@ -72,21 +81,43 @@ impl Nftables {
         apply(&script).await?;
         if self.listed.is_none() {
             self.listed = self.read_back().await?;
+            // What somebody adds from now on is not from an earlier life.
+            self.stale = vec![self.network];
         }
         Ok(true)
     }
 
-    /// Our rules as they are listed, right after we made the table; `None` if somebody else was
-    /// quicker.
-    async fn read_back(&self) -> Result<Option<Vec<Vec<String>>>, CommandError> {
+    /// Our rules as they are listed, right after we made them; `None` if somebody else was quicker.
+    async fn read_back(&self) -> Result<Option<Vec<Vec<OwnRule>>>, CommandError> {
         let listing = listing::parse(&list().await?);
         let chains = self.chains.iter().map(|chain| {
             let rules = listing.get(chain.name).map_or(&[][..], Vec::as_slice);
-            let texts = rules.iter().map(|rule| rule.text.clone()).collect::<Vec<_>>();
-            (texts.len() == chain.len()).then_some(texts)
+            chain.read_back(rules, self.network)
         });
         Ok(chains.collect())
     }
+}
+
+/// Removes our rules about `networks` from the table, and the table if nothing else is in it;
+/// returns a line for what went. Without `nft` there is nothing.
+///
+/// # Errors
+/// [`CommandError`] when there may be something left.
+pub(super) async fn withdraw(networks: &[Subnet]) -> Result<Vec<String>, CommandError> {
+    let tables = match run("nft", &["list", "tables"], "").await {
+        Err(error) if error.is_missing() => return Ok(Vec::new()),
+        tables => tables?,
+    };
+    if !tables.lines().any(|line| line == format!("table {TABLE}")) {
+        return Ok(Vec::new());
+    }
+    let Some(script) = script::withdraw(&listing::parse(&list().await?), networks) else {
+        return Ok(Vec::new());
+    };
+    apply(&script).await?;
+    let is_whole = script == script::delete(TABLE);
+    let what = if is_whole { "table" } else { "our rules in table" };
+    Ok(vec![format!("{what} {TABLE} (nft)")])
 }
 
 /// Removes the tables of any flannel, and returns a line for each. Without `nft` there are none.

@@ -80,7 +80,60 @@ pub(super) fn masquerade(Ranges { network, subnet }: Ranges, fully_random: bool)
 }
 
 impl Rule {
+    /// The same for every network, so that one is enough for all flannelds of the host.
+    pub(super) const fn is_shared(&self) -> bool {
+        self.mark.is_some()
+    }
+
+    /// It exempts packets from what other rules do with them, those for another network's too.
+    pub(super) const fn is_exemption(&self) -> bool {
+        matches!(self.verdict, Verdict::Return)
+    }
+
     const fn new(source: Addrs, destination: Addrs, verdict: Verdict) -> Self {
         Self { mark: None, source, destination, verdict }
     }
+}
+
+/// A rule as a tool writes it, with what its place depends on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct OwnRule {
+    /// Its text.
+    pub(super) text: String,
+    /// See [`Rule::is_shared`].
+    pub(super) is_shared: bool,
+    /// See [`Rule::is_exemption`].
+    pub(super) is_exemption: bool,
+}
+
+impl OwnRule {
+    /// `rule`, which the tool writes as `text`.
+    pub(super) const fn new(rule: &Rule, text: String) -> Self {
+        Self { text, is_shared: rule.is_shared(), is_exemption: rule.is_exemption() }
+    }
+}
+
+/// Whether `found`, a whole chain, holds `rules` as it should: each of ours once and in order,
+/// wherever other people's rules stand between them. A shared rule may be another flanneld's if it
+/// stands before all of ours that it exempts from.
+pub(super) fn is_right<T: AsRef<str>>(rules: &[OwnRule], found: &[T]) -> bool {
+    let ours = || rules.iter().filter(|rule| !rule.is_shared);
+    let is_ours = |text: &str| ours().any(|rule| rule.text == text);
+    let present = found.iter().map(AsRef::as_ref).filter(|text| is_ours(text));
+    if !present.eq(ours().map(|rule| rule.text.as_str())) {
+        return false;
+    }
+    let first_of = |wanted: &OwnRule| found.iter().position(|text| text.as_ref() == wanted.text);
+    let first_effect = rules.iter().filter(|rule| !rule.is_exemption).filter_map(first_of).min();
+    rules.iter().filter(|rule| rule.is_shared).all(|rule| match (first_of(rule), first_effect) {
+        (Some(shared), Some(effect)) => shared < effect,
+        (shared, None) => shared.is_some(),
+        (None, Some(_)) => false,
+    })
+}
+
+/// Whether the text of a rule has this range in it.
+pub(super) fn is_about(text: &str, range: Subnet) -> bool {
+    let range = range.to_string();
+    text.split(' ').any(|word| word == range)
 }

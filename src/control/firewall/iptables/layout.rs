@@ -4,7 +4,8 @@
 //! batch is one transaction, so that there is never a moment with half of the rules.
 
 use super::saved::SavedTable;
-use crate::control::firewall::rules::{Addrs, Rule, Verdict};
+use crate::control::firewall::rules::{Addrs, OwnRule, Rule, Verdict, is_about, is_right};
+use crate::routes::Subnet;
 
 /// A chain of ours, and the chain of the kernel's that leads into it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,15 +32,6 @@ pub(super) const MASQUERADE: Layout = Layout {
     comment: "flanneld masq",
 };
 
-/// Who else may have rules in our chain.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Tenancy {
-    /// Nobody: what is not ours is from an earlier life. So it is at the start.
-    Sole,
-    /// Another flanneld on this host, with another network. So it is later.
-    Shared,
-}
-
 impl Layout {
     /// The rule that leads into our chain, behind `-A HOOK `.
     pub(super) fn jump(self) -> String {
@@ -47,7 +39,7 @@ impl Layout {
     }
 
     /// A rule of our chain, behind `-A CHAIN `: to the byte what `iptables-save` prints of it.
-    pub(super) fn rule(self, rule: &Rule) -> String {
+    pub(super) fn rule(self, rule: &Rule) -> OwnRule {
         let mut text = String::new();
         if let Some(mark) = rule.mark {
             text += &format!("-m mark --mark {mark:#x}/{mark:#x} ");
@@ -65,39 +57,75 @@ impl Layout {
             Verdict::Masquerade { fully_random: false } => "MASQUERADE",
             Verdict::Masquerade { fully_random: true } => "MASQUERADE --random-fully",
         };
-        text + &format!("-m comment --comment \"{}\" -j {verdict}", self.comment)
+        text += &format!("-m comment --comment \"{}\" -j {verdict}", self.comment);
+        OwnRule::new(rule, text)
     }
 
-    /// The batch that makes `rules` what our chain holds, with one way into it; `None` if all is
-    /// as it should be.
+    /// The batch that puts `rules` into our chain, with one way into it; `None` if all is as it
+    /// should be. Other rules about the networks in `stale` go; the rest, such as those of another
+    /// flanneld with another network, stays.
     ///
     /// A way that is there stays where it is: its place among other people's rules is theirs.
     pub(super) fn repair(
         self,
-        rules: &[String],
+        rules: &[OwnRule],
         actual: &SavedTable,
-        tenancy: Tenancy,
+        stale: &[Subnet],
     ) -> Option<String> {
         let (chain, hook, jump) = (self.chain, self.hook, self.jump());
         let mut batch = Batch::new(self.table);
-        match actual.chains.get(chain) {
-            Some(found) if is_right(rules, found, tenancy) => {}
-            Some(found) if tenancy == Tenancy::Shared => {
-                found.iter().filter(|rule| rules.contains(rule)).for_each(|rule| {
-                    batch.delete(chain, rule);
-                });
-                rules.iter().for_each(|rule| batch.append(chain, rule));
+        let found = actual.chains.get(chain);
+        if found.is_none() {
+            batch.make(chain);
+        }
+        let found = found.map_or(&[][..], Vec::as_slice);
+        let is_wanted = |text: &String| rules.iter().any(|rule| rule.text == *text);
+        let is_stale = |text: &&String| !is_wanted(text) && self.is_about_any(text, stale);
+        found.iter().filter(is_stale).for_each(|rule| batch.delete(chain, rule));
+        if !is_right(rules, found) {
+            found.iter().filter(|text| is_wanted(text)).for_each(|rule| batch.delete(chain, rule));
+            let (first, last): (Vec<&OwnRule>, Vec<&OwnRule>) =
+                rules.iter().partition(|rule| rule.is_exemption);
+            // Exemptions come before what other networks' rules would do.
+            let is_alone = found.iter().all(|text| is_wanted(text) || is_stale(&text));
+            match is_alone {
+                true => first.iter().for_each(|rule| batch.append(chain, &rule.text)),
+                false => first.iter().rev().for_each(|rule| batch.insert(chain, &rule.text)),
             }
-            Some(_) | None => {
-                batch.make_or_flush(chain);
-                rules.iter().for_each(|rule| batch.append(chain, rule));
-            }
+            last.iter().for_each(|rule| batch.append(chain, &rule.text));
         }
         match actual.rules(hook).iter().filter(|rule| **rule == jump).count() {
             0 => batch.append(hook, &jump),
             ways => (1..ways).for_each(|_| batch.delete(hook, &jump)),
         }
         batch.into_text()
+    }
+
+    /// Whether `rule` is a flannel's and about one of `networks`.
+    fn is_about_any(self, rule: &str, networks: &[Subnet]) -> bool {
+        rule.contains(&format!("--comment \"{}\"", self.comment))
+            && networks.iter().any(|network| is_about(rule, *network))
+    }
+
+    /// The batch that removes our rules about `networks`, with a line for each; our chain goes too
+    /// if nothing else is in it. `None` if there is nothing.
+    pub(super) fn withdrawal(
+        self,
+        rules: &[OwnRule],
+        actual: &SavedTable,
+        networks: &[Subnet],
+    ) -> Option<(String, Vec<String>)> {
+        let found = actual.chains.get(self.chain)?;
+        let is_shared =
+            |text: &String| rules.iter().any(|rule| rule.is_shared && rule.text == *text);
+        let is_ours = |text: &String| self.is_about_any(text, networks);
+        if found.iter().all(|text| is_shared(text) || is_ours(text)) {
+            return self.removal(actual, |_| false);
+        }
+        let mut batch = Batch::new(self.table);
+        found.iter().filter(|text| is_ours(text)).for_each(|rule| batch.delete(self.chain, rule));
+        let removed = batch.lines.iter().map(|line| line.replacen("-D", "rule -A", 1)).collect();
+        Some((batch.into_text()?, removed))
     }
 
     /// The batch that removes our chain, all ways into it, and what else `is_ours` says of the
@@ -131,13 +159,6 @@ impl Layout {
     }
 }
 
-fn is_right(rules: &[String], found: &[String], tenancy: Tenancy) -> bool {
-    match tenancy {
-        Tenancy::Sole => found == rules,
-        Tenancy::Shared => found.iter().filter(|rule| rules.contains(rule)).eq(rules),
-    }
-}
-
 /// Lines of one transaction.
 struct Batch {
     table: &'static str,
@@ -157,9 +178,14 @@ impl Batch {
         self.lines.push(format!("-D {chain} {rule}"));
     }
 
-    /// Even with `--noflush`, declaring a chain that exists empties it.
-    fn make_or_flush(&mut self, chain: &str) {
-        self.lines.push(format!(":{chain} - [0:0]"));
+    fn insert(&mut self, chain: &str, rule: &str) {
+        self.lines.push(format!("-I {chain} {rule}"));
+    }
+
+    /// Fails if another flanneld has made it meanwhile. To declare it with `:` would empty it then,
+    /// even with `--noflush`.
+    fn make(&mut self, chain: &str) {
+        self.lines.push(format!("-N {chain}"));
     }
 
     fn remove(&mut self, chain: &str) {

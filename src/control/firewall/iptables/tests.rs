@@ -22,9 +22,9 @@ fn random_ports_need_a_new_iptables_and_consent() {
     {
         let iptables = Iptables { name: "iptables".to_owned(), version: String::new(), is_modern };
         let config = FirewallConfig { fully_random, ..everything() };
-        let chains = iptables.chains(&config, ranges());
+        let chains = iptables.chains(&config, ranges(), &[]);
         let random = chains.iter().flat_map(|chain| &chain.rules);
-        let random = random.filter(|rule| rule.ends_with("--random-fully")).count();
+        let random = random.filter(|rule| rule.text.ends_with("--random-fully")).count();
         assert_eq!(random, if expected { 2 } else { 0 });
     }
 }
@@ -34,7 +34,7 @@ fn chains_are_those_asked_for() {
     let iptables =
         Iptables { name: "iptables".to_owned(), version: String::new(), is_modern: true };
     let tables = |config: FirewallConfig| {
-        let chains = iptables.chains(&config, ranges());
+        let chains = iptables.chains(&config, ranges(), &[]);
         chains.iter().map(Chain::table).collect::<Vec<_>>()
     };
     assert_eq!(tables(everything()), ["filter", "nat"]);

@@ -14,6 +14,12 @@ pub(super) struct ListedRule {
     pub(super) handle: u64,
 }
 
+impl AsRef<str> for ListedRule {
+    fn as_ref(&self) -> &str {
+        &self.text
+    }
+}
+
 /// Reads the chains in `text`, passing over whatever else a table may hold.
 pub(super) fn parse(text: &str) -> Listing {
     let mut listing = Listing::new();

@@ -26,12 +26,13 @@ const FOREIGN: &str =
 #[test]
 fn rules_are_stocks_to_the_byte() {
     let forward = rules::forward(ranges());
-    let forward = forward.iter().map(|rule| format!("-A FLANNEL-FWD {}\n", FORWARD.rule(rule)));
+    let forward =
+        forward.iter().map(|rule| format!("-A FLANNEL-FWD {}\n", FORWARD.rule(rule).text));
     assert_eq!(forward.collect::<Vec<_>>(), [FROM, TO]);
     assert_eq!(format!("-A FORWARD {}\n", FORWARD.jump()), JUMP);
     for (fully_random, end) in [(true, " --random-fully"), (false, "")] {
         let rules = rules::masquerade(ranges(), fully_random);
-        let rules: Vec<String> = rules.iter().map(|rule| MASQUERADE.rule(rule)).collect();
+        let rules: Vec<String> = rules.iter().map(|rule| MASQUERADE.rule(rule).text).collect();
         let comment = r#"-m comment --comment "flanneld masq""#;
         let golden = [
             format!("-m mark --mark 0x4000/0x4000 {comment} -j RETURN"),
@@ -48,22 +49,20 @@ fn rules_are_stocks_to_the_byte() {
 
 #[test]
 fn right_rules_are_left_alone() {
-    for tenancy in [Tenancy::Sole, Tenancy::Shared] {
-        assert_eq!(repair(RIGHT, tenancy), None);
+    for stale in [&[][..], &[network("10.1.0.0/16")]] {
+        assert_eq!(repair(RIGHT, stale), None);
     }
 }
 
+/// A chain that another flanneld made meanwhile is not emptied: `-N` fails then.
 #[test]
 fn missing_table_is_filled() {
-    let batch = format!("*filter\n:FLANNEL-FWD - [0:0]\n{FROM}{TO}{JUMP}COMMIT\n");
-    for tenancy in [Tenancy::Sole, Tenancy::Shared] {
-        assert_eq!(repair("", tenancy), Some(batch.clone()));
-    }
+    let batch = format!("*filter\n-N FLANNEL-FWD\n{FROM}{TO}{JUMP}COMMIT\n");
+    assert_eq!(repair("", &[]), Some(batch));
 }
 
 #[test]
 fn missing_and_reordered_rules_are_mended_without_touching_the_rest() {
-    let delete = |rule: &str| rule.replacen("-A", "-D", 1);
     for (text, lines) in [
         (RIGHT.replace(FROM, ""), format!("{}{FROM}{TO}", delete(TO))),
         (
@@ -78,16 +77,67 @@ fn missing_and_reordered_rules_are_mended_without_touching_the_rest() {
         (RIGHT.replace(JUMP, &format!("{JUMP}{JUMP}")), delete(JUMP)),
     ] {
         let batch = format!("*filter\n{lines}COMMIT\n");
-        assert_eq!(repair(&text, Tenancy::Shared), Some(batch), "{text}");
+        assert_eq!(repair(&text, &[]), Some(batch), "{text}");
     }
 }
 
 #[test]
 fn rules_of_another_flanneld_stay_but_those_of_an_earlier_life_go() {
     let text = RIGHT.replace(TO, &format!("{FOREIGN}{TO}"));
-    assert_eq!(repair(&text, Tenancy::Shared), None);
-    let batch = format!("*filter\n:FLANNEL-FWD - [0:0]\n{FROM}{TO}COMMIT\n");
-    assert_eq!(repair(&text, Tenancy::Sole), Some(batch));
+    assert_eq!(repair(&text, &[]), None);
+    assert_eq!(repair(&text, &[network("10.1.0.0/16")]), None);
+    let batch = format!("*filter\n{}COMMIT\n", delete(FOREIGN));
+    assert_eq!(repair(&text, &[network("10.9.0.0/16")]), Some(batch));
+}
+
+#[test]
+fn one_mark_rule_does_for_two_networks_and_exemptions_come_first() {
+    let ours = masquerade(ranges());
+    let theirs =
+        masquerade(Ranges { network: network("10.2.0.0/16"), subnet: network("10.2.7.0/24") });
+    let made = table_of(&ours);
+    assert_eq!(MASQUERADE.repair(&ours, &made, &[]), None);
+    let batch = MASQUERADE.repair(&theirs, &made, &[network("10.2.0.0/16")]).unwrap();
+    let both = apply(&made, &batch);
+    let found = both.rules("FLANNEL-POSTRTG");
+    assert_eq!(found.len(), 11, "one mark rule: {found:?}");
+    assert!(found[0].starts_with("-m mark "), "{found:?}");
+    assert!(found[..7].iter().all(|rule| rule.ends_with("-j RETURN")), "{found:?}");
+    assert!(found[7..].iter().all(|rule| rule.contains("-j MASQUERADE")), "{found:?}");
+    // Nobody has anything more to do, nor at a restart.
+    for (rules, own) in [(&ours, "10.1.0.0/16"), (&theirs, "10.2.0.0/16")] {
+        assert_eq!(MASQUERADE.repair(rules, &both, &[]), None);
+        assert_eq!(MASQUERADE.repair(rules, &both, &[network(own)]), None);
+    }
+    // What stock does when it finds a rule missing: each of its rules is deleted, then appended.
+    let mut stock = both.clone();
+    let chain = stock.chains.get_mut("FLANNEL-POSTRTG").unwrap();
+    for rule in &theirs {
+        chain.retain(|text| *text != rule.text);
+        chain.push(rule.text.clone());
+    }
+    let batch = MASQUERADE.repair(&ours, &stock, &[]).unwrap();
+    let settled = apply(&stock, &batch);
+    for rules in [&ours, &theirs] {
+        assert_eq!(MASQUERADE.repair(rules, &settled, &[]), None, "{settled:?}");
+    }
+}
+
+#[test]
+fn withdrawal_leaves_what_is_another_networks() {
+    let ours = masquerade(ranges());
+    let theirs =
+        masquerade(Ranges { network: network("10.2.0.0/16"), subnet: network("10.2.7.0/24") });
+    let made = table_of(&ours);
+    let both = apply(&made, &MASQUERADE.repair(&theirs, &made, &[]).unwrap());
+    let own = [network("10.1.0.0/16")];
+    let (batch, removed) = MASQUERADE.withdrawal(&ours, &both, &own).unwrap();
+    assert_eq!(removed.len(), 5, "{removed:?}");
+    let left = apply(&both, &batch);
+    assert_eq!(MASQUERADE.repair(&theirs, &left, &[]), None, "{left:?}");
+    assert_eq!(MASQUERADE.withdrawal(&ours, &left, &own), None);
+    let (batch, _) = MASQUERADE.withdrawal(&ours, &made, &own).unwrap();
+    assert!(batch.contains("-X FLANNEL-POSTRTG\n"), "{batch}");
 }
 
 #[test]
@@ -111,10 +161,47 @@ fn removal_asks_about_rules_of_the_kernels_chain() {
     assert_eq!(removed, [format!("rule -A FORWARD {older}")]);
 }
 
-fn repair(text: &str, tenancy: Tenancy) -> Option<String> {
-    let rules: Vec<String> =
+fn repair(text: &str, stale: &[Subnet]) -> Option<String> {
+    let rules: Vec<OwnRule> =
         rules::forward(ranges()).iter().map(|rule| FORWARD.rule(rule)).collect();
-    FORWARD.repair(&rules, &table(text), tenancy)
+    FORWARD.repair(&rules, &table(text), stale)
+}
+
+fn masquerade(ranges: Ranges) -> Vec<OwnRule> {
+    rules::masquerade(ranges, true).iter().map(|rule| MASQUERADE.rule(rule)).collect()
+}
+
+fn table_of(rules: &[OwnRule]) -> SavedTable {
+    apply(&table("*nat\n"), &MASQUERADE.repair(rules, &table("*nat\n"), &[]).unwrap())
+}
+
+/// What `iptables-restore --noflush` makes of a table.
+fn apply(table: &SavedTable, batch: &str) -> SavedTable {
+    let mut table = table.clone();
+    for line in batch.lines().filter(|line| line.starts_with('-')) {
+        let mut words = line.splitn(3, ' ');
+        let [verb, chain, rule] = [(); 3].map(|()| words.next().unwrap_or_default());
+        let rules = table.chains.entry(chain.to_owned()).or_default();
+        match verb {
+            "-A" => rules.push(rule.to_owned()),
+            "-I" => rules.insert(0, rule.to_owned()),
+            "-D" => {
+                let position = rules.iter().position(|found| found == rule).unwrap();
+                rules.remove(position);
+            }
+            "-N" => assert!(rules.is_empty(), "{batch}"),
+            _ => panic!("{line}"),
+        }
+    }
+    table
+}
+
+fn delete(rule: &str) -> String {
+    rule.replacen("-A", "-D", 1)
+}
+
+fn network(text: &str) -> Subnet {
+    text.parse().unwrap()
 }
 
 fn table(text: &str) -> SavedTable {
