@@ -13,6 +13,7 @@ mod servers;
 pub(crate) mod settings;
 mod stream;
 mod ttl_leases;
+mod tls;
 
 pub use settings::{EtcdConfig, EtcdConfigError};
 pub use stream::EtcdWatch;

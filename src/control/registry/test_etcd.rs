@@ -41,13 +41,24 @@ impl EtcdServer {
             args.extend(["--client-cert-auth", "--trusted-ca-file", &ca]);
         }
         let mut server = Self::spawn("https", &args);
-        let addr = server.url.trim_start_matches("https://").to_owned();
+        server.wait_until_it_listens().await;
+        server
+    }
+
+    /// Ends one with TLS and starts it again; it reads its files again.
+    pub(crate) async fn restart_with_tls(&mut self) {
+        self.kill();
+        self.process = spawn(&self.data, &self.url, &self.peer_url, &self.args);
+        self.wait_until_it_listens().await;
+    }
+
+    async fn wait_until_it_listens(&mut self) {
+        let addr = self.url.trim_start_matches("https://").to_owned();
         let deadline = Instant::now() + START_TIMEOUT;
         while TcpStream::connect(&addr).is_err() {
-            server.assert_starting(deadline);
+            self.assert_starting(deadline);
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        server
     }
 
     fn spawn(scheme: &str, args: &[&str]) -> Self {

@@ -144,9 +144,10 @@ async fn expiry_seen_by_the_watch_creates_the_lease_anew() {
         lost = keep_lease(&registry, &lease, EXIT, &claim, |_| {}) => Some(lost),
         () = async {
             tokio::time::sleep(HOUR).await; // the watch stands
-            registry.fail_next(200, Fault::NotAsked);
+            registry.fail_next(10_000, Fault::NotAsked);
             tokio::time::sleep(LEASE_TTL - HOUR).await;
             registry.advance(LEASE_TTL);
+            registry.heal();
             while owner(&registry).await.is_none() {
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }

@@ -10,6 +10,8 @@ use etcd_client::{Client, ConnectOptions, Error};
 use tokio::sync::OnceCell;
 
 use super::settings::{EtcdConfig, EtcdConfigError};
+use super::tls::TlsFiles;
+use crate::control::log_limit::LogLimit;
 use crate::control::registry::RegistryError;
 
 /// How long to wait for what.
@@ -44,12 +46,16 @@ pub(super) struct Servers {
     /// The one that answered last.
     current: AtomicUsize,
     user: Option<(String, String)>,
+    /// Of every connection, but for TLS.
+    options: ConnectOptions,
+    /// Where the TLS files are.
+    config: EtcdConfig,
+    log: Mutex<LogLimit>,
     pub(super) timings: Timings,
 }
 
 struct Server {
     url: String,
-    options: ConnectOptions,
     session: Mutex<Session>,
 }
 
@@ -58,6 +64,8 @@ struct Server {
 #[derive(Clone)]
 struct Session {
     client: Client,
+    /// What it was made of, where there is TLS.
+    tls: Option<TlsFiles>,
     signed_in: Arc<OnceCell<()>>,
 }
 
@@ -68,38 +76,32 @@ impl Servers {
         timings: Timings,
     ) -> Result<Self, EtcdConfigError> {
         let (urls, user) = (config.urls()?, config.user()?);
-        let mut options = ConnectOptions::new()
+        let options = ConnectOptions::new()
             .with_connect_timeout(timings.connect)
             .with_keep_alive(timings.ping, timings.call)
             .with_keep_alive_while_idle(false)
             .with_require_leader(true)
             .with_auto_token_refresh(true);
         // The files are checked even if no endpoint needs them: somebody thinks that one does.
-        let tls = if config.wants_tls() { Some(config.tls()?) } else { None };
-        if tls.is_some() && urls.iter().any(|url| url.starts_with("http:")) {
+        let files = TlsFiles::read(config)?;
+        if config.wants_tls() && urls.iter().any(|url| url.starts_with("http:")) {
             tracing::warn!(
                 "TLS files are given, but some of -etcd-endpoints are http: no TLS there"
             );
         }
-        let plain = options.clone();
-        if urls.iter().any(|url| url.starts_with("https:")) {
-            options = options.with_tls(match tls {
-                Some(tls) => tls,
-                None => config.tls()?,
-            });
-        }
         let mut servers = Vec::new();
         for url in urls {
-            let options = if url.starts_with("https:") { &options } else { &plain };
-            let session = Session::prepare(&url, options).await;
+            let tls = url.starts_with("https:").then(|| files.clone());
+            let session = Session::prepare(&url, &options, tls).await;
             let session = session.map_err(|error| EtcdConfigError::Connection {
                 endpoint: url.clone(),
                 reason: describe(&error),
             })?;
-            let (options, session) = (options.clone(), Mutex::new(session));
-            servers.push(Server { url, options, session });
+            servers.push(Server { url, session: Mutex::new(session) });
         }
-        Ok(Self { servers, current: AtomicUsize::new(0), user, timings })
+        let (config, log) = (config.clone(), Mutex::default());
+        let current = AtomicUsize::new(0);
+        Ok(Self { servers, current, user, options, config, log, timings })
     }
 
     /// Asks the server that answered last, then the others, until one gives an answer or a
@@ -120,7 +122,7 @@ impl Servers {
         for turn in 0..self.servers.len() {
             let index = (start + turn) % self.servers.len();
             let server = &self.servers[index];
-            let session = server.session();
+            let session = self.session(server).await;
             let asked = async {
                 self.sign_in(server, &session).await?;
                 rpc(session.client.clone()).await
@@ -136,13 +138,66 @@ impl Servers {
                 }
                 Ok(Err(error)) => describe(&error),
                 Err(_) => {
-                    server.abandon_session().await;
+                    self.abandon_session(server).await;
                     format!("no answer within {:?}", self.timings.call)
                 }
             };
             reasons[index] = format!("{}: {reason}", server.url);
         }
         Err(RegistryError::Call { operation, reason: reasons.join("; ") })
+    }
+
+    /// The session to ask `server` in: another one than before if its TLS files were replaced. One
+    /// that is there keeps what it was made of, however often its connection is made again.
+    async fn session(&self, server: &Server) -> Session {
+        let session = server.session();
+        let Some(before) = &session.tls else {
+            return session;
+        };
+        match self.read_files().await {
+            Ok(files) if files == *before => session,
+            Ok(files) => match Session::prepare(&server.url, &self.options, Some(files)).await {
+                Ok(session) => {
+                    tracing::info!("{}: connecting with the TLS files as they are now", server.url);
+                    server.replace_session(session.clone());
+                    session
+                }
+                Err(error) => {
+                    self.keep_files(&describe(&error));
+                    session
+                }
+            },
+            Err(reason) => {
+                self.keep_files(&reason);
+                session
+            }
+        }
+    }
+
+    /// On a thread that may wait for the disk.
+    async fn read_files(&self) -> Result<TlsFiles, String> {
+        let config = self.config.clone();
+        let read = tokio::task::spawn_blocking(move || TlsFiles::read(&config));
+        match tokio::time::timeout(self.timings.connect, read).await {
+            Ok(Ok(files)) => files.map_err(|error| chain(&error)),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("the TLS files were not read within {:?}", self.timings.connect)),
+        }
+    }
+
+    fn keep_files(&self, reason: &str) {
+        if self.log.lock().unwrap_or_else(PoisonError::into_inner).is_due(reason) {
+            tracing::warn!("{reason}; going on with the TLS files as they were before");
+        }
+    }
+
+    /// Has the next call make a new connection. One on which a call got no answer may be dead
+    /// without anybody having said so, and pings look after connections with a watch only.
+    async fn abandon_session(&self, server: &Server) {
+        let tls = server.session().tls;
+        if let Ok(session) = Session::prepare(&server.url, &self.options, tls).await {
+            server.replace_session(session);
+        }
     }
 
     /// Shows name and password, once per server; its client keeps the token fresh from there on.
@@ -177,9 +232,17 @@ impl Servers {
 
 impl Session {
     /// Sends nothing: without a user, the client connects when it is first used.
-    async fn prepare(url: &str, options: &ConnectOptions) -> Result<Self, Error> {
-        let client = Client::connect([url], Some(options.clone())).await?;
-        Ok(Self { client, signed_in: Arc::default() })
+    async fn prepare(
+        url: &str,
+        options: &ConnectOptions,
+        tls: Option<TlsFiles>,
+    ) -> Result<Self, Error> {
+        let options = match &tls {
+            Some(files) => options.clone().with_tls(files.options()),
+            None => options.clone(),
+        };
+        let client = Client::connect([url], Some(options)).await?;
+        Ok(Self { client, tls, signed_in: Arc::default() })
     }
 }
 
@@ -188,12 +251,8 @@ impl Server {
         self.session.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Has the next call make a new connection. One on which a call got no answer may be dead
-    /// without anybody having said so, and pings look after connections with a watch only.
-    async fn abandon_session(&self) {
-        if let Ok(session) = Session::prepare(&self.url, &self.options).await {
-            *self.session.lock().unwrap_or_else(PoisonError::into_inner) = session;
-        }
+    fn replace_session(&self, session: Session) {
+        *self.session.lock().unwrap_or_else(PoisonError::into_inner) = session;
     }
 }
 
@@ -218,6 +277,14 @@ fn is_final(error: &Error) -> bool {
             | OUT_OF_RANGE
             | UNAUTHENTICATED
     )
+}
+
+/// An error and what caused it, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
 }
 
 /// An error with its causes, which `Error` itself keeps to itself.

@@ -1,9 +1,8 @@
 //! [`EtcdConfig`]: how to reach etcd, checked before anything is sent.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use etcd_client::{Certificate, Identity, TlsOptions};
 use hyper::Uri;
 
 /// Where etcd is and how to talk to it: the values of flannel's `-etcd-*` flags.
@@ -50,7 +49,7 @@ pub enum EtcdConfigError {
         #[source]
         source: std::io::Error,
     },
-    /// A file holds something else.
+    /// A file holds something else, or only a part of it.
     #[error("{flag}: {} holds no {expected} in PEM form", path.display())]
     Pem {
         /// The flag that names it.
@@ -83,10 +82,6 @@ pub enum EtcdConfigError {
     },
 }
 
-const CA_FLAG: &str = "-etcd-cafile";
-const CERT_FLAG: &str = "-etcd-certfile";
-const KEY_FLAG: &str = "-etcd-keyfile";
-
 impl EtcdConfig {
     /// The endpoints as URLs; gaps in the list do not count. One without a scheme speaks TLS if any
     /// TLS file is given, as in etcd's own client.
@@ -106,31 +101,6 @@ impl EtcdConfig {
         match urls?.as_slice() {
             [] => Err(EtcdConfigError::NoEndpoints),
             urls => Ok(urls.to_vec()),
-        }
-    }
-
-    /// What `https` endpoints are verified against, and what we show them.
-    ///
-    /// Unlike stock's, a CA file alone counts.
-    pub(super) fn tls(&self) -> Result<TlsOptions, EtcdConfigError> {
-        const CERTIFICATE: (&str, &str) = ("-----BEGIN CERTIFICATE-----", "certificate");
-        const KEY: (&str, &str) = ("PRIVATE KEY-----", "private key");
-        let tls = match &self.ca_file {
-            Some(path) => TlsOptions::new().ca_certificate(Certificate::from_pem(read_pem(
-                CA_FLAG,
-                path,
-                CERTIFICATE,
-            )?)),
-            None => TlsOptions::new().with_native_roots(),
-        };
-        match (&self.cert_file, &self.key_file) {
-            (Some(cert), Some(key)) => Ok(tls.identity(Identity::from_pem(
-                read_pem(CERT_FLAG, cert, CERTIFICATE)?,
-                read_pem(KEY_FLAG, key, KEY)?,
-            ))),
-            (Some(path), None) => Err(half_pair(CERT_FLAG, path, KEY_FLAG)),
-            (None, Some(path)) => Err(half_pair(KEY_FLAG, path, CERT_FLAG)),
-            (None, None) => Ok(tls),
         }
     }
 
@@ -188,26 +158,6 @@ fn read_endpoint(endpoint: &str, default_scheme: &str) -> Result<String, String>
         return Err(format!("{endpoint:?}: bad port"));
     }
     Ok(url)
-}
-
-fn read_pem(
-    flag: &'static str,
-    path: &Path,
-    (mark, expected): (&str, &'static str),
-) -> Result<Vec<u8>, EtcdConfigError> {
-    let pem = std::fs::read(path).map_err(|source| EtcdConfigError::File {
-        flag,
-        path: path.to_owned(),
-        source,
-    })?;
-    if !pem.windows(mark.len()).any(|bytes| bytes == mark.as_bytes()) {
-        return Err(EtcdConfigError::Pem { flag, path: path.to_owned(), expected });
-    }
-    Ok(pem)
-}
-
-fn half_pair(given: &'static str, path: &Path, missing: &'static str) -> EtcdConfigError {
-    EtcdConfigError::HalfPair { given, path: path.to_owned(), missing }
 }
 
 /// `prefix` as Go's `path.Join` leaves it: no empty parts, no `.` or `..`, no `/` at the end.

@@ -1,11 +1,13 @@
 //! Servers that want to know who we are, and that show who they are.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tempfile::TempDir;
 
 use super::*;
+use crate::control::test_log::Logs;
 
 #[tokio::test]
 async fn user_is_shown_to_etcd_and_refused_without_the_password() {
@@ -97,6 +99,67 @@ async fn certificate_is_shown_to_a_server_that_asks_for_one() {
     let before = Revision(lease.entry.revision.0 - 1);
     let mut watch = registry.watch(&Scope::All, before).await.unwrap();
     assert_eq!(watch.next().await.unwrap().changes.len(), 1);
+}
+
+#[tokio::test]
+async fn certificates_replaced_in_place_are_used_from_the_next_call_on() {
+    let logs = Logs::capture();
+    let files = Files::make();
+    let (cert, key) = files.pair("server");
+    let mut server = EtcdServer::start_with_tls(&cert, &key, Some(&files.ca())).await;
+    let (ours, our_key) = files.pair("client");
+    let ca = files.path("our-ca.pem");
+    fs::copy(files.ca(), &ca).unwrap();
+    let mut config = config(&[&server.url]);
+    config.ca_file = Some(ca.clone());
+    (config.cert_file, config.key_file) = (Some(ours.clone()), Some(our_key.clone()));
+    let registry = EtcdRegistry::with_timings(&config, FAST).await.unwrap();
+    let lease = create(&registry, "10.1.1.0/24").await;
+
+    // Files that are being written, or do not fit together, are not used yet.
+    let others = Files::make();
+    let (new, new_key) = others.pair("client");
+    let whole = fs::read(&new).unwrap();
+    for half in [&whole[..0], &whole[..30], &whole[..whole.len() / 2], &whole[..]] {
+        fs::write(&ours, half).unwrap();
+        assert_eq!(registry.config().await, Ok(None), "{} of {} bytes", half.len(), whole.len());
+    }
+    fs::remove_file(&ours).unwrap();
+    assert_eq!(registry.config().await, Ok(None));
+    let kept = logs.lines_with("; going on with the TLS files as they were before");
+    assert_eq!(kept.len(), 3, "one for each kind of fault: {kept:?}");
+    assert!(kept[0].contains("-etcd-certfile: ") && kept[0].contains("client.pem"), "{kept:?}");
+
+    // Whole again, and the server takes nobody but those whom another authority knows.
+    fs::write(&ours, &whole).unwrap();
+    fs::copy(&new_key, &our_key).unwrap();
+    fs::copy(others.ca(), files.ca()).unwrap();
+    server.restart_with_tls().await;
+    assert_eq!(answer(&registry).await, None);
+    assert_eq!(logs.count("connecting with the TLS files as they are now"), 1);
+
+    // The server itself shows a certificate of that authority.
+    let (new, new_key) = others.pair("server");
+    fs::copy(&new, &cert).unwrap();
+    fs::copy(&new_key, &key).unwrap();
+    fs::copy(others.ca(), &ca).unwrap();
+    server.restart_with_tls().await;
+    assert_eq!(answer(&registry).await, None);
+    let mut watch = registry.watch(&Scope::All, lease.entry.revision).await.unwrap();
+    create(&registry, "10.1.2.0/24").await;
+    assert_eq!(watch.next().await.unwrap().changes.len(), 1);
+}
+
+/// What the registry says of the config, once it answers.
+async fn answer(registry: &EtcdRegistry) -> Option<String> {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        match registry.config().await {
+            Ok(config) => return config,
+            Err(error) => assert!(Instant::now() < deadline, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 /// How to reach `server` as its user root, whom it has now.
