@@ -108,6 +108,20 @@ impl Counters {
     pub fn from_peers(&self) -> Vec<PeerCount> {
         self.workers.iter().flat_map(|stats| stats.ingress.peers.counts()).collect()
     }
+
+    /// Counts packets that a worker sent to a peer.
+    #[cfg(test)]
+    pub fn count(&self, worker: usize, peer: Ipv4Addr, packets: u64) {
+        self.workers[worker].egress.peers.add(peer, packets, packets);
+    }
+
+    /// Frees what the workers count for every peer of which `stays` says no.
+    pub fn keep_peers(&self, stays: impl Fn(Ipv4Addr) -> bool) {
+        for stats in &*self.workers {
+            stats.egress.peers.keep(&stays);
+            stats.ingress.peers.keep(&stays);
+        }
+    }
 }
 
 /// The running workers. Dropping it stops them.

@@ -22,6 +22,11 @@ impl Counter {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
     }
 
+    /// Begins again at zero. Only the counter's own worker calls this.
+    pub(super) fn reset(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+
     /// The count.
     pub fn value(&self) -> u64 {
         self.0.load(Ordering::Relaxed)

@@ -37,6 +37,19 @@ pub struct Link {
     pub has_carrier: bool,
 }
 
+/// By which way the kernel would send a datagram.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// By the link of this number.
+    Link(u32),
+    /// Nowhere: the destination is an address of this host.
+    Here,
+    /// To all hosts of a link.
+    Broadcast,
+    /// To a group of hosts.
+    Multicast,
+}
+
 /// A route in the host's main table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KernelRoute {

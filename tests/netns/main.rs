@@ -19,6 +19,7 @@ mod offload;
 mod order;
 mod garbage;
 mod leases;
+mod recursion;
 mod restart;
 mod chaos;
 mod access;

@@ -54,6 +54,20 @@ fn wire_that_carries_frames_only() {
     assert_traffic_is_whole_both_ways(&lab);
 }
 
+/// The kernel cuts no run into datagrams that need fragments: none must be tried again and again.
+#[test]
+fn overlay_that_fills_the_link_wastes_no_runs() {
+    let lab = lab("fills", ["--mtu=1500", "--mtu=1500 --offload=gso,gro"].map(flanneld));
+    assert_traffic_is_whole_both_ways(&lab);
+    for node in lab.nodes() {
+        for worker in workers(node) {
+            let gso = &worker["offload_state"]["gso"];
+            assert!(gso["fallbacks"].as_u64().unwrap() < 10, "{worker}");
+            assert!(gso["in_use"] == true, "{worker}");
+        }
+    }
+}
+
 /// Port of the traffic server in every pod.
 const SERVER: u16 = 7007;
 

@@ -6,9 +6,11 @@
 
 mod device;
 mod keeper;
+mod peer_routes;
 mod peers;
 mod source_ports;
 mod underlay;
+mod ways;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
@@ -19,6 +21,7 @@ use tracing::info;
 
 use self::device::Recipe;
 use self::keeper::{Keeper, Running};
+use self::peer_routes::{HostRoads, PeerRoutes};
 use self::peers::Peers;
 pub use self::source_ports::SourcePorts;
 use self::underlay::Underlay;
@@ -34,7 +37,7 @@ use crate::dataplane::tun::TunConfig;
 use crate::dataplane::udp::{KernelUdp, LongDatagrams};
 use crate::dataplane::{EngineConfig, Offloads, ThreadConfig};
 use crate::routes::kernel;
-use crate::routes::publish::{self, RoutePublisher};
+use crate::routes::publish;
 
 /// Whether the overlay's port could be bound now. It is closed again at once.
 ///
@@ -83,8 +86,7 @@ pub struct UdpBackend {
     host_state: watch::Receiver<HostState>,
     /// The keeper's.
     tasks: JoinSet<BackendError>,
-    peers: Peers,
-    publisher: RoutePublisher,
+    routes: PeerRoutes,
 }
 
 impl Backend for UdpBackend {
@@ -128,13 +130,18 @@ impl Backend for UdpBackend {
         let device = recipe.make(&net, mtu, None, sockets).await?;
         info!(device = %device.name, mtu, workers = num_workers, "overlay device is up");
 
+        let own = [iface.addr, iface.public_ip];
+        let counters = recipe.counters.clone();
+        let src_net = net.clone();
         let underlay = Underlay::new(iface, mtu, setup.mtu.is_some());
         let keeper = Keeper::new((net, changes), recipe, underlay, device);
         let (running, host_state) = (keeper.running(), keeper.state());
         let mut tasks = JoinSet::new();
         tasks.spawn(keeper.keep());
-        let peers = Peers { port, spreads_flows };
-        Ok(Self { mtu, running, host_state, tasks, peers, publisher })
+        let peers = Peers::new(port, spreads_flows, own);
+        let roads = HostRoads { net: src_net, src: own[0], running: Arc::clone(&running) };
+        let routes = PeerRoutes::new(peers, publisher, counters, network.network, roads);
+        Ok(Self { mtu, running, host_state, tasks, routes })
     }
 
     fn mtu(&self) -> u16 {
@@ -142,11 +149,15 @@ impl Backend for UdpBackend {
     }
 
     fn apply(&mut self, events: Vec<LeaseEvent>) {
-        self.publisher.apply(events.iter().map(|event| self.peers.change(event)));
+        self.routes.apply(&events);
     }
 
     async fn failed(&mut self) -> BackendError {
-        match self.tasks.join_next().await {
+        let ended = tokio::select! {
+            ended = self.tasks.join_next() => ended,
+            never = self.routes.tend() => match never {},
+        };
+        match ended {
             Some(Ok(error)) => error,
             // It panicked: nobody looks after the device any more, but packets go on.
             Some(Err(_)) | None => std::future::pending().await,
@@ -164,7 +175,7 @@ impl Backend for UdpBackend {
 
     fn stats(&self) -> BackendStats {
         let (device, dataplane) = (self.running.name(), self.running.counters().snapshot());
-        BackendStats { device, num_peers: self.publisher.num_routes(), dataplane }
+        BackendStats { device, num_peers: self.routes.num_routes(), dataplane }
     }
 }
 

@@ -12,7 +12,7 @@ use rtnetlink::packet_route::route::{
 };
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 
-use super::{HostNet, KernelError, KernelRoute, Link, RouteAdded};
+use super::{HostNet, KernelError, KernelRoute, Link, RouteAdded, Way};
 use crate::routes::Subnet;
 
 /// The host's network, changed through netlink.
@@ -51,6 +51,24 @@ impl Netlink {
             }
         }
         Ok(link.zip(src))
+    }
+
+    /// By which way the kernel would send to `addr` now from our address `src`; `None` if it names
+    /// none, as with several links at once.
+    ///
+    /// # Errors
+    /// [`KernelError`], also when there is no route to it.
+    pub async fn way_from(
+        &self,
+        src: Ipv4Addr,
+        addr: Ipv4Addr,
+    ) -> Result<Option<Way>, KernelError> {
+        let to = RouteMessageBuilder::<Ipv4Addr>::new();
+        let to = to.source_prefix(src, 32).destination_prefix(addr, 32).build();
+        let mut found = pin!(self.handle.route().get(to).execute());
+        let route = found.try_next().await;
+        let route = route.map_err(|error| failed(format!("find a route to {addr}"), error))?;
+        Ok(route.as_ref().and_then(way))
     }
 
     /// The way to requests that are nobody's but the caller's.
@@ -199,6 +217,21 @@ fn only_link(hops: &[RouteNextHop]) -> Option<u32> {
     let (first, others) = hops.split_first()?;
     let is_only = others.iter().all(|hop| hop.interface_index == first.interface_index);
     is_only.then_some(first.interface_index)
+}
+
+/// What a route that the kernel found says of the way.
+fn way(route: &RouteMessage) -> Option<Way> {
+    let kind = route.header.kind;
+    if kind == RouteType::Local {
+        return Some(Way::Here);
+    } else if kind == RouteType::Broadcast {
+        return Some(Way::Broadcast);
+    } else if kind == RouteType::Multicast {
+        return Some(Way::Multicast);
+    }
+    route.attributes.iter().find_map(|attribute| {
+        if let RouteAttribute::Oif(index) = attribute { Some(Way::Link(*index)) } else { None }
+    })
 }
 
 /// An error of `operation`, which one request was for.

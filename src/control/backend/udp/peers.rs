@@ -1,40 +1,137 @@
 //! What a peer's lease makes of the route to its subnet.
 
-use std::net::SocketAddrV4;
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::source_ports;
+use super::ways::{NoWay, Verdict};
 use crate::control::lease::{Lease, LeaseAttrs, LeaseEvent};
-use crate::routes::NextHop;
 use crate::routes::publish::RouteChange;
+use crate::routes::{NextHop, Subnet};
 
-/// How peers are reached.
-#[derive(Debug, Clone, Copy)]
+/// The peers, by their leases, and how each is reached.
+#[derive(Debug)]
 pub(super) struct Peers {
     /// All of them listen on this port.
-    pub(super) port: u16,
+    port: u16,
     /// Flows may be told apart by their source port, towards peers that take that.
-    pub(super) spreads_flows: bool,
+    spreads_flows: bool,
+    /// Addresses at which we are ourselves.
+    own: [Ipv4Addr; 2],
+    leases: HashMap<Subnet, Known>,
+    /// The public IPs of all leases.
+    addrs: HashMap<Ipv4Addr, Addr>,
+}
+
+/// What is known of one lease.
+#[derive(Debug)]
+struct Known {
+    key: String,
+    next_hop: NextHop,
+}
+
+/// A public IP.
+#[derive(Debug, Default)]
+struct Addr {
+    /// The subnets of its leases, one as a rule.
+    subnets: Vec<Subnet>,
+    /// Why nothing can be sent there.
+    no_way: Option<NoWay>,
+}
+
+/// What is to be done about a public IP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum AddrChange {
+    /// A lease names it: ask the kernel for the way to it.
+    Came(Ipv4Addr),
+    /// No lease names it any more.
+    Left(Ipv4Addr),
 }
 
 impl Peers {
-    /// The change of route that follows from a change of lease.
-    pub(super) fn change(self, event: &LeaseEvent) -> RouteChange {
+    /// None yet; all will listen on `port`, and we are at the addresses `own`.
+    pub(super) fn new(port: u16, spreads_flows: bool, own: [Ipv4Addr; 2]) -> Self {
+        Self { port, spreads_flows, own, leases: HashMap::new(), addrs: HashMap::new() }
+    }
+
+    /// Whether a lease names this public IP.
+    pub(super) fn has(&self, addr: Ipv4Addr) -> bool {
+        self.addrs.contains_key(&addr)
+    }
+
+    /// The change of route that follows from a change of lease. Adds to `addrs` what it means for
+    /// public IPs.
+    pub(super) fn change(
+        &mut self,
+        event: &LeaseEvent,
+        addrs: &mut Vec<AddrChange>,
+    ) -> RouteChange {
         match event {
-            LeaseEvent::Added(lease) if !names_a_host(lease) => {
-                let (subnet, public_ip) = (lease.subnet, lease.attrs.public_ip);
-                warn!(%subnet, %public_ip, "lease names no host: there is no route to its subnet");
-                RouteChange { subnet, next_hop: None }
+            LeaseEvent::Added(lease) => self.add(lease, addrs),
+            LeaseEvent::Removed(subnet) => {
+                if let Some(before) = self.leases.remove(subnet) {
+                    self.leave(*subnet, *before.next_hop.addr.ip(), addrs);
+                }
+                RouteChange { subnet: *subnet, next_hop: None }
             }
-            LeaseEvent::Added(lease) => {
-                RouteChange { subnet: lease.subnet, next_hop: Some(self.next_hop(&lease.attrs)) }
-            }
-            LeaseEvent::Removed(subnet) => RouteChange { subnet: *subnet, next_hop: None },
         }
     }
 
-    fn next_hop(self, attrs: &LeaseAttrs) -> NextHop {
+    fn add(&mut self, lease: &Lease, addrs: &mut Vec<AddrChange>) -> RouteChange {
+        let (subnet, ip, key) = (lease.subnet, lease.attrs.public_ip, lease.entry.key.clone());
+        let next_hop = self.next_hop(&lease.attrs);
+        let before = self.leases.insert(subnet, Known { key: key.clone(), next_hop });
+        let before = before.map(|known| *known.next_hop.addr.ip());
+        if before != Some(ip) {
+            if let Some(before) = before {
+                self.leave(subnet, before, addrs);
+            }
+            let plain = NoWay::of_address(ip, &self.own);
+            let addr = self.addrs.entry(ip).or_insert_with(|| {
+                if plain.is_none() {
+                    addrs.push(AddrChange::Came(ip));
+                }
+                Addr { subnets: Vec::new(), no_way: plain }
+            });
+            addr.subnets.push(subnet);
+            if let Some(no_way) = addr.no_way {
+                tell(&key, subnet, ip, no_way);
+            }
+        }
+        let has_way = self.addrs.get(&ip).is_some_and(|addr| addr.no_way.is_none());
+        RouteChange { subnet, next_hop: has_way.then_some(next_hop) }
+    }
+
+    fn leave(&mut self, subnet: Subnet, ip: Ipv4Addr, addrs: &mut Vec<AddrChange>) {
+        let Some(addr) = self.addrs.get_mut(&ip) else { return };
+        addr.subnets.retain(|other| *other != subnet);
+        if addr.subnets.is_empty() {
+            self.addrs.remove(&ip);
+            addrs.push(AddrChange::Left(ip));
+        }
+    }
+
+    /// The changes of routes that follow from what the kernel says of the way to a public IP.
+    pub(super) fn judge(&mut self, verdict: Verdict) -> Vec<RouteChange> {
+        let Verdict { addr: ip, no_way } = verdict;
+        let Some(addr) = self.addrs.get_mut(&ip) else { return Vec::new() };
+        if std::mem::replace(&mut addr.no_way, no_way) == no_way {
+            return Vec::new();
+        }
+        let change = |subnet: &Subnet| {
+            let Known { key, next_hop } = self.leases.get(subnet)?;
+            match no_way {
+                Some(no_way) => tell(key, *subnet, ip, no_way),
+                None => info!(%subnet, public_ip = %ip, "the peer has a way again, and its route"),
+            }
+            Some(RouteChange { subnet: *subnet, next_hop: no_way.is_none().then_some(*next_hop) })
+        };
+        addr.subnets.iter().filter_map(change).collect()
+    }
+
+    fn next_hop(&self, attrs: &LeaseAttrs) -> NextHop {
         NextHop {
             addr: SocketAddrV4::new(attrs.public_ip, self.port),
             any_source_port: self.spreads_flows && source_ports::are_any(attrs),
@@ -42,64 +139,135 @@ impl Peers {
     }
 }
 
-/// The kernel takes 0.0.0.0 for this very host, and a group address would fan out.
-const fn names_a_host(lease: &Lease) -> bool {
-    let ip = lease.attrs.public_ip;
-    !(ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast())
+fn tell(key: &str, subnet: Subnet, public_ip: Ipv4Addr, no_way: NoWay) {
+    warn!("lease {key} names no peer: {public_ip} is {no_way}; there is no route to {subnet}");
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
-
     use super::*;
     use crate::control::registry::{Entry, Revision};
+    use crate::control::test_log::Logs;
 
-    const PEERS: Peers = Peers { port: 8290, spreads_flows: true };
+    const OWN: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(198, 51, 100, 1)];
+
+    fn peers(spreads_flows: bool) -> Peers {
+        Peers::new(8290, spreads_flows, OWN)
+    }
+
+    fn subnet() -> Subnet {
+        "10.1.2.0/24".parse().unwrap()
+    }
+
+    fn lease(public_ip: &str) -> Lease {
+        let public_ip: Ipv4Addr = public_ip.parse().unwrap();
+        let key = "10.1.2.0-24".to_owned();
+        let entry = Entry { key, revision: Revision(1), ttl_lease: None };
+        Lease { subnet: subnet(), attrs: LeaseAttrs::udp(public_ip), expires: None, entry }
+    }
+
+    /// The next hop after these leases, and what became of public IPs.
+    fn after(
+        peers: &mut Peers,
+        events: impl IntoIterator<Item = LeaseEvent>,
+    ) -> (Option<NextHop>, Vec<AddrChange>) {
+        let mut addrs = Vec::new();
+        let changes = events.into_iter().map(|event| peers.change(&event, &mut addrs));
+        let next_hop = changes.last().unwrap().next_hop;
+        (next_hop, addrs)
+    }
+
+    fn ip(text: &str) -> Ipv4Addr {
+        text.parse().unwrap()
+    }
 
     #[test]
     fn peer_is_reached_at_its_public_ip_and_our_port() {
-        let change = PEERS.change(&LeaseEvent::Added(lease("192.0.2.2")));
-        let next_hop = NextHop::new("192.0.2.2:8290".parse().unwrap());
-        let subnet = "10.1.2.0/24".parse().unwrap();
-        assert_eq!(change, RouteChange { subnet, next_hop: Some(next_hop) });
-        let change = PEERS.change(&LeaseEvent::Removed(subnet));
-        assert_eq!(change, RouteChange { subnet, next_hop: None });
+        let mut peers = peers(true);
+        let (next_hop, addrs) = after(&mut peers, [LeaseEvent::Added(lease("192.0.2.2"))]);
+        assert_eq!(next_hop, Some(NextHop::new("192.0.2.2:8290".parse().unwrap())));
+        assert_eq!(addrs, [AddrChange::Came(ip("192.0.2.2"))]);
+        let (next_hop, addrs) = after(&mut peers, [LeaseEvent::Removed(subnet())]);
+        assert_eq!((next_hop, addrs), (None, vec![AddrChange::Left(ip("192.0.2.2"))]));
+        assert!(peers.addrs.is_empty() && peers.leases.is_empty(), "nothing is left");
     }
 
     #[test]
     fn lease_of_another_backend_is_a_peer_as_well() {
         let mut lease = lease("192.0.2.2");
         lease.attrs.backend_type = Some("vxlan".to_owned());
-        assert!(PEERS.change(&LeaseEvent::Added(lease)).next_hop.is_some());
+        assert!(after(&mut peers(true), [LeaseEvent::Added(lease)]).0.is_some());
     }
 
     #[test]
     fn flows_spread_only_if_both_sides_agree() {
-        let spreads = |peers: Peers, advertises: bool| {
+        let spreads = |mut peers: Peers, advertises: bool| {
             let mut lease = lease("192.0.2.2");
             if advertises {
                 lease.attrs = source_ports::advertise(lease.attrs);
             }
-            peers.change(&LeaseEvent::Added(lease)).next_hop.unwrap().any_source_port
+            after(&mut peers, [LeaseEvent::Added(lease)]).0.unwrap().any_source_port
         };
-        assert!(spreads(PEERS, true));
-        assert!(!spreads(PEERS, false));
-        assert!(!spreads(Peers { spreads_flows: false, ..PEERS }, true));
+        assert!(spreads(peers(true), true));
+        assert!(!spreads(peers(true), false));
+        assert!(!spreads(peers(false), true));
     }
 
     #[test]
-    fn lease_that_names_no_host_takes_its_route_away() {
-        for nobody in ["0.0.0.0", "224.0.0.1", "255.255.255.255"] {
-            let change = PEERS.change(&LeaseEvent::Added(lease(nobody)));
-            assert_eq!(change.next_hop, None, "{nobody}");
+    fn lease_that_names_no_peer_takes_its_route_away_and_is_told_once() {
+        for nobody in [
+            "0.0.0.0",
+            "0.1.2.3",
+            "127.0.0.1",
+            "224.0.0.1",
+            "239.255.0.1",
+            "240.0.0.1",
+            "255.255.255.255",
+            "192.0.2.1",
+            "198.51.100.1",
+        ] {
+            let logs = Logs::capture();
+            let mut peers = peers(true);
+            let events = ["192.0.2.2", nobody, nobody].map(|ip| LeaseEvent::Added(lease(ip)));
+            let (next_hop, addrs) = after(&mut peers, events);
+            assert_eq!(next_hop, None, "{nobody}");
+            let peer = ip("192.0.2.2");
+            assert_eq!(addrs, [AddrChange::Came(peer), AddrChange::Left(peer)], "nobody to ask");
+            assert_eq!(logs.count("WARN"), 1);
+            let line = &logs.lines_with("WARN")[0];
+            assert!(line.contains("lease 10.1.2.0-24") && line.contains(nobody), "{line}");
         }
     }
 
-    fn lease(public_ip: &str) -> Lease {
-        let public_ip: Ipv4Addr = public_ip.parse().unwrap();
-        let entry = Entry { key: String::new(), revision: Revision(1), ttl_lease: None };
-        let subnet = "10.1.2.0/24".parse().unwrap();
-        Lease { subnet, attrs: LeaseAttrs::udp(public_ip), expires: None, entry }
+    #[test]
+    fn route_follows_what_the_kernel_says_of_the_way() {
+        let logs = Logs::capture();
+        let mut peers = peers(true);
+        let addr = ip("10.1.2.5");
+        let (next_hop, _) = after(&mut peers, [LeaseEvent::Added(lease("10.1.2.5"))]);
+        let into_overlay = Verdict { addr, no_way: Some(NoWay::Overlay) };
+        assert_eq!(peers.judge(into_overlay), [RouteChange { subnet: subnet(), next_hop: None }]);
+        assert_eq!(peers.judge(into_overlay), [], "no news");
+        let again = after(&mut peers, [LeaseEvent::Added(lease("10.1.2.5"))]);
+        assert_eq!(again, (None, vec![]), "written again: still without a way");
+        assert_eq!(logs.count("WARN"), 1);
+        let line = &logs.lines_with("WARN")[0];
+        assert!(line.contains("lease 10.1.2.0-24 names no peer: 10.1.2.5"), "{line}");
+
+        let by_underlay = Verdict { addr, no_way: None };
+        assert_eq!(peers.judge(by_underlay), [RouteChange { subnet: subnet(), next_hop }]);
+        assert_eq!(peers.judge(Verdict { addr: ip("192.0.2.9"), ..into_overlay }), []);
+    }
+
+    #[test]
+    fn ten_thousand_peers_that_come_and_go_leave_nothing() {
+        let mut peers = peers(true);
+        for number in 0..10_000_u32 {
+            let ip = Ipv4Addr::from_bits(0x0b00_0000 + number).to_string();
+            let mut lease = lease(&ip);
+            lease.subnet = Subnet::new((0x0a01_0000 + (number % 4) * 256).into(), 24).unwrap();
+            after(&mut peers, [LeaseEvent::Added(lease)]);
+        }
+        assert_eq!((peers.leases.len(), peers.addrs.len()), (4, 4));
     }
 }

@@ -55,6 +55,8 @@ impl TopPeers {
                 totals.entry(count.peer).or_default()[way].add(count.packets, count.bytes);
             }
         }
+        // What the workers tell of no more has left; if it returns, it begins at zero.
+        self.peers.retain(|ip, _| totals.contains_key(ip));
         self.peers.values_mut().for_each(|peer| peer.fresh = BothWays::default());
         for (ip, total) in totals {
             self.peers.entry(ip).or_default().observe(total);

@@ -1,0 +1,219 @@
+//! [`PeerRoutes`]: the routes to the peers, as their leases and the kernel's own routes have it.
+
+use std::convert::Infallible;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+
+use super::keeper::Running;
+use super::peers::{AddrChange, Peers};
+use super::ways::{Roads, Verdict, Ways};
+use crate::control::lease::LeaseEvent;
+use crate::dataplane::engine::Counters;
+use crate::routes::Subnet;
+use crate::routes::kernel::{HostNet, Netlink, Way};
+use crate::routes::publish::RoutePublisher;
+
+/// Time from a peer's leaving until its counters are freed, and once more: a worker has long sent by
+/// then what it had in hand for it.
+const SWEEP_PERIOD: Duration = Duration::from_secs(10);
+
+/// Peers after whose leaving it is not waited for: few beside those that the workers tell apart.
+const MANY_LEFT: usize = 256;
+
+/// The routes to the peers.
+#[derive(Debug)]
+pub(super) struct PeerRoutes {
+    peers: Peers,
+    publisher: RoutePublisher,
+    counters: Counters,
+    /// To and from the task that asks the kernel for the way to each peer.
+    addrs: mpsc::UnboundedSender<AddrChange>,
+    verdicts: mpsc::UnboundedReceiver<Verdict>,
+    /// That task; it ends with us.
+    _ways: JoinSet<()>,
+    sweep: Sweep,
+}
+
+/// When the counters of peers that left are freed.
+#[derive(Debug)]
+struct Sweep {
+    due: Instant,
+    /// Sweeps to come.
+    num_due: u32,
+    /// Peers that left since the last one.
+    num_left: usize,
+}
+
+/// The host's routes, for datagrams from `src`.
+#[derive(Debug)]
+pub(super) struct HostRoads {
+    pub(super) net: Netlink,
+    pub(super) src: Ipv4Addr,
+    /// Knows the overlay device's name.
+    pub(super) running: Arc<Running>,
+}
+
+impl PeerRoutes {
+    /// Those of `peers`, of whom there are none yet; `roads` says by which way each is reached.
+    pub(super) fn new(
+        peers: Peers,
+        publisher: RoutePublisher,
+        counters: Counters,
+        network: Subnet,
+        roads: impl Roads + Send + Sync + 'static,
+    ) -> Self {
+        let (addrs, changes) = mpsc::unbounded_channel();
+        let (sender, verdicts) = mpsc::unbounded_channel();
+        let ways = Ways::new(roads, network, changes, sender);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async {
+            ways.ask().await;
+        });
+        let sweep = Sweep { due: Instant::now(), num_due: 0, num_left: 0 };
+        Self { peers, publisher, counters, addrs, verdicts, _ways: tasks, sweep }
+    }
+
+    /// How many routes there are.
+    pub(super) fn num_routes(&self) -> usize {
+        self.publisher.num_routes()
+    }
+
+    /// Takes over changes in the peers' leases, in order.
+    pub(super) fn apply(&mut self, events: &[LeaseEvent]) {
+        let mut addrs = Vec::new();
+        self.publisher.apply(events.iter().map(|event| self.peers.change(event, &mut addrs)));
+        for change in addrs {
+            if matches!(change, AddrChange::Left(_)) {
+                self.sweep.leave();
+            }
+            // If nobody asks any more, the routes go by the leases alone.
+            let _ = self.addrs.send(change);
+        }
+        if self.sweep.num_left >= MANY_LEFT {
+            self.free_counters();
+        }
+    }
+
+    /// Takes over what the kernel says, and frees counters, for as long as it is polled.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing.
+    pub(super) async fn tend(&mut self) -> Infallible {
+        loop {
+            tokio::select! {
+                Some(verdict) = self.verdicts.recv() => {
+                    self.publisher.apply(self.peers.judge(verdict));
+                }
+                () = sleep_until(self.sweep.due), if self.sweep.num_due > 0 => {
+                    self.sweep.num_due -= 1;
+                    self.free_counters();
+                }
+                else => std::future::pending().await,
+            }
+        }
+    }
+
+    fn free_counters(&mut self) {
+        self.counters.keep_peers(|peer| self.peers.has(peer));
+        self.sweep.num_left = 0;
+        self.sweep.due = Instant::now() + SWEEP_PERIOD;
+    }
+}
+
+impl Sweep {
+    fn leave(&mut self) {
+        if self.num_due == 0 {
+            self.due = Instant::now() + SWEEP_PERIOD;
+        }
+        self.num_due = 2;
+        self.num_left += 1;
+    }
+}
+
+impl Roads for HostRoads {
+    async fn overlay(&self) -> Option<u32> {
+        let name = self.running.name();
+        self.net.link(&name).await.ok().map(|link| link.index)
+    }
+
+    async fn way(&self, addr: Ipv4Addr) -> Option<Way> {
+        self.net.way_from(self.src, addr).await.ok().flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::lease::{Lease, LeaseAttrs};
+    use crate::control::registry::{Entry, Revision};
+    use crate::dataplane::peer_counters::PeerCount;
+    use crate::routes::publish;
+
+    /// A host on which 10.1.245.0/24 leaves by the overlay device, and all else by another.
+    #[derive(Debug)]
+    struct Host;
+
+    impl Roads for Host {
+        async fn overlay(&self) -> Option<u32> {
+            Some(7)
+        }
+
+        async fn way(&self, addr: Ipv4Addr) -> Option<Way> {
+            Some(Way::Link(if addr.octets()[..3] == [10, 1, 245] { 7 } else { 2 }))
+        }
+    }
+
+    fn routes() -> (PeerRoutes, Counters) {
+        let network = "10.1.0.0/16".parse().unwrap();
+        let (publisher, _subscriber) = publish::channel(network, 24);
+        let counters = Counters::new(2);
+        let peers = Peers::new(8285, true, [[192, 0, 2, 1].into(); 2]);
+        (PeerRoutes::new(peers, publisher, counters.clone(), network, Host), counters)
+    }
+
+    fn lease(subnet: u8, public_ip: Ipv4Addr) -> Lease {
+        let entry = Entry { key: String::new(), revision: Revision(1), ttl_lease: None };
+        let subnet = Subnet::new([10, 1, subnet, 0].into(), 24).unwrap();
+        Lease { subnet, attrs: LeaseAttrs::udp(public_ip), expires: None, entry }
+    }
+
+    fn to_peer(counters: &Counters, peer: Ipv4Addr) -> u64 {
+        let counts = counters.to_peers();
+        counts.iter().filter(|count| count.peer == peer).map(|count| count.packets).sum()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn peer_that_the_kernel_routes_into_the_overlay_has_no_route() {
+        let (mut routes, _) = routes();
+        let events = [(245, [10, 1, 245, 5]), (2, [10, 1, 3, 5]), (4, [192, 0, 2, 4])];
+        routes.apply(&events.map(|(n, ip)| LeaseEvent::Added(lease(n, ip.into()))));
+        assert_eq!(routes.num_routes(), 3, "at once");
+        let tended = tokio::time::timeout(Duration::from_secs(1), routes.tend()).await;
+        assert!(tended.is_err(), "it goes on");
+        assert_eq!(routes.num_routes(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn peers_that_come_and_go_leave_their_counters_to_others() {
+        let (mut routes, counters) = routes();
+        for number in 0..10_000_u32 {
+            let ip = Ipv4Addr::from_bits(0x0b00_0000 + number);
+            let subnet = u8::try_from(number % 100).unwrap();
+            routes.apply(&[LeaseEvent::Added(lease(subnet, ip))]);
+            counters.count(usize::try_from(number % 2).unwrap(), ip, 1 + u64::from(number));
+            assert_eq!(to_peer(&counters, ip), 1 + u64::from(number), "peer {number}");
+        }
+        assert_eq!(to_peer(&counters, Ipv4Addr::UNSPECIFIED), 0, "none was counted with others");
+        let tended = tokio::time::timeout(3 * SWEEP_PERIOD, routes.tend()).await;
+        assert!(tended.is_err());
+        let mut left: Vec<PeerCount> = counters.to_peers();
+        left.sort_by_key(|count| count.peer);
+        let expected = (9_900..10_000).map(|number| Ipv4Addr::from_bits(0x0b00_0000 + number));
+        assert!(left.iter().map(|count| count.peer).eq(expected), "{left:?}");
+    }
+}
