@@ -112,8 +112,7 @@ fn superpacket_with_df_is_refused_as_its_first_segment() {
 #[test]
 fn run_that_the_kernel_refuses_is_sent_singly_and_teaches() {
     let (mut left, mut right) = pair(Offloads::AUTO, Offloads::AUTO);
-    left.underlay.refusals.push(libc::EMSGSIZE);
-    left.underlay.path_mtu.store(1400, Ordering::Relaxed);
+    left.underlay.link_mtu.store(1400, Ordering::Relaxed);
     let (header, superpacket) = tcp_superpacket(&pattern(28_000));
     left.send(header, &superpacket);
     left.run();
@@ -130,11 +129,7 @@ fn what_the_kernel_refuses_is_sent_in_fragments_and_teaches() {
     for gso in [true, false] {
         let offloads = Offloads { gso, ..Offloads::AUTO };
         let (mut left, _) = pair(offloads, offloads);
-        // The run, if it is one; then a datagram of it, and that again.
-        for _ in 0..if gso { 3 } else { 2 } {
-            left.underlay.refusals.push(libc::EMSGSIZE);
-        }
-        left.underlay.path_mtu.store(1400, Ordering::Relaxed);
+        left.underlay.link_mtu.store(1400, Ordering::Relaxed);
         for _ in 0..2 {
             left.send(VnetHdr::default(), &packet(1472, DF));
         }
@@ -148,38 +143,118 @@ fn what_the_kernel_refuses_is_sent_in_fragments_and_teaches() {
     }
 }
 
-#[test]
-fn path_recovers_after_ten_minutes() {
-    let (mut left, _) = pair(Offloads::AUTO, Offloads::AUTO);
-    left.narrow_path(RIGHT, 1400);
-    left.run();
-    for (later, num_expected) in [(0, 0), (599, 0), (1, 1)] {
-        left.now += Duration::from_secs(later);
+/// Sends long packets with DF for `seconds`, one each 10 ms, with `between` before each; returns
+/// how many left whole, not counting those of the first second if there are more.
+fn send_for(left: &mut Node, seconds: u32, between: impl Fn(&Node)) -> usize {
+    let mut num_whole = 0;
+    for index in 0..seconds * 100 {
+        between(left);
+        left.now += Duration::from_millis(10);
         left.send(VnetHdr::default(), &packet(1472, DF));
         left.run();
-        assert_eq!(num_sent(&left), num_expected, "{later} s later");
+        let whole = left.underlay.sent.try_iter().filter(|sent| !sent.in_fragments).count();
+        num_whole += if index >= 100 || seconds == 1 { whole } else { 0 };
+    }
+    num_whole
+}
+
+#[test]
+fn path_that_narrows_is_learned_and_one_that_widens_recovers_within_seconds() {
+    let (mut left, _) = pair(Offloads::AUTO, Offloads::AUTO);
+    left.underlay.path_mtu.store(1400, Ordering::Relaxed);
+    assert!(send_for(&mut left, 2, |_| {}) <= 2, "but for a probe");
+    let num_replies = left.received().len();
+    assert!(num_replies > 180, "{num_replies}");
+    let stats = left.worker.stats();
+    assert_eq!((stats.paths_narrowed.value(), stats.paths_recovered.value()), (1, 0));
+    assert!(stats.pmtu_probes.value() <= 3, "{}", stats.pmtu_probes.value());
+
+    left.underlay.path_mtu.store(1500, Ordering::Relaxed);
+    send_for(&mut left, 5, |_| {});
+    assert_eq!(send_for(&mut left, 1, |_| {}), 100);
+    assert_eq!((stats.paths_narrowed.value(), stats.paths_recovered.value()), (1, 1));
+    assert!(stats.pmtu_probes.value() <= 6);
+}
+
+#[test]
+fn superpacket_loses_no_more_than_one_segment_to_a_probe() {
+    let (mut left, _) = pair(Offloads::AUTO, Offloads::AUTO);
+    left.forge(RIGHT, 1400, &[]);
+    left.forge(RIGHT, 1400, &packet(1472, DF));
+    left.run();
+    let (header, superpacket) = tcp_superpacket(&pattern(28_000));
+    left.send(header, &superpacket);
+    left.underlay.path_mtu.store(1400, Ordering::Relaxed);
+    left.run();
+    let whole: Vec<_> = left.underlay.sent.try_iter().filter(|sent| !sent.in_fragments).collect();
+    assert_eq!(whole.iter().map(|sent| sent.datagrams().count()).sum::<usize>(), 1);
+    assert_eq!(left.worker.stats().paths_narrowed.value(), 1, "its bytes came back");
+}
+
+/// From nowhere near the path: no byte of a probe is known there.
+#[test]
+fn forged_icmps_reach_no_sender_and_cost_little() {
+    let quotes = [vec![], packet(1472, DF), packet(1472, DF)[..8].to_vec(), vec![0; 28]];
+    for quote in &quotes {
+        for outer_mtu in [0, 95, 96, 552, 1400, 1500, u32::MAX] {
+            let (mut left, _) = pair(Offloads::AUTO, Offloads::AUTO);
+            left.forge(RIGHT, outer_mtu, quote);
+            send_for(&mut left, 4, |_| {});
+            assert_eq!(send_for(&mut left, 1, |_| {}), 100, "{outer_mtu}");
+            let in_flood = send_for(&mut left, 21, |left| left.forge(RIGHT, outer_mtu, quote));
+            assert!(in_flood > 1850, "{in_flood} of 2000 whole at {outer_mtu}");
+            let stats = left.worker.stats();
+            assert_eq!(stats.paths_narrowed.value(), 0);
+            assert!(stats.pmtu_refused.value() > 0, "{outer_mtu}");
+            assert!(left.received().is_empty(), "no sender gets an ICMP");
+        }
     }
 }
 
 #[test]
-fn forged_icmps_do_no_harm() {
+fn icmps_about_what_we_did_not_send_are_refused() {
     let (mut left, _) = pair(Offloads::AUTO, Offloads::AUTO);
-    for outer_mtu in [0, 1, 68, 95, 1500, 9000, u32::MAX] {
-        left.narrow_path(RIGHT, outer_mtu);
-        left.run();
-        left.send(VnetHdr::default(), &packet(1472, DF));
-        left.run();
-        assert_eq!(num_sent(&left), 1, "{outer_mtu}");
+    let with = |at: usize, byte: u8| {
+        let mut bytes = packet(1472, DF);
+        bytes[at] = byte;
+        bytes
+    };
+    let quotes = [
+        packet(600, DF),                                           // fits
+        PacketBuilder::udp("10.1.15.2:1", "10.1.99.2:53").build(), // not to that peer
+        with(0, 0x65),                                             // IPv6
+        with(0, 0x44),                                             // no header
+        with(8, 1),                                                // a wrong checksum
+    ];
+    for quote in &quotes {
+        left.forge(RIGHT, 1400, quote);
     }
-    // About peers that nobody sends to, far more than fit one turn.
+    // About peers that there are not, far more than fit one turn.
     for number in 0..5000_u16 {
         let [high, low] = number.to_be_bytes();
-        left.narrow_path([203, 0, high, low], 600);
+        left.forge([203, 0, high, low], 600, &packet(1472, DF));
     }
     left.run();
     left.send(VnetHdr::default(), &packet(1472, DF));
     left.run();
     assert_eq!(num_sent(&left), 1);
+    let stats = left.worker.stats();
+    assert_eq!((stats.pmtu_refused.value(), stats.pmtu_probes.value()), (5005, 0));
+}
+
+/// Such an ICMP fails whatever call comes next, a send of others' datagrams too.
+#[test]
+fn forged_icmps_have_no_run_sent_singly() {
+    let (mut left, _) = pair(Offloads::AUTO, Offloads::AUTO);
+    for _ in 0..20 {
+        left.underlay.refusals.push(libc::EMSGSIZE);
+        let (header, superpacket) = tcp_superpacket(&pattern(28_000));
+        left.send(header, &superpacket);
+        left.run();
+        let sent: Vec<_> = left.underlay.sent.try_iter().collect();
+        assert_eq!(sent.len(), 1);
+    }
+    assert!(left.worker.stats().offloads().gso);
 }
 
 #[test]
@@ -187,7 +262,10 @@ fn unreachable_peer_costs_the_others_nothing() {
     let (mut left, _) = pair(Offloads::AUTO, Offloads::AUTO);
     let to = "192.0.2.99:8285".parse().unwrap();
     for errno in [libc::ECONNREFUSED, libc::EHOSTUNREACH, libc::ENETUNREACH, libc::EPROTO] {
-        left.underlay.errors.send(UnderlayError { to, is_too_long: false }).unwrap();
+        left.underlay
+            .errors
+            .send(UnderlayError { to, from_own_port: false, too_long: None })
+            .unwrap();
         left.underlay.refusals.push(errno);
         let (header, superpacket) = tcp_superpacket(&pattern(28_000));
         left.send(header, &superpacket);

@@ -1,7 +1,6 @@
 //! A worker between devices in memory whose own allocations do not count.
 
 use std::io::{self, IoSlice};
-use std::net::Ipv4Addr;
 use std::time::Instant;
 
 use allocation_counter::opt_out;
@@ -104,10 +103,6 @@ impl UdpSocket for Uncounted<MemoryUdp> {
 
     fn take_error(&self) -> io::Result<UnderlayError> {
         uncounted(|| self.0.take_error())
-    }
-
-    fn path_mtu(&self, peer: Ipv4Addr) -> io::Result<u32> {
-        self.0.path_mtu(peer)
     }
 
     fn offloads(&self) -> Offloads {

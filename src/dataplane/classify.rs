@@ -64,6 +64,29 @@ pub fn inner(packet: &[u8]) -> Result<Inner, DropReason> {
     Ok(inner)
 }
 
+/// Destination and length of the packet whose first bytes an ICMP quotes, if it quotes the header;
+/// `Err` if the bytes cannot be of a packet that was sent on.
+///
+/// # Errors
+/// The reason why.
+pub fn quoted(bytes: &[u8]) -> Result<Option<(Ipv4Addr, u16)>, DropReason> {
+    if bytes.len() < IPV4_HEADER_LEN {
+        return Ok(None);
+    }
+    if bytes[0] >> 4 != 4 {
+        return Err(DropReason::NotIpv4);
+    }
+    let header_len = usize::from(bytes[0] & 0x0f) * 4;
+    if header_len < IPV4_HEADER_LEN {
+        return Err(DropReason::BadHeaderLength);
+    }
+    // A header with options is longer than what is kept of a quote.
+    if bytes.get(..header_len).is_some_and(|header| !Sum::of(header).is_valid()) {
+        return Err(DropReason::BadHeaderChecksum);
+    }
+    Ok(Some((ipv4_at(bytes, ipv4::DST), u16_at(bytes, ipv4::TOTAL_LEN))))
+}
+
 /// Refuses fragments of which no packet can be made. A transport header cut in two is legal
 /// (RFC 791, section 3.2); whether to distrust it is for filters to say (RFC 1858).
 fn check_fragment(field: u16, payload_len: usize) -> Result<(), DropReason> {

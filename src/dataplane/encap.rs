@@ -3,16 +3,20 @@
 //! Packets stand where they were read, one behind the other in an arena; what leaves are ranges
 //! of it, behind headers of their own where a superpacket was split.
 
+use std::net::Ipv4Addr;
+use std::ops::Range;
+
 use super::checksum::decrement_ttl;
 use super::classify::{self, Inner};
 use super::drop_reason::DropReason;
 use super::flow;
 use super::headers::{MAX_PACKET_LEN, ipv4, u16_at};
-use super::pmtu::PathMtus;
+use super::pmtu::{PathMtus, Treatment};
 use super::recursion::RecursionGuard;
 use super::send_queue::{Path, SendQueue};
 use super::split::{Split, complete_checksum};
 use super::udp::NUM_SOURCE_PORTS;
+use super::underlay_error::Quote;
 use super::vnet_hdr::{Gso, VnetHdr};
 use crate::routes::{NextHop, RouteTable};
 
@@ -34,6 +38,8 @@ pub struct Encap {
     guard: RecursionGuard,
     /// What the path takes that the last refused packet was too big for.
     path_mtu: u16,
+    /// The datagram last queued is a probe of its path: the peer, and its first bytes.
+    probe: Option<(Ipv4Addr, Quote)>,
 }
 
 impl Encap {
@@ -46,6 +52,7 @@ impl Encap {
             queue: SendQueue::new(gso),
             guard: RecursionGuard::default(),
             path_mtu: 0,
+            probe: None,
         }
     }
 
@@ -83,32 +90,38 @@ impl Encap {
         if inner.ttl <= 1 {
             return Err(DropReason::TtlExpired);
         }
-        let mut in_fragments = false;
-        if len > paths.narrowest()
-            && let Some(path_mtu) = paths.longest_to(*next_hop.addr.ip())
-            && longest(packet, inner, header.gso)? > usize::from(path_mtu)
-        {
-            if u16_at(packet, ipv4::FRAGMENT) & ipv4::DF != 0 {
+        let mut treatment = Treatment::Whole;
+        if len > paths.narrowest() {
+            let longest = longest(packet, inner, header.gso)?;
+            treatment = paths.treatment(*next_hop.addr.ip(), longest);
+            if let Treatment::Refused(path_mtu) = treatment
+                && u16_at(packet, ipv4::FRAGMENT) & ipv4::DF != 0
+            {
                 self.path_mtu = path_mtu;
                 return Err(DropReason::TooBigForPath);
             }
-            // The datagram around it is fragmented: docs/adr/0006.
-            in_fragments = true;
         }
         decrement_ttl(packet);
         let path = path(next_hop, packet, &inner);
 
         let mut is_full = false;
         match header.gso {
-            None if in_fragments => self.queue.push_in_fragments(path, &[], start..start + len),
-            None => is_full = self.queue.push(path, &[], start..start + len),
+            None => {
+                is_full = push(&mut self.queue, treatment, path, &[], start..start + len);
+                if treatment == Treatment::Probe {
+                    self.probe = Some((*path.to.ip(), Quote::of(&[packet])));
+                }
+            }
             Some(gso) => {
                 for segment in Split::new(packet, inner, gso)? {
                     let payload = start + segment.payload.start..start + segment.payload.end;
-                    if in_fragments {
-                        self.queue.push_in_fragments(path, segment.headers(), payload);
-                    } else {
-                        is_full |= self.queue.push(path, segment.headers(), payload);
+                    let body = &packet[segment.payload.clone()];
+                    is_full |= push(&mut self.queue, treatment, path, segment.headers(), payload);
+                    if treatment == Treatment::Probe {
+                        // One is enough: the rest must not be lost with it.
+                        let first_bytes = Quote::of(&[segment.headers(), body]);
+                        self.probe = Some((*path.to.ip(), first_bytes));
+                        treatment = Treatment::InFragments;
                     }
                 }
             }
@@ -149,6 +162,12 @@ impl Encap {
         self.path_mtu
     }
 
+    /// The probe that was queued since this was last asked.
+    #[inline]
+    pub fn take_probe(&mut self) -> Option<(Ipv4Addr, Quote)> {
+        self.probe.take()
+    }
+
     /// What waits to be sent, and the arena that its pieces refer to.
     pub fn pending(&mut self) -> (&mut SendQueue, &[u8]) {
         (&mut self.queue, &self.arena)
@@ -171,6 +190,25 @@ fn path(next_hop: NextHop, packet: &[u8], inner: &Inner) -> Path {
     }
     let [high_bits, ..] = flow::hash(packet, inner).to_be_bytes();
     Path { to: next_hop.addr, source: 1 + high_bits % NUM_SOURCE_PORTS }
+}
+
+/// Queues one datagram as `treatment` asks; returns whether its run is full.
+#[inline]
+fn push(
+    queue: &mut SendQueue,
+    treatment: Treatment,
+    path: Path,
+    headers: &[u8],
+    body: Range<usize>,
+) -> bool {
+    match treatment {
+        Treatment::Whole | Treatment::Probe => queue.push(path, headers, body),
+        // Without DF, what is too long travels in fragments of the datagram: docs/adr/0006.
+        Treatment::InFragments | Treatment::Refused(_) => {
+            queue.push_in_fragments(path, headers, body);
+            false
+        }
+    }
 }
 
 /// Length of a packet, or of the longest segment of a superpacket, in bytes.

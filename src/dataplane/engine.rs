@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 
 use super::decap::Accept;
 use super::peer_counters::PeerCount;
-use super::pmtu::PathMtuCache;
+use super::pmtu::{PathMtuCache, SharedPaths};
 use super::stats::{StatsSnapshot, WorkerStats};
 use super::tun::{KernelTun, TunDevice};
 use super::udp::{KernelUdp, LongDatagrams};
@@ -86,17 +86,20 @@ pub enum EngineError {
 #[derive(Debug, Clone)]
 pub struct Counters {
     workers: Arc<[Arc<CachePadded<WorkerStats>>]>,
+    paths: SharedPaths,
 }
 
 impl Counters {
     /// Counters at zero for `num_workers` workers.
     pub fn new(num_workers: usize) -> Self {
-        Self { workers: (0..num_workers).map(|_| Arc::default()).collect() }
+        let workers = (0..num_workers).map(|_| Arc::default()).collect();
+        Self { workers, paths: SharedPaths::default() }
     }
 
     /// Reads every counter. Cheap enough for a metrics scrape; takes no lock.
     pub fn snapshot(&self) -> StatsSnapshot {
-        StatsSnapshot { workers: self.workers.iter().map(|stats| stats.snapshot()).collect() }
+        let workers = self.workers.iter().map(|stats| stats.snapshot()).collect();
+        StatsSnapshot { workers, narrow_paths: self.paths.snapshot() }
     }
 
     /// Reads what was carried to each peer, by one entry for each worker, in no order.
@@ -158,7 +161,7 @@ impl Engine {
         let (report, failures) = crossbeam_channel::bounded(queues);
         let mut engine = Self { threads: Vec::new(), stop: Arc::default(), failures };
         let paths = match config.long_datagrams {
-            LongDatagrams::Refused => PathMtuCache::new(config.tun_mtu),
+            LongDatagrams::Refused => PathMtuCache::sharing(counters.paths.clone(), config.tun_mtu),
             LongDatagrams::Fragmented => PathMtuCache::off(),
         };
         let ends = tun.queues.into_iter().zip(sockets).zip(&*counters.workers);

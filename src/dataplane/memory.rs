@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
-use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,11 +9,12 @@ use bytes::{Bytes, BytesMut};
 use crossbeam_channel::{Receiver, Sender, TryRecvError, unbounded};
 
 use super::offload::Offloads;
+use super::pmtu::ENCAP_OVERHEAD_V4;
 use super::recv_batch::RecvBatch;
 use super::send_queue::Path;
 use super::tun::TunQueue;
 use super::udp::UdpSocket;
-use super::underlay_error::UnderlayError;
+use super::underlay_error::{Quote, TooLong, UnderlayError};
 use super::vnet_hdr::{VNET_HDR_LEN, VnetHdr};
 
 /// A packet or superpacket at the TUN.
@@ -137,7 +137,9 @@ pub struct MemoryUdp {
     incoming: Receiver<(Option<usize>, Bytes)>,
     outgoing: Sender<Sent>,
     errors: Receiver<UnderlayError>,
+    send_error: Sender<UnderlayError>,
     path_mtu: Arc<AtomicU32>,
+    link_mtu: Arc<AtomicU32>,
     offloads: Offloads,
     refusals: Refusals,
     recv_refusals: Refusals,
@@ -152,9 +154,11 @@ pub struct MemoryUnderlay {
     pub sent: Receiver<Sent>,
     /// ICMP errors that come back about what was sent.
     pub errors: Sender<UnderlayError>,
-    /// What the kernel knows of every path: the longest datagram, in bytes, outer headers
-    /// included.
+    /// The longest datagram that every path takes, in bytes, outer headers included. Of longer ones
+    /// that must not be fragmented an ICMP comes back; they are among what was sent all the same.
     pub path_mtu: Arc<AtomicU32>,
+    /// The same of this host's own link: the kernel refuses longer ones.
+    pub link_mtu: Arc<AtomicU32>,
     /// Makes sends fail.
     pub refusals: Refusals,
     /// Makes receive calls fail.
@@ -166,18 +170,20 @@ pub fn udp(offloads: Offloads) -> (MemoryUdp, MemoryUnderlay) {
     let (send, incoming) = unbounded();
     let (outgoing, sent) = unbounded();
     let (errors, errors_to_take) = unbounded();
-    let path_mtu = Arc::new(AtomicU32::new(u32::MAX));
+    let [path_mtu, link_mtu] = [(); 2].map(|()| Arc::new(AtomicU32::new(u32::MAX)));
     let (refusals, recv_refusals) = (Refusals::default(), Refusals::default());
     let socket = MemoryUdp {
         incoming,
         outgoing,
         errors: errors_to_take,
+        send_error: errors.clone(),
         path_mtu: Arc::clone(&path_mtu),
+        link_mtu: Arc::clone(&link_mtu),
         offloads,
         refusals: refusals.clone(),
         recv_refusals: recv_refusals.clone(),
     };
-    (socket, MemoryUnderlay { send, sent, errors, path_mtu, refusals, recv_refusals })
+    (socket, MemoryUnderlay { send, sent, errors, path_mtu, link_mtu, refusals, recv_refusals })
 }
 
 impl UdpSocket for MemoryUdp {
@@ -204,6 +210,7 @@ impl UdpSocket for MemoryUdp {
     fn send(&self, path: Path, gso_size: Option<u16>, pieces: &[IoSlice<'_>]) -> io::Result<()> {
         self.refusals.take()?;
         let sent = Sent { path, gso_size, in_fragments: false, bytes: join(pieces) };
+        self.pass_links(&sent)?;
         self.outgoing.send(sent).map_err(|_| io::Error::from_raw_os_error(libc::ENETUNREACH))
     }
 
@@ -217,12 +224,41 @@ impl UdpSocket for MemoryUdp {
         try_recv(&self.errors)
     }
 
-    fn path_mtu(&self, _peer: Ipv4Addr) -> io::Result<u32> {
-        Ok(self.path_mtu.load(Ordering::Relaxed))
-    }
-
     fn offloads(&self) -> Offloads {
         self.offloads
+    }
+}
+
+impl MemoryUdp {
+    /// Plays the kernel before a narrow link, and a router before another, which quotes as much of
+    /// what it drops as Linux does.
+    fn pass_links(&self, sent: &Sent) -> io::Result<()> {
+        let [link_mtu, path_mtu] =
+            [&self.link_mtu, &self.path_mtu].map(|mtu| mtu.load(Ordering::Relaxed));
+        let too_long = |mtu: u32| {
+            move |datagram: &&[u8]| {
+                datagram.len() as u64 + u64::from(ENCAP_OVERHEAD_V4) > mtu.into()
+            }
+        };
+        if sent.datagrams().any(|datagram| too_long(link_mtu)(&datagram)) {
+            if sent.gso_size.is_none() {
+                self.complain(sent, link_mtu, true, Quote::EMPTY);
+            }
+            return Err(io::Error::from_raw_os_error(libc::EMSGSIZE));
+        }
+        for datagram in sent.datagrams().filter(too_long(path_mtu)) {
+            self.complain(sent, path_mtu, false, Quote::of(&[datagram]));
+            // Whatever call comes next fails for its sake.
+            self.recv_refusals.push(libc::EMSGSIZE);
+        }
+        Ok(())
+    }
+
+    fn complain(&self, sent: &Sent, outer_mtu: u32, is_local: bool, quote: Quote) {
+        let Path { to, source } = sent.path;
+        let too_long = Some(TooLong { outer_mtu, is_local, quote });
+        // Nobody has to read what is said.
+        let _ = self.send_error.send(UnderlayError { to, from_own_port: source != 0, too_long });
     }
 }
 

@@ -274,7 +274,7 @@ impl Sender {
         }
         let mut slices = [IoSlice::new(&[]); MAX_PIECES];
         let pieces = run.gather(index..index + 1, arena, &mut slices);
-        self.insist(None, || socket.send_in_fragments(run.path, pieces))?;
+        self.insist(|| socket.send_in_fragments(run.path, pieces))?;
         Ok(pieces.iter().map(|piece| piece.len()).sum())
     }
 
@@ -289,28 +289,21 @@ impl Sender {
         let gso_size = if range.len() > 1 { run.gso_size() } else { None };
         let mut slices = [IoSlice::new(&[]); MAX_PIECES];
         let pieces = run.gather(range, arena, &mut slices);
-        self.insist(gso_size, || socket.send(run.path, gso_size, pieces))?;
+        self.insist(|| socket.send(run.path, gso_size, pieces))?;
         Ok(pieces.iter().map(|piece| piece.len()).sum())
     }
 
     /// Repeats `send` for as long as another's fault may have stopped it.
-    fn insist(
-        &mut self,
-        gso_size: Option<u16>,
-        send: impl Fn() -> io::Result<()>,
-    ) -> io::Result<()> {
+    fn insist(&mut self, send: impl Fn() -> io::Result<()>) -> io::Result<()> {
         let mut may_try_again = true;
         loop {
             match send() {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if may_try_again && may_be_of_another(&error) => {
                     self.hints.errors = true;
-                    may_try_again = false;
                     // What was kept for an earlier datagram's sake is gone now: once more tells.
-                    // A run is rather sent singly, whosever fault it was: it was copied in vain.
-                    if gso_size.is_some() && error.raw_os_error() == Some(libc::EMSGSIZE) {
-                        return Err(error);
-                    }
+                    // That holds for a run's EMSGSIZE too: forged ICMPs must not have it sent singly.
+                    may_try_again = false;
                 }
                 result => return result,
             }

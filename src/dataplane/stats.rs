@@ -9,6 +9,7 @@ use super::drop_reason::DropReason;
 use super::offload::Offloads;
 use super::offload_state::{OffloadSnapshot, OffloadStates};
 use super::peer_counters::PeerCounters;
+use super::pmtu::PathSnapshot;
 
 /// A counter that one thread adds to. It needs no locked instruction, only a store that cannot
 /// be torn.
@@ -97,6 +98,13 @@ pub struct WorkerStats {
     pub underlay_errors: Counter,
     /// Times that a peer's path was found to be narrower than was known.
     pub paths_narrowed: Counter,
+    /// Times that a peer's path was found to take longer packets again.
+    pub paths_recovered: Counter,
+    /// Claims that a path is narrow which were not believed: not about a datagram of ours, or
+    /// disproved by a probe.
+    pub pmtu_refused: Counter,
+    /// Datagrams that were sent whole to see whether a path takes them.
+    pub pmtu_probes: Counter,
     /// Sleeps: times the worker found nothing to do.
     pub polls: Counter,
     /// What became of each offload.
@@ -125,6 +133,9 @@ impl WorkerStats {
             tun_errors: self.tun_errors.value(),
             underlay_errors: self.underlay_errors.value(),
             paths_narrowed: self.paths_narrowed.value(),
+            paths_recovered: self.paths_recovered.value(),
+            pmtu_refused: self.pmtu_refused.value(),
+            pmtu_probes: self.pmtu_probes.value(),
             polls: self.polls.value(),
         }
     }
@@ -135,6 +146,8 @@ impl WorkerStats {
 pub struct StatsSnapshot {
     /// One entry for each worker, by number.
     pub workers: Vec<WorkerSnapshot>,
+    /// The paths that are known to take shorter packets than the overlay has, by peer.
+    pub narrow_paths: Vec<PathSnapshot>,
 }
 
 /// A reading of one worker's counters; [`WorkerStats`] says what each means.
@@ -156,6 +169,9 @@ pub struct WorkerSnapshot {
     pub tun_errors: u64,
     pub underlay_errors: u64,
     pub paths_narrowed: u64,
+    pub paths_recovered: u64,
+    pub pmtu_refused: u64,
+    pub pmtu_probes: u64,
     pub polls: u64,
 }
 

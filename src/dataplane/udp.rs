@@ -2,12 +2,12 @@
 
 use std::fmt::Debug;
 use std::io::{self, IoSlice};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::SocketAddrV4;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Arc;
 
-use nix::sys::socket::sockopt::{IpMtu, Ipv4RecvErr};
-use nix::sys::socket::{getsockopt, setsockopt};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::Ipv4RecvErr;
 use socket2::{Domain, MsgHdr, SockAddr, SockFilter, Socket, Type};
 use tracing::{info, warn};
 
@@ -47,13 +47,6 @@ pub trait UdpSocket: Debug + Send {
     /// # Errors
     /// `WouldBlock` when there is none; otherwise what the socket reports.
     fn take_error(&self) -> io::Result<UnderlayError>;
-
-    /// Asks what the kernel knows of the path to `peer`: the longest datagram it takes, in bytes,
-    /// outer headers included.
-    ///
-    /// # Errors
-    /// What the kernel reports; there may be no path at all.
-    fn path_mtu(&self, peer: Ipv4Addr) -> io::Result<u32>;
 
     /// How many datagrams one send may be cut into.
     fn max_segments(&self) -> usize {
@@ -125,9 +118,6 @@ pub(super) const NUM_SOURCE_PORTS: u8 = 8;
 /// A classic BPF program of one instruction, `ret 0`: keep no byte of any datagram
 /// (Documentation/networking/filter.rst).
 const DROP_ALL: SockFilter = SockFilter::new(0x06, 0, 0, 0);
-
-/// A port to connect to when nothing is to be sent (RFC 863).
-const DISCARD_PORT: u16 = 9;
 
 /// Bytes asked for in each direction: some 60 rows of datagrams, enough to ride out a
 /// scheduling delay of a few milliseconds at 10 Gb/s.
@@ -261,13 +251,15 @@ fn report_overflows(socket: &Socket) {
 /// that are not connected, and forbid fragments if long datagrams are to be refused.
 ///
 /// The kernel's default (`IP_PMTUDISC_WANT`) sets DF on single datagrams, not on those of a GSO
-/// send, and fragments without a word what is longer than a path that it knows to be narrow.
+/// send, and fragments without a word what is longer than a path that it knows to be narrow. And
+/// whatever ICMP it gets it believes for ten minutes: `IP_PMTUDISC_PROBE` sets DF on all datagrams
+/// and lets all pass that the link takes, so that `pmtu.rs` alone says what a path takes.
 fn discover_path(socket: &Socket, long_datagrams: LongDatagrams) {
     if let Err(error) = setsockopt(socket, Ipv4RecvErr, &true) {
         warn!(%error, "ICMP errors of the underlay will not be noticed");
     }
     if long_datagrams == LongDatagrams::Refused
-        && let Err(error) = set_discovery(socket, libc::IP_PMTUDISC_DO)
+        && let Err(error) = set_discovery(socket, libc::IP_PMTUDISC_PROBE)
     {
         warn!(%error, "datagrams that are too long for a path will be fragmented");
     }
@@ -342,23 +334,14 @@ impl UdpSocket for KernelUdp {
     }
 
     fn take_error(&self) -> io::Result<UnderlayError> {
-        for socket in std::iter::once(&self.socket).chain(self.sources.iter()) {
+        let own_ports = self.sources.iter().map(|socket| (socket, true));
+        for (socket, from_own_port) in std::iter::once((&self.socket, false)).chain(own_ports) {
             match sys::errqueue::take(socket.as_fd()) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                result => return result,
+                result => return result.map(|error| UnderlayError { from_own_port, ..error }),
             }
         }
         Err(io::ErrorKind::WouldBlock.into())
-    }
-
-    fn path_mtu(&self, peer: Ipv4Addr) -> io::Result<u32> {
-        // Only a connected socket has a path; one of its own, so that ours hears from everybody.
-        let probe = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
-        if let Some(local) = self.socket.local_addr()?.as_socket_ipv4() {
-            probe.bind(&SocketAddrV4::new(*local.ip(), 0).into())?;
-        }
-        probe.connect(&SocketAddrV4::new(peer, DISCARD_PORT).into())?;
-        Ok(u32::try_from(getsockopt(&probe, IpMtu)?).unwrap_or(0))
     }
 
     fn max_segments(&self) -> usize {

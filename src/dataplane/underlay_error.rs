@@ -8,8 +8,63 @@ use std::net::SocketAddrV4;
 pub struct UnderlayError {
     /// Where the datagram was sent.
     pub to: SocketAddrV4,
-    /// It was too long for the path, as with ICMP's "fragmentation needed and DF set" (RFC 1191).
-    pub is_too_long: bool,
+    /// It left from a source port of its own, not from the network's.
+    pub from_own_port: bool,
+    /// It was too long for the path.
+    pub too_long: Option<TooLong>,
+}
+
+/// What is said of a datagram that was too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooLong {
+    /// Length of the longest datagram that the path takes, in bytes, outer headers included; 0 from
+    /// a router older than RFC 1191.
+    pub outer_mtu: u32,
+    /// This host says so: the datagram never left. Otherwise it is an ICMP's word (RFC 1191), which
+    /// anybody can forge.
+    pub is_local: bool,
+    /// The first bytes of the datagram, as far as the ICMP quotes them.
+    pub quote: Quote,
+}
+
+/// The first bytes of a datagram: an inner IPv4 header without options, and 8 bytes behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quote {
+    bytes: [u8; Self::LEN],
+    len: usize,
+}
+
+impl Quote {
+    /// Most bytes that are kept.
+    pub const LEN: usize = 28;
+    /// No bytes.
+    pub const EMPTY: Self = Self { bytes: [0; Self::LEN], len: 0 };
+
+    /// The first of `pieces`, which follow each other.
+    pub fn of(pieces: &[&[u8]]) -> Self {
+        let mut quote = Self::EMPTY;
+        for piece in pieces {
+            let len = piece.len().min(Self::LEN - quote.len);
+            quote.bytes[quote.len..quote.len + len].copy_from_slice(&piece[..len]);
+            quote.len += len;
+        }
+        quote
+    }
+
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+
+    /// Whether there are all the bytes that are ever kept.
+    pub const fn is_full(&self) -> bool {
+        self.len == Self::LEN
+    }
+
+    /// Whether whoever quotes this has seen the datagram that begins with `sent`.
+    pub fn proves(&self, sent: &Self) -> bool {
+        self.is_full() && self == sent
+    }
 }
 
 /// Whether a call on the socket may have failed for an earlier datagram's sake. The kernel keeps

@@ -172,7 +172,7 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
     pub fn turn(&mut self, now: Instant) -> Result<Turn, Lost> {
         self.is_failing = false;
         self.routes.refresh();
-        self.paths.refresh(now);
+        self.refresh_paths(now);
         let mut turn = self.egress(now)?.max(self.ingress(now)?);
         self.mind_offloads(now);
         // Before any sleep: what is known by now is kept, and nothing would wake us for it again.

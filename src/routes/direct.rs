@@ -73,6 +73,11 @@ impl DirectArray {
         unpack(self.slots.get(self.slot_of(dst))?.load(Ordering::Relaxed))
     }
 
+    /// The next hops of all routes.
+    pub(super) fn next_hops(&self) -> impl Iterator<Item = NextHop> {
+        self.slots.iter().filter_map(|slot| unpack(slot.load(Ordering::Relaxed)))
+    }
+
     /// How many routes there are.
     pub(super) fn len(&self) -> usize {
         self.num_routes.load(Ordering::Relaxed)

@@ -25,6 +25,11 @@ impl Lpm {
         self.map.get_lpm(&Ipv4Network::from(dst)).map(|(_, next_hop)| *next_hop)
     }
 
+    /// The next hops of all routes.
+    pub(super) fn next_hops(&self) -> impl Iterator<Item = NextHop> {
+        self.map.values().copied()
+    }
+
     /// How many routes there are.
     pub(super) const fn len(&self) -> usize {
         self.num_routes

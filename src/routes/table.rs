@@ -101,6 +101,11 @@ impl RouteTable {
         self.direct.network()
     }
 
+    /// The next hops of all routes, in no order; takes as long as the network has subnets.
+    pub fn next_hops(&self) -> impl Iterator<Item = NextHop> {
+        self.direct.next_hops().chain(self.longer.next_hops()).chain(self.shorter.next_hops())
+    }
+
     /// How many routes there are.
     pub fn len(&self) -> usize {
         self.direct.len() + self.longer.len() + self.shorter.len()

@@ -1,6 +1,15 @@
 //! An underlay that takes less than it seems, and overlay MTUs that the operator chose.
 
+use std::fs;
+use std::net::SocketAddrV4;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
 use serde_json::Value;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use twill::dataplane::checksum::Sum;
+use twill::dataplane::packet_builder::PacketBuilder;
 use twill::lab::daemon::Daemon;
 use twill::lab::netns::Netns;
 use twill::lab::probe;
@@ -67,6 +76,78 @@ fn underlay_that_shrinks_is_noticed_whatever_the_offloads() {
     }
 }
 
+/// The UDP ports that `node` sends from.
+fn source_ports(lab: &Lab, node: usize) -> Vec<u16> {
+    let table = lab.nodes()[node].netns().enter(|| fs::read_to_string("/proc/thread-self/net/udp"));
+    let local = |line: &str| {
+        let (_, port) = line.split_whitespace().nth(1)?.split_once(':')?;
+        u16::from_str_radix(port, 16).ok()
+    };
+    table.unwrap().lines().skip(1).filter_map(local).collect()
+}
+
+/// What a router would say of datagrams from n1 to n2 if its link took no more than `mtu` bytes; it
+/// quotes `quoted` bytes of what is behind the outer UDP header.
+fn fragmentation_needed(lab: &Lab, source_port: u16, mtu: u16, quoted: usize) -> Vec<u8> {
+    let [from, to] = [0, 1].map(|node| lab.nodes()[node].addr());
+    let inner = PacketBuilder::udp(
+        &SocketAddrV4::new(pod(lab, 0).addr, 4000).to_string(),
+        &SocketAddrV4::new(pod(lab, 1).addr, 5001).to_string(),
+    );
+    let outer = PacketBuilder::udp(
+        &SocketAddrV4::new(from, source_port).to_string(),
+        &SocketAddrV4::new(to, 8285).to_string(),
+    );
+    let inner = inner.payload(&[7; 1444]).build();
+    let outer = outer.fragment(0x4000).payload(&inner).build();
+    let [high, low] = mtu.to_be_bytes();
+    let mut icmp = [&[3, 4, 0, 0, 0, 0, high, low][..], &outer[..28 + quoted]].concat();
+    let checksum = Sum::of(&icmp).checksum();
+    icmp[2..4].copy_from_slice(&checksum);
+    icmp
+}
+
+#[test]
+fn forged_icmps_from_off_the_path_change_nothing() {
+    for (topic, flags) in [("forged", ""), ("forged-shared", "--source-ports=shared")] {
+        let daemon = Daemon::flanneld(FLANNELD).with(flags);
+        let lab = Lab::up(LabSpec { daemon, ..spec(topic, 3) }).unwrap();
+        let (from, to) = (pod(&lab, 0), pod(&lab, 1));
+        assert_tcp_is_whole(&lab, from, to, 1);
+        let lies: Vec<_> = source_ports(&lab, 0)
+            .into_iter()
+            .flat_map(|port| [0, 8, 100].map(|quoted| (port, quoted)))
+            .flat_map(|(port, quoted)| [1400, 552].map(|mtu| (port, mtu, quoted)))
+            .map(|(port, mtu, quoted)| fragmentation_needed(&lab, port, mtu, quoted))
+            .collect();
+        let target = SockAddr::from(SocketAddrV4::new(lab.nodes()[0].addr(), 0));
+        let (stop, liar) = (AtomicBool::new(false), lab.nodes()[2].netns());
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                liar.enter(|| {
+                    let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4))?;
+                    while !stop.load(Ordering::Relaxed) {
+                        for lie in &lies {
+                            socket.send_to(lie, &target)?;
+                            thread::sleep(Duration::from_millis(1));
+                        }
+                    }
+                    Ok(())
+                })
+                .unwrap();
+            });
+            eventually("n1 to refuse a lie", || counted(&lab, 0, "/pmtu_refused") > 20);
+            assert_tcp_is_whole(&lab, from, to, 8);
+            let (reached, said) = ping(from, "-c 20 -i 0.05 -W 2 -M do -s 1444", to.addr);
+            stop.store(true, Ordering::Relaxed);
+            assert!(reached && said.contains(" 0% packet loss"), "{said}");
+        });
+        assert!(counted(&lab, 0, "/underlay_errors") > 20);
+        assert_eq!(counted(&lab, 0, "/paths_narrowed"), 0);
+        assert_eq!(counted(&lab, 0, "/egress/drops/too_big_for_path"), 0);
+    }
+}
+
 #[test]
 fn stock_peer_behind_a_narrow_path_gets_every_packet_whole() {
     let mut spec = spec("shrink-stock", 2);
@@ -74,6 +155,36 @@ fn stock_peer_behind_a_narrow_path_gets_every_packet_whole() {
     let lab = Lab::up(spec).unwrap();
     narrow(&lab, 1400);
     assert_path_is_learned(&lab, 1400);
+}
+
+#[test]
+fn path_that_is_wide_again_carries_long_packets_within_seconds() {
+    let lab = up("widens", 2);
+    narrow(&lab, 1400);
+    assert_path_is_learned(&lab, 1400);
+    let narrow_paths = || {
+        let json = probe::fetch_health(lab.nodes()[0].netns(), FLANNEL_LAB.as_ref(), "/stats");
+        let stats: Value = serde_json::from_str(&json.unwrap()).unwrap();
+        stats["dataplane"]["narrow_paths"].clone()
+    };
+    let peer = lab.nodes()[1].addr();
+    assert_eq!(narrow_paths(), serde_json::json!([{ "peer": peer, "mtu": 1372 }]));
+
+    let gateway = Netns::named(lab.names().underlay());
+    for node in lab.nodes() {
+        gateway.ip(&format!("route replace {} dev br0", node.addr())).unwrap();
+    }
+    // The pod's own host has learned, too, and would try nothing longer for ten minutes.
+    let (from, to) = (pod(&lab, 0), pod(&lab, 1).addr);
+    let ping_long = || {
+        from.netns.ip("route flush cache").unwrap();
+        ping(from, "-c 1 -W 1 -M do -s 1444", to).0
+    };
+    eventually("the path to be wide", || ping_long() && narrow_paths() == serde_json::json!([]));
+    assert!((0..20).all(|_| ping_long()));
+    assert!(counted(&lab, 0, "/paths_recovered") > 0);
+    let log = lab.nodes()[0].log_tail(100);
+    assert!(log.contains("path MTU goes down") && log.contains("path MTU goes up"), "{log}");
 }
 
 #[test]

@@ -2,7 +2,6 @@
 #![allow(dead_code, reason = "not every test target needs all of it")]
 
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -11,7 +10,7 @@ use twill::dataplane::memory::{self, MemoryHost, MemoryTun, MemoryUdp, MemoryUnd
 use twill::dataplane::packet_builder::PacketBuilder;
 use twill::dataplane::pmtu::PathMtuCache;
 use twill::dataplane::split::Split;
-use twill::dataplane::underlay_error::UnderlayError;
+use twill::dataplane::underlay_error::{Quote, TooLong, UnderlayError};
 use twill::dataplane::vnet_hdr::{Gso, PartialChecksum, VnetHdr};
 use twill::dataplane::worker::{Turn, Worker};
 use twill::dataplane::{DropReason, Offloads, classify};
@@ -61,11 +60,21 @@ impl Node {
         while self.worker.turn(self.now).unwrap() == Turn::MoreToDo {}
     }
 
-    /// An ICMP arrives: of datagrams to `to`, the path takes no more than `outer_mtu` bytes.
+    /// The link to `to` is known to take no more than `outer_mtu` bytes: this host says so.
     pub fn narrow_path(&self, to: [u8; 4], outer_mtu: u32) {
-        self.underlay.path_mtu.store(outer_mtu, Ordering::Relaxed);
+        self.refuse(to, TooLong { outer_mtu, is_local: true, quote: Quote::EMPTY });
+    }
+
+    /// An ICMP arrives that nobody has to believe: of a datagram to `to` that begins with `quote`
+    /// it says that the path takes no more than `outer_mtu` bytes.
+    pub fn forge(&self, to: [u8; 4], outer_mtu: u32, quote: &[u8]) {
+        self.refuse(to, TooLong { outer_mtu, is_local: false, quote: Quote::of(&[quote]) });
+    }
+
+    fn refuse(&self, to: [u8; 4], too_long: TooLong) {
         let to = SocketAddrV4::new(to.into(), 8285);
-        self.underlay.errors.send(UnderlayError { to, is_too_long: true }).unwrap();
+        let error = UnderlayError { to, from_own_port: false, too_long: Some(too_long) };
+        self.underlay.errors.send(error).unwrap();
         self.underlay.recv_refusals.push(libc::EMSGSIZE);
     }
 

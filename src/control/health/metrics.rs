@@ -101,7 +101,7 @@ const OF_DIRECTION: [OfDirection; 3] = [
 /// The same for the worker as a whole.
 type OfWorker = (&'static str, &'static str, fn(&WorkerSnapshot) -> u64);
 
-const OF_WORKER: [OfWorker; 10] = [
+const OF_WORKER: [OfWorker; 13] = [
     (
         "flannel_queue_overflows_total",
         "Datagrams that the kernel dropped because a worker's receive queue was full.",
@@ -121,6 +121,15 @@ const OF_WORKER: [OfWorker; 10] = [
     }),
     ("flannel_paths_narrowed_total", "Paths found to take shorter packets than known.", |worker| {
         worker.paths_narrowed
+    }),
+    ("flannel_paths_recovered_total", "Paths found to take longer packets again.", |worker| {
+        worker.paths_recovered
+    }),
+    ("flannel_pmtu_refused_total", "Claims of a narrow path that were not believed.", |worker| {
+        worker.pmtu_refused
+    }),
+    ("flannel_pmtu_probes_total", "Datagrams sent to see whether a path takes them.", |worker| {
+        worker.pmtu_probes
     }),
     ("flannel_turns_cut_total", "Turns that ended at their limit with more to do.", |worker| {
         worker.turns_cut

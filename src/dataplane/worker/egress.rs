@@ -64,7 +64,13 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
     }
 
     fn forward(&mut self, header: &VnetHdr, len: usize, now: Instant) {
-        match self.encap.forward(header, len, self.routes.table(), self.paths.current()) {
+        let result = self.encap.forward(header, len, self.routes.table(), self.paths.current());
+        if let Some((peer, first_bytes)) = self.encap.take_probe()
+            && self.paths.claim_probe(peer, first_bytes)
+        {
+            self.stats.pmtu_probes.add(1);
+        }
+        match result {
             Ok(true) => {
                 self.send_pending();
             }
