@@ -5,6 +5,8 @@ mod previous;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use tokio::time::{Instant, timeout};
+
 use self::previous::taken_by;
 use super::allocate;
 use super::backoff::Backoff;
@@ -12,8 +14,14 @@ use super::config::NetworkConfig;
 use super::dice::dice;
 use super::lease::{Lease, LeaseAttrs, print_key};
 use super::log_limit::LogLimit;
-use super::registry::{Registry, RegistryError, Scope, Snapshot, Write};
+use super::registry::{
+    Entry, LEASE_TTL, Registry, RegistryError, Revision, Scope, Snapshot, TtlLease, Write,
+};
+use super::time_text;
 use crate::routes::Subnet;
+
+/// How long the renewal of a lease that stands already may take before we go on without it.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why there is no lease for this node.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -54,7 +62,7 @@ pub struct Acquired {
 /// somebody overwrote it.
 ///
 /// A write that came too late, or a registry that does not answer, makes it start over, for as
-/// long as it takes.
+/// long as it takes. A lease that stands already is enough if it cannot be renewed now.
 ///
 /// # Errors
 /// [`AcquireError::OutOfSubnets`] and nothing else.
@@ -67,7 +75,44 @@ pub async fn acquire_lease<R: Registry>(
     attrs: &LeaseAttrs,
     previous: Option<Subnet>,
 ) -> Result<Acquired, AcquireError> {
-    let mut acquirer = Acquirer { registry, config, attrs, previous, log: LogLimit::default() };
+    let listed = list_leases(registry).await;
+    acquire_from(registry, config, attrs, previous, listed).await
+}
+
+/// Everything the registry has, as soon as it says so.
+///
+/// # Cancel safety
+/// Nothing is changed; it may be dropped at any time.
+pub(super) async fn list_leases<R: Registry>(registry: &R) -> Snapshot {
+    let (mut backoff, mut log) = (Backoff::of_registry(), LogLimit::default());
+    loop {
+        match registry.list(&Scope::All).await {
+            Ok(listed) => return listed,
+            Err(error) if log.is_due(error.kind()) => {
+                tracing::warn!("acquire lease: {error}; trying again");
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(backoff.delay()).await;
+    }
+}
+
+/// The same as [`acquire_lease`] when everything was `listed` just now.
+///
+/// # Errors
+/// As [`acquire_lease`].
+///
+/// # Cancel safety
+/// As [`acquire_lease`].
+pub(super) async fn acquire_from<R: Registry>(
+    registry: &R,
+    config: &NetworkConfig,
+    attrs: &LeaseAttrs,
+    previous: Option<Subnet>,
+    listed: Snapshot,
+) -> Result<Acquired, AcquireError> {
+    let (listed, log) = (Some(listed), LogLimit::default());
+    let mut acquirer = Acquirer { registry, config, attrs, previous, listed, log };
     let mut lost_race = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
     let mut failure = Backoff::of_registry();
     loop {
@@ -104,6 +149,8 @@ struct Acquirer<'a, R> {
     config: &'a NetworkConfig,
     attrs: &'a LeaseAttrs,
     previous: Option<Subnet>,
+    /// A listing that no attempt has used yet.
+    listed: Option<Snapshot>,
     log: LogLimit,
 }
 
@@ -134,7 +181,10 @@ pub(super) fn choose_own<'a>(
 
 impl<R: Registry> Acquirer<'_, R> {
     async fn attempt(&mut self) -> Result<(Attempt, Snapshot), RegistryError> {
-        let listed = self.registry.list(&Scope::All).await?;
+        let listed = match self.listed.take() {
+            Some(listed) => listed,
+            None => self.registry.list(&Scope::All).await?,
+        };
         if let Some((previous, overwritten)) = self.overwritten(&listed) {
             let attempt = self.take_back(previous, overwritten).await?;
             return Ok((attempt, listed));
@@ -169,8 +219,15 @@ impl<R: Registry> Acquirer<'_, R> {
     }
 
     async fn reuse(&self, own: &Lease) -> Result<Attempt, RegistryError> {
-        let Write::Done(lease) = self.registry.renew(own, self.attrs).await? else {
-            return Ok(Attempt::TooLate(own.subnet));
+        let written = timeout(WRITE_TIMEOUT, self.registry.renew(own, self.attrs)).await;
+        let lease = match written {
+            Ok(Ok(Write::Done(lease))) => lease,
+            Ok(Ok(Write::Refused(_))) => return Ok(Attempt::TooLate(own.subnet)),
+            Ok(Err(error)) => self.take_unwritten(own, &error.to_string()).await,
+            Err(_) => {
+                let reason = format!("renew lease: no answer within {WRITE_TIMEOUT:?}");
+                self.take_unwritten(own, &reason).await
+            }
         };
         tracing::info!(
             "Found lease (ip: {} ipv6: ::/0) for current IP ({}), reusing",
@@ -178,6 +235,31 @@ impl<R: Registry> Acquirer<'_, R> {
             self.attrs.public_ip,
         );
         Ok(Attempt::Acquired(lease))
+    }
+
+    /// A lease that stands is ours, whether or not the registry takes writes now. The result is as
+    /// that of an earlier life: whoever keeps it reads it first, as a write whose answer was lost
+    /// may have been made, and then goes on trying to renew it.
+    async fn take_unwritten(&self, own: &Lease, reason: &str) -> Lease {
+        let left = timeout(WRITE_TIMEOUT, self.registry.time_left(own)).await.ok().flatten();
+        let shown = left.map_or_else(|| "an unknown time".to_owned(), time_text::duration);
+        tracing::warn!(
+            "{reason}; starting with lease {} as it stands, for another {shown}, and trying again",
+            own.subnet
+        );
+        // Nobody knows: it is not more than this.
+        let expires = Instant::now() + left.unwrap_or(LEASE_TTL);
+        let is_reservation = own.is_reservation();
+        Lease {
+            subnet: own.subnet,
+            attrs: self.attrs.clone(),
+            expires: (!is_reservation).then_some(expires),
+            entry: Entry {
+                key: own.entry.key.clone(),
+                revision: Revision::UNKNOWN,
+                ttl_lease: (!is_reservation).then_some(TtlLease::UNKNOWN),
+            },
+        }
     }
 
     /// Deletes a lease of ours that is of no use; the next attempt sees what is free then.

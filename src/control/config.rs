@@ -5,6 +5,7 @@
 
 mod wait;
 
+pub(crate) use wait::{ConfigWait, POLL_INTERVAL};
 pub use wait::{FoundConfig, NotYet, read_config, wait_for_config};
 
 use std::fmt;

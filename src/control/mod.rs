@@ -49,15 +49,17 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tokio::runtime::Builder;
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use self::acquire::AcquireError;
 use self::backend::BackendError;
 use self::backend::udp::{UdpBackend, UdpSetup};
-use self::config::{BackendConfig, FoundConfig, NotYet, read_config, wait_for_config};
+use self::config::{BackendConfig, ConfigWait, FoundConfig, NotYet, POLL_INTERVAL, read_config};
 use self::flags::Config;
 use self::health::{Health, HealthError};
 use self::iface::{ExternalInterface, IfaceError};
+use self::log_limit::LogLimit;
 use self::node::Node;
 use self::overlap::OverlapError;
 use self::preflight::PreflightError;
@@ -197,6 +199,7 @@ async fn join<R: Registry>(
         network: network.clone(),
         config_text: &found.text,
         previous,
+        in_use: subnet_file::previous_subnet(&config.subnet_file),
         past,
         state: &state,
         subnet_file: &config.subnet_file,
@@ -222,7 +225,11 @@ async fn join<R: Registry>(
 }
 
 fn state_file<R: Registry>(config: &Config, registry: &R) -> StateFile {
-    StateFile::beside(&config.subnet_file, registry.config_name())
+    let state = StateFile::beside(&config.subnet_file, registry.config_name());
+    match config.registry {
+        RegistryKind::Etcd => state.at(&config.etcd.urls().unwrap_or_default()),
+        RegistryKind::File(_) => state,
+    }
 }
 
 /// The subnet this node had: subnet.env says so or, where that is gone, the state file.
@@ -246,24 +253,34 @@ async fn find_network<R: Registry>(
 ) -> Result<(FoundConfig, ExternalInterface, Option<Past>), DaemonError> {
     // Where subnet.env is gone, so is what containers use: the registry is to be asked.
     let previous = subnet_file::previous_subnet(&config.subnet_file);
-    let first = read_config(registry, config.backend);
-    let found = match tokio::time::timeout(FIRST_ANSWER_TIMEOUT, first).await {
-        Ok(Ok(found)) => found,
-        Ok(Err(NotYet::Missing { .. } | NotYet::Invalid { .. })) => {
-            wait_for_config(registry, config.backend).await
-        }
-        Ok(Err(NotYet::Registry(_))) | Err(_) => {
-            let iface = match &named {
-                Some(iface) => Some(iface.clone()),
-                None => external_interface(config, net).await.ok(),
-            };
-            let remembered = iface.and_then(|iface| {
-                Some((state.recall(previous, config.backend, iface.public_ip)?, iface))
-            });
-            if let Some((Remembered { config: found, past }, iface)) = remembered {
-                return Ok((found, iface, Some(past)));
+    let mut log = LogLimit::default();
+    let mut wait = ConfigWait::default();
+    let mut first = Some(read_config(registry, config.backend));
+    let found = loop {
+        let read = match first.take() {
+            Some(first) => timeout(FIRST_ANSWER_TIMEOUT, first).await,
+            None => Ok(wait.attempt(registry, config.backend).await),
+        };
+        match read {
+            Ok(Ok(found)) => break found,
+            Ok(Err(NotYet::Missing { .. } | NotYet::Invalid { .. })) => {}
+            // As often as the registry fails: the interface may be late, or the clock be set.
+            Ok(Err(NotYet::Registry(_))) | Err(_) => {
+                let iface = match &named {
+                    Some(iface) => Some(iface.clone()),
+                    None => external_interface(config, net).await.ok(),
+                };
+                if let Some(iface) = iface
+                    && let Some(Remembered { config: found, past, .. }) = state
+                        .recall(registry, previous, config.backend, iface.public_ip, &mut log)
+                        .await
+                {
+                    return Ok((found, iface, Some(past)));
+                }
             }
-            wait_for_config(registry, config.backend).await
+        }
+        if wait.has_waited() {
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     };
     let iface = match named {

@@ -4,19 +4,22 @@
 use std::convert::Infallible;
 use std::path::Path;
 use std::pin::pin;
+use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
 use tracing::{error, info, warn};
 
 use super::DaemonError;
-use super::acquire::{Acquired, acquire_lease};
+use super::acquire::{AcquireError, Acquired, acquire_from, list_leases};
 use super::backend::{Backend, BackendStats};
 use super::claim::Claim;
 use super::config::{NetworkConfig, wait_for_config};
 use super::firewall::{Firewall, FirewallConfig, Ranges, RuleTool};
 use super::health::{Health, Stats, Vitals};
-use super::lease::{Lease, LeaseEvent};
+use super::lease::{Lease, LeaseAttrs, LeaseEvent};
+use super::log_limit::LogLimit;
 use super::registry::Registry;
 use super::renew::{KeepPolicy, keep_lease};
 use super::state_file::{Past, Recorder, StateFile};
@@ -24,6 +27,9 @@ use super::subnet_file::{SubnetEnv, SubnetFile, previous_network};
 use super::systemd::{Status, Watchdog, notify};
 use super::watch::{Known, News, follow_leases};
 use crate::routes::Subnet;
+
+/// How long the registry may take to list all leases before we start with what we remember.
+const LIST_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What a node's life depends on.
 #[derive(Debug)]
@@ -36,6 +42,8 @@ pub(super) struct Node<'a, R> {
     pub(super) config_text: &'a str,
     /// The subnet we had before.
     pub(super) previous: Option<Subnet>,
+    /// The subnet that subnet.env names.
+    pub(super) in_use: Option<Subnet>,
     /// What to start with while the registry is away.
     pub(super) past: Option<Past>,
     /// Keeps what the next start may need.
@@ -66,23 +74,46 @@ impl<R: Registry> Node<'_, R> {
     ) -> Result<Infallible, DaemonError> {
         // Before the lease: a second daemon on this host fails here and leaves the lease alone.
         let (prepared, attrs) = B::prepare(setup)?;
-        let is_remembered = self.past.is_some();
         let (own, known) = match self.past.take() {
-            // What we say of ourselves may be new; the registry hears it when it is back.
-            Some(Past { own, peers }) => (Lease { attrs, ..own }, Known::Remembered(peers)),
+            Some(past) => past.resume(attrs),
             None => {
                 self.health.enter("acquiring a lease");
-                let (registry, network) = (self.registry, &self.network);
-                let Acquired { lease, listed } =
-                    acquire_lease(registry, network, &attrs, self.previous).await?;
-                (lease, Known::Listed(listed))
+                self.acquire(&attrs).await?
             }
         };
+        let is_remembered = matches!(known, Known::Remembered(_));
         let backend = B::start(prepared, &own).await?;
         tokio::select! {
             end = self.work(own, known, backend) => end,
             never = self.compare_config(), if is_remembered => match never {},
         }
+    }
+
+    /// A lease from the registry, or that of our past if the registry fell silent after it gave us
+    /// the config.
+    async fn acquire(&mut self, attrs: &LeaseAttrs) -> Result<(Lease, Known), AcquireError> {
+        let (registry, network) = (self.registry, &self.network);
+        let listed = match timeout(LIST_TIMEOUT, list_leases(registry)).await {
+            Ok(listed) => listed,
+            Err(_) => match self.recall(attrs).await {
+                Some(past) => return Ok(past.resume(attrs.clone())),
+                None => list_leases(registry).await,
+            },
+        };
+        let Acquired { lease, listed } =
+            acquire_from(registry, network, attrs, self.previous, listed).await?;
+        self.state.meet(&listed.store);
+        Ok((lease, Known::Listed(listed)))
+    }
+
+    async fn recall(&self, attrs: &LeaseAttrs) -> Option<Past> {
+        let backend = Some(self.network.backend.backend_type());
+        // The config may be another since.
+        let in_use = self.in_use.filter(|subnet| self.network.accepts(*subnet));
+        let mut log = LogLimit::default();
+        let remembered =
+            self.state.recall(self.registry, in_use, backend, attrs.public_ip, &mut log);
+        Some(remembered.await?.past)
     }
 
     /// Tells the operator if the config that we remember is no longer the overlay's. As when it
@@ -95,6 +126,11 @@ impl<R: Registry> Node<'_, R> {
                 "{} is not what it was when this node last ran: restart to follow it",
                 self.registry.config_name(),
             );
+        }
+        if let Ok(store) = self.registry.identity().await
+            && let Some(before) = self.state.meet(&store)
+        {
+            warn!("{store} answers, but this node started with the state of {before}");
         }
         std::future::pending().await
     }

@@ -282,6 +282,12 @@ pub trait Registry: Send + Sync {
         ttl_lease: TtlLease,
     ) -> impl Future<Output = Result<(), RegistryError>> + Send;
 
+    /// For how much longer the entry of `lease` stands unless it is renewed; `None` where that
+    /// cannot be told.
+    fn time_left(&self, _lease: &Lease) -> impl Future<Output = Option<Duration>> + Send {
+        std::future::ready(None)
+    }
+
     /// Deletes the entry of `lease`; `false` when it changed since `lease` was read.
     fn delete(&self, lease: &Lease) -> impl Future<Output = Result<bool, RegistryError>> + Send;
 }

@@ -2,9 +2,11 @@
 //!
 //! It stands beside subnet.env (`subnet.state.json` for `subnet.env`) and lets a node start while
 //! its registry is away, with the subnet it had and the peers it knew. Its form is that of a
-//! [`Document`], with two members more: `registry` says whose state it is, `own` which of the
-//! leases is ours. A peer's expiry is not in it, as nobody but the registry knows it.
+//! [`Document`], with members more: `registry`, `store` and `endpoints` say whose state it is, `own`
+//! which of the leases is ours, `written`, `boot` and `uptime` how old it is. A peer's expiry is not
+//! in it, as nobody but the registry knows it.
 
+mod clock;
 mod recorder;
 
 pub(super) use recorder::Recorder;
@@ -12,23 +14,34 @@ pub(super) use recorder::Recorder;
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use serde_json::value::{RawValue, to_raw_value};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
+use self::clock::Written;
 use super::config::{self, BackendType, FoundConfig};
-use super::lease::{Lease, parse_key};
+use super::lease::{Lease, LeaseAttrs, parse_key};
+use super::log_limit::LogLimit;
 use super::registry::file::document::{Document, DocumentError, expires};
-use super::registry::{Entry, LEASE_TTL, Revision, TtlLease, read_entry};
+use super::registry::{Entry, LEASE_TTL, Registry, Revision, StoreId, TtlLease, read_entry};
 use super::replace_file::read_file;
+use super::watch::Known;
 use crate::routes::Subnet;
+
+/// How long the registry may take to say which store it is.
+const IDENTITY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Where the state is kept, and whose it is.
 #[derive(Debug)]
 pub(crate) struct StateFile {
     path: PathBuf,
     registry: String,
+    /// Where that registry is; empty for one that has no servers.
+    endpoints: Vec<String>,
+    /// Which of the stores that may answer there it is, once that is known.
+    store: Mutex<Option<String>>,
 }
 
 /// The overlay as this node last knew it.
@@ -38,6 +51,10 @@ pub(crate) struct Remembered {
     pub(crate) config: FoundConfig,
     /// The leases.
     pub(crate) past: Past,
+    /// The store that it was of.
+    store: Option<String>,
+    /// Where that store was.
+    endpoints: Vec<String>,
 }
 
 /// The leases as this node last knew them. Their revisions are unknown.
@@ -66,12 +83,40 @@ pub(crate) enum StateError {
     OtherSubnet(Subnet),
     #[error("lease {0} has expired")]
     Expired(Subnet),
+    #[error("the clock says {now}, but it was written at {written}: set the clock")]
+    Clock { now: String, written: String },
+    #[error("it is that of {then}, but {now} answers")]
+    OtherStore { then: String, now: StoreId },
+    #[error("it is that of the registry at {0}, and the endpoints given now are others")]
+    OtherEndpoints(String),
+}
+
+impl Past {
+    /// What to start with. What our lease says of us may be new; the registry learns it when it is
+    /// back.
+    pub(super) fn resume(self, attrs: LeaseAttrs) -> (Lease, Known) {
+        (Lease { attrs, ..self.own }, Known::Remembered(self.peers))
+    }
 }
 
 impl StateFile {
     /// That of the node which writes `subnet_file` and uses the registry of this name.
     pub(crate) fn beside(subnet_file: &Path, registry: String) -> Self {
-        Self { path: Self::path_beside(subnet_file), registry }
+        let (endpoints, store) = (Vec::new(), Mutex::default());
+        Self { path: Self::path_beside(subnet_file), registry, endpoints, store }
+    }
+
+    /// The same for a registry at these URLs.
+    pub(super) fn at(self, urls: &[String]) -> Self {
+        // One that speaks TLS now is the same still.
+        let authority = |url: &String| url.rsplit('/').next().unwrap_or(url).to_owned();
+        Self { endpoints: urls.iter().map(authority).collect(), ..self }
+    }
+
+    /// Takes note of the store that answers. If another one was known, that is returned.
+    pub(super) fn meet(&self, store: &StoreId) -> Option<String> {
+        let mut known = self.store.lock().unwrap_or_else(PoisonError::into_inner);
+        known.replace(store.to_string()).filter(|known| *known != store.0)
     }
 
     /// Where the state of that node is: `subnet.state.json` for `subnet.env`.
@@ -114,6 +159,10 @@ impl StateFile {
         if registry != self.registry {
             return Err(StateError::OtherRegistry(registry));
         }
+        let behind = match Written::read(&document) {
+            Some(written) => written.behind(&Written::now())?,
+            None => Duration::ZERO,
+        };
         let text = document.member("config").ok_or(StateError::Config)?.to_owned();
         let network = config::parse(&text, backend).map_err(|_| StateError::Config)?;
         let own_key: String = member(&document, "own").ok_or(StateError::Own)?;
@@ -123,23 +172,37 @@ impl StateFile {
         if previous != Some(own.subnet) || !network.accepts(own.subnet) {
             return Err(StateError::OtherSubnet(own.subnet));
         }
-        if own.expires.is_some_and(|expires| expires <= Instant::now()) {
+        if own.expires.is_some_and(|expires| expires <= Instant::now() + behind) {
             return Err(StateError::Expired(own.subnet));
         }
-        let config = FoundConfig { text, network };
-        Ok(Remembered { config, past: Past { own, peers: leases } })
+        let own = Lease { expires: own.expires.map(|expires| expires - behind), ..own };
+        let endpoints =
+            document.member("endpoints").and_then(|text| serde_json::from_str(text).ok());
+        Ok(Remembered {
+            config: FoundConfig { text, network },
+            past: Past { own, peers: leases },
+            store: member(&document, "store"),
+            endpoints: endpoints.unwrap_or_default(),
+        })
     }
 
     /// The same, if it is the state of a node with this public IP. Says in one line what becomes
     /// of it.
-    pub(super) fn recall(
+    pub(super) async fn recall<R: Registry>(
         &self,
+        registry: &R,
         previous: Option<Subnet>,
         backend: Option<BackendType>,
         public_ip: Ipv4Addr,
+        log: &mut LogLimit,
     ) -> Option<Remembered> {
         let path = self.path.display();
-        match self.load(previous, backend) {
+        let useless = |reason: String| format!("{path} is of no use: {reason}");
+        let loaded = match self.load(previous, backend) {
+            Ok(Some(remembered)) => self.check_store(registry, remembered).await.map(Some),
+            loaded => loaded,
+        };
+        let problem = match loaded {
             Ok(Some(remembered)) if remembered.past.own.attrs.public_ip == public_ip => {
                 let Past { own, peers } = &remembered.past;
                 tracing::warn!(
@@ -148,18 +211,40 @@ impl StateFile {
                     own.subnet,
                     peers.len(),
                 );
-                Some(remembered)
+                return Some(remembered);
             }
             Ok(Some(Remembered { past: Past { own, .. }, .. })) => {
-                tracing::warn!("{path} is of no use: our public IP is no longer {}", own.attrs);
-                None
+                useless(format!("our public IP is no longer {}", own.attrs))
             }
-            Ok(None) => None,
-            Err(error) => {
-                tracing::warn!("{path} is of no use: {error}");
-                None
-            }
+            Ok(None) => return None,
+            Err(error) => useless(error.to_string()),
+        };
+        if log.is_due(&problem) {
+            tracing::warn!("{problem}");
         }
+        None
+    }
+
+    /// Whether the state is that of the registry we are to use: the registry says so, or, where it
+    /// does not answer, it is looked for where it was.
+    async fn check_store<R: Registry>(
+        &self,
+        registry: &R,
+        remembered: Remembered,
+    ) -> Result<Remembered, StateError> {
+        let Remembered { store, endpoints, .. } = &remembered;
+        let answer = timeout(IDENTITY_TIMEOUT, registry.identity()).await.ok().and_then(Result::ok);
+        if let (Some(then), Some(now)) = (store, answer) {
+            if *then != now.0 {
+                return Err(StateError::OtherStore { then: then.clone(), now });
+            }
+        } else if !endpoints.is_empty()
+            && !endpoints.iter().any(|endpoint| self.endpoints.contains(endpoint))
+        {
+            return Err(StateError::OtherEndpoints(endpoints.join(", ")));
+        }
+        *self.store.lock().unwrap_or_else(PoisonError::into_inner) = store.clone();
+        Ok(remembered)
     }
 
     /// The state as the text of its file.
@@ -171,6 +256,13 @@ impl StateFile {
     ) -> serde_json::Result<String> {
         let mut document = Document::default();
         document.set_member("registry", to_raw_value(&self.registry)?);
+        if let Some(store) = &*self.store.lock().unwrap_or_else(PoisonError::into_inner) {
+            document.set_member("store", to_raw_value(store)?);
+        }
+        if !self.endpoints.is_empty() {
+            document.set_member("endpoints", to_raw_value(&self.endpoints)?);
+        }
+        Written::now().save(&mut document)?;
         document.set_member("own", to_raw_value(&own.entry.key)?);
         document.set_member("config", RawValue::from_string(config.to_owned())?);
         let (now, clock) = (Instant::now(), SystemTime::now());

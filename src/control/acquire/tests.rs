@@ -1,10 +1,12 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::control::claim::Claim;
 use crate::control::config::parse;
 use crate::control::registry::etcd::{EtcdConfig, EtcdRegistry};
 use crate::control::registry::memory::{Fault, MemoryRegistry};
 use crate::control::registry::test_etcd::EtcdServer;
+use crate::control::renew::{KeepPolicy, OnLeaseLoss, keep_lease};
 use crate::control::test_log::Logs;
 
 const OURS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
@@ -183,6 +185,106 @@ async fn failing_registry_is_asked_again_and_complained_about_once_a_minute() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn standing_lease_is_enough_while_the_registry_refuses_writes() {
+    let logs = Logs::capture();
+    let registry = MemoryRegistry::new();
+    create(&registry, "10.1.7.0/24", OURS).await;
+    registry.advance(Duration::from_secs(20 * 3600));
+    registry.refuse_writes(true);
+    let before = Instant::now();
+    let lease = acquire(&registry, None).await.unwrap();
+    assert_eq!((lease.subnet, lease.entry.revision), (subnet("10.1.7.0/24"), Revision::UNKNOWN));
+    assert_eq!(lease.expires, Some(before + Duration::from_secs(4 * 3600)));
+    assert_eq!(logs.count("renew lease: writes are refused; starting with lease 10.1.7.0/24"), 1);
+
+    // It is kept like any other, as soon as that is possible.
+    let claim = Claim::new(lease.subnet, OURS);
+    let policy = KeepPolicy { margin: Duration::from_secs(3600), on_loss: OnLeaseLoss::Reacquire };
+    let (sender, mut held) = tokio::sync::mpsc::unbounded_channel();
+    let keep = keep_lease(&registry, &lease, policy, &claim, |lease| {
+        drop(sender.send(lease.clone()));
+    });
+    let act = async {
+        tokio::time::sleep(Duration::from_secs(300)).await;
+        assert!(logs.count("renew lease: writes are refused; trying again") > 0);
+        registry.refuse_writes(false);
+        while held.recv().await.unwrap().expires < Some(before + LEASE_TTL) {}
+        registry.advance(Duration::from_secs(23 * 3600));
+        assert_eq!(listed(&registry).await, ["10.1.7.0/24 192.0.2.1"], "it was renewed");
+        assert_eq!(claim.conflicts(), []);
+    };
+    tokio::select! {
+        lost = keep => panic!("{lost}"),
+        () = act => {}
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_lease_a_registry_that_refuses_writes_is_waited_for() {
+    let registry = MemoryRegistry::new();
+    create(&registry, "10.1.7.0/24", THEIRS).await;
+    registry.refuse_writes(true);
+    let hour = Duration::from_secs(3600);
+    assert!(timeout(hour, acquire(&registry, None)).await.is_err());
+    registry.refuse_writes(false);
+    assert!(acquire(&registry, None).await.is_ok());
+}
+
+#[tokio::test]
+async fn standing_lease_is_enough_for_a_real_etcd_out_of_space() {
+    let server = EtcdServer::start_with(&["--quota-backend-bytes=2000000"]).await;
+    let registry = EtcdRegistry::connect(&etcd(&server)).await.unwrap();
+    let first = acquire_lease(&registry, &config(), &attrs(OURS), None).await.unwrap().lease;
+    let mut client = server.client().await;
+    for index in 0.. {
+        assert!(index < 100, "etcd takes everything");
+        if client.put(format!("junk{index}"), vec![b'x'; 300_000], None).await.is_err() {
+            break;
+        }
+    }
+    let logs = Logs::capture();
+    let lease = acquire_lease(&registry, &config(), &attrs(OURS), None).await.unwrap().lease;
+    assert_eq!(lease.subnet, first.subnet);
+    assert_eq!(logs.count("database space exceeded; starting with lease"), 1);
+    let left = lease.expires.unwrap().saturating_duration_since(Instant::now());
+    assert!(left > LEASE_TTL - Duration::from_secs(600) && left <= LEASE_TTL, "{left:?}");
+}
+
+#[tokio::test]
+async fn standing_lease_is_enough_for_a_real_etcd_whose_role_lost_its_write_right() {
+    let server = EtcdServer::start().await;
+    let registry = EtcdRegistry::connect(&etcd(&server)).await.unwrap();
+    let first = acquire_lease(&registry, &config(), &attrs(OURS), None).await.unwrap().lease;
+    let mut client = server.client().await;
+    for (user, role) in [("root", "root"), ("node", "reader")] {
+        client.user_add(user, "s3cret", None).await.unwrap();
+        client.role_add(role).await.unwrap();
+        client.user_grant_role(user, role).await.unwrap();
+    }
+    let read_all = etcd_client::Permission::read("/").with_prefix();
+    client.role_grant_permission("reader", read_all).await.unwrap();
+    client.auth_enable().await.unwrap();
+    let user = EtcdConfig {
+        username: Some("node".to_owned()),
+        password: Some("s3cret".to_owned()),
+        ..etcd(&server)
+    };
+    let registry = EtcdRegistry::connect(&user).await.unwrap();
+    let logs = Logs::capture();
+    let lease = acquire_lease(&registry, &config(), &attrs(OURS), None).await.unwrap().lease;
+    assert_eq!(lease.subnet, first.subnet);
+    assert_eq!(logs.count("permission denied; starting with lease"), 1);
+}
+
+fn etcd(server: &EtcdServer) -> EtcdConfig {
+    EtcdConfig {
+        endpoints: vec![server.url.clone()],
+        prefix: "/race".to_owned(),
+        ..EtcdConfig::default()
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn lost_answer_to_a_create_does_not_cost_a_second_subnet() {
     let registry = MemoryRegistry::new();
     let lost = [Fault::NotAsked, Fault::NotAnswered];
@@ -202,12 +304,7 @@ async fn racing_nodes_get_a_subnet_each() {
 #[tokio::test]
 async fn nodes_racing_for_a_real_etcd_get_a_subnet_each() {
     let server = EtcdServer::start().await;
-    let config = EtcdConfig {
-        endpoints: vec![server.url.clone()],
-        prefix: "/race".to_owned(),
-        ..EtcdConfig::default()
-    };
-    race(&EtcdRegistry::connect(&config).await.unwrap()).await;
+    race(&EtcdRegistry::connect(&etcd(&server)).await.unwrap()).await;
     let num = server.client().await.leases().await.unwrap().leases().len();
     assert_eq!(num, usize::from(NUM_RACERS), "etcd leases of lost races are revoked");
 }

@@ -7,7 +7,7 @@ use crate::control::log_limit::LogLimit;
 use crate::control::registry::{Registry, RegistryError};
 
 /// How often the config is looked at: flannel's `main.go` waits one second, too.
-const POLL_INTERVAL: Duration = Duration::from_secs(1);
+pub(crate) const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A network config, and the text that it was read from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,28 +39,55 @@ pub async fn wait_for_config<R: Registry>(
     registry: &R,
     backend: Option<BackendType>,
 ) -> FoundConfig {
-    let mut log = LogLimit::default();
-    let mut has_waited = false;
+    let mut wait = ConfigWait::default();
     loop {
-        match read_config(registry, backend).await {
-            Ok(config) => {
-                if has_waited {
-                    tracing::info!("{} is right now, going on", registry.config_name());
-                }
-                return config;
+        if let Ok(found) = wait.attempt(registry, backend).await {
+            return found;
+        }
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
+}
+
+/// Reads the network config again and again, and says what it waits for.
+#[derive(Debug, Default)]
+pub(crate) struct ConfigWait {
+    log: LogLimit,
+    has_waited: bool,
+}
+
+impl ConfigWait {
+    /// Whether an attempt has failed: the next one should wait.
+    pub(crate) const fn has_waited(&self) -> bool {
+        self.has_waited
+    }
+
+    /// The network config as it is now.
+    ///
+    /// # Errors
+    /// [`NotYet`] when there is none that can be used.
+    pub(crate) async fn attempt<R: Registry>(
+        &mut self,
+        registry: &R,
+        backend: Option<BackendType>,
+    ) -> Result<FoundConfig, NotYet> {
+        let read = read_config(registry, backend).await;
+        match &read {
+            Ok(_) if self.has_waited => {
+                tracing::info!("{} is right now, going on", registry.config_name());
             }
+            Ok(_) => {}
             Err(problem) => {
                 let problem = problem.to_string();
-                if log.is_due(&problem) {
+                if self.log.is_due(&problem) {
                     tracing::warn!(
                         "Couldn't fetch network config: {problem}; \
                          waiting; will go on by itself once it is right"
                     );
                 }
-                has_waited = true;
+                self.has_waited = true;
             }
         }
-        tokio::time::sleep(POLL_INTERVAL).await;
+        read
     }
 }
 

@@ -136,6 +136,33 @@ async fn node_starts_with_what_it_remembers_and_settles_with_the_registry_later(
 }
 
 #[tokio::test(start_paused = true)]
+async fn registry_that_dies_after_it_gave_the_config_is_not_waited_for() {
+    for is_recorded in [true, false] {
+        let world = World::new();
+        let act = async {
+            while is_recorded && world.recall().is_none() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        world.live_while(act).await;
+        *world.log.borrow_mut() = Log::default();
+        world.registry.fail_next(10_000, Fault::NotAsked);
+        let start = tokio::time::Instant::now();
+        let act = async {
+            let announced = async {
+                while !world.is_announced().await {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            let announced = tokio::time::timeout(Duration::from_secs(40), announced).await;
+            assert_eq!(announced.is_ok(), is_recorded);
+            assert!(!is_recorded || start.elapsed() < Duration::from_secs(6), "{start:?}");
+        };
+        assert!(world.live_while(act).await.is_none());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn remembered_subnet_that_was_taken_meanwhile_ends_the_node_and_is_forgotten() {
     let world = World::new();
     let written = async {
@@ -211,6 +238,7 @@ impl World {
             config_text: CONFIG,
             previous: Some("10.1.5.0/24".parse().unwrap()),
             past: self.past.borrow_mut().take(),
+            in_use: "10.1.5.0/24".parse().ok(),
             state: &state,
             subnet_file: &subnet_file,
             keep: KeepPolicy { margin: Duration::from_secs(3600), on_loss: OnLeaseLoss::Exit },
@@ -234,8 +262,7 @@ impl World {
 
     fn recall(&self) -> Option<Past> {
         let previous = "10.1.5.0/24".parse().ok();
-        let recalled = self.state().recall(previous, None, ip("192.0.2.1"));
-        recalled.map(|remembered| remembered.past)
+        self.state().load(previous, None).ok()?.map(|remembered| remembered.past)
     }
 
     async fn until(&self, condition: impl Fn(&Log) -> bool) {

@@ -21,6 +21,8 @@ pub use stream::EtcdWatch;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::num::NonZeroI64;
 
+use std::time::Duration;
+
 use etcd_client::{
     Client, Compare, CompareOp, Error, GetOptions, KeyValue, PutOptions, ResponseHeader, Txn,
     TxnOp, TxnOpResponse, TxnResponse, WatchOptions,
@@ -215,6 +217,14 @@ impl Registry for EtcdRegistry {
             self.release_or_log(ttl_lease).await;
         }
         write
+    }
+
+    async fn time_left(&self, lease: &Lease) -> Option<Duration> {
+        let TtlLease(id) = lease.entry.ttl_lease?;
+        let ask =
+            |mut client: Client| async move { client.lease_time_to_live(id.get(), None).await };
+        let left = self.servers.call("read etcd lease", ask).await.ok()?.ttl();
+        u64::try_from(left).ok().map(Duration::from_secs)
     }
 
     async fn delete(&self, lease: &Lease) -> Result<bool, RegistryError> {

@@ -125,6 +125,11 @@ impl MemoryRegistry {
         self.write(|store| store.faults.extend(std::iter::repeat_n(fault, num)));
     }
 
+    /// Refuses all writes of nodes, as an etcd that is out of space does, or takes them again.
+    pub fn refuse_writes(&self, refuses: bool) {
+        self.write(|store| store.refuses_writes = refuses);
+    }
+
     /// Makes all calls succeed again.
     pub fn heal(&self) {
         self.write(|store| store.faults.clear());
@@ -144,6 +149,13 @@ impl MemoryRegistry {
         let answer = work(&mut self.shared.lock());
         self.shared.changed.notify_waiters();
         answer
+    }
+
+    fn check_writable(&self, operation: &'static str) -> Result<(), RegistryError> {
+        match self.shared.lock().refuses_writes {
+            true => Err(RegistryError::Call { operation, reason: "writes are refused".to_owned() }),
+            false => Ok(()),
+        }
     }
 
     /// One call: gives other tasks a turn, as a real one would, and fails when it is told to.
@@ -204,6 +216,7 @@ impl Registry for MemoryRegistry {
     }
 
     async fn create(&self, subnet: Subnet, attrs: &LeaseAttrs) -> Result<Write, RegistryError> {
+        self.check_writable("create lease")?;
         self.call("create lease", |store| {
             let key = print_key(subnet);
             let written = store.put_if(Cas::Absent, &key, attrs.to_json().as_bytes(), LEASE_TTL);
@@ -213,6 +226,7 @@ impl Registry for MemoryRegistry {
     }
 
     async fn renew(&self, lease: &Lease, attrs: &LeaseAttrs) -> Result<Write, RegistryError> {
+        self.check_writable("renew lease")?;
         self.call("renew lease", |store| {
             let key = &lease.entry.key;
             let written = store.renew(&lease.entry, attrs.to_json().as_bytes(), LEASE_TTL);
@@ -225,7 +239,12 @@ impl Registry for MemoryRegistry {
         self.call("release expiry", |store| store.release(ttl_lease)).await
     }
 
+    async fn time_left(&self, lease: &Lease) -> Option<Duration> {
+        self.shared.lock().time_left(&lease.entry)
+    }
+
     async fn delete(&self, lease: &Lease) -> Result<bool, RegistryError> {
+        self.check_writable("delete lease")?;
         self.call("delete lease", |store| store.delete_if(&lease.entry)).await
     }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 use super::*;
 use crate::control::lease::{LeaseAttrs, LeaseEvent, print_key};
 use crate::control::registry::LEASE_TTL;
+use crate::control::registry::memory::{Fault, MemoryRegistry};
 use crate::control::test_log::Logs;
 
 const CONFIG: &str = r#"{"network":  "10.1.0.0/16"}"#;
@@ -20,7 +21,7 @@ async fn what_was_recorded_is_remembered() {
         LeaseEvent::Added(lease("10.1.9.0/24", "192.0.2.9")),
     ]);
     write(&mut recorder).await;
-    let Remembered { config, past: Past { own, peers } } = load(&file).unwrap().unwrap();
+    let Remembered { config, past: Past { own, peers }, .. } = load(&file).unwrap().unwrap();
     assert_eq!((config.text.as_str(), config.network.subnet_len), (CONFIG, 24));
     assert_eq!((own.entry.key.as_str(), own.entry.revision), ("10.1.5.0-24", Revision::UNKNOWN));
     assert!(!own.is_reservation());
@@ -30,7 +31,8 @@ async fn what_was_recorded_is_remembered() {
         peers.iter().map(|peer| format!("{} {}", peer.subnet, peer.attrs)).collect();
     assert_eq!(peers, ["10.1.8.0/24 192.0.2.8", "10.1.9.0/24 192.0.2.9"]);
     assert_eq!(file.own_subnet(), Some(own.subnet));
-    let other = StateFile { registry: "another".to_owned(), path: file.path.clone() };
+    let other =
+        StateFile::beside(&file.path.with_extension("").with_extension("env"), "another".into());
     assert_eq!(other.own_subnet(), None);
     recorder.forget().await;
     assert!(load(&file).unwrap().is_none());
@@ -81,6 +83,63 @@ async fn state_that_cannot_be_relied_on_is_refused_with_the_reason() {
         fs::write(&file.path, bad).unwrap();
         assert!(refused("10.1.5.0/24").contains(reason), "{reason}: {}", refused("10.1.5.0/24"));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn clock_that_is_behind_revives_no_expired_state() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = file(&dir);
+    write(&mut Recorder::new(&file, CONFIG, own(), &[])).await;
+    let good = fs::read_to_string(&file.path).unwrap();
+    let line = |name: &str| {
+        let line = good.lines().find(|line| line.contains(&format!("\"{name}\""))).unwrap();
+        line.to_owned()
+    };
+    let text = |hours: u64| {
+        let at = SystemTime::now() + Duration::from_secs(3600 * hours);
+        format!("  \"written\": \"{}\",", crate::control::time_text::utc(at))
+    };
+    // Written ten hours from now, before a reboot: so it is later than the clock says.
+    let rebooted = good.replace(&line("boot"), "  \"boot\": \"another\",");
+    let late = rebooted.replace(&line("written"), &text(10));
+    fs::write(&file.path, &late).unwrap();
+    let error = load(&file).unwrap_err().to_string();
+    assert!(error.starts_with("the clock says "), "{error}");
+    fs::write(&file.path, rebooted).unwrap();
+    assert!(load(&file).unwrap().is_some());
+    // The same boot tells by how much the clock was set back, and so what has expired.
+    fs::write(&file.path, good.replace(&line("written"), &text(10))).unwrap();
+    let left = load(&file).unwrap().unwrap().past.own.expires.unwrap() - Instant::now();
+    let expected = LEASE_TTL - Duration::from_secs(3600 * 10);
+    assert!(expected.abs_diff(left) < Duration::from_secs(60), "{left:?}");
+    fs::write(&file.path, good.replace(&line("written"), &text(25))).unwrap();
+    let error = load(&file).unwrap_err().to_string();
+    assert_eq!(error, "lease 10.1.5.0/24 has expired");
+}
+
+#[tokio::test(start_paused = true)]
+async fn state_of_another_store_is_of_no_use_if_that_can_be_told() {
+    let logs = Logs::capture();
+    let dir = tempfile::tempdir().unwrap();
+    let at = |urls: &[&str]| {
+        let urls: Vec<String> = urls.iter().map(|&url| url.to_owned()).collect();
+        file(&dir).at(&urls)
+    };
+    let (old, new) = (MemoryRegistry::new(), MemoryRegistry::new());
+    let written = at(&["http://a:2379", "http://b:2379"]);
+    assert_eq!(written.meet(&old.identity().await.unwrap()), None);
+    write(&mut Recorder::new(&written, CONFIG, own(), &[])).await;
+    let recall = async |registry: &MemoryRegistry, urls: &[&str], is_down: bool| {
+        registry.fail_next(usize::from(is_down), Fault::NotAsked);
+        let (subnet, ip) = ("10.1.5.0/24".parse().ok(), "192.0.2.5".parse().unwrap());
+        at(urls).recall(registry, subnet, None, ip, &mut LogLimit::default()).await.is_some()
+    };
+    assert!(recall(&old, &["http://c:2379"], false).await, "it says so");
+    assert!(!recall(&new, &["http://a:2379"], false).await, "it says so");
+    assert_eq!(logs.count("is of no use: it is that of memory store "), 1);
+    assert!(recall(&old, &["https://b:2379", "http://c:2379"], true).await, "it may be");
+    assert!(!recall(&old, &["http://c:2379"], true).await, "nothing says that it is");
+    assert_eq!(logs.count("of the registry at a:2379, b:2379, and the endpoints given now"), 1);
 }
 
 #[tokio::test(start_paused = true)]

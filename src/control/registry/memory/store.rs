@@ -18,6 +18,7 @@ pub(super) struct Store {
     /// The watches of this count stay silent.
     pub(super) muted: Option<u64>,
     pub(super) faults: VecDeque<Fault>,
+    pub(super) refuses_writes: bool,
     /// When each expires, on this store's clock.
     ttl_leases: BTreeMap<NonZeroI64, Duration>,
     last_ttl_lease: i64,
@@ -38,6 +39,7 @@ impl Store {
             generation: 0,
             muted: None,
             faults: VecDeque::new(),
+            refuses_writes: false,
             ttl_leases: BTreeMap::new(),
             last_ttl_lease: 0,
             clock: Duration::ZERO,
@@ -50,8 +52,17 @@ impl Store {
         let history = history.in_store(self.history.store().clone());
         let (generation, faults) = (self.generation + 1, std::mem::take(&mut self.faults));
         let (muted, clock) = (self.muted, self.clock);
-        *self =
-            Self { config, history, generation, muted, faults, ttl_leases, last_ttl_lease, clock };
+        *self = Self {
+            config,
+            history,
+            generation,
+            muted,
+            faults,
+            refuses_writes: false,
+            ttl_leases,
+            last_ttl_lease,
+            clock,
+        };
     }
 
     pub(super) fn change_identity(&mut self) {
@@ -107,6 +118,11 @@ impl Store {
             self.history.delete(&seen.key);
         }
         same
+    }
+
+    pub(super) fn time_left(&self, entry: &Entry) -> Option<Duration> {
+        let TtlLease(id) = entry.ttl_lease?;
+        Some(self.ttl_leases.get(&id)?.saturating_sub(self.clock))
     }
 
     pub(super) fn advance(&mut self, time: Duration) {
