@@ -61,7 +61,7 @@ impl Quote {
         self.len == Self::LEN
     }
 
-    /// Whether whoever quotes this has seen the datagram that begins with `sent`.
+    /// Whether this quotes the datagram that begins with `sent`, so that its author has seen it.
     pub fn proves(&self, sent: &Self) -> bool {
         self.is_full() && self == sent
     }

@@ -126,6 +126,12 @@ pub trait HostNet {
     /// [`KernelError`] when the kernel refuses.
     async fn set_txqueuelen(&self, link: &Link, txqueuelen: u32) -> Result<(), KernelError>;
 
+    /// Has `link`, which is down, get no IPv6 address by itself when it comes up.
+    ///
+    /// # Errors
+    /// [`KernelError`] when the kernel refuses, also because it has no IPv6.
+    async fn set_no_ipv6_addr(&self, link: &Link) -> Result<(), KernelError>;
+
     /// Brings `link` up.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use twill::lab::probe::fetch_health;
 
-use crate::harness::{FLANNEL_LAB, overlay, up};
+use crate::harness::{FLANNEL_LAB, eventually, overlay, up, workers};
 
 #[test]
 fn device_and_route_look_like_stocks() {
@@ -23,6 +23,21 @@ fn device_and_route_look_like_stocks() {
     assert_eq!(routes.trim(), "10.5.0.0/16");
     let details = node.netns().ip("-d -4 route show dev flannel0").unwrap();
     assert_eq!(details.trim(), "unicast 10.5.0.0/16 proto boot scope global");
+}
+
+#[test]
+fn ipv6_of_the_kernel_itself_is_rare_and_no_drop() {
+    let lab = up("chatter", 1);
+    let node = &lab.nodes()[0];
+    let addrs = node.netns().ip("-6 -o addr show dev flannel0").unwrap();
+    assert_eq!(addrs, "", "nothing to look for duplicates of, or to solicit routers from");
+    // As a router the host joins a group, and reports that.
+    node.netns().sysctl("net.ipv6.conf.flannel0.forwarding=1").unwrap();
+    let sum = |pointer: &str| -> u64 {
+        workers(node).iter().map(|worker| worker.pointer(pointer).unwrap().as_u64().unwrap()).sum()
+    };
+    eventually("the node to see the report", || sum("/ignored_ipv6") > 0);
+    assert_eq!(sum("/egress/drops/not_ipv4"), 0);
 }
 
 #[test]

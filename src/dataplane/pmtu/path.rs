@@ -41,7 +41,7 @@ pub enum Treatment {
     Whole,
     /// It leaves in a datagram that may be fragmented.
     InFragments,
-    /// It leaves whole, to see what comes back; what follows it is treated anew.
+    /// It leaves whole, to see what comes back.
     Probe,
     /// It is refused if it has DF, with this as the longest packet; else it leaves in fragments.
     Refused(u16),

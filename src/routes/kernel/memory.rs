@@ -40,6 +40,8 @@ pub struct MemoryLink {
     pub mtu: u32,
     /// Its transmit queue's length in packets.
     pub txqueuelen: u32,
+    /// Whether it gets no IPv6 address by itself.
+    pub has_no_ipv6_addr: bool,
     /// Whether it is up.
     pub up: bool,
 }
@@ -114,6 +116,11 @@ impl HostNet for MemoryNet {
 
     async fn set_txqueuelen(&self, link: &Link, txqueuelen: u32) -> Result<(), KernelError> {
         self.change(link, |link| link.txqueuelen = txqueuelen);
+        Ok(())
+    }
+
+    async fn set_no_ipv6_addr(&self, link: &Link) -> Result<(), KernelError> {
+        self.change(link, |link| link.has_no_ipv6_addr = true);
         Ok(())
     }
 

@@ -6,7 +6,9 @@ use std::pin::pin;
 
 use futures_util::TryStreamExt;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkHeader, LinkMessage};
+use rtnetlink::packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkFlags, LinkHeader, LinkMessage,
+};
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteNextHop, RouteProtocol, RouteType,
 };
@@ -121,6 +123,15 @@ impl HostNet for Netlink {
         let message = LinkUnspec::new_with_index(link.index).txqueuelen(txqueuelen).build();
         let result = self.handle.link().set(message).execute().await;
         result.map_err(|error| failed(format!("set the queue of {}", link.name), error))
+    }
+
+    async fn set_no_ipv6_addr(&self, link: &Link) -> Result<(), KernelError> {
+        let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+        let attribute = LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![mode])]);
+        let message = LinkUnspec::new_with_index(link.index);
+        let message = message.append_extra_attribute(attribute).build();
+        let result = self.handle.link().set(message).execute().await;
+        result.map_err(|error| failed(format!("keep {} without IPv6 address", link.name), error))
     }
 
     async fn set_up(&self, link: &Link) -> Result<(), KernelError> {

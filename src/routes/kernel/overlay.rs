@@ -58,6 +58,9 @@ pub async fn configure(
 ) -> Result<(OverlayLink, Look), KernelError> {
     let link = net.link(name).await?;
     net.set_txqueuelen(&link, TX_QUEUE_LEN).await?;
+    // With an address the kernel would solicit routers and look for duplicates of it, on a device
+    // that carries IPv4 alone. A kernel that refuses has no IPv6, and sends none.
+    drop(net.set_no_ipv6_addr(&link).await);
     let overlay = overlay(link.index);
     let look = mend(net, &overlay, &[], false).await?;
     let gone = || KernelError::new(format!("find link {name}"), std::io::ErrorKind::NotFound);
@@ -145,6 +148,7 @@ mod tests {
         let device = net.state("flannel0");
         assert_eq!(device.addrs, [ADDR]);
         assert_eq!((device.mtu, device.txqueuelen, device.up), (1472, 1000, true));
+        assert!(device.has_no_ipv6_addr);
         assert_eq!(at_once(net.routes()).unwrap(), [own_route()]);
     }
 
