@@ -3,8 +3,10 @@
 //! The rules are those of flannel's `pkg/subnet/config.go`. Where stock would go on with a
 //! configuration that cannot work, this says what is wrong with it.
 
+mod follow;
 mod wait;
 
+pub(super) use follow::follow_config;
 pub(crate) use wait::{ConfigWait, POLL_INTERVAL};
 pub use wait::{FoundConfig, NotYet, read_config, wait_for_config};
 

@@ -83,17 +83,20 @@ impl Health {
 
     /// Whether the node is ready, and that with the reasons as JSON.
     pub(super) async fn readiness(&self) -> (bool, String) {
-        let report = self.report().await;
-        readiness(&report.map_or_else(|| self.no_node(), |report| report.checks))
+        match self.report().await {
+            Some(report) => readiness(&report.checks, &report.warnings),
+            None => readiness(&self.no_node(), &BTreeMap::new()),
+        }
     }
 
     fn no_node(&self) -> BTreeMap<&'static str, Check> {
         BTreeMap::from([("startup", Check::fails(*lock(&self.phase)))])
     }
 
-    async fn metrics(&self) -> String {
+    pub(super) async fn metrics(&self) -> String {
         let report = self.report().await;
-        let is_ready = report.as_ref().is_some_and(|report| readiness(&report.checks).0);
+        let is_ready =
+            report.as_ref().is_some_and(|report| readiness(&report.checks, &report.warnings).0);
         lock(&self.metrics).text(is_ready, report.as_ref())
     }
 }

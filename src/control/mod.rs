@@ -197,6 +197,7 @@ async fn join<R: Registry>(
     let node = Node {
         registry,
         network: network.clone(),
+        backend_override: config.backend,
         config_text: &found.text,
         previous,
         in_use: subnet_file::previous_subnet(&config.subnet_file),

@@ -1,6 +1,7 @@
 //! One node's life once it knows its network: lease, backend, and then the loop, which announces
 //! the node as soon as its rules are in place.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::path::Path;
 use std::pin::pin;
@@ -8,14 +9,14 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
 use super::DaemonError;
 use super::acquire::{AcquireError, Acquired, acquire_from, list_leases};
 use super::backend::{Backend, BackendStats};
 use super::claim::Claim;
-use super::config::{NetworkConfig, wait_for_config};
+use super::config::{BackendType, NetworkConfig, POLL_INTERVAL, follow_config};
 use super::firewall::{Firewall, FirewallConfig, Ranges, RuleTool};
 use super::health::{Health, Stats, Vitals};
 use super::lease::{Lease, LeaseAttrs, LeaseEvent};
@@ -38,6 +39,8 @@ pub(super) struct Node<'a, R> {
     pub(super) registry: &'a R,
     /// The overlay.
     pub(super) network: NetworkConfig,
+    /// Which backend to run, whatever the config says.
+    pub(super) backend_override: Option<BackendType>,
     /// The text of its config.
     pub(super) config_text: &'a str,
     /// The subnet we had before.
@@ -85,7 +88,7 @@ impl<R: Registry> Node<'_, R> {
         let backend = B::start(prepared, &own).await?;
         tokio::select! {
             end = self.work(own, known, backend) => end,
-            never = self.compare_config(), if is_remembered => match never {},
+            never = self.compare_store(), if is_remembered => match never {},
         }
     }
 
@@ -116,20 +119,15 @@ impl<R: Registry> Node<'_, R> {
         Some(remembered.await?.past)
     }
 
-    /// Tells the operator if the config that we remember is no longer the overlay's. As when it
-    /// changes while we run, we stay with ours.
-    async fn compare_config(&self) -> Infallible {
-        let backend = self.network.backend.backend_type();
-        let found = wait_for_config(self.registry, Some(backend)).await;
-        if found.network != self.network {
-            warn!(
-                "{} is not what it was when this node last ran: restart to follow it",
-                self.registry.config_name(),
-            );
-        }
-        if let Ok(store) = self.registry.identity().await
-            && let Some(before) = self.state.meet(&store)
-        {
+    /// Tells the operator if another registry answers than the one whose state we started with.
+    async fn compare_store(&self) -> Infallible {
+        let store = loop {
+            match self.registry.identity().await {
+                Ok(store) => break store,
+                Err(_) => sleep(POLL_INTERVAL).await,
+            }
+        };
+        if let Some(before) = self.state.meet(&store) {
             warn!("{store} answers, but this node started with the state of {before}");
         }
         std::future::pending().await
@@ -179,6 +177,16 @@ impl<R: Registry> Node<'_, R> {
         let mut keep = pin!(keep_lease(self.registry, &own, self.keep, &claim, |lease| {
             drop(hold.send(lease.clone()));
         }));
+        let (warn, mut warned) = mpsc::unbounded_channel();
+        let num_peers = Cell::new(0);
+        let mut config = pin!(follow_config(
+            self.registry,
+            self.backend_override,
+            &self.network,
+            touch.clone(),
+            || num_peers.get(),
+            |warning| drop(warn.send(warning)),
+        ));
         let mut firewall = self.start_firewall(&own);
         let mut subnet_file = None;
         let mut is_announced = false;
@@ -195,7 +203,8 @@ impl<R: Registry> Node<'_, R> {
                     announce();
                     is_announced = true;
                 }
-                Some(News { events, num_malformed }) = changes.recv() => {
+                Some(News { events, num_malformed, num_known }) = changes.recv() => {
+                    num_peers.set(num_known);
                     vitals.malformed(num_malformed);
                     record.apply(&events);
                     backend.apply(events);
@@ -204,6 +213,7 @@ impl<R: Registry> Node<'_, R> {
                     vitals.hold(&lease);
                     record.hold(lease);
                 }
+                Some(warning) = warned.recv() => vitals.warn("config", warning),
                 step = record.next() => record.take(step),
                 Some(request) = report_requests.recv() => {
                     vitals.subnet_file(subnet_file.as_ref().map(SubnetFile::state));
@@ -221,6 +231,7 @@ impl<R: Registry> Node<'_, R> {
                     return Err(lost.into());
                 }
                 never = &mut follow => match never {},
+                never = &mut config => match never {},
             }
         }
     }

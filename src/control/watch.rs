@@ -46,6 +46,8 @@ pub struct News {
     pub events: Vec<LeaseEvent>,
     /// How many entries do not read as leases by now.
     pub num_malformed: usize,
+    /// How many leases of other nodes are known by now.
+    pub num_known: usize,
 }
 
 /// Hands `sink` every change to the leases of all nodes but our own, for as long as it is polled.
@@ -100,7 +102,11 @@ pub async fn follow_leases<R: Registry>(
         log_events(&events);
         let before = num_malformed.replace(table.num_malformed());
         if before != num_malformed || !events.is_empty() {
-            sink(News { events, num_malformed: table.num_malformed() });
+            sink(News {
+                events,
+                num_malformed: table.num_malformed(),
+                num_known: table.num_known(),
+            });
         }
     }
 }

@@ -56,6 +56,8 @@ fn node(out: &mut Exposition, report: &Report) {
     for (name, check) in &report.checks {
         checks.sample(&[("check", name)], check.ok.into());
     }
+    out.gauge("flannel_warnings", "What /readyz warns of.")
+        .sample(&[], report.warnings.len() as f64);
     let (stats, rules) = (&report.stats, &report.rules);
     out.gauge("flannel_peers", "Peers there is a route to.")
         .sample(&[], stats.backend.num_peers as f64);

@@ -19,6 +19,8 @@ pub struct Report {
     pub(in crate::control) stats: Stats,
     /// What `/readyz` serves, by name.
     pub(in crate::control) checks: BTreeMap<&'static str, Check>,
+    /// What else `/readyz` tells: what is not as it should be, though packets flow.
+    pub(in crate::control) warnings: BTreeMap<&'static str, String>,
     /// When our lease ends unless it is renewed; `None` for a reservation, which never does.
     pub(in crate::control) lease_expires: Option<SystemTime>,
     /// Times that our lease was renewed, or created anew.
@@ -69,6 +71,7 @@ struct Readiness<'a> {
     /// In flannel's words, for whoever looks for those.
     message: &'static str,
     checks: &'a BTreeMap<&'static str, Check>,
+    warnings: Vec<&'a String>,
 }
 
 impl Check {
@@ -93,11 +96,14 @@ impl Check {
     }
 }
 
-/// Whether all of `checks` hold, and that with the reasons as JSON.
-pub(super) fn readiness(checks: &BTreeMap<&'static str, Check>) -> (bool, String) {
+/// Whether all of `checks` hold, and that with the reasons and with `warnings` as JSON.
+pub(super) fn readiness(
+    checks: &BTreeMap<&'static str, Check>,
+    warnings: &BTreeMap<&'static str, String>,
+) -> (bool, String) {
     let ready = checks.values().all(|check| check.ok);
     let message = if ready { "flanneld is ready" } else { "flanneld is not ready yet" };
-    (ready, to_json(&Readiness { ready, message, checks }))
+    (ready, to_json(&Readiness { ready, message, checks, warnings: warnings.values().collect() }))
 }
 
 /// Writing to memory fails only for maps with keys that are no text; there are none here.
@@ -113,16 +119,19 @@ mod tests {
     fn readiness_names_what_fails_and_how_long_the_rest_holds() {
         let until = Check::holds_until("2026-08-14T09:30:00Z".to_owned());
         let mut checks = BTreeMap::from([("lease", until), ("registry", Check::holds())]);
-        let (ready, json) = readiness(&checks);
+        let none = BTreeMap::new();
+        let (ready, json) = readiness(&checks, &none);
         assert!(ready);
         assert_eq!(
             json,
             "{\"ready\":true,\"message\":\"flanneld is ready\",\"checks\":{\"lease\":{\"ok\":true,\
-             \"valid_until\":\"2026-08-14T09:30:00Z\"},\"registry\":{\"ok\":true}}}\n"
+             \"valid_until\":\"2026-08-14T09:30:00Z\"},\"registry\":{\"ok\":true}},\"warnings\":[]}\n"
         );
         checks.insert("registry", Check::fails("it does not answer"));
-        let (ready, json) = readiness(&checks);
+        let warnings = BTreeMap::from([("config", "it is another".to_owned())]);
+        let (ready, json) = readiness(&checks, &warnings);
         assert!(!ready);
+        assert!(json.ends_with("},\"warnings\":[\"it is another\"]}\n"), "{json}");
         assert!(
             json.contains(r#""registry":{"ok":false,"reason":"it does not answer"}"#),
             "{json}"

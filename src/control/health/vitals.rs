@@ -21,6 +21,8 @@ pub(in crate::control) struct Vitals {
     reconnects: u64,
     expires: Option<Instant>,
     renewals: u64,
+    /// What is not as it should be, though packets flow, by what it is about.
+    warnings: BTreeMap<&'static str, String>,
 }
 
 impl Vitals {
@@ -34,6 +36,7 @@ impl Vitals {
             reconnects: 0,
             expires,
             renewals: 0,
+            warnings: BTreeMap::new(),
         }
     }
 
@@ -51,6 +54,14 @@ impl Vitals {
     /// Takes note of how many entries of the registry do not read as leases.
     pub(in crate::control) const fn malformed(&mut self, num: usize) {
         self.num_malformed = num;
+    }
+
+    /// Takes note of what is not as it should be with `what`; `None` when it is.
+    pub(in crate::control) fn warn(&mut self, what: &'static str, warning: Option<String>) {
+        match warning {
+            Some(warning) => drop(self.warnings.insert(what, warning)),
+            None => drop(self.warnings.remove(what)),
+        }
     }
 
     /// Takes note of a new state of our lease.
@@ -73,6 +84,7 @@ impl Vitals {
         Report {
             stats,
             checks,
+            warnings: self.warnings.clone(),
             lease_expires,
             lease_renewals: self.renewals,
             registry_reconnects: self.reconnects,

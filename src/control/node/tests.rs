@@ -163,6 +163,32 @@ async fn registry_that_dies_after_it_gave_the_config_is_not_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn config_that_is_changed_is_a_warning_until_it_is_changed_back() {
+    let world = World::new();
+    world.registry.set_config(CONFIG);
+    let act = async {
+        while !world.is_announced().await {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(world.readiness().await["warnings"], serde_json::json!([]));
+        world.registry.set_config(r#"{"Network":"10.1.0.0/17"}"#);
+        while world.readiness().await["warnings"].as_array().unwrap().is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let json = world.readiness().await;
+        let warning = json["warnings"][0].as_str().unwrap();
+        assert!(warning.contains("Network is 10.1.0.0/17, was 10.1.0.0/16"), "{warning}");
+        assert_eq!(json["ready"], true, "{json}");
+        assert!(world.metrics().await.contains("\nflannel_warnings 1\n"));
+        world.registry.set_config(CONFIG);
+        while !world.readiness().await["warnings"].as_array().unwrap().is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    assert!(world.live_while(act).await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
 async fn remembered_subnet_that_was_taken_meanwhile_ends_the_node_and_is_forgotten() {
     let world = World::new();
     let written = async {
@@ -235,6 +261,7 @@ impl World {
         let node = Node {
             registry: &self.registry,
             network: config::parse(CONFIG, None).unwrap(),
+            backend_override: None,
             config_text: CONFIG,
             previous: Some("10.1.5.0/24".parse().unwrap()),
             past: self.past.borrow_mut().take(),
@@ -280,9 +307,16 @@ impl World {
 
     /// Whether `/readyz` says that subnet.env is written.
     async fn is_announced(&self) -> bool {
+        self.readiness().await["checks"]["subnet_file"]["ok"] == true
+    }
+
+    async fn readiness(&self) -> serde_json::Value {
         let (_, json) = self.health.readiness().await;
-        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
-        json["checks"]["subnet_file"]["ok"] == true
+        serde_json::from_str(&json).unwrap()
+    }
+
+    async fn metrics(&self) -> String {
+        self.health.metrics().await
     }
 
     async fn stats(&self) -> String {

@@ -70,6 +70,11 @@ impl MemoryRegistry {
         self.write(|store| store.config = Some(text.to_owned()));
     }
 
+    /// Deletes the network config, as the operator does.
+    pub fn remove_config(&self) {
+        self.write(|store| store.config = None);
+    }
+
     /// Writes any entry without an expiry, as the operator does: a reservation, or rubbish.
     pub fn put(&self, key: &str, value: &str) {
         self.write(|store| store.put(key, value.as_bytes(), None));

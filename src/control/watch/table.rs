@@ -55,6 +55,11 @@ impl<'a> LeaseTable<'a> {
         self.doubted.values().min().copied()
     }
 
+    /// How many leases are known.
+    pub(super) fn num_known(&self) -> usize {
+        self.known.len()
+    }
+
     /// How many entries do not read as leases.
     pub(super) fn num_malformed(&self) -> usize {
         self.malformed.len()
