@@ -147,6 +147,79 @@ fn subnet_file_is_written_when_a_full_disk_has_room_again() {
     daemon.wait_for("flannel is ready");
 }
 
+#[test]
+fn routes_that_shadow_a_peer_are_named_and_keep_the_node_from_being_ready() {
+    let host = Host::with_etcd();
+    host.put_config(CONFIG);
+    let ip = |words: &str| {
+        host.output(&[&["ip"][..], &words.split(' ').collect::<Vec<_>>()].concat());
+    };
+    for (subnet, public_ip) in [("10.1.99.0-24", "10.0.0.8"), ("10.1.98.0-24", "10.0.0.9")] {
+        let value = format!(r#"{{"PublicIP":"{public_ip}"}}"#);
+        host.etcdctl(&["put", &format!("/coreos.com/network/subnets/{subnet}"), &value]);
+    }
+    // What another backend left, before we start.
+    ip("link add flannel.1 type bridge");
+    ip("link set flannel.1 up");
+    ip("route add 10.1.99.0/24 dev flannel.1");
+    // Our own bridge, and a range that no peer has, are nobody's business.
+    ip("link add cni0 type bridge");
+    ip("addr add 10.1.15.1/24 dev cni0");
+    ip("link set cni0 up");
+    ip("route add 10.1.200.0/24 dev cni0");
+    let daemon = start(&host, &[]);
+    daemon.wait_for("flannel is ready");
+    let shadowed = |told: &str| {
+        eventually(told, || {
+            let (status, body) = get(&host, "/readyz")?;
+            let body: Value = serde_json::from_str(&body).unwrap();
+            let is_told = body["checks"]["peer_routes"]["reason"].as_str()?.contains(told);
+            (status == 503 && failing(&body) == ["peer_routes"] && is_told).then_some(())
+        });
+        daemon.wait_for(&format!("WARN {told}"));
+    };
+    shadowed("route 10.1.99.0/24 dev flannel.1 takes packets for peer subnet 10.1.99.0/24");
+    ip("route del 10.1.99.0/24 dev flannel.1");
+    await_status(&host, 200);
+
+    for (cause, told, cure) in [
+        (
+            "addr add 10.1.98.1/24 dev flannel.1",
+            "route 10.1.98.0/24 dev flannel.1",
+            "addr del 10.1.98.1/24 dev flannel.1",
+        ),
+        (
+            "addr add 10.1.98.7/32 dev lo",
+            "route 10.1.98.7/32 dev lo",
+            "addr del 10.1.98.7/32 dev lo",
+        ),
+        (
+            "route add blackhole 10.1.98.128/25",
+            "route 10.1.98.128/25 without a link",
+            "route del blackhole 10.1.98.128/25",
+        ),
+        // The routes of a link that goes are not announced.
+        (
+            "route add 10.1.96.0/21 dev flannel.1",
+            "route 10.1.96.0/21 dev flannel.1",
+            "link del flannel.1",
+        ),
+    ] {
+        ip(cause);
+        shadowed(told);
+        ip(cure);
+        await_status(&host, 200);
+    }
+    // A peer that joins in a range which was nobody's.
+    let key = "/coreos.com/network/subnets/10.1.200.0-24";
+    host.etcdctl(&["put", key, r#"{"PublicIP":"10.0.0.10"}"#]);
+    shadowed("route 10.1.200.0/24 dev cni0 takes packets for peer subnet 10.1.200.0/24");
+    host.etcdctl(&["del", key]);
+    await_status(&host, 200);
+    assert_eq!(daemon.log().matches("takes packets for peer subnet").count(), 6, "once each");
+    daemon.stop();
+}
+
 fn start(host: &Host, args: &[&str]) -> Daemon {
     let health = ["-iface", "10.0.0.7", "-healthz-ip", "127.0.0.1", "-healthz-port", "8080"];
     host.start("subnet", &[&health, args].concat())

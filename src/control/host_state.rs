@@ -11,6 +11,8 @@ pub struct HostState {
     pub address: Part,
     /// The Network is routed to the overlay device.
     pub route: Part,
+    /// No other route takes packets for a peer away from the overlay device.
+    pub peer_routes: Part,
     /// The external interface is up and has the address that is bound to.
     pub underlay: Part,
 }
@@ -35,8 +37,14 @@ impl Part {
 
 impl HostState {
     /// Every part with its name.
-    pub const fn parts(&self) -> [(&'static str, &Part); 4] {
-        let Self { device, address, route, underlay } = self;
-        [("device", device), ("address", address), ("route", route), ("underlay", underlay)]
+    pub const fn parts(&self) -> [(&'static str, &Part); 5] {
+        let Self { device, address, route, peer_routes, underlay } = self;
+        [
+            ("device", device),
+            ("address", address),
+            ("route", route),
+            ("peer_routes", peer_routes),
+            ("underlay", underlay),
+        ]
     }
 }

@@ -11,6 +11,7 @@ mod matched;
 pub mod memory;
 mod netlink;
 mod overlay;
+mod scan;
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -20,6 +21,7 @@ pub use self::matched::MatchedRoute;
 pub use self::netlink::{Netlink, connect};
 pub(crate) use self::netlink::{failed, link_of};
 pub use self::overlay::{Look, Mended, OverlayLink, configure, mend};
+pub use self::scan::{RoutesInside, routes_inside};
 use super::Subnet;
 
 /// A link of this host.

@@ -8,6 +8,7 @@ mod device;
 mod keeper;
 mod peer_routes;
 mod peers;
+mod shadows;
 mod source_ports;
 mod underlay;
 mod ways;
@@ -23,6 +24,7 @@ use self::device::Recipe;
 use self::keeper::{Keeper, Running};
 use self::peer_routes::{HostRoads, PeerRoutes};
 use self::peers::Peers;
+use self::shadows::{PeerSubnets, Shadows};
 pub use self::source_ports::SourcePorts;
 use self::underlay::Underlay;
 pub(in crate::control) use self::underlay::first_tun_mtu;
@@ -87,6 +89,9 @@ pub struct UdpBackend {
     /// The keeper's.
     tasks: JoinSet<BackendError>,
     routes: PeerRoutes,
+    peer_subnets: Arc<PeerSubnets>,
+    /// What looks at other routes.
+    _watch: JoinSet<()>,
 }
 
 impl Backend for UdpBackend {
@@ -137,11 +142,21 @@ impl Backend for UdpBackend {
         let keeper = Keeper::new((net, changes), recipe, underlay, device);
         let (running, host_state) = (keeper.running(), keeper.state());
         let mut tasks = JoinSet::new();
+        let peer_subnets = Arc::new(PeerSubnets::default());
+        let shadows = Shadows {
+            network: network.network,
+            own: subnet,
+            peers: Arc::clone(&peer_subnets),
+            running: Arc::clone(&running),
+            state: keeper.teller(),
+        };
         tasks.spawn(keeper.keep());
+        let mut watch = JoinSet::new();
+        watch.spawn(shadows.keep());
         let peers = Peers::new(port, spreads_flows, own);
         let roads = HostRoads { net: src_net, src: own[0], running: Arc::clone(&running) };
         let routes = PeerRoutes::new(peers, publisher, counters, network.network, roads);
-        Ok(Self { mtu, running, host_state, tasks, routes })
+        Ok(Self { mtu, running, host_state, tasks, routes, peer_subnets, _watch: watch })
     }
 
     fn mtu(&self) -> u16 {
@@ -149,6 +164,7 @@ impl Backend for UdpBackend {
     }
 
     fn apply(&mut self, events: Vec<LeaseEvent>) {
+        self.peer_subnets.apply(&events);
         self.routes.apply(&events);
     }
 

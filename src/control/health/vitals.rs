@@ -160,7 +160,7 @@ mod tests {
 
     fn failing(vitals: &Vitals, host: &HostState, rules: &RulesState) -> Vec<&'static str> {
         let checks = vitals.checks(host, rules, Instant::now());
-        assert_eq!(checks.len(), 8);
+        assert_eq!(checks.len(), 9);
         checks.iter().filter(|(_, check)| !check.ok).map(|(name, _)| *name).collect()
     }
 

@@ -126,6 +126,11 @@ impl Keeper {
         Arc::clone(&self.running)
     }
 
+    /// Where others than us may tell of what they look at.
+    pub(super) fn teller(&self) -> watch::Sender<HostState> {
+        self.state.clone()
+    }
+
     /// Whether all is in place, now and at every change.
     pub(super) fn state(&self) -> watch::Receiver<HostState> {
         self.state.subscribe()
@@ -262,9 +267,14 @@ impl Keeper {
     }
 
     /// Lets everybody know how it stands, and the log what is another way than before.
-    fn publish(&mut self, state: HostState) {
+    fn publish(&mut self, mut state: HostState) {
+        // The routes beside ours are looked at, and told of, elsewhere.
+        state.peer_routes = self.state.borrow().peer_routes.clone();
         let before = self.state.send_replace(state.clone());
         for ((name, now), (_, before)) in state.parts().into_iter().zip(before.parts()) {
+            if name == "peer_routes" {
+                continue;
+            }
             match (now, before) {
                 (Part::Amiss(reason), _) if now != before || self.log.is_due(reason) => {
                     // Said now: not again for a minute.

@@ -1,0 +1,302 @@
+//! Routes of the host that shadow the overlay: what is longer than the Network's route takes the
+//! packets for a peer's subnet elsewhere, and nothing else would tell.
+//!
+//! Such are a bridge with a peer's subnet, and routes that another backend left. The routes inside
+//! the Network are read when one of them changes, and now and then, because those that go with
+//! their link go unannounced; never so often that it takes more than a twentieth of a core.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep, sleep_until};
+use tracing::{info, warn};
+
+use super::keeper::Running;
+use crate::control::host_state::{HostState, Part};
+use crate::control::lease::LeaseEvent;
+use crate::routes::Subnet;
+use crate::routes::kernel::{
+    self, HostChange, HostChanges, HostNet, KernelError, Netlink, RoutesInside,
+};
+
+/// Time between two looks that nothing prompted.
+const PERIOD: Duration = Duration::from_secs(60);
+
+/// The same while something is wrong: it may go without a word.
+const PERIOD_WHEN_SHADOWED: Duration = Duration::from_secs(5);
+
+/// Changes come in rows: what is told within this time is one.
+const SETTLE: Duration = Duration::from_millis(100);
+
+/// A look that took a second is followed by twenty without.
+const REST: u32 = 20;
+
+/// The peers' subnets, and word of their changes.
+#[derive(Debug, Default)]
+pub(super) struct PeerSubnets {
+    subnets: Mutex<BTreeSet<Subnet>>,
+    changed: Notify,
+}
+
+impl PeerSubnets {
+    /// Takes over changes in the peers' leases.
+    pub(super) fn apply(&self, events: &[LeaseEvent]) {
+        let mut subnets = self.lock();
+        for event in events {
+            match event {
+                LeaseEvent::Added(lease) => subnets.insert(lease.subnet),
+                LeaseEvent::Removed(subnet) => subnets.remove(subnet),
+            };
+        }
+        drop(subnets);
+        self.changed.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<Subnet>> {
+        self.subnets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A route that takes packets for a peer away from the overlay.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Shadow {
+    route: Subnet,
+    link: Option<u32>,
+    peer: Subnet,
+}
+
+/// Looks after the routes inside one Network.
+#[derive(Debug)]
+pub(super) struct Shadows {
+    pub(super) network: Subnet,
+    /// Our own subnet: a bridge for it is what it is there for.
+    pub(super) own: Subnet,
+    pub(super) peers: Arc<PeerSubnets>,
+    pub(super) running: Arc<Running>,
+    pub(super) state: watch::Sender<HostState>,
+}
+
+impl Shadows {
+    /// Tells of shadows for as long as it is polled.
+    pub(super) async fn keep(self) {
+        if let Err(error) = self.try_keep().await {
+            warn!("cannot tell whether other routes shadow the overlay: {error}: {}", error.source);
+        }
+    }
+
+    async fn try_keep(&self) -> Result<(), KernelError> {
+        let (connection, net, mut changes) = kernel::watch()?;
+        tokio::spawn(connection);
+        let mut routes = RoutesInside::new();
+        let mut is_due = true;
+        let mut rested = Instant::now();
+        loop {
+            if is_due {
+                // The routes of this moment are read now: what is told by now is among them.
+                changes.drain();
+                let (network, started) = (self.network, Instant::now());
+                let read = spawn_blocking(move || kernel::routes_inside(network)).await;
+                routes = match read {
+                    Ok(read) => read?,
+                    Err(_) => return Ok(()),
+                };
+                rested = Instant::now() + started.elapsed() * REST;
+            }
+            let is_shadowed = self.judge(&net, &routes).await;
+            let period = if is_shadowed { PERIOD_WHEN_SHADOWED } else { PERIOD };
+            tokio::select! {
+                told = self.told(&mut changes, is_shadowed) => {
+                    if !told {
+                        return Ok(());
+                    }
+                    pass(&mut changes, rested.max(Instant::now() + SETTLE)).await;
+                    is_due = true;
+                }
+                () = self.peers.changed.notified() => {
+                    // Leases come in rows, too.
+                    sleep(SETTLE).await;
+                    is_due = false;
+                }
+                () = sleep(period) => {
+                    pass(&mut changes, rested).await;
+                    is_due = true;
+                }
+            }
+        }
+    }
+
+    /// Waits for a change that may matter; `false` if there will be none any more.
+    async fn told(&self, changes: &mut HostChanges, is_shadowed: bool) -> bool {
+        while let Some(change) = changes.next().await {
+            let matters = match change {
+                HostChange::Route(dst) => dst != self.network && self.network.overlaps(dst),
+                HostChange::Missed => true,
+                // Routes go with their link.
+                HostChange::Link | HostChange::Addr => is_shadowed,
+            };
+            if matters {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Finds out what of `routes` shadows a peer, and tells. Whether there is something is returned.
+    async fn judge(&self, net: &Netlink, routes: &RoutesInside) -> bool {
+        let overlay = net.link(&self.running.name()).await.ok().map(|link| link.index);
+        let suspects = suspects(routes, &self.peers.lock(), self.own, overlay);
+        let mut shadows = Vec::new();
+        for shadow in suspects {
+            // The kernel has the last word: rules of the operator's may lead past this route.
+            let way = net.matched_route(first_host(shadow.route)).await.ok().flatten();
+            let is_overlays = way.is_some_and(|way| overlay.is_some() && way.link == overlay);
+            if !is_overlays {
+                shadows.push(shadow);
+            }
+        }
+        let part = match shadows.as_slice() {
+            [] => Part::InPlace,
+            [first, others @ ..] => {
+                let link = match first.link {
+                    Some(index) => net.link_at(index).await.ok().flatten().map(|link| link.name),
+                    None => None,
+                };
+                Part::Amiss(reason(first, link.as_deref(), others.len()))
+            }
+        };
+        let is_shadowed = !part.is_in_place();
+        self.tell(part);
+        is_shadowed
+    }
+
+    fn tell(&self, part: Part) {
+        let is_news = self.state.borrow().peer_routes != part;
+        if !is_news {
+            return;
+        }
+        match &part {
+            Part::InPlace => info!("no other route shadows the overlay any more"),
+            Part::Amiss(reason) => warn!("{reason}"),
+        }
+        self.state.send_modify(|state| state.peer_routes = part);
+    }
+}
+
+/// Waits until then; what is told meanwhile needs no memory.
+async fn pass(changes: &mut HostChanges, until: Instant) {
+    let mut until = pin!(sleep_until(until));
+    loop {
+        tokio::select! {
+            () = &mut until => return,
+            Some(_) = changes.next() => {}
+        }
+    }
+}
+
+/// One line that names route and link and says what to do.
+fn reason(shadow: &Shadow, link: Option<&str>, num_others: usize) -> String {
+    let Shadow { route, peer, .. } = shadow;
+    let by = link.map_or("without a link".to_owned(), |link| format!("dev {link}"));
+    let others = Others(num_others);
+    format!(
+        "route {route} {by} takes packets for peer subnet {peer} away from the overlay{others}: \
+         delete it, or give that link a range outside the Network"
+    )
+}
+
+struct Others(usize);
+
+impl fmt::Display for Others {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => Ok(()),
+            1 => f.write_str(", and 1 more route does the like"),
+            many => write!(f, ", and {many} more routes do the like"),
+        }
+    }
+}
+
+/// The routes that share an address with a peer's subnet and do not lead into the overlay device.
+/// What is within our own subnet is our host's.
+fn suspects(
+    routes: &RoutesInside,
+    peers: &BTreeSet<Subnet>,
+    own: Subnet,
+    overlay: Option<u32>,
+) -> Vec<Shadow> {
+    let is_within_own =
+        |route: Subnet| own.prefix_len() <= route.prefix_len() && own.overlaps(route);
+    let leads_elsewhere = |link: Option<u32>| link.is_none() || link != overlay;
+    let others =
+        routes.iter().filter(|(route, link)| leads_elsewhere(**link) && !is_within_own(**route));
+    let shadow = |(route, link): (&Subnet, &Option<u32>)| {
+        let peer = peer_within(peers, *route)?;
+        Some(Shadow { route: *route, link: *link, peer })
+    };
+    others.filter_map(shadow).collect()
+}
+
+/// The first peer's subnet that shares an address with `route`.
+fn peer_within(peers: &BTreeSet<Subnet>, route: Subnet) -> Option<Subnet> {
+    let around = peers.range(..route).next_back().filter(|peer| peer.overlaps(route));
+    let behind = || peers.range(route..).next().filter(|peer| peer.overlaps(route));
+    around.or_else(behind).copied()
+}
+
+/// An address that is neither the network's nor, mostly, the bridge's own: both may be routes of
+/// their own.
+fn first_host(route: Subnet) -> std::net::Ipv4Addr {
+    let room = route.last().to_bits() - route.addr().to_bits();
+    std::net::Ipv4Addr::from_bits(route.addr().to_bits() + room.min(2))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn subnets(texts: &[&str]) -> BTreeSet<Subnet> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn only_routes_to_peers_that_lead_elsewhere_are_shadows() {
+        let peers = subnets(&["10.1.2.0/24", "10.1.3.0/24", "10.1.200.0/24"]);
+        let own = "10.1.15.0/24".parse().unwrap();
+        for (route, link, peer) in [
+            ("10.1.2.0/24", Some(3), Some("10.1.2.0/24")),
+            ("10.1.2.128/25", Some(3), Some("10.1.2.0/24")),
+            ("10.1.3.1/32", Some(1), Some("10.1.3.0/24")),
+            ("10.1.0.0/20", Some(3), Some("10.1.2.0/24")),
+            ("10.1.200.0/24", None, Some("10.1.200.0/24")),
+            ("10.1.2.0/24", Some(7), None),
+            ("10.1.4.0/24", Some(3), None),
+            ("10.1.15.0/24", Some(3), None),
+            ("10.1.15.1/32", Some(1), None),
+            ("10.1.16.0/20", Some(3), None),
+        ] {
+            let routes = RoutesInside::from([(route.parse().unwrap(), link)]);
+            let found = suspects(&routes, &peers, own, Some(7));
+            let found: Vec<String> = found.iter().map(|shadow| shadow.peer.to_string()).collect();
+            assert_eq!(found, Vec::from_iter(peer), "{route}");
+        }
+        // Without a device no route is its own.
+        let blackhole = RoutesInside::from([("10.1.2.0/24".parse().unwrap(), None)]);
+        assert_eq!(suspects(&blackhole, &peers, own, None).len(), 1);
+    }
+
+    #[test]
+    fn reason_names_route_and_link() {
+        let [route, peer] = ["10.1.2.0/25", "10.1.2.0/24"].map(|text| text.parse().unwrap());
+        let shadow = Shadow { route, link: Some(3), peer };
+        let told = reason(&shadow, Some("docker0"), 2);
+        let start = "route 10.1.2.0/25 dev docker0 takes packets for peer subnet 10.1.2.0/24 away \
+                     from the overlay, and 2 more routes do the like: ";
+        assert!(told.starts_with(start), "{told}");
+        assert!(reason(&shadow, None, 0).contains("without a link takes"));
+    }
+}

@@ -1,0 +1,110 @@
+//! The host's routes inside a range, read one by one: a host may have a full Internet table, of
+//! which nothing is kept but what was asked for.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::Ipv4Addr;
+
+use rtnetlink::RouteMessageBuilder;
+use rtnetlink::packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType,
+};
+use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+
+use super::KernelError;
+use crate::routes::Subnet;
+
+/// Most routes that are kept of one look.
+const MAX_ROUTES: usize = 4096;
+
+/// The kernel dumps no more at once: `NLMSG_GOODSIZE` and `max_recvmsg_len` in
+/// `net/netlink/af_netlink.c`.
+const BUFFER_LEN: usize = 32 << 10;
+
+/// The table of the host's own addresses: `include/uapi/linux/rtnetlink.h`.
+const RT_TABLE_LOCAL: u32 = 255;
+
+/// Routes to parts of a range, each with its link if it is one.
+pub type RoutesInside = BTreeMap<Subnet, Option<u32>>;
+
+/// Reads the routes to parts of `network`, but not to all of it, in the tables `main` and `local`:
+/// local addresses are routes, too. Blocks while the kernel answers.
+///
+/// # Errors
+/// [`KernelError`] when the kernel does not answer.
+pub fn routes_inside(network: Subnet) -> Result<RoutesInside, KernelError> {
+    let mut found = RoutesInside::new();
+    dump(|message| {
+        if found.len() < MAX_ROUTES
+            && let Some((dst, link)) = inside(message, network)
+        {
+            found.entry(dst).or_insert(link);
+        }
+    })
+    .map_err(|error| KernelError::new("list routes", error))?;
+    Ok(found)
+}
+
+/// Calls `each` for every IPv4 route.
+fn dump(mut each: impl FnMut(&RouteMessage)) -> io::Result<()> {
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    let all = RouteMessageBuilder::<Ipv4Addr>::new().build();
+    let mut request = NetlinkMessage::from(RouteNetlinkMessage::GetRoute(all));
+    request.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    request.finalize();
+    let mut bytes = vec![0; request.buffer_len()];
+    request.serialize(&mut bytes);
+    socket.send(&bytes, 0)?;
+    let mut buffer = Vec::with_capacity(BUFFER_LEN);
+    loop {
+        buffer.clear();
+        socket.recv(&mut buffer, 0)?;
+        let mut rest = buffer.as_slice();
+        while !rest.is_empty() {
+            let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest);
+            let message = message.map_err(io::Error::other)?;
+            if let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route)) =
+                &message.payload
+            {
+                each(route);
+            } else if let NetlinkPayload::Error(error) = &message.payload {
+                return Err(error.to_io());
+            } else if let NetlinkPayload::Done(_) = &message.payload {
+                return Ok(());
+            }
+            // Messages start at multiples of four bytes: `NLMSG_ALIGN`.
+            let len = usize::try_from(message.header.length).unwrap_or(usize::MAX);
+            rest = rest.get(len.next_multiple_of(4)..).unwrap_or_default();
+        }
+    }
+}
+
+/// Range and link of a route that takes packets for a part of `network`.
+fn inside(message: &RouteMessage, network: Subnet) -> Option<(Subnet, Option<u32>)> {
+    let header = &message.header;
+    if header.destination_prefix_length <= network.prefix_len() {
+        return None;
+    }
+    let is_address = header.kind == RouteType::Local;
+    if !is_address && matches!(header.kind, RouteType::Broadcast | RouteType::Multicast) {
+        return None;
+    }
+    let mut table = u32::from(header.table);
+    let (mut dst, mut link) = (None, None);
+    for attribute in &message.attributes {
+        if let RouteAttribute::Destination(RouteAddress::Inet(addr)) = attribute {
+            dst = Some(*addr);
+        } else if let RouteAttribute::Oif(index) = attribute {
+            link = Some(*index);
+        } else if let RouteAttribute::Table(id) = attribute {
+            table = *id;
+        }
+    }
+    let tables = [u32::from(RouteHeader::RT_TABLE_MAIN), RT_TABLE_LOCAL];
+    let dst = Subnet::new(dst?, header.destination_prefix_length).ok()?;
+    (tables.contains(&table) && network.contains(dst.addr())).then_some((dst, link))
+}
