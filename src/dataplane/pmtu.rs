@@ -51,7 +51,7 @@ struct Claim {
 pub enum Event {
     /// Somebody says that it is narrow; a probe will show.
     Claimed,
-    /// The claim cannot be about a datagram of ours, or comes from a path that lied before.
+    /// The claim cannot be about a datagram of ours, or is one more false one.
     Refused,
     /// It is narrow: this is the longest packet it takes, in bytes.
     Narrowed(u16),
@@ -59,7 +59,7 @@ pub enum Event {
     Widened(u16),
     /// It is as wide as the overlay again.
     Recovered,
-    /// The claim was false.
+    /// The claim was false, as the first in a while.
     Disproved,
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::net::SocketAddrV4;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -126,7 +126,9 @@ fn forged_icmps_from_off_the_path_change_nothing() {
             scope.spawn(|| {
                 liar.enter(|| {
                     let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4))?;
-                    while !stop.load(Ordering::Relaxed) {
+                    // A failed assertion below must not leave this running.
+                    let end = Instant::now() + Duration::from_secs(60);
+                    while !stop.load(Ordering::Relaxed) && Instant::now() < end {
                         for lie in &lies {
                             socket.send_to(lie, &target)?;
                             thread::sleep(Duration::from_millis(1));
@@ -143,6 +145,9 @@ fn forged_icmps_from_off_the_path_change_nothing() {
             assert!(reached && said.contains(" 0% packet loss"), "{said}");
         });
         assert!(counted(&lab, 0, "/underlay_errors") > 20);
+        eventually("n1 to log it", || {
+            lab.nodes()[0].log_tail(100).contains("a probe disproved an ICMP")
+        });
         assert_eq!(counted(&lab, 0, "/paths_narrowed"), 0);
         assert_eq!(counted(&lab, 0, "/egress/drops/too_big_for_path"), 0);
     }

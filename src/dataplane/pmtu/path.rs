@@ -195,14 +195,12 @@ impl PeerPath {
             self.phase = self.before_probe(now);
             return None;
         }
-        let was_proven = self.state == State::Proven;
-        self.give_up(now);
-        Some(if was_proven {
+        if self.state == State::Proven {
+            self.give_up(now);
             self.disproved = 0;
-            Event::Recovered
-        } else {
-            Event::Disproved
-        })
+            return Some(Event::Recovered);
+        }
+        Some(self.disprove(now))
     }
 
     /// What comes before the next probe of a claim.
@@ -212,6 +210,11 @@ impl PeerPath {
         } else {
             Phase::Due
         }
+    }
+
+    fn disprove(&mut self, now: Instant) -> Event {
+        self.give_up(now);
+        if self.disproved == 1 { Event::Disproved } else { Event::Refused }
     }
 
     fn give_up(&mut self, now: Instant) {
@@ -260,10 +263,7 @@ impl PeerPath {
             }
             // Its routers quote more.
             (State::Claimed | State::Proven, _) if !self.is_silent => Some(Event::Refused),
-            (State::Claimed, Phase::Listen { .. } | Phase::Due) => {
-                self.give_up(now);
-                Some(Event::Disproved)
-            }
+            (State::Claimed, Phase::Listen { .. } | Phase::Due) => Some(self.disprove(now)),
             (State::Claimed, Phase::Sent { .. }) => {
                 self.answered += 1;
                 self.unanswered = 0;

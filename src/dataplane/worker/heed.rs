@@ -84,7 +84,8 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
         }
     }
 
-    /// Counts and logs what became of paths. Lies have a counter only: they come in floods.
+    /// Counts and logs what became of paths. Of false claims about
+    /// a path the first is logged, the rest are counted: they come in floods.
     fn report_paths(&mut self) {
         for (peer, event) in self.paths.take_events() {
             match event {
@@ -92,7 +93,7 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
                 Event::Refused => self.stats.pmtu_refused.add(1),
                 Event::Disproved => {
                     self.stats.pmtu_refused.add(1);
-                    debug!(%peer, "the path takes what an ICMP said it does not");
+                    info!(%peer, "path MTU stays: a probe disproved an ICMP, forged or out of date");
                 }
                 Event::Narrowed(mtu) => {
                     self.stats.paths_narrowed.add(1);
