@@ -33,6 +33,8 @@ pub(super) struct Keeper<'r, R, S> {
     pub(super) renew_at: Option<Instant>,
     /// Whether the entry may be newer than we know by a write of our own, whose answer was lost.
     is_in_doubt: bool,
+    /// Whether the registry lost our entry, and we did not write it again yet.
+    is_lost: bool,
     /// Whether somebody else wrote our entry in our name since we last did.
     is_shared: bool,
     rewrites: Rewrites,
@@ -54,6 +56,7 @@ impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
         let mut keeper = Self {
             registry,
             is_in_doubt: !is_known,
+            is_lost: false,
             is_shared: false,
             rewrites: Rewrites::new(),
             stale: Vec::new(),
@@ -109,10 +112,14 @@ impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
     /// What the watch on our entry tells: our own writes, and those of others.
     pub(super) async fn observe(&mut self, update: Update) -> Result<(), LeaseLost> {
         let changes = match update {
-            Update::Snapshot(mut snapshot)
-            | Update::Relisted(mut snapshot, _)
-            | Update::Reset(mut snapshot) => {
+            Update::Snapshot(mut snapshot) | Update::Relisted(mut snapshot, _) => {
                 let found = snapshot.entries.pop();
+                return self.compare(found).await;
+            }
+            Update::Reset(mut snapshot) => {
+                let found = snapshot.entries.pop();
+                // Nobody deleted it, so it is no loss that the operator may want us to end for.
+                self.is_lost = found.is_none();
                 return self.compare(found).await;
             }
             Update::Changes(changes) => changes,
@@ -149,13 +156,17 @@ impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
         }
         let Lease { subnet, ref attrs, expires, .. } = self.lease;
         let is_expired = expires.is_some_and(|expires| expires <= Instant::now());
-        if !is_expired && self.policy.on_loss == OnLeaseLoss::Exit {
-            return Err(LeaseLost::Deleted { subnet, owner: attrs.public_ip });
-        }
+        let fate = match (self.is_lost, is_expired) {
+            (true, _) => "was lost by the registry",
+            (false, true) => "had expired",
+            (false, false) if self.policy.on_loss == OnLeaseLoss::Exit => {
+                return Err(LeaseLost::Deleted { subnet, owner: attrs.public_ip });
+            }
+            (false, false) => "was deleted by somebody",
+        };
         self.renew_at = Some(Instant::now() + self.backoff.delay());
         match self.create_anew().await {
             Ok(Write::Done(lease)) => {
-                let fate = if is_expired { "had expired" } else { "was deleted by somebody" };
                 tracing::warn!("lease {subnet} {fate} and was created anew");
                 self.hold(lease);
             }
@@ -262,6 +273,7 @@ impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
         self.rebind(lease.entry.clone());
         self.lease = lease;
         self.is_in_doubt = false;
+        self.is_lost = false;
         self.backoff.reset();
         if !std::mem::take(&mut self.is_shared) {
             self.claim.settle(&self.lease.entry.key);

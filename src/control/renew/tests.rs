@@ -158,6 +158,31 @@ async fn expiry_seen_by_the_watch_creates_the_lease_anew() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn registry_that_lost_everything_is_no_loss_to_end_for() {
+    let logs = Logs::capture();
+    let registry = MemoryRegistry::new();
+    let empty = registry.backup();
+    let lease = create(&registry).await;
+    let claim = claim();
+    let lost = tokio::select! {
+        lost = keep_lease(&registry, &lease, EXIT, &claim, |_| {}) => Some(lost),
+        () = async {
+            tokio::time::sleep(HOUR).await;
+            registry.restore(&empty);
+            // Its first writes fail.
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            registry.fail_next(1, Fault::NotAsked);
+            while owner(&registry).await.is_none() {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        } => None,
+    };
+    assert_eq!(lost, None);
+    assert_eq!(owner(&registry).await, Some(OURS));
+    assert_eq!(logs.count("was lost by the registry and was created anew"), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn sleep_of_the_machine_counts() {
     let registry = MemoryRegistry::new();
     let lease = create(&registry).await;
