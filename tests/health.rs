@@ -61,7 +61,8 @@ fn metrics_under_traffic_are_sound_and_are_what_docs_and_dashboard_say() {
     let peer = r#"{"PublicIP":"10.0.0.8","PublicIPv6":null}"#;
     host.etcdctl(&["put", "/coreos.com/network/subnets/10.1.99.0-24", peer]);
     daemon.wait_for("Subnet added: 10.1.99.0/24");
-    host.output(&["ip", "addr", "add", "10.0.0.8/32", "dev", "lo"]);
+    // A way that leads nowhere, but is not this host.
+    host.output(&["ip", "route", "add", "10.0.0.8/32", "dev", "lo"]);
     let metrics = eventually("traffic is counted both ways", || {
         make_traffic(&host);
         let (_, metrics) = get(&host, "/metrics")?;
@@ -70,7 +71,12 @@ fn metrics_under_traffic_are_sound_and_are_what_docs_and_dashboard_say() {
                 format!(r#"flannel_peer_bytes_total{{peer="10.0.0.8",direction="{direction}"}}"#);
             value(&metrics, &sample).is_some_and(|bytes| bytes > 0.0)
         };
-        (carried("egress") && carried("ingress")).then_some(metrics)
+        let is_dropped = |reason: &str| {
+            let reason = format!("reason=\"{reason}\"");
+            sum(&metrics, "flannel_dropped_packets_total", &reason) > 0.0
+        };
+        let is_all = carried("egress") && carried("ingress") && is_dropped("too_short");
+        is_all.then_some(metrics)
     });
     let dropped = |reason: &str| {
         let sum = sum(&metrics, "flannel_dropped_packets_total", &format!("reason=\"{reason}\""));

@@ -53,8 +53,8 @@ pub struct Sender {
     /// How far the oldest run got that is sent datagram by datagram, if the buffer filled up then.
     progress: Option<Progress>,
     turn: TurnOfRuns,
-    /// Turns in a row in which a run was refused for its shape.
-    num_bad_turns: u32,
+    /// How often runs were refused for their shape lately: see [`REFUSED`].
+    badness: u32,
 }
 
 /// How far a run got that is sent datagram by datagram.
@@ -75,9 +75,13 @@ struct TurnOfRuns {
     refused: Option<i32>,
 }
 
-/// Turns in a row with a run refused for its shape, after which runs are given up for a while. One
-/// is no reason: where its datagrams were too long for a path, the next turn knows that path.
-const MAX_BAD_TURNS: u32 = 8;
+/// What a turn with a run refused for its shape adds to the badness; one in which all runs were
+/// sent takes 1 from it. So it grows where more than a third of the turns are such.
+const REFUSED: u32 = 2;
+
+/// The badness at which runs are given up for a while. A few refusals are no reason: where
+/// datagrams were too long for a path, the next turn knows that path.
+const MAX_BADNESS: u32 = 8 * REFUSED;
 
 /// What refused sends hint at, to be looked into when there is time.
 #[derive(Debug, Clone, Copy, Default)]
@@ -107,14 +111,14 @@ impl Sender {
             refusals: Refusals { num: 0, off: None },
             progress: None,
             turn: TurnOfRuns { sent: false, refused: None },
-            num_bad_turns: 0,
+            badness: 0,
         }
     }
 
     /// Uses GSO from now on, until the kernel refuses it again.
     pub const fn allow_gso(&mut self) {
         self.gso = true;
-        self.num_bad_turns = MAX_BAD_TURNS - 1;
+        self.badness = MAX_BADNESS - REFUSED;
     }
 
     /// Where GSO was refused since this was last asked, which is once a turn.
@@ -122,15 +126,15 @@ impl Sender {
         let TurnOfRuns { sent, refused } = std::mem::take(&mut self.turn);
         match refused {
             Some(errno) => {
-                self.num_bad_turns += 1;
-                if self.gso && self.num_bad_turns >= MAX_BAD_TURNS {
+                self.badness += REFUSED;
+                if self.gso && self.badness >= MAX_BADNESS {
                     let error = io::Error::from_raw_os_error(errno);
                     warn!(%error, "kernel refuses UDP GSO: sending one datagram at a time for a while");
                     self.gso = false;
                     self.refusals.off = Some(errno);
                 }
             }
-            None if sent => self.num_bad_turns = 0,
+            None if sent => self.badness = self.badness.saturating_sub(1),
             None => {}
         }
         std::mem::take(&mut self.refusals)

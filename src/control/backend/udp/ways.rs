@@ -65,6 +65,8 @@ pub(super) struct Ways<R> {
     known: BTreeMap<Ipv4Addr, Option<NoWay>>,
     /// The last one asked for again in its turn.
     asked_last: Ipv4Addr,
+    /// Shares of a way that are due and not asked for yet.
+    credit: usize,
 }
 
 impl NoWay {
@@ -112,7 +114,7 @@ impl<R: Roads> Ways<R> {
         verdicts: mpsc::UnboundedSender<Verdict>,
     ) -> Self {
         let (known, asked_last) = (BTreeMap::new(), Ipv4Addr::UNSPECIFIED);
-        Self { roads, network, changes, verdicts, known, asked_last }
+        Self { roads, network, changes, verdicts, known, asked_last, credit: 0 }
     }
 
     /// Asks for as long as somebody wants to know.
@@ -156,14 +158,14 @@ impl<R: Roads> Ways<R> {
             (no_way.is_some() || self.network.contains(*addr)).then_some(*addr)
         };
         let mut due: BTreeSet<_> = self.known.iter().filter_map(suspect).collect();
-        let share = self.known.len().div_ceil(SHARES);
+        self.credit += self.known.len();
+        let share = self.credit / SHARES;
+        self.credit %= SHARES;
         let after = (Bound::Excluded(self.asked_last), Bound::Unbounded);
         let in_turn: Vec<_> = self.known.range(after).take(share).map(|(addr, _)| *addr).collect();
-        self.asked_last = if in_turn.len() < share {
-            Ipv4Addr::UNSPECIFIED
-        } else {
-            in_turn.last().copied().unwrap_or(Ipv4Addr::UNSPECIFIED)
-        };
+        let is_end = in_turn.len() < share;
+        let last = if is_end { Some(Ipv4Addr::UNSPECIFIED) } else { in_turn.last().copied() };
+        self.asked_last = last.unwrap_or(self.asked_last);
         due.extend(in_turn);
         due
     }
@@ -281,7 +283,7 @@ mod tests {
         tokio::time::sleep(PERIOD / 2).await;
         assert_eq!(map.num_asked(), 10_000);
         tokio::time::sleep(PERIOD).await;
-        assert_eq!(map.num_asked(), 10_000 + 10_000_usize.div_ceil(SHARES), "a share each period");
+        assert_eq!(map.num_asked(), 10_000 + 10_000 / SHARES, "a share each period");
         tokio::time::sleep(PERIOD * u32::try_from(SHARES).unwrap()).await;
         assert!((19_900..20_500).contains(&map.num_asked()), "{}", map.num_asked());
     }
