@@ -1,5 +1,6 @@
 //! Gets this node its lease: the one it has, the one it had, or a new one.
 
+mod challenge;
 mod previous;
 
 use std::net::Ipv4Addr;
@@ -12,6 +13,7 @@ use super::allocate;
 use super::backoff::Backoff;
 use super::config::NetworkConfig;
 use super::dice::dice;
+use super::host_id::HostId;
 use super::lease::{Lease, LeaseAttrs, print_key};
 use super::log_limit::LogLimit;
 use super::registry::{
@@ -51,6 +53,8 @@ pub struct Acquired {
     /// The listing that led to it, in which the lease is not yet as it stands now. To list
     /// everything again would cost as much as all the rest of a start.
     pub listed: Snapshot,
+    /// The live host that has another lease with our public IP, which we therefore left to it.
+    pub rival: Option<HostId>,
 }
 
 /// Acquires a lease for the node that `attrs` describes.
@@ -112,12 +116,23 @@ pub(super) async fn acquire_from<R: Registry>(
     listed: Snapshot,
 ) -> Result<Acquired, AcquireError> {
     let (listed, log) = (Some(listed), LogLimit::default());
-    let mut acquirer = Acquirer { registry, config, attrs, previous, listed, log };
+    let mut acquirer = Acquirer {
+        registry,
+        config,
+        attrs,
+        previous,
+        listed,
+        rivals: Vec::new(),
+        rival: None,
+        log,
+    };
     let mut lost_race = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
     let mut failure = Backoff::of_registry();
     loop {
         let delay = match acquirer.attempt().await {
-            Ok((Attempt::Acquired(lease), listed)) => return Ok(Acquired { lease, listed }),
+            Ok((Attempt::Acquired(lease), listed)) => {
+                return Ok(Acquired { lease, listed, rival: acquirer.rival });
+            }
             Ok((Attempt::OutOfSubnets(error), _)) => return Err(error),
             Ok((Attempt::TooLate(what), _)) => {
                 tracing::debug!("{what} changed under our hands, starting over");
@@ -151,6 +166,9 @@ struct Acquirer<'a, R> {
     previous: Option<Subnet>,
     /// A listing that no attempt has used yet.
     listed: Option<Snapshot>,
+    /// Keys of leases that carry our public IP and are another live host's.
+    rivals: Vec<String>,
+    rival: Option<HostId>,
     log: LogLimit,
 }
 
@@ -176,7 +194,12 @@ pub(super) fn choose_own<'a>(
     previous: Option<Subnet>,
 ) -> Option<&'a Lease> {
     let own = listed.leases().filter(|lease| lease.attrs.public_ip == public_ip);
-    own.min_by_key(|lease| (!is_reusable(config, lease), Some(lease.subnet) != previous))
+    own.min_by_key(|lease| own_rank(config, lease, previous))
+}
+
+/// Of two leases that carry our public IP, we take up that with the lower rank.
+fn own_rank(config: &NetworkConfig, lease: &Lease, previous: Option<Subnet>) -> (bool, bool) {
+    (!is_reusable(config, lease), Some(lease.subnet) != previous)
 }
 
 impl<R: Registry> Acquirer<'_, R> {
@@ -189,7 +212,7 @@ impl<R: Registry> Acquirer<'_, R> {
             let attempt = self.take_back(previous, overwritten).await?;
             return Ok((attempt, listed));
         }
-        let own = choose_own(self.config, &listed, self.attrs.public_ip, self.previous);
+        let own = self.choose_own(&listed);
         let attempt = match own {
             Some(own) if is_reusable(self.config, own) => {
                 self.warn_of_others(own, &listed);
@@ -199,6 +222,18 @@ impl<R: Registry> Acquirer<'_, R> {
             None => self.create(&listed).await?,
         };
         Ok((attempt, listed))
+    }
+
+    /// As [`choose_own`], but one that names us comes before one that names another host, and one
+    /// that a live host claimed is not ours at all.
+    fn choose_own<'s>(&self, listed: &'s Snapshot) -> Option<&'s Lease> {
+        let own = listed.leases().filter(|lease| {
+            lease.attrs.public_ip == self.attrs.public_ip && !self.rivals.contains(&lease.entry.key)
+        });
+        own.min_by_key(|lease| {
+            let is_others = self.other_host(lease).is_some();
+            (is_others, own_rank(self.config, lease, self.previous))
+        })
     }
 
     /// Several leases with our public IP: somebody left them, or another host has that IP, too.
@@ -218,10 +253,17 @@ impl<R: Registry> Acquirer<'_, R> {
         }
     }
 
-    async fn reuse(&self, own: &Lease) -> Result<Attempt, RegistryError> {
+    async fn reuse(&mut self, own: &Lease) -> Result<Attempt, RegistryError> {
         let written = timeout(WRITE_TIMEOUT, self.registry.renew(own, self.attrs)).await;
         let lease = match written {
-            Ok(Ok(Write::Done(lease))) => lease,
+            Ok(Ok(Write::Done(lease))) => {
+                if let Some(host) = self.other_host(own)
+                    && self.is_held_by(&host, &lease).await
+                {
+                    return Ok(self.leave(own, host));
+                }
+                lease
+            }
             Ok(Ok(Write::Refused(_))) => return Ok(Attempt::TooLate(own.subnet)),
             Ok(Err(error)) => self.take_unwritten(own, &error.to_string()).await,
             Err(_) => {
@@ -235,6 +277,18 @@ impl<R: Registry> Acquirer<'_, R> {
             self.attrs.public_ip,
         );
         Ok(Attempt::Acquired(lease))
+    }
+
+    fn leave(&mut self, own: &Lease, host: HostId) -> Attempt {
+        tracing::error!(
+            "lease {} of our public IP ({}) is that of host {host}, which is alive: this node takes \
+             another subnet; give one of the two another --public-ip",
+            own.subnet,
+            self.attrs.public_ip,
+        );
+        self.rivals.push(own.entry.key.clone());
+        self.rival = Some(host);
+        Attempt::TooLate(own.subnet)
     }
 
     /// A lease that stands is ours, whether or not the registry takes writes now. The result is as

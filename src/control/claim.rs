@@ -10,6 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Serialize, Serializer};
 
+use super::host_id::HostId;
 use super::lease::{Lease, print_key};
 use crate::routes::Subnet;
 
@@ -25,7 +26,7 @@ pub struct Claim {
 }
 
 /// Another claim that cannot be right if ours is. Part of the JSON that `/stats` serves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Conflict {
     /// What is wrong.
     pub kind: ConflictKind,
@@ -39,6 +40,9 @@ pub struct Conflict {
     pub other_subnet: Subnet,
     /// The other lease's public IP.
     pub other_owner: Ipv4Addr,
+    /// The host that the other lease names, if it names one.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "as_optional_text")]
+    pub other_host: Option<HostId>,
 }
 
 /// How two claims contradict each other.
@@ -70,7 +74,7 @@ impl Claim {
 
     /// Every conflict that stands.
     pub fn conflicts(&self) -> Vec<Conflict> {
-        self.lock().values().copied().collect()
+        self.lock().values().cloned().collect()
     }
 
     /// Compares another entry's lease with the claim.
@@ -105,8 +109,10 @@ impl Claim {
             owner: self.public_ip,
             other_subnet: other.subnet,
             other_owner: other.attrs.public_ip,
+            other_host: HostId::read(&other.attrs),
         };
-        if self.lock().insert(other.entry.key.clone(), conflict) != Some(conflict) {
+        let known = self.lock().insert(other.entry.key.clone(), conflict.clone());
+        if known.as_ref() != Some(&conflict) {
             tracing::error!("conflict: {conflict}");
         }
     }
@@ -118,23 +124,27 @@ impl Claim {
 
 impl fmt::Display for Conflict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { kind, subnet, owner, other_subnet, other_owner } = self;
+        let Self { kind, subnet, owner, other_subnet, other_owner, other_host } = self;
+        let host = match other_host {
+            Some(host) => format!(" (host {host})"),
+            None => String::new(),
+        };
         match kind {
             ConflictKind::Overlap => write!(
                 f,
-                "our lease {subnet} of {owner} overlaps lease {other_subnet} of {other_owner}; \
+                "our lease {subnet} of {owner} overlaps lease {other_subnet} of {other_owner}{host}; \
                  delete the wrong one"
             ),
             ConflictKind::SamePublicIp => write!(
                 f,
-                "our lease {subnet} of {owner} and lease {other_subnet} of {other_owner} carry one \
+                "our lease {subnet} of {owner} and lease {other_subnet} of {other_owner}{host} carry one \
                  public IP; delete the second if it was left behind, or give its node another \
                  --public-ip"
             ),
             ConflictKind::SharedLease => write!(
                 f,
                 "our lease {subnet} of {owner} is also written by another node of public IP \
-                 {other_owner}; give one of them another --public-ip"
+                 {other_owner}{host}; give one of them another --public-ip"
             ),
         }
     }
@@ -143,6 +153,13 @@ impl fmt::Display for Conflict {
 /// For `serialize_with`: a subnet as it prints.
 pub(super) fn as_text<S: Serializer>(subnet: &Subnet, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(subnet)
+}
+
+fn as_optional_text<S: Serializer>(
+    host: &Option<HostId>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&host.as_ref().map(HostId::to_string).unwrap_or_default())
 }
 
 #[cfg(test)]

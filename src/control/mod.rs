@@ -12,6 +12,7 @@ pub mod health;
 pub mod log;
 pub mod config;
 pub mod iface;
+pub mod host_id;
 pub mod host_state;
 pub mod overlap;
 mod node;
@@ -58,6 +59,7 @@ use self::backend::udp::{UdpBackend, UdpSetup};
 use self::config::{BackendConfig, ConfigWait, FoundConfig, NotYet, POLL_INTERVAL, read_config};
 use self::flags::Config;
 use self::health::{Health, HealthError};
+use self::host_id::HostId;
 use self::iface::{ExternalInterface, IfaceError};
 use self::log_limit::LogLimit;
 use self::node::Node;
@@ -201,6 +203,7 @@ async fn join<R: Registry>(
         config_text: &found.text,
         previous,
         in_use: subnet_file::previous_subnet(&config.subnet_file),
+        rival: None,
         past,
         state: &state,
         subnet_file: &config.subnet_file,
@@ -218,6 +221,7 @@ async fn join<R: Registry>(
                 num_workers: config.num_workers,
                 offloads: config.offloads,
                 source_ports: config.source_ports,
+                host: HostId::of(&config.subnet_file),
                 threads: config.threads,
             };
             node.live::<UdpBackend>(setup).await

@@ -19,6 +19,7 @@ use super::claim::Claim;
 use super::config::{BackendType, NetworkConfig, POLL_INTERVAL, follow_config};
 use super::firewall::{Firewall, FirewallConfig, Ranges, RuleTool};
 use super::health::{Health, Stats, Vitals};
+use super::host_id::HostId;
 use super::lease::{Lease, LeaseAttrs, LeaseEvent};
 use super::log_limit::LogLimit;
 use super::registry::Registry;
@@ -47,6 +48,8 @@ pub(super) struct Node<'a, R> {
     pub(super) previous: Option<Subnet>,
     /// The subnet that subnet.env names.
     pub(super) in_use: Option<Subnet>,
+    /// The live host with our public IP, whose lease we left alone.
+    pub(super) rival: Option<HostId>,
     /// What to start with while the registry is away.
     pub(super) past: Option<Past>,
     /// Keeps what the next start may need.
@@ -103,9 +106,10 @@ impl<R: Registry> Node<'_, R> {
                 None => list_leases(registry).await,
             },
         };
-        let Acquired { lease, listed } =
+        let Acquired { lease, listed, rival } =
             acquire_from(registry, network, attrs, self.previous, listed).await?;
         self.state.meet(&listed.store);
+        self.rival = rival;
         Ok((lease, Known::Listed(listed)))
     }
 
@@ -158,6 +162,7 @@ impl<R: Registry> Node<'_, R> {
     ) -> Result<Infallible, DaemonError> {
         let mut report_requests = self.health.report_requests();
         let mut vitals = Vitals::new(&own);
+        vitals.rival(self.rival.as_ref());
         // Unbounded, yet never long: it is filled and emptied by this one task, turn by turn.
         let (sink, mut changes) = mpsc::unbounded_channel();
         let (in_touch, mut touch) = watch::channel(matches!(known, Known::Listed(_)));

@@ -41,7 +41,8 @@ fn daemon_sets_the_host_up_and_leaves_nothing_but_its_file_and_lease() {
     assert_eq!(status.code(), Some(0), "{log}");
     assert!(host.links_named_flannel().is_empty());
     let leases = host.etcdctl(&["get", "--prefix", "/coreos.com/network/subnets/"]);
-    assert!(leases.contains(r#"{"PublicIP":"192.0.2.1","PublicIPv6":null}"#), "{leases}");
+    let value = r#"{"PublicIP":"192.0.2.1","PublicIPv6":null,"BackendData":{"HostID":""#;
+    assert!(leases.contains(value), "{leases}");
 }
 
 #[test]

@@ -140,3 +140,49 @@ fn daemons_share_a_registry_in_a_file() {
     }
     assert_eq!(fs::read_to_string(&file).unwrap(), text);
 }
+
+#[test]
+fn two_live_hosts_with_one_public_ip_get_a_subnet_each_and_name_each_other() {
+    let host = Host::with_etcd();
+    host.put_config(r#"{"Network":"10.1.0.0/16"}"#);
+    host.output(&["ip", "addr", "add", "10.0.0.8/32", "dev", "lo"]);
+    let start = |name: &str, addr: &str, port: &str| {
+        let health = ["-healthz-ip", "127.0.0.1", "-healthz-port", port];
+        let args = [&["-iface", addr, "-public-ip", "192.0.2.1"][..], &health].concat();
+        let daemon = host.start(name, &args);
+        daemon.wait_for("flannel is ready");
+        daemon
+    };
+    let subnet = |name: &str| {
+        let env = fs::read_to_string(host.dir.path().join(format!("{name}.env"))).unwrap();
+        env.lines().find(|line| line.starts_with("FLANNEL_SUBNET=")).unwrap().to_owned()
+    };
+    let get = |port: &str, path: &str| {
+        let url = format!("http://127.0.0.1:{port}{path}");
+        let answer = host.command(&["curl", "-s", &url]).output().unwrap();
+        crate::host::text(&answer.stdout)
+    };
+    let first = start("first", "10.0.0.7", "8301");
+    let had = subnet("first");
+    let second = start("second", "10.0.0.8", "8302");
+    assert_ne!(subnet("second"), had);
+    second.wait_for("which is alive: this node takes another subnet");
+    for (daemon, port) in [(&first, "8301"), (&second, "8302")] {
+        let log = daemon.wait_for("carry one public IP");
+        assert!(log.contains(" (host "), "{log}");
+        eventually("named in /stats", || get(port, "/stats").contains("other_host").then_some(()));
+        let readyz = get(port, "/readyz");
+        assert!(readyz.contains("host "), "{readyz}");
+        let is_well = readyz.contains(r#""lease":{"ok":true"#);
+        assert_eq!(is_well, port == "8301", "{readyz}");
+    }
+
+    // Neither waits for the other when it starts once more.
+    first.stop();
+    let started = Instant::now();
+    let first = start("first", "10.0.0.7", "8301");
+    assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+    assert_eq!(subnet("first"), had);
+    first.stop();
+    second.stop();
+}

@@ -55,6 +55,66 @@ async fn of_several_leases_with_our_public_ip_that_of_the_previous_subnet_is_reu
 }
 
 #[tokio::test(start_paused = true)]
+async fn lease_of_another_host_is_left_to_it_if_that_is_alive() {
+    for is_alive in [true, false] {
+        let logs = Logs::capture();
+        let registry = MemoryRegistry::new();
+        let [first, second] = ["a/1", "b/2"].map(|name| HostId::named(name).sign(attrs(OURS)));
+        let config = config();
+        let start = Instant::now();
+        let had = acquire_lease(&registry, &config, &first, None).await.unwrap().lease;
+        assert!(start.elapsed() < Duration::from_secs(1), "nobody to wait for");
+        let claim = Claim::new(had.subnet, OURS);
+        let policy =
+            KeepPolicy { margin: Duration::from_secs(3600), on_loss: OnLeaseLoss::Reacquire };
+        let keep = async {
+            match is_alive {
+                true => panic!("{}", keep_lease(&registry, &had, policy, &claim, |_| {}).await),
+                false => std::future::pending().await,
+            }
+        };
+        let act = async {
+            let subnet = Some(had.subnet);
+            let got = acquire_lease(&registry, &config, &second, subnet).await.unwrap();
+            assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+            got
+        };
+        let got = tokio::select! {
+            never = keep => never,
+            got = act => got,
+        };
+        assert_eq!(got.lease.subnet == had.subnet, !is_alive);
+        assert_eq!(got.rival, is_alive.then(|| HostId::named("a/1")));
+        let kept = registry.list(&Scope::Key(had.entry.key)).await.unwrap();
+        let owner = kept.leases().next().and_then(|lease| HostId::read(&lease.attrs));
+        assert_eq!(owner, Some(HostId::named(if is_alive { "a/1" } else { "b/2" })));
+        let told = "is that of host a/1, which is alive: this node takes another subnet";
+        assert_eq!(logs.count(told), usize::from(is_alive));
+        let conflict = claim.conflicts().pop().and_then(|conflict| conflict.other_host);
+        assert_eq!(conflict, is_alive.then(|| HostId::named("b/2")), "the first sees the second");
+
+        // Neither waits for the other when it starts once more.
+        let again = Instant::now();
+        let next = acquire_lease(&registry, &config, &second, None).await.unwrap();
+        assert_eq!(next.lease.subnet, got.lease.subnet);
+        assert!(again.elapsed() < Duration::from_secs(1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn lease_that_names_no_host_is_taken_up_at_once_and_so_it_is_by_a_node_that_names_none() {
+    let signed = HostId::named("a/1").sign(attrs(OURS));
+    for (had, starts) in [(attrs(OURS), signed.clone()), (signed, attrs(OURS))] {
+        let registry = MemoryRegistry::new();
+        let lease = acquire_lease(&registry, &config(), &had, None).await.unwrap().lease;
+        let start = Instant::now();
+        let got = acquire_lease(&registry, &config(), &starts, None).await.unwrap();
+        assert_eq!((got.lease.subnet, got.rival), (lease.subnet, None));
+        assert!(start.elapsed() < Duration::from_secs(1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn reservation_is_reused_and_stays_one() {
     let registry = MemoryRegistry::new();
     registry.put("10.1.7.0-24", r#"{"PublicIP":"192.0.2.1"}"#);

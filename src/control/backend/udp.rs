@@ -30,6 +30,7 @@ use self::underlay::Underlay;
 pub(in crate::control) use self::underlay::first_tun_mtu;
 use super::{Backend, BackendError, BackendStats};
 use crate::control::config::NetworkConfig;
+use crate::control::host_id::HostId;
 use crate::control::host_state::HostState;
 use crate::control::iface::ExternalInterface;
 use crate::control::lease::{Lease, LeaseAttrs, LeaseEvent};
@@ -67,6 +68,8 @@ pub struct UdpSetup {
     pub offloads: Offloads,
     /// Whether flows may be told apart by their outer source port.
     pub source_ports: SourcePorts,
+    /// Which host this is, for leases that may say more than stock's.
+    pub host: Option<HostId>,
     /// How the workers share the cores.
     pub threads: ThreadConfig,
 }
@@ -102,6 +105,10 @@ impl Backend for UdpBackend {
         let (mtu, long_datagrams) = first_tun_mtu(&setup.iface, setup.mtu)?;
         let attrs = LeaseAttrs::udp(setup.iface.public_ip);
         let attrs = if setup.spreads_flows() { source_ports::advertise(attrs) } else { attrs };
+        let attrs = match (setup.source_ports, &setup.host) {
+            (SourcePorts::Auto, Some(host)) => host.sign(attrs),
+            (SourcePorts::Auto, None) | (SourcePorts::Shared, _) => attrs,
+        };
         let sockets =
             device::bind(setup.bind_addr(), setup.num_workers, setup.offloads, long_datagrams)?;
         Ok((UdpPrepared { setup, mtu, long_datagrams, sockets }, attrs))

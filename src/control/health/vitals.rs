@@ -7,7 +7,9 @@ use tokio::time::Instant;
 
 use super::report::{Check, Report, Stats};
 use crate::control::backend::Backend;
+use crate::control::claim::{Conflict, ConflictKind};
 use crate::control::firewall::{Firewall, RulesState};
+use crate::control::host_id::HostId;
 use crate::control::host_state::{HostState, Part};
 use crate::control::lease::Lease;
 use crate::control::time_text;
@@ -23,6 +25,7 @@ pub(in crate::control) struct Vitals {
     renewals: u64,
     /// What is not as it should be, though packets flow, by what it is about.
     warnings: BTreeMap<&'static str, String>,
+    rival: Option<String>,
 }
 
 impl Vitals {
@@ -37,12 +40,18 @@ impl Vitals {
             expires,
             renewals: 0,
             warnings: BTreeMap::new(),
+            rival: None,
         }
     }
 
     /// Takes note of how subnet.env is; `None` before anybody keeps it.
     pub(in crate::control) fn subnet_file(&mut self, state: Option<Part>) {
         self.subnet_file = state.unwrap_or_else(no_subnet_file);
+    }
+
+    /// Takes note of the host that had our public IP before us and has it still.
+    pub(in crate::control) fn rival(&mut self, host: Option<&HostId>) {
+        self.rival = host.map(HostId::to_string);
     }
 
     /// Takes note of whether the registry answers.
@@ -78,7 +87,10 @@ impl Vitals {
         firewall: &Firewall,
     ) -> Report {
         let (rules, now) = (firewall.state(), Instant::now());
-        let checks = self.checks(&backend.host_state().borrow(), &rules, now);
+        let mut checks = self.checks(&backend.host_state().borrow(), &rules, now);
+        if let Some(lease) = checks.remove("lease") {
+            checks.insert("lease", self.with_rivals(lease, &stats.conflicts));
+        }
         let lease_expires = self.expires.map(|expires| wall_clock(expires, now));
         let (to_peers, from_peers) = backend.peer_counts();
         Report {
@@ -128,6 +140,23 @@ impl Vitals {
 
 fn no_subnet_file() -> Part {
     Part::Amiss("subnet.env is not written yet".to_owned())
+}
+
+impl Vitals {
+    /// Our lease while another host has our public IP: packets for one of the two go to the other.
+    /// The one that had it first is ready.
+    fn with_rivals(&self, lease: Check, conflicts: &[Conflict]) -> Check {
+        let mut rivals = conflicts.iter().filter(|conflict| conflict.other_host.is_some());
+        let same_ip = rivals.clone().find(|rival| rival.kind == ConflictKind::SamePublicIp);
+        match (&self.rival, same_ip, rivals.next()) {
+            (Some(host), Some(_), _) => Check::fails(format!(
+                "host {host} had our public IP first and is alive: packets for us go there; give \
+                 one of the two another --public-ip"
+            )),
+            (_, _, Some(conflict)) if lease.ok => lease.because(conflict.to_string()),
+            (_, _, _) => lease,
+        }
+    }
 }
 
 fn check_rules(rules: &RulesState) -> Check {

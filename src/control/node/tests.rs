@@ -265,6 +265,7 @@ impl World {
             config_text: CONFIG,
             previous: Some("10.1.5.0/24".parse().unwrap()),
             past: self.past.borrow_mut().take(),
+            rival: None,
             in_use: "10.1.5.0/24".parse().ok(),
             state: &state,
             subnet_file: &subnet_file,
