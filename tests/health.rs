@@ -6,12 +6,15 @@ mod host;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use host::{Daemon, Host, eventually, text};
 use serde_json::Value;
+use socket2::{Domain, Socket, Type};
 use twill::dataplane::packet_builder::PacketBuilder;
 
 /// Leaves no choice but 10.1.15.0/24.
@@ -345,4 +348,50 @@ fn dashboard_names() -> BTreeSet<String> {
     let words = queries.into_iter().flat_map(|query| query.split(move |c| !is_part(c)));
     let is_metric = |word: &&str| word.starts_with("flannel_") || word.starts_with("process_");
     words.filter(is_metric).map(str::to_owned).collect()
+}
+
+#[test]
+fn healthz_answers_in_a_crowd_of_silent_connections_that_come_again() {
+    // A thousand connections are a thousand descriptors of ours.
+    let pid = std::process::id().to_string();
+    let raised = Command::new("prlimit").args(["--nofile=4096:", "--pid", &pid]).status();
+    assert!(raised.unwrap().success());
+    let host = Host::new();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    // In our own network, so that we can reach it; it waits for a config, and changes nothing.
+    let mut daemon = host::clean(Command::new("unshare"));
+    daemon.args(["--user", "--map-root-user", host::FLANNELD, "-healthz-ip", "127.0.0.1"]);
+    daemon.args(["-healthz-port", &port.to_string(), "-registry=file:/nonexistent/registry.json"]);
+    daemon.arg("-subnet-file").arg(host.dir.path().join("a.env"));
+    let log = fs::File::create(host.dir.path().join("log")).unwrap();
+    let mut daemon = daemon.stderr(log).spawn().unwrap();
+    let endpoint = SocketAddr::from(([127, 0, 0, 1], port));
+    eventually("the endpoint listens", || TcpStream::connect(endpoint).ok());
+    let connect = |source: u8| {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from(([127, 0, 1, source], 0)).into()).unwrap();
+        socket.connect_timeout(&endpoint.into(), Duration::from_secs(15)).unwrap();
+        socket
+    };
+    let mut crowd: Vec<Socket> = (0..1000_u32).map(|n| connect((n % 5) as u8 + 1)).collect();
+    for round in 0..100 {
+        // The attacker opens again what was closed, some slowly sending a request without end.
+        for n in 0..10 {
+            let socket = connect(n % 5 + 1);
+            if n < 5 {
+                (&socket).write_all(b"GET /healthz HTTP/1.1\r\nx: ").unwrap();
+            }
+            let len = crowd.len();
+            crowd[(round * 10 + usize::from(n)) % len] = socket;
+        }
+        let mut probe = TcpStream::connect(endpoint).unwrap();
+        probe.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
+        probe.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        probe.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{round}: {answer:?}");
+        assert!(answer.ends_with("flanneld is running"), "{answer:?}");
+    }
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
 }

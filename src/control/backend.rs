@@ -64,6 +64,12 @@ pub trait Backend: Sized {
     /// entries, which add up.
     fn peer_counts(&self) -> (Vec<PeerCount>, Vec<PeerCount>);
 
+    /// Name of the overlay device.
+    fn device(&self) -> String;
+
+    /// How many peers there is a route to.
+    fn num_peers(&self) -> usize;
+
     /// Reads what it counted.
     fn stats(&self) -> BackendStats;
 }
@@ -113,4 +119,10 @@ pub enum BackendError {
     /// The thread that waits for failures could not be started.
     #[error("watch over the workers")]
     Thread(#[source] io::Error),
+    /// The device's keeper panicked.
+    #[error("keep the overlay device: the task panicked")]
+    Panicked,
+    /// The kernel's news of links, addresses and routes are over.
+    #[error("keep the overlay device: the netlink socket is lost")]
+    NetlinkLost,
 }

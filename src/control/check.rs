@@ -44,7 +44,7 @@ pub struct CheckReport {
 pub fn check(config: &Config) -> Result<CheckReport, DaemonError> {
     let runtime = Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(DaemonError::Runtime)?;
-    Ok(runtime.block_on(async {
+    let report = runtime.block_on(async {
         let mut report = CheckReport { warnings: config.notes.clone(), ..CheckReport::default() };
         report.take(preflight::check());
         let iface = report.take(interface(config).await);
@@ -69,7 +69,10 @@ pub fn check(config: &Config) -> Result<CheckReport, DaemonError> {
             }
         }
         report
-    }))
+    });
+    // A name that is still being looked up is not waited for.
+    runtime.shutdown_background();
+    Ok(report)
 }
 
 async fn interface(config: &Config) -> Result<ExternalInterface, DaemonError> {

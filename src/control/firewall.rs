@@ -127,8 +127,14 @@ impl Firewall {
         if config.blackhole_route {
             let stale = previous.filter(|previous| *previous != ranges.subnet);
             tasks.spawn(async move {
-                let Err(error) = blackhole::keep(ranges.subnet, stale, config.resync).await;
-                warn!("Failed to keep the blackhole route: {error}: {}", error.source);
+                loop {
+                    let Err(error) = blackhole::keep(ranges.subnet, stale, config.resync).await;
+                    warn!(
+                        "Failed to keep the blackhole route: {error}: {}; trying again",
+                        error.source
+                    );
+                    tokio::time::sleep(config.resync).await;
+                }
             });
         }
         Self { installed, state, _tasks: tasks }

@@ -1,36 +1,32 @@
 //! The health endpoint: `/healthz`, `/readyz`, `/metrics` and `/stats` over HTTP.
 //!
-//! `/healthz` answers as flannel's `pkg/healthz` does, and so does `/readyz` by its status; its
-//! body, and all of the others, are made of a [`Report`]. Only the node's own loop can write one,
-//! so each request is handed to it and answered there.
+//! `/healthz` answers as flannel's `pkg/healthz` does as long as the daemon's loops turn, and so
+//! does `/readyz` by its status; its body, and all of the others, are made of a [`Report`]. Only
+//! the node's own loop can write one, so each request is handed to it and answered there. The
+//! endpoint itself is a thread of its own (`server`), which answers also when that loop hangs.
 
+mod connections;
+mod heartbeat;
 mod metrics;
 mod report;
+mod server;
 mod vitals;
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
-use std::io;
-use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
-use hyper::header::{CONTENT_TYPE, HeaderValue};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use sd_notify::NotifyState;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc, oneshot};
-use tracing::{debug, info, warn};
+use tokio::sync::{mpsc, oneshot};
 
+use self::heartbeat::Heartbeat;
+pub(super) use self::heartbeat::{BEAT, Loop};
 use self::metrics::Metrics;
 pub use self::report::Report;
 pub(super) use self::report::Stats;
 use self::report::{Check, readiness, to_json};
+pub use self::server::{HealthError, start};
+pub(super) use self::server::{THREAD, check_addr};
 pub(super) use self::vitals::Vitals;
 use super::systemd::notify;
 
@@ -39,62 +35,108 @@ use super::systemd::notify;
 pub struct Health {
     /// What keeps the daemon from having a node, while it has none.
     phase: Mutex<&'static str>,
+    /// The line that `systemctl status` shows.
+    status: Mutex<String>,
     node: Mutex<Option<mpsc::Sender<ReportRequest>>>,
+    heartbeat: Heartbeat,
     metrics: Mutex<Metrics>,
 }
 
 /// Waits for a report.
 pub type ReportRequest = oneshot::Sender<Report>;
 
-/// Why the endpoint could not be opened.
-#[derive(Debug, thiserror::Error)]
-#[error("bind the health endpoint to {addr} (--healthz-ip, --healthz-port)")]
-pub struct HealthError {
-    addr: SocketAddr,
-    source: io::Error,
+/// Requests for reports that wait for the node's loop; it answers all in one turn.
+const MAX_REQUESTS: usize = 64;
+
+/// How long the node's loop may take to write a report.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Why there is no report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum NoReport {
+    /// There is no node.
+    NoNode,
+    /// The node's loop does not answer.
+    Silence,
 }
 
 impl Health {
     /// Tells, here and to systemd, what the daemon is about until it has a node.
     pub fn enter(&self, phase: &'static str) {
         *lock(&self.phase) = phase;
-        notify(&[NotifyState::Status(phase)]);
+        self.show(phase.to_owned());
+    }
+
+    /// Shows `status` in `systemctl status` from now on.
+    pub(super) fn show(&self, status: String) {
+        let mut shown = lock(&self.status);
+        if *shown != status {
+            notify(&[NotifyState::Status(&status)]);
+            *shown = status;
+        }
+    }
+
+    /// What is shown.
+    pub(super) fn status(&self) -> String {
+        lock(&self.status).clone()
+    }
+
+    /// Takes note that one of the daemon's loops turned.
+    pub(super) fn beat(&self, turned: Loop) {
+        self.heartbeat.beat(turned, Instant::now());
+    }
+
+    /// Which of the daemon's loops no longer turns, in words.
+    fn stalled(&self, now: Instant) -> Option<String> {
+        self.heartbeat.stalled(now)
     }
 
     /// The requests for reports, from now on, for the caller to answer.
     pub fn report_requests(&self) -> mpsc::Receiver<ReportRequest> {
-        let (sender, receiver) = mpsc::channel(MAX_CONNECTIONS);
+        let (sender, receiver) = mpsc::channel(MAX_REQUESTS);
         *lock(&self.node) = Some(sender);
         receiver
     }
 
-    /// `None` while there is no node.
-    async fn report(&self) -> Option<Report> {
+    async fn report(&self) -> Result<Report, NoReport> {
         let (request, reply) = oneshot::channel();
-        let node = lock(&self.node).clone();
-        node?.try_send(request).ok()?;
-        reply.await.ok()
+        let node = lock(&self.node).clone().ok_or(NoReport::NoNode)?;
+        node.try_send(request).map_err(|error| match error {
+            mpsc::error::TrySendError::Closed(_) => NoReport::NoNode,
+            mpsc::error::TrySendError::Full(_) => NoReport::Silence,
+        })?;
+        match tokio::time::timeout(REPORT_TIMEOUT, reply).await {
+            Ok(report) => report.map_err(|_| NoReport::NoNode),
+            Err(_) => Err(NoReport::Silence),
+        }
     }
 
     /// The statistics as JSON; `None` while there is no node.
     pub(super) async fn stats(&self) -> Option<String> {
-        Some(to_json(&self.report().await?.stats))
+        Some(to_json(&self.report().await.ok()?.stats))
     }
 
     /// Whether the node is ready, and that with the reasons as JSON.
     pub(super) async fn readiness(&self) -> (bool, String) {
         match self.report().await {
-            Some(report) => readiness(&report.checks, &report.warnings),
-            None => readiness(&self.no_node(), &BTreeMap::new()),
+            Ok(report) => readiness(&report.checks, &report.warnings),
+            Err(reason) => readiness(&self.no_report(reason), &BTreeMap::new()),
         }
     }
 
-    fn no_node(&self) -> BTreeMap<&'static str, Check> {
-        BTreeMap::from([("startup", Check::fails(*lock(&self.phase)))])
+    fn no_report(&self, reason: NoReport) -> BTreeMap<&'static str, Check> {
+        match reason {
+            NoReport::NoNode => BTreeMap::from([("startup", Check::fails(*lock(&self.phase)))]),
+            NoReport::Silence => {
+                let seconds = REPORT_TIMEOUT.as_secs();
+                let reason = format!("the node's loop does not answer within {seconds} s");
+                BTreeMap::from([("loop", Check::fails(reason))])
+            }
+        }
     }
 
     pub(super) async fn metrics(&self) -> String {
-        let report = self.report().await;
+        let report = self.report().await.ok();
         let is_ready =
             report.as_ref().is_some_and(|report| readiness(&report.checks, &report.warnings).0);
         lock(&self.metrics).text(is_ready, report.as_ref())
@@ -106,108 +148,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Connections served at a time; more wait to be accepted.
-const MAX_CONNECTIONS: usize = 64;
-
-/// How long a connection may take to send its request.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Opens the endpoint and serves it on the runtime the caller is in, until that ends.
-///
-/// # Errors
-/// [`HealthError`] when the address is taken, or not ours.
-pub async fn start(addr: SocketAddr, health: Arc<Health>) -> Result<SocketAddr, HealthError> {
-    let failed = |source| HealthError { addr, source };
-    let listener = TcpListener::bind(addr).await.map_err(failed)?;
-    let bound = listener.local_addr().map_err(failed)?;
-    info!("health endpoint listens on {bound}");
-    tokio::spawn(accept(listener, health));
-    Ok(bound)
-}
-
-/// Whether the endpoint could be opened now. It is closed again at once.
-///
-/// # Errors
-/// As [`start`].
-pub(super) fn check_addr(addr: SocketAddr) -> Result<(), HealthError> {
-    let bound = std::net::TcpListener::bind(addr);
-    bound.map(drop).map_err(|source| HealthError { addr, source })
-}
-
-async fn accept(listener: TcpListener, health: Arc<Health>) {
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    while let Ok(slot) = Arc::clone(&slots).acquire_owned().await {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let health = Arc::clone(&health);
-                tokio::spawn(async move {
-                    serve(stream, health).await;
-                    drop(slot);
-                });
-            }
-            Err(error) => {
-                // Out of descriptors, mostly: the listener is readable still, so do not spin.
-                warn!(%error, "health endpoint cannot accept a connection");
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
-        }
-    }
-}
-
-/// Answers one request. Connections are not kept: a probe comes every few seconds.
-async fn serve(stream: TcpStream, health: Arc<Health>) {
-    let service = service_fn(|request| answer(request, &health));
-    let connection = http1::Builder::new()
-        .keep_alive(false)
-        .timer(TokioTimer::new())
-        .header_read_timeout(REQUEST_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), service);
-    if let Err(error) = connection.await {
-        debug!(%error, "health connection failed");
-    }
-}
-
-async fn answer(
-    request: Request<Incoming>,
-    health: &Health,
-) -> Result<Response<Full<Bytes>>, Infallible> {
-    const JSON: &str = "application/json";
-    const OK: StatusCode = StatusCode::OK;
-    const UNAVAILABLE: StatusCode = StatusCode::SERVICE_UNAVAILABLE;
-    Ok(match request.uri().path() {
-        "/healthz" => respond(OK, TEXT, "flanneld is running"),
-        "/readyz" => match health.readiness().await {
-            (true, json) => respond(OK, JSON, json),
-            (false, json) => respond(UNAVAILABLE, JSON, json),
-        },
-        "/metrics" => respond(OK, prometheus::TEXT_FORMAT, health.metrics().await),
-        "/stats" => match health.stats().await {
-            Some(json) => respond(OK, JSON, json),
-            None => respond(UNAVAILABLE, TEXT, "flanneld is not ready yet"),
-        },
-        _ => respond(StatusCode::NOT_FOUND, TEXT, PATHS),
-    })
-}
-
-const TEXT: &str = "text/plain; charset=utf-8";
-
-/// What is told to whoever asks for something else.
-const PATHS: &str = "there are /healthz, /readyz, /metrics and /stats";
-
-fn respond(
-    status: StatusCode,
-    content_type: &'static str,
-    body: impl Into<Bytes>,
-) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body.into()));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    response
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::net::SocketAddr;
+    use std::sync::Arc;
+
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
 
     use super::*;
 
@@ -249,14 +197,82 @@ mod tests {
     #[tokio::test]
     async fn taken_port_is_an_error_that_names_it() {
         let (addr, health) = endpoint().await;
-        let error = start(addr, health).await.unwrap_err().to_string();
+        let error = start(addr, health).unwrap_err().to_string();
         assert!(error.contains(&addr.to_string()), "{error}");
+    }
+
+    #[tokio::test]
+    async fn loop_that_no_longer_turns_is_unhealthy_until_it_turns_again() {
+        let heartbeat = Heartbeat::new(Duration::from_millis(100));
+        let health = Arc::new(Health { heartbeat, ..Health::default() });
+        let addr = start("127.0.0.1:0".parse().unwrap(), Arc::clone(&health)).unwrap();
+        assert_eq!(get(addr, "/healthz").await.0, 200, "there is no loop yet");
+        health.beat(Loop::Node);
+        let (status, reason) = loop {
+            match get(addr, "/healthz").await {
+                (200, _) => tokio::time::sleep(Duration::from_millis(10)).await,
+                answer => break answer,
+            }
+        };
+        assert_eq!(status, 503);
+        assert!(reason.contains("the node's loop has not turned for"), "{reason}");
+        // It turns again.
+        let turning = async {
+            loop {
+                health.beat(Loop::Node);
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let is_healthy = async { while get(addr, "/healthz").await.0 != 200 {} };
+        tokio::select! {
+            () = turning => {}
+            () = is_healthy => {}
+        }
+    }
+
+    #[tokio::test]
+    async fn node_that_does_not_answer_keeps_nobody_waiting() {
+        let (addr, health) = endpoint().await;
+        let requests = health.report_requests();
+        let (status, body) = get(addr, "/readyz").await;
+        assert_eq!(status, 503);
+        assert!(body.contains("the node's loop does not answer within 2 s"), "{body}");
+        assert_eq!(get(addr, "/stats").await.0, 503);
+        assert!(get(addr, "/metrics").await.1.contains("\nflannel_ready 0\n"));
+        drop(requests);
+    }
+
+    #[tokio::test]
+    async fn endpoint_answers_while_the_daemons_own_thread_hangs() {
+        let (addr, _health) = endpoint().await;
+        // This blocks the thread that would serve it if it were served on this runtime.
+        let mut stream = std::net::TcpStream::connect(addr).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        assert!(text.starts_with("HTTP/1.1 200 OK"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn request_without_end_or_of_any_length_is_refused() {
+        let (addr, _health) = endpoint().await;
+        let mut stream = TcpStream::connect(addr).await.unwrap();
+        stream.write_all(b"GET /healthz HTTP/1.1\r\n").await.unwrap();
+        let header = format!("x: {}\r\n", "y".repeat(1 << 20));
+        // It hangs up on us half-way.
+        drop(stream.write_all(header.as_bytes()).await);
+        let mut answer = Vec::new();
+        drop(stream.read_to_end(&mut answer).await);
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
+        assert_eq!(get(addr, "/healthz").await.0, 200);
     }
 
     async fn endpoint() -> (SocketAddr, Arc<Health>) {
         let health = Arc::new(Health::default());
         let any_port = "127.0.0.1:0".parse().unwrap();
-        (start(any_port, Arc::clone(&health)).await.unwrap(), health)
+        (start(any_port, Arc::clone(&health)).unwrap(), health)
     }
 
     async fn get(addr: SocketAddr, path: &str) -> (u16, String) {

@@ -15,7 +15,6 @@ mod limit;
 mod writer;
 
 use std::io::{self, IsTerminal, Write};
-use std::panic::PanicHookInfo;
 use std::sync::{Arc, OnceLock};
 
 use tracing_subscriber::EnvFilter;
@@ -26,6 +25,8 @@ use tracing_subscriber::util::SubscriberInitExt;
 use self::escape::{EscapedFields, escape};
 use self::limit::Limits;
 use self::writer::Queue;
+pub(super) use self::writer::THREAD;
+use super::panics;
 
 /// Where the lines go, once the log is started.
 static QUEUE: OnceLock<Queue> = OnceLock::new();
@@ -63,7 +64,7 @@ pub fn start(verbosity: u8) -> Result<(), LogError> {
         .with_writer(queue.clone());
     let limit = limit::Layer::new(limits, queue.clone());
     tracing_subscriber::registry().with(filter).with(lines).with(limit).init();
-    std::panic::set_hook(Box::new(log_panic));
+    panics::install();
     // Only the first call starts a log: `init` panics at a second one.
     drop(QUEUE.set(queue));
     Ok(())
@@ -79,19 +80,5 @@ pub fn end(last: Option<&str>) {
             // Nobody may be there to read it; there is nobody else to tell.
             drop(io::stderr().write_all(last.unwrap_or_default().as_bytes()));
         }
-    }
-}
-
-/// One line instead of the several that the standard library prints.
-fn log_panic(info: &PanicHookInfo<'_>) {
-    let thread = std::thread::current();
-    let name = thread.name().unwrap_or("without a name");
-    let payload = info.payload();
-    let message = payload.downcast_ref::<&str>().copied();
-    let message = message.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-    let message = message.unwrap_or("no message");
-    match info.location() {
-        Some(location) => tracing::error!("thread {name} panicked at {location}: {message}"),
-        None => tracing::error!("thread {name} panicked: {message}"),
     }
 }

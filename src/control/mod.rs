@@ -10,6 +10,7 @@ pub mod preflight;
 pub mod signals;
 pub mod health;
 pub mod log;
+pub mod panics;
 pub mod config;
 pub mod iface;
 pub mod host_id;
@@ -45,6 +46,8 @@ mod time_text;
 
 use std::convert::Infallible;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,18 +61,19 @@ use self::backend::BackendError;
 use self::backend::udp::{UdpBackend, UdpSetup};
 use self::config::{BackendConfig, ConfigWait, FoundConfig, NotYet, POLL_INTERVAL, read_config};
 use self::flags::Config;
-use self::health::{Health, HealthError};
+use self::health::{BEAT, Health, HealthError, Loop};
 use self::host_id::HostId;
 use self::iface::{ExternalInterface, IfaceError};
 use self::log_limit::LogLimit;
 use self::node::Node;
 use self::overlap::OverlapError;
+use self::panics::Panicked;
 use self::preflight::PreflightError;
 use self::registry::etcd::{EtcdConfigError, EtcdRegistry};
 use self::registry::file::FileRegistry;
 use self::registry::{Registry, RegistryKind};
 use self::renew::{KeepPolicy, LeaseLost};
-use self::signals::{SignalError, StopSignals};
+use self::signals::{Asked, SignalError, Signals};
 use self::state_file::{Past, Remembered, StateFile};
 use self::systemd::notify;
 use crate::routes::Subnet;
@@ -101,6 +105,8 @@ pub enum DaemonError {
     Backend(#[from] BackendError),
     #[error("lease lost")]
     LeaseLost(#[from] LeaseLost),
+    #[error(transparent)]
+    Panicked(#[from] Panicked),
 }
 
 /// Runs the daemon until SIGINT or SIGTERM asks it to stop, which is no error at any moment.
@@ -111,17 +117,23 @@ pub enum DaemonError {
 /// # Errors
 /// [`DaemonError`] for whatever keeps the node from its part in the overlay.
 pub fn run(config: Config) -> Result<(), DaemonError> {
+    panics::install();
     let runtime = Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(DaemonError::Runtime)?;
-    let result = runtime.block_on(async {
-        match &config.registry {
-            RegistryKind::Etcd => {
-                let registry = EtcdRegistry::connect(&config.etcd).await?;
-                run_with(&config, &registry).await
+    let live = || {
+        runtime.block_on(async {
+            match &config.registry {
+                RegistryKind::Etcd => {
+                    let registry = EtcdRegistry::connect(&config.etcd).await?;
+                    run_with(&config, &registry).await
+                }
+                RegistryKind::File(path) => run_with(&config, &FileRegistry::new(path)).await,
             }
-            RegistryKind::File(path) => run_with(&config, &FileRegistry::new(path)).await,
-        }
-    });
+        })
+    };
+    // A panic on this thread has dropped all that `live` made by the time it is caught.
+    let result = catch_unwind(AssertUnwindSafe(live));
+    let result = result.unwrap_or_else(|_| Err(panics::last().unwrap_or_default().into()));
     runtime.shutdown_timeout(LAST_WRITE_TIMEOUT);
     result
 }
@@ -138,28 +150,53 @@ async fn run_with<R: Registry>(config: &Config, registry: &R) -> Result<(), Daem
         warn!("{note}");
     }
     // 2. From here on a signal ends us in good order.
-    let mut signals = StopSignals::install()?;
+    let mut signals = Signals::install()?;
     // 3. The health endpoint, not ready yet.
     let health = Arc::new(Health::default());
     health.enter("starting");
     if let Some(addr) = config.healthz {
-        health::start(addr, Arc::clone(&health)).await?;
+        health::start(addr, Arc::clone(&health))?;
     }
-    // 4. The node, until it fails or we are told to stop. Of two signals the second kills.
-    let result = tokio::select! {
-        biased;
-        signal = signals.stop() => {
-            info!("{signal} received, stopping");
-            notify(&[NotifyState::Stopping]);
-            Ok(())
-        }
-        end = join(config, registry, &health) => end.map(|never| match never {}),
-    };
+    // 4. The node, until it fails or a signal stops it.
+    let result = run_until_stopped(config, registry, &health, &mut signals).await;
     // 5. The node is gone by now, and with it workers, sockets and device.
     if result.is_ok() {
         info!("Exiting cleanly...");
     }
     result
+}
+
+/// The node's life, and what may happen to the daemon meanwhile. Of two signals that ask for the
+/// end the second kills.
+async fn run_until_stopped<R: Registry>(
+    config: &Config,
+    registry: &R,
+    health: &Health,
+    signals: &mut Signals,
+) -> Result<(), DaemonError> {
+    let mut node = pin!(join(config, registry, health));
+    let mut beats = tokio::time::interval(BEAT);
+    loop {
+        tokio::select! {
+            biased;
+            panicked = panics::heard() => return Err(panicked.into()),
+            asked = signals.next() => match asked {
+                Asked::Stop(signal) => {
+                    info!("{signal} received, stopping");
+                    notify(&[NotifyState::Stopping]);
+                    return Ok(());
+                }
+                Asked::Reload(signal) => info!(
+                    "{signal} received: settings are read at the start only, restart flanneld to \
+                     change them; {}",
+                    health.status()
+                ),
+                Asked::Status(signal) => info!("{signal} received: {}", health.status()),
+            },
+            _ = beats.tick() => health.beat(Loop::Daemon),
+            end = &mut node => return end.map(|never| match never {}),
+        }
+    }
 }
 
 /// Finds out by which interface this node joins and what network it is, then lives in it.

@@ -9,16 +9,16 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, interval, sleep, timeout, timeout_at};
 use tracing::{error, info, warn};
 
 use super::DaemonError;
 use super::acquire::{AcquireError, Acquired, acquire_from, list_leases};
-use super::backend::{Backend, BackendStats};
+use super::backend::Backend;
 use super::claim::Claim;
 use super::config::{BackendType, NetworkConfig, POLL_INTERVAL, follow_config};
 use super::firewall::{Firewall, FirewallConfig, Ranges, RuleTool};
-use super::health::{Health, Stats, Vitals};
+use super::health::{BEAT, Health, Loop, Stats, Vitals};
 use super::host_id::HostId;
 use super::lease::{Lease, LeaseAttrs, LeaseEvent};
 use super::log_limit::LogLimit;
@@ -26,12 +26,16 @@ use super::registry::Registry;
 use super::renew::{KeepPolicy, keep_lease};
 use super::state_file::{Past, Recorder, StateFile};
 use super::subnet_file::{SubnetEnv, SubnetFile, previous_network};
-use super::systemd::{Status, Watchdog, notify};
+use super::systemd::{Watchdog, notify};
 use super::watch::{Known, News, follow_leases};
 use crate::routes::Subnet;
 
 /// How long the registry may take to list all leases before we start with what we remember.
 const LIST_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long the announcement waits for the rules. iptables may wait for its lock for many seconds,
+/// or fail as slowly; the overlay carries packets meanwhile, and `/readyz` says what is missing.
+const RULES_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a node's life depends on.
 #[derive(Debug)]
@@ -195,13 +199,15 @@ impl<R: Registry> Node<'_, R> {
         let mut firewall = self.start_firewall(&own);
         let mut subnet_file = None;
         let mut is_announced = false;
-        let (mut status, mut watchdog) = (Status::default(), Watchdog::from_env());
+        let (mut watchdog, mut beats) = (Watchdog::from_env(), interval(BEAT));
+        let announce_by = Instant::now() + RULES_PATIENCE;
         loop {
             let in_touch = *touch.borrow_and_update();
             vitals.touch(in_touch);
-            status.show(status_line(&own, &backend, in_touch));
+            self.health.beat(Loop::Node);
+            self.health.show(status_line(&own, &backend, in_touch));
             tokio::select! {
-                () = firewall.installed(), if subnet_file.is_none() => {
+                _ = timeout_at(announce_by, firewall.installed()), if subnet_file.is_none() => {
                     subnet_file = Some(self.keep_subnet_file(&own, backend.mtu()));
                 }
                 () = tried(subnet_file.as_mut()), if !is_announced => {
@@ -227,6 +233,7 @@ impl<R: Registry> Node<'_, R> {
                     drop(request.send(report));
                 }
                 Ok(()) = touch.changed() => {}
+                _ = beats.tick() => {}
                 () = watchdog.due() => notify(&[NotifyState::Watchdog]),
                 failure = backend.failed() => return Err(failure.into()),
                 lost = &mut keep => {
@@ -270,7 +277,7 @@ fn announce() {
 
 /// How the node is, in one line for `systemctl status`.
 fn status_line<B: Backend>(lease: &Lease, backend: &B, in_touch: bool) -> String {
-    let BackendStats { device, num_peers, .. } = backend.stats();
+    let (device, num_peers) = (backend.device(), backend.num_peers());
     let peers = if num_peers == 1 { "peer" } else { "peers" };
     let registry = if in_touch { "" } else { "; registry does not answer, packets go on" };
     format!("{} on {device}, {num_peers} {peers}{registry}", lease.subnet)

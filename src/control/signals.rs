@@ -1,18 +1,41 @@
-//! SIGINT and SIGTERM: the first asks the daemon to stop, a second one kills it.
+//! Signals: which of them stop the daemon, and which have it say how it is.
+//!
+//! The first SIGINT or SIGTERM asks the daemon to stop, a second one kills it. SIGHUP stops a
+//! daemon that was started from a terminal, for that is gone then; elsewhere it is the custom to
+//! take it for "read your settings again", and a daemon that does not must not die of it. SIGUSR1
+//! and SIGUSR2 have no meaning here, and must not kill it either. SIGPIPE is ignored: Rust's
+//! runtime does that.
 
-use std::io;
+use std::fs;
+use std::io::{self, IsTerminal};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Hears the signals that ask the daemon to stop.
+/// Hears the signals.
 #[derive(Debug)]
-pub struct StopSignals {
+pub struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    /// `None` where whoever started us has it ignored, as nohup(1) does.
+    hangup: Option<Signal>,
+    user1: Signal,
+    user2: Signal,
+    has_terminal: bool,
+}
+
+/// What a signal, named, asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// The end.
+    Stop(&'static str),
+    /// To read the settings again.
+    Reload(&'static str),
+    /// Nothing that is known.
+    Status(&'static str),
 }
 
 /// The handlers could not be installed.
@@ -20,7 +43,7 @@ pub struct StopSignals {
 #[error("install signal handlers")]
 pub struct SignalError(#[source] io::Error);
 
-impl StopSignals {
+impl Signals {
     /// Installs the handlers, for the life of the process.
     ///
     /// # Errors
@@ -34,19 +57,46 @@ impl StopSignals {
                 .and_then(|_| flag::register(number, Arc::clone(&stopping)))
                 .map_err(SignalError)?;
         }
-        let interrupt = signal(SignalKind::interrupt()).map_err(SignalError)?;
-        let terminate = signal(SignalKind::terminate()).map_err(SignalError)?;
-        Ok(Self { interrupt, terminate })
+        let hear = |kind| signal(kind).map_err(SignalError);
+        let hangup = if ignores_hangup() { None } else { Some(hear(SignalKind::hangup())?) };
+        Ok(Self {
+            interrupt: hear(SignalKind::interrupt())?,
+            terminate: hear(SignalKind::terminate())?,
+            hangup,
+            user1: hear(SignalKind::user_defined1())?,
+            user2: hear(SignalKind::user_defined2())?,
+            has_terminal: io::stdin().is_terminal() || io::stderr().is_terminal(),
+        })
     }
 
-    /// Waits for the first of them and returns its name.
+    /// Waits for the next one.
     ///
     /// # Cancel safety
     /// Dropping the future loses no signal.
-    pub async fn stop(&mut self) -> &'static str {
+    pub async fn next(&mut self) -> Asked {
+        let hangup = async {
+            match &mut self.hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
-            _ = self.interrupt.recv() => "SIGINT",
-            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => Asked::Stop("SIGINT"),
+            _ = self.terminate.recv() => Asked::Stop("SIGTERM"),
+            _ = hangup => match self.has_terminal {
+                true => Asked::Stop("SIGHUP"),
+                false => Asked::Reload("SIGHUP"),
+            },
+            _ = self.user1.recv() => Asked::Status("SIGUSR1"),
+            _ = self.user2.recv() => Asked::Status("SIGUSR2"),
         }
     }
+}
+
+/// Whether SIGHUP is ignored already: the mask `SigIgn` of proc_pid_status(5).
+fn ignores_hangup() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & (1 << (SIGHUP - 1)) != 0)
 }

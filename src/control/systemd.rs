@@ -16,22 +16,6 @@ pub(super) fn notify(states: &[NotifyState<'_>]) {
     }
 }
 
-/// The line that `systemctl status` shows.
-#[derive(Debug, Default)]
-pub(super) struct Status {
-    shown: String,
-}
-
-impl Status {
-    /// Shows `text` from now on.
-    pub(super) fn show(&mut self, text: String) {
-        if text != self.shown {
-            notify(&[NotifyState::Status(&text)]);
-            self.shown = text;
-        }
-    }
-}
-
 /// Tells when the next sign of life is due, if the unit has a `WatchdogSec=`.
 #[derive(Debug)]
 pub(super) struct Watchdog {

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::Ipv4Addr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, JoinHandle};
@@ -71,6 +72,12 @@ pub enum EngineError {
         /// What it lost.
         #[source]
         source: Lost,
+    },
+    /// A worker panicked, which is a fault in twill.
+    #[error("worker {worker} panicked")]
+    Panicked {
+        /// Number of the worker.
+        worker: usize,
     },
     /// There is not one socket, with counters, for each TUN queue.
     #[error("{queues} TUN queues do not match {sockets} sockets")]
@@ -220,13 +227,21 @@ fn spawn(
         if threads.pin {
             pin(number);
         }
-        if let Err(source) = worker.run(poll, &stop, threads.busy_poll) {
-            // The channel has room for one report of each worker.
-            drop(report.try_send(EngineError::Worker { worker: number, source }));
-        }
+        tell_end(number, &report, || worker.run(poll, &stop, threads.busy_poll));
     };
     let handle = Builder::new().name(format!("flannel-w{number}")).spawn(work)?;
     Ok(Thread { handle: Some(handle), waker })
+}
+
+/// Does a worker's `work` and reports an end that nobody asked for.
+fn tell_end(number: usize, report: &Sender<EngineError>, work: impl FnOnce() -> Result<(), Lost>) {
+    let error = match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(Ok(())) => return,
+        Ok(Err(source)) => EngineError::Worker { worker: number, source },
+        Err(_) => EngineError::Panicked { worker: number },
+    };
+    // The channel has room for one report of each worker.
+    drop(report.try_send(error));
 }
 
 /// Keeps the calling thread on one of the cores it may run on. A refusal costs speed only.
@@ -241,5 +256,57 @@ fn pin(worker: usize) {
     });
     if let Err(error) = pinned {
         tracing::warn!(worker, %error, "cannot pin a worker to a core; it runs on any");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::IoSlice;
+    use std::time::Instant;
+
+    use super::*;
+    use crate::dataplane::memory;
+    use crate::dataplane::offload::Offloads;
+    use crate::dataplane::tun::TunQueue;
+    use crate::dataplane::vnet_hdr::VnetHdr;
+    use crate::routes::publish;
+
+    /// A device whose driver has a fault that no packet should have to meet.
+    #[derive(Debug)]
+    struct PanickingTun;
+
+    impl TunQueue for PanickingTun {
+        fn read(&self, _buffer: &mut [u8]) -> io::Result<(VnetHdr, usize)> {
+            panic!("read")
+        }
+
+        fn write(&self, _pieces: &[IoSlice<'_>]) -> io::Result<()> {
+            panic!("write")
+        }
+
+        fn originate(&self, _packet: &[u8]) -> io::Result<()> {
+            panic!("originate")
+        }
+
+        fn offloads(&self) -> Offloads {
+            Offloads::OFF
+        }
+    }
+
+    #[test]
+    fn worker_that_panics_is_reported_as_one_that_lost_its_device_is() {
+        let (report, failures) = crossbeam_channel::bounded(2);
+        let subnet: Subnet = "10.1.15.0/24".parse().unwrap();
+        let (_publisher, routes) = publish::channel("10.1.0.0/16".parse().unwrap(), 24);
+        let (udp, _wire) = memory::udp(Offloads::OFF);
+        let accept = Accept { subnet, tun_mtu: 1472 };
+        let mut worker = Worker::new(PanickingTun, udp, subnet.addr(), accept, routes);
+        tell_end(3, &report, || worker.turn(Instant::now()).map(drop));
+        assert!(matches!(failures.try_recv(), Ok(EngineError::Panicked { worker: 3 })));
+        let lost = || Err(Lost { what: "TUN queue", source: io::ErrorKind::NotFound.into() });
+        tell_end(4, &report, lost);
+        assert!(matches!(failures.try_recv(), Ok(EngineError::Worker { worker: 4, .. })));
+        tell_end(5, &report, || Ok(()));
+        assert!(failures.try_recv().is_err());
     }
 }

@@ -89,3 +89,17 @@ fn second_signal_kills() {
     let (status, log) = daemon.end();
     assert!(status.signal().is_some(), "{status}: {log}");
 }
+
+#[test]
+fn rules_that_take_long_do_not_delay_the_node() {
+    let host = Host::with_etcd();
+    host.put_config(r#"{"Network":"10.1.0.0/16"}"#);
+    for tool in ["iptables", "iptables-save", "iptables-restore", "nft"] {
+        host.write_program(tool, "#!/bin/sh\nexec sleep 1000\n");
+    }
+    let daemon = host.start("a", &["-iface", "10.0.0.7", "-ip-masq"]);
+    let log = daemon.wait_for("flannel is ready");
+    assert!(!log.contains("Failed to set up rules"), "it waited for the tool to be killed: {log}");
+    daemon.wait_for("Failed to set up rules");
+    daemon.stop();
+}

@@ -13,6 +13,7 @@ mod log;
 mod mistakes;
 mod overlap;
 mod registry;
+mod signals;
 
 use std::fs;
 use std::path::Path;

@@ -89,7 +89,7 @@ pub struct UdpBackend {
     mtu: u16,
     running: Arc<Running>,
     host_state: watch::Receiver<HostState>,
-    /// The keeper's.
+    /// The keeper, and the netlink socket that it reads.
     tasks: JoinSet<BackendError>,
     routes: PeerRoutes,
     peer_subnets: Arc<PeerSubnets>,
@@ -121,7 +121,11 @@ impl Backend for UdpBackend {
         let longest_whole = underlay::room(iface.mtu);
         // Before anything is made: no change is missed.
         let (connection, net, changes) = kernel::watch().map_err(BackendError::Kernel)?;
-        tokio::spawn(connection);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async {
+            connection.await;
+            BackendError::NetlinkLost
+        });
         let (publisher, routes) = publish::channel(network.network, network.subnet_len);
         let (subnet, tun_addr) = (lease.subnet, lease.subnet.addr());
         let recipe = Recipe {
@@ -148,7 +152,6 @@ impl Backend for UdpBackend {
         let underlay = Underlay::new(iface, mtu, setup.mtu.is_some());
         let keeper = Keeper::new((net, changes), recipe, underlay, device);
         let (running, host_state) = (keeper.running(), keeper.state());
-        let mut tasks = JoinSet::new();
         let peer_subnets = Arc::new(PeerSubnets::default());
         let shadows = Shadows {
             network: network.network,
@@ -176,14 +179,9 @@ impl Backend for UdpBackend {
     }
 
     async fn failed(&mut self) -> BackendError {
-        let ended = tokio::select! {
-            ended = self.tasks.join_next() => ended,
+        tokio::select! {
+            ended = first_end(&mut self.tasks) => ended,
             never = self.routes.tend() => match never {},
-        };
-        match ended {
-            Some(Ok(error)) => error,
-            // It panicked: nobody looks after the device any more, but packets go on.
-            Some(Err(_)) | None => std::future::pending().await,
         }
     }
 
@@ -196,9 +194,27 @@ impl Backend for UdpBackend {
         (counters.to_peers(), counters.from_peers())
     }
 
+    fn device(&self) -> String {
+        self.running.name()
+    }
+
+    fn num_peers(&self) -> usize {
+        self.routes.num_routes()
+    }
+
     fn stats(&self) -> BackendStats {
-        let (device, dataplane) = (self.running.name(), self.running.counters().snapshot());
-        BackendStats { device, num_peers: self.routes.num_routes(), dataplane }
+        let dataplane = self.running.counters().snapshot();
+        BackendStats { device: self.device(), num_peers: self.num_peers(), dataplane }
+    }
+}
+
+/// Why the first of `tasks` ended, none of which is meant to.
+async fn first_end(tasks: &mut JoinSet<BackendError>) -> BackendError {
+    match tasks.join_next().await {
+        Some(Ok(error)) => error,
+        Some(Err(error)) if error.is_panic() => BackendError::Panicked,
+        // They are cancelled with the backend.
+        Some(Err(_)) | None => std::future::pending().await,
     }
 }
 
@@ -218,5 +234,18 @@ impl UdpSetup {
     /// port is known to pass.
     fn spreads_flows(&self) -> bool {
         self.source_ports == SourcePorts::Auto && self.iface.public_ip == self.iface.addr
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn keeper_that_panics_is_heard() {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(std::future::pending());
+        tasks.spawn(async { panic!("a fault in the keeper") });
+        assert!(matches!(first_end(&mut tasks).await, BackendError::Panicked));
     }
 }

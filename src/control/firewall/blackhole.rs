@@ -31,10 +31,24 @@ pub(super) async fn keep(
     period: Duration,
 ) -> Result<Infallible, KernelError> {
     let (connection, net) = kernel::connect()?;
-    tokio::spawn(connection);
+    tokio::select! {
+        never = keep_with(&net, subnet, stale, period) => match never {},
+        () = connection => Err(KernelError {
+            operation: "read and write the kernel's routes".to_owned(),
+            source: io::ErrorKind::ConnectionReset.into(),
+        }),
+    }
+}
+
+async fn keep_with(
+    net: &Netlink,
+    subnet: Subnet,
+    stale: Option<Subnet>,
+    period: Duration,
+) -> Infallible {
     let mut log = LogLimit::default();
     if let Some(stale) = stale
-        && let Err(error) = remove(&net, stale).await
+        && let Err(error) = remove(net, stale).await
         && log.is_due("stale")
     {
         warn!("{error}: {}; delete it by hand", error.source);

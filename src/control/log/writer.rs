@@ -11,6 +11,9 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use super::limit::Limits;
 
+/// Name of the thread, for those who look at panics: it makes up for its own.
+pub(in crate::control) const THREAD: &str = "flannel-log";
+
 /// Lines that wait for standard error; beyond them lines are lost.
 const QUEUE_LEN: usize = 1024;
 
@@ -107,7 +110,7 @@ pub(super) fn start(output: impl Write + Send + 'static, limits: Arc<Limits>) ->
         // A line that panics costs itself: without this thread there would be no log at all.
         while catch_unwind(AssertUnwindSafe(|| thread.run())).is_err() {}
     };
-    std::thread::Builder::new().name("flannel-log".to_owned()).spawn(work)?;
+    std::thread::Builder::new().name(THREAD.to_owned()).spawn(work)?;
     Ok(queue)
 }
 

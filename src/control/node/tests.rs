@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::control::backend::BackendError;
+use crate::control::backend::{BackendError, BackendStats};
 use crate::control::config;
 use crate::control::host_state::HostState;
 use crate::control::lease::{LeaseAttrs, LeaseEvent};
@@ -42,6 +42,22 @@ async fn node_leases_its_subnet_tells_the_host_and_follows_its_peers() {
     world.live_while(act).await;
     assert!(world.log.borrow().dropped, "the backend goes with the node");
     assert!(world.leased().await.is_some(), "the lease stays");
+}
+
+#[tokio::test(start_paused = true)]
+async fn statistics_are_read_for_those_who_ask_and_the_status_has_its_own_source() {
+    let world = World::new();
+    let act = async {
+        for number in 9..50 {
+            world.registry.put(&format!("10.1.{number}.0-24"), PEER);
+            world.until(|log| log.peers.len() == number - 8).await;
+        }
+        assert_eq!(world.log.borrow().num_stats.get(), 0);
+        world.stats().await;
+        assert_eq!(world.log.borrow().num_stats.get(), 1);
+        assert_eq!(world.health.status(), "10.1.5.0/24 on fake0, 41 peers");
+    };
+    world.live_while(act).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -230,6 +246,7 @@ struct World {
 struct Log {
     peers: BTreeSet<String>,
     changes: usize,
+    num_stats: std::cell::Cell<usize>,
     dropped: bool,
 }
 
@@ -385,8 +402,18 @@ impl Backend for FakeBackend {
         (Vec::new(), Vec::new())
     }
 
+    fn device(&self) -> String {
+        "fake0".to_owned()
+    }
+
+    fn num_peers(&self) -> usize {
+        self.setup.log.borrow().peers.len()
+    }
+
     fn stats(&self) -> BackendStats {
-        let num_peers = self.setup.log.borrow().peers.len();
+        let num_stats = &self.setup.log.borrow().num_stats;
+        num_stats.set(num_stats.get() + 1);
+        let num_peers = self.num_peers();
         BackendStats { device: "fake0".into(), num_peers, dataplane: StatsSnapshot::default() }
     }
 }

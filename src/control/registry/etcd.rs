@@ -136,7 +136,7 @@ impl Registry for EtcdRegistry {
 
     async fn config(&self) -> Result<Option<String>, RegistryError> {
         let get = |client| pages::get(client, self.keys.config.clone(), GetOptions::new());
-        let answer = self.servers.call("read network config", get).await?;
+        let answer = self.servers.read("read network config", get).await?;
         Ok(answer.kvs().first().map(|kv| String::from_utf8_lossy(kv.value()).into_owned()))
     }
 
@@ -144,7 +144,7 @@ impl Registry for EtcdRegistry {
         // Whoever may start a node may read this key. Its value is of no interest.
         let options = GetOptions::new().with_keys_only();
         let get = |client| pages::get(client, self.keys.config.clone(), options.clone());
-        let answer = self.servers.call("ask for the etcd cluster id", get).await?;
+        let answer = self.servers.read("ask for the etcd cluster id", get).await?;
         Ok(store_of(answer.header()))
     }
 

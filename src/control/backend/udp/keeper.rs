@@ -148,7 +148,8 @@ impl Keeper {
             loop {
                 tokio::select! {
                     Some(failure) = self.failures.recv() => {
-                        if self.has_device().await {
+                        let is_panic = matches!(failure, EngineError::Panicked { .. });
+                        if is_panic || self.has_device().await {
                             return BackendError::Engine(failure);
                         }
                         break;

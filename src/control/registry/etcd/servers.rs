@@ -2,11 +2,13 @@
 
 use std::error::Error as _;
 use std::future::Future;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use etcd_client::{Client, ConnectOptions, Error};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use tokio::sync::OnceCell;
 
 use super::settings::{EtcdConfig, EtcdConfigError};
@@ -45,6 +47,8 @@ pub(super) struct Servers {
     servers: Vec<Server>,
     /// The one that answered last.
     current: AtomicUsize,
+    /// It did, and they have not all failed since.
+    is_known: AtomicBool,
     user: Option<(String, String)>,
     /// Of every connection, but for TLS.
     options: ConnectOptions,
@@ -52,6 +56,24 @@ pub(super) struct Servers {
     config: EtcdConfig,
     log: Mutex<LogLimit>,
     pub(super) timings: Timings,
+}
+
+/// By how much a server is asked before the next one, while none is known to answer. One that is
+/// well answers in a fraction of this.
+const HEAD_START: Duration = Duration::from_millis(300);
+
+/// Why a server gave no answer.
+struct Miss {
+    reason: String,
+    /// Another server would say the same.
+    is_final: bool,
+}
+
+/// Why no server gave an answer so far.
+struct Misses {
+    operation: &'static str,
+    /// In the operator's order of servers.
+    reasons: Vec<String>,
 }
 
 struct Server {
@@ -100,8 +122,8 @@ impl Servers {
             servers.push(Server { url, session: Mutex::new(session) });
         }
         let (config, log) = (config.clone(), Mutex::default());
-        let current = AtomicUsize::new(0);
-        Ok(Self { servers, current, user, options, config, log, timings })
+        let (current, is_known) = (AtomicUsize::new(0), AtomicBool::new(false));
+        Ok(Self { servers, current, is_known, user, options, config, log, timings })
     }
 
     /// Asks the server that answered last, then the others, until one gives an answer or a
@@ -117,34 +139,78 @@ impl Servers {
     where
         F: Future<Output = Result<T, Error>>,
     {
-        let mut reasons = vec![String::new(); self.servers.len()];
-        let start = self.current.load(Ordering::Relaxed);
-        for turn in 0..self.servers.len() {
-            let index = (start + turn) % self.servers.len();
-            let server = &self.servers[index];
-            let session = self.session(server).await;
-            let asked = async {
-                self.sign_in(server, &session).await?;
-                rpc(session.client.clone()).await
-            };
-            let reason = match tokio::time::timeout(self.timings.call, asked).await {
-                Ok(Ok(answer)) => {
-                    self.current.store(index, Ordering::Relaxed);
-                    return Ok(answer);
-                }
-                Ok(Err(error)) if is_final(&error) => {
-                    let reason = format!("{}: {}", server.url, describe(&error));
-                    return Err(RegistryError::Call { operation, reason });
-                }
-                Ok(Err(error)) => describe(&error),
-                Err(_) => {
-                    self.abandon_session(server).await;
-                    format!("no answer within {:?}", self.timings.call)
-                }
-            };
-            reasons[index] = format!("{}: {reason}", server.url);
+        let mut misses = Misses::new(operation, self.servers.len());
+        for index in self.order() {
+            match self.ask(index, &rpc).await {
+                Ok(answer) => return Ok(answer),
+                Err(miss) => misses.add(index, miss)?,
+            }
         }
-        Err(RegistryError::Call { operation, reason: reasons.join("; ") })
+        self.is_known.store(false, Ordering::Relaxed);
+        Err(misses.into_error())
+    }
+
+    /// Like [`call`](Self::call), for what changes nothing. As long as no server is known to
+    /// answer, as at the start, it does not wait for one to fail before it asks the next: the
+    /// lookup of a name alone may take many seconds.
+    pub(super) async fn read<T, F>(
+        &self,
+        operation: &'static str,
+        rpc: impl Fn(Client) -> F,
+    ) -> Result<T, RegistryError>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        if self.is_known.load(Ordering::Relaxed) {
+            return self.call(operation, rpc).await;
+        }
+        let (rpc, mut misses) = (&rpc, Misses::new(operation, self.servers.len()));
+        let mut asked: FuturesUnordered<_> = (0_u32..)
+            .zip(self.order())
+            .map(|(turn, index)| async move {
+                tokio::time::sleep(HEAD_START * turn).await;
+                (index, self.ask(index, rpc).await)
+            })
+            .collect();
+        while let Some((index, answer)) = asked.next().await {
+            match answer {
+                Ok(answer) => return Ok(answer),
+                Err(miss) => misses.add(index, miss)?,
+            }
+        }
+        Err(misses.into_error())
+    }
+
+    /// The servers in the order in which they are asked.
+    fn order(&self) -> impl Iterator<Item = usize> + use<> {
+        let (start, num) = (self.current.load(Ordering::Relaxed), self.servers.len());
+        (0..num).map(move |turn| (start + turn) % num)
+    }
+
+    /// Asks one server.
+    async fn ask<T, F>(&self, index: usize, rpc: &impl Fn(Client) -> F) -> Result<T, Miss>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let server = &self.servers[index];
+        let session = self.session(server).await;
+        let asked = async {
+            self.sign_in(server, &session).await?;
+            rpc(session.client.clone()).await
+        };
+        let (reason, is_final) = match tokio::time::timeout(self.timings.call, asked).await {
+            Ok(Ok(answer)) => {
+                self.current.store(index, Ordering::Relaxed);
+                self.is_known.store(true, Ordering::Relaxed);
+                return Ok(answer);
+            }
+            Ok(Err(error)) => (describe(&error), is_final(&error)),
+            Err(_) => {
+                self.abandon_session(server).await;
+                (format!("no answer within {:?}", self.timings.call), false)
+            }
+        };
+        Err(Miss { reason: format!("{}: {reason}", server.url), is_final })
     }
 
     /// The session to ask `server` in: another one than before if its TLS files were replaced. One
@@ -227,6 +293,25 @@ impl Servers {
             Some(_) => client.refresh_token().await,
             None => Ok(()),
         }
+    }
+}
+
+impl Misses {
+    fn new(operation: &'static str, num_servers: usize) -> Self {
+        Self { operation, reasons: vec![String::new(); num_servers] }
+    }
+
+    /// Takes note of the miss of a server; an error if there is no use in asking another.
+    fn add(&mut self, index: usize, Miss { reason, is_final }: Miss) -> Result<(), RegistryError> {
+        if is_final {
+            return Err(RegistryError::Call { operation: self.operation, reason });
+        }
+        self.reasons[index] = reason;
+        Ok(())
+    }
+
+    fn into_error(self) -> RegistryError {
+        RegistryError::Call { operation: self.operation, reason: self.reasons.join("; ") }
     }
 }
 

@@ -126,6 +126,23 @@ async fn dead_and_silent_endpoints_among_living_ones_are_passed_over() {
 }
 
 #[tokio::test]
+async fn first_answer_does_not_wait_for_a_silent_server() {
+    let server = EtcdServer::start().await;
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let silent_url = format!("http://{}", silent.local_addr().unwrap());
+    let hour = Duration::from_secs(3600);
+    // A server that takes as long as it likes, as when nobody answers for its name.
+    let timings = Timings { connect: hour, call: hour, ..FAST };
+    let config = config(&[&silent_url, &silent_url, &server.url]);
+    let registry = EtcdRegistry::with_timings(&config, timings).await.unwrap();
+    let first = tokio::time::timeout(Duration::from_secs(30), registry.config()).await;
+    assert_eq!(first.unwrap(), Ok(None));
+    // The one that answered is asked from here on.
+    let listed = tokio::time::timeout(Duration::from_secs(30), registry.list(&Scope::All)).await;
+    assert_eq!(listed.unwrap().unwrap().entries.len(), 0);
+}
+
+#[tokio::test]
 async fn connection_that_fell_silent_is_not_used_again() {
     let server = EtcdServer::start().await;
     let (url, frozen) = proxy(server.url.trim_start_matches("http://").to_owned()).await;
