@@ -17,7 +17,7 @@ use futures_util::FutureExt;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -31,7 +31,7 @@ use super::registry::{
     Batch, Change, LeaseWatch, Registry, RegistryError, Revision, Scope, Snapshot, StoreId,
     TtlLease, Write,
 };
-use super::renew::{KeepPolicy, OnLeaseLoss, keep_lease};
+use super::renew::{AnnounceCauses, KeepPolicy, OnLeaseLoss, keep_lease};
 use crate::routes::Subnet;
 
 const NUM_SEEDS: u64 = 30;
@@ -348,7 +348,8 @@ async fn live(
             *held.lock().unwrap() = Some(lease.clone());
             let claim = Claim::new(lease.subnet, public_ip);
             let hold = |lease: &Lease| *held.lock().unwrap() = Some(lease.clone());
-            keep_lease(&link, &lease, policy, &claim, hold).await;
+            let (_, causes) = watch::channel(AnnounceCauses::default());
+            keep_lease(&link, &lease, policy, &claim, causes, hold).await;
             *held.lock().unwrap() = None;
         }
         tokio::time::sleep(Duration::from_secs(5)).await;
@@ -452,6 +453,10 @@ impl Registry for Link {
 
     async fn renew(&self, lease: &Lease, attrs: &LeaseAttrs) -> Result<Write, RegistryError> {
         self.carry(self.registry.renew(lease, attrs)).await
+    }
+
+    async fn announce(&self, lease: &Lease) -> Result<Write, RegistryError> {
+        self.carry(self.registry.announce(lease)).await
     }
 
     async fn release(&self, ttl_lease: TtlLease) -> Result<(), RegistryError> {

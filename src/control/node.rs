@@ -23,7 +23,7 @@ use super::host_id::HostId;
 use super::lease::{Lease, LeaseAttrs, LeaseEvent};
 use super::log_limit::LogLimit;
 use super::registry::Registry;
-use super::renew::{KeepPolicy, keep_lease};
+use super::renew::{AnnounceCauses, KeepPolicy, keep_lease};
 use super::state_file::{Past, Recorder, StateFile};
 use super::subnet_file::{SubnetEnv, SubnetFile, previous_network};
 use super::systemd::{Watchdog, notify};
@@ -183,7 +183,8 @@ impl<R: Registry> Node<'_, R> {
         let mut follow = pin!(follow_leases(self.registry, &claim, known, in_touch, |news| {
             drop(sink.send(news));
         }));
-        let mut keep = pin!(keep_lease(self.registry, &own, self.keep, &claim, |lease| {
+        let (announce_causes, causes) = watch::channel(AnnounceCauses::default());
+        let mut keep = pin!(keep_lease(self.registry, &own, self.keep, &claim, causes, |lease| {
             drop(hold.send(lease.clone()));
         }));
         let (warn, mut warned) = mpsc::unbounded_channel();
@@ -214,7 +215,9 @@ impl<R: Registry> Node<'_, R> {
                     announce();
                     is_announced = true;
                 }
-                Some(News { events, num_malformed, num_known }) = changes.recv() => {
+                Some(news) = changes.recv() => {
+                    announce_causes.send_modify(|causes| causes.observe(&news));
+                    let News { events, num_malformed, num_known, .. } = news;
                     num_peers.set(num_known);
                     vitals.malformed(num_malformed);
                     record.apply(&events);

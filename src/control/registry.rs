@@ -275,6 +275,10 @@ pub trait Registry: Send + Sync {
         attrs: &LeaseAttrs,
     ) -> impl Future<Output = Result<Write, RegistryError>> + Send;
 
+    /// Writes the entry of `lease` as it is, expiry and all, so that a watch tells of it once more.
+    /// Refused when it changed since `lease` was read.
+    fn announce(&self, lease: &Lease) -> impl Future<Output = Result<Write, RegistryError>> + Send;
+
     /// Gives back an expiry of ours that our entry is no longer bound to. If anything else is
     /// bound to it, it stays.
     fn release(

@@ -1,5 +1,6 @@
 //! Keeps our own lease: renews it in time, and notices when it is no longer ours.
 
+mod announcer;
 mod keeper;
 mod rewrites;
 mod suspension;
@@ -9,8 +10,10 @@ use std::net::Ipv4Addr;
 use std::str::FromStr;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
+pub use self::announcer::AnnounceCauses;
 use self::keeper::Keeper;
 use self::suspension::Suspension;
 use super::claim::Claim;
@@ -85,6 +88,8 @@ const SUSPENSION_PERIOD: Duration = Duration::from_secs(5 * 60);
 
 /// Renews `lease` for as long as it is ours, some time before it would expire, and returns when
 /// it is lost. Every new state of it is handed to `sink`; who else claims it is noted in `claim`.
+/// Now and then, and soon after each of `causes`, the entry is written as it is, so that stock nodes
+/// that missed or forgot it learn it.
 ///
 /// Each renewal writes the entry anew, so that stock peers that dropped it learn it again, and
 /// only if it still is as we know it: unlike stock, this never overwrites another node's lease.
@@ -108,6 +113,7 @@ pub async fn keep_lease<R: Registry>(
     lease: &Lease,
     policy: KeepPolicy,
     claim: &Claim,
+    mut causes: watch::Receiver<AnnounceCauses>,
     sink: impl FnMut(&Lease),
 ) -> LeaseLost {
     let scope = Scope::Key(lease.entry.key.clone());
@@ -132,6 +138,11 @@ pub async fn keep_lease<R: Registry>(
                 keeper.observe(update).await
             }
             () = until(keeper.renew_at) => keeper.renew().await,
+            Ok(()) = causes.changed() => {
+                keeper.announcer.hear(*causes.borrow_and_update());
+                Ok(())
+            }
+            () = until(keeper.announce_at()) => keeper.announce().await,
             () = sleep(SUSPENSION_PERIOD) => Ok(()),
         };
         if let Err(lost) = still_ours {

@@ -48,13 +48,15 @@ pub struct News {
     pub num_malformed: usize,
     /// How many leases of other nodes are known by now.
     pub num_known: usize,
+    /// How often such an entry was written or deleted since we first looked.
+    pub num_unreadable_writes: u64,
 }
 
 /// Hands `sink` every change to the leases of all nodes but our own, for as long as it is polled.
 ///
 /// The first call carries everything there is, be it nothing: at once if it is listed already, or
 /// as soon as the registry answers what is different from the leases remembered. Each later one
-/// carries at least one event, or another number of malformed entries. A lease that is only renewed
+/// carries at least one event, or tells of a malformed entry written or gone. A lease that is only renewed
 /// is no event, nor is one that the registry lost while nobody watched, if its node writes it again
 /// within half a minute. Leases that contradict our own claim are noted in `own`. Whether the
 /// registry answers is told to `in_touch`, each time that changes.
@@ -74,7 +76,7 @@ pub async fn follow_leases<R: Registry>(
     };
     let mut feed = feed.telling(in_touch);
     let mut table = LeaseTable::new(own, remembered);
-    let mut num_malformed = None;
+    let mut told = None;
     let mut not_before = Instant::now();
     loop {
         let deadline = table.give_up_at().map(|at| at.max(not_before));
@@ -100,11 +102,13 @@ pub async fn follow_leases<R: Registry>(
             }
         };
         log_events(&events);
-        let before = num_malformed.replace(table.num_malformed());
-        if before != num_malformed || !events.is_empty() {
+        let num_unreadable_writes = table.num_unreadable_writes();
+        let now = Some((table.num_malformed(), num_unreadable_writes));
+        if std::mem::replace(&mut told, now) != now || !events.is_empty() {
             sink(News {
                 events,
                 num_malformed: table.num_malformed(),
+                num_unreadable_writes,
                 num_known: table.num_known(),
             });
         }

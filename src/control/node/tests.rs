@@ -61,6 +61,25 @@ async fn statistics_are_read_for_those_who_ask_and_the_status_has_its_own_source
 }
 
 #[tokio::test(start_paused = true)]
+async fn foreign_key_and_stock_peer_make_the_node_announce_its_lease() {
+    let world = World::new();
+    let act = async {
+        world.until(|log| log.changes > 0).await;
+        // Between what is due 3 s and 30 s after joining.
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        for (key, value, secs) in [("not-a-subnet", "", 3), ("10.1.9.0-24", PEER, 14)] {
+            let scope = Scope::Key("10.1.5.0-24".to_owned());
+            let listed = world.registry.list(&scope).await.unwrap();
+            world.registry.put(key, value);
+            tokio::time::sleep(Duration::from_secs(secs)).await;
+            let now = world.registry.list(&scope).await.unwrap();
+            assert_ne!(now.entries, listed.entries, "not announced after {key}");
+        }
+    };
+    assert!(world.live_while(act).await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
 async fn lost_lease_ends_the_node_and_its_backend() {
     let world = World::new();
     let act = async {

@@ -35,6 +35,7 @@ pub(crate) async fn check(rig: &impl Rig) {
     malformed_entry_is_one_error_in_the_listing(rig).await;
     malformed_entry_is_written_over_while_it_is_as_seen(rig).await;
     released_expiry_takes_nothing_along(rig).await;
+    announced_lease_is_told_once_more_and_expires_as_before(rig).await;
     watch_delivers_each_write_once_and_in_order(rig).await;
     expiry_arrives_as_a_deletion(rig).await;
     watch_of_a_key_sees_nothing_else(rig).await;
@@ -144,6 +145,28 @@ async fn malformed_entry_is_written_over_while_it_is_as_seen(rig: &impl Rig) {
         }
     }
     rig.remove(&lease.entry.key).await;
+}
+
+async fn announced_lease_is_told_once_more_and_expires_as_before(rig: &impl Rig) {
+    let lease = create(rig, "10.1.16.0/24", OURS).await;
+    rig.put("10.1.17.0-24", &LeaseAttrs::udp(OURS).to_json()).await;
+    let reservation = read(rig, "10.1.17.0-24").await.unwrap().unwrap();
+    for lease in [lease, reservation] {
+        let scope = Scope::Key(lease.entry.key.clone());
+        let mut watch = rig.registry().watch(&scope, lease.entry.revision).await.unwrap();
+        let announced = done(rig.registry().announce(&lease).await);
+        assert!(announced.entry.revision > lease.entry.revision);
+        assert_eq!((announced.expires, &announced.attrs), (lease.expires, &lease.attrs));
+        assert_eq!(announced.entry.ttl_lease, lease.entry.ttl_lease);
+        let now = Lease { expires: None, ..announced };
+        assert_eq!(read(rig, &lease.entry.key).await, Some(Ok(now.clone())));
+        assert_eq!(collect(&mut watch, 1).await.0, [Change::Put(Ok(now))]);
+        rig.put(&lease.entry.key, &LeaseAttrs::udp(THEIRS).to_json()).await;
+        let theirs = read(rig, &lease.entry.key).await;
+        assert_eq!(rig.registry().announce(&lease).await, Ok(Write::Refused(theirs)));
+        rig.remove(&lease.entry.key).await;
+        assert_eq!(rig.registry().announce(&lease).await, Ok(Write::Refused(None)));
+    }
 }
 
 async fn released_expiry_takes_nothing_along(rig: &impl Rig) {

@@ -89,10 +89,10 @@ impl EtcdRegistry {
         operation: &'static str,
         expected: Compare,
         lease: Lease,
+        options: PutOptions,
     ) -> Result<Write, RegistryError> {
         let name = self.keys.full(&lease.entry.key);
         let ttl_lease = lease.entry.ttl_lease;
-        let options = PutOptions::new().with_lease(ttl_lease.map_or(0, |TtlLease(id)| id.get()));
         let put = TxnOp::put(name.clone(), lease.attrs.to_json(), Some(options));
         let transaction =
             Txn::new().when([expected]).and_then([put]).or_else([TxnOp::get(name, None)]);
@@ -191,7 +191,7 @@ impl Registry for EtcdRegistry {
         let entry = Entry { key: print_key(subnet), revision: Revision::default(), ttl_lease };
         let absent = Compare::version(self.keys.full(&entry.key), CompareOp::Equal, 0);
         let lease = Lease { subnet, attrs: attrs.clone(), expires: Some(expires), entry };
-        let write = self.put_if("create lease", absent, lease).await;
+        let write = self.put_if("create lease", absent, lease, bound_to(ttl_lease)).await;
         self.revoke_unless_written(granted, &write).await;
         write
     }
@@ -202,16 +202,20 @@ impl Registry for EtcdRegistry {
         let unchanged = Compare::mod_revision(key, CompareOp::Equal, seen);
         let lease = Lease { attrs: attrs.clone(), ..lease.clone() };
         let Some(ttl_lease) = lease.entry.ttl_lease else {
-            return self.put_if("write reservation", unchanged, lease).await;
+            return self.put_if("write reservation", unchanged, lease, bound_to(None)).await;
         };
         let expires = Some(Instant::now() + LEASE_TTL);
         if self.keep_alive(ttl_lease).await?.is_some_and(|ttl| ttl >= LEASE_TTL) {
-            return self.put_if("renew lease", unchanged, Lease { expires, ..lease }).await;
+            let options = bound_to(Some(ttl_lease));
+            let lease = Lease { expires, ..lease };
+            return self.put_if("renew lease", unchanged, lease, options).await;
         }
         // The old expiry has struck, or it was granted for a shorter time by somebody else.
         let granted = self.grant().await?;
         let entry = Entry { ttl_lease: Some(granted.ttl_lease()), ..lease.entry.clone() };
-        let write = self.put_if("renew lease", unchanged, Lease { expires, entry, ..lease }).await;
+        let options = bound_to(entry.ttl_lease);
+        let lease = Lease { expires, entry, ..lease };
+        let write = self.put_if("renew lease", unchanged, lease, options).await;
         self.revoke_unless_written(granted, &write).await;
         if matches!(write, Ok(Write::Done(_))) {
             self.release_or_log(ttl_lease).await;
@@ -238,6 +242,13 @@ impl Registry for EtcdRegistry {
             self.release_or_log(ttl_lease).await;
         }
         Ok(is_deleted)
+    }
+
+    async fn announce(&self, lease: &Lease) -> Result<Write, RegistryError> {
+        let key = self.keys.full(&lease.entry.key);
+        let unchanged = Compare::mod_revision(key, CompareOp::Equal, lease.entry.revision.0);
+        let same_expiry = PutOptions::new().with_ignore_lease();
+        self.put_if("announce lease", unchanged, lease.clone(), same_expiry).await
     }
 
     async fn release(&self, ttl_lease: TtlLease) -> Result<(), RegistryError> {
@@ -290,6 +301,10 @@ impl Keys {
 
 async fn txn(mut client: Client, transaction: Txn) -> Result<TxnResponse, Error> {
     client.txn(transaction).await
+}
+
+fn bound_to(ttl_lease: Option<TtlLease>) -> PutOptions {
+    PutOptions::new().with_lease(ttl_lease.map_or(0, |TtlLease(id)| id.get()))
 }
 
 fn ttl_lease(id: i64) -> Option<TtlLease> {

@@ -23,7 +23,7 @@ use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout};
 
-use self::document::Document;
+use self::document::{Document, expires};
 use self::view::{View, Written, is_expired};
 use super::history::Cas;
 use super::{
@@ -66,6 +66,10 @@ enum Edit {
     Put {
         attrs: LeaseAttrs,
         is_reservation: bool,
+    },
+    /// It is written as it stands, to hold for as long as it does.
+    Announce {
+        attrs: LeaseAttrs,
     },
     Delete,
 }
@@ -158,6 +162,16 @@ impl Registry for FileRegistry {
         let unchanged = Cas::LastWritten(lease.entry.revision);
         let edit = Edit::Put { attrs: attrs.clone(), is_reservation: lease.is_reservation() };
         self.edit("renew lease", lease.entry.key.clone(), unchanged, edit).await
+    }
+
+    async fn announce(&self, lease: &Lease) -> Result<Write, RegistryError> {
+        let unchanged = Cas::LastWritten(lease.entry.revision);
+        let edit = Edit::Announce { attrs: lease.attrs.clone() };
+        let write = self.edit("announce lease", lease.entry.key.clone(), unchanged, edit);
+        Ok(match write.await? {
+            Write::Done(now) => Write::Done(Lease { expires: lease.expires, ..now }),
+            Write::Refused(found) => Write::Refused(found),
+        })
     }
 
     async fn release(&self, _: TtlLease) -> Result<(), RegistryError> {
@@ -261,9 +275,13 @@ impl Shared {
             let mut view = self.view();
             view.observe(&document, now, Some(Written { key, ttl_lease }));
             return Ok(match (edit, view.read(key), lease) {
-                (Edit::Put { .. }, Some(Ok(lease)), _) => Write::Done(lease),
+                (Edit::Put { .. } | Edit::Announce { .. }, Some(Ok(lease)), _) => {
+                    Write::Done(lease)
+                }
                 (Edit::Delete, None, Some(lease)) => Write::Done(lease),
-                (Edit::Put { .. } | Edit::Delete, found, _) => Write::Refused(found),
+                (Edit::Put { .. } | Edit::Announce { .. } | Edit::Delete, found, _) => {
+                    Write::Refused(found)
+                }
             });
         }
     }
@@ -303,6 +321,10 @@ fn apply(
     match edit {
         Edit::Put { attrs, is_reservation } => {
             let expires = (!is_reservation).then_some(now + LEASE_TTL);
+            document.put(key, attrs, expires)?;
+        }
+        Edit::Announce { attrs } => {
+            let expires = document.entries().get(key).and_then(|raw| expires(raw).ok().flatten());
             document.put(key, attrs, expires)?;
         }
         Edit::Delete => document.remove(|name, _| name == key),

@@ -240,6 +240,18 @@ impl Registry for MemoryRegistry {
         .await
     }
 
+    async fn announce(&self, lease: &Lease) -> Result<Write, RegistryError> {
+        self.call("announce lease", |store| {
+            let value = lease.attrs.to_json();
+            let written = store.announce(&lease.entry, value.as_bytes());
+            match outcome(store, &lease.entry.key, written) {
+                Write::Done(now) => Write::Done(Lease { expires: lease.expires, ..now }),
+                Write::Refused(found) => Write::Refused(found),
+            }
+        })
+        .await
+    }
+
     async fn release(&self, ttl_lease: TtlLease) -> Result<(), RegistryError> {
         self.call("release expiry", |store| store.release(ttl_lease)).await
     }

@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
+use super::announcer::Announcer;
 use super::rewrites::{Over, Rewrites};
 use super::{KeepPolicy, LeaseLost, OnLeaseLoss};
 use crate::control::backoff::Backoff;
@@ -38,6 +39,7 @@ pub(super) struct Keeper<'r, R, S> {
     /// Whether somebody else wrote our entry in our name since we last did.
     is_shared: bool,
     rewrites: Rewrites,
+    pub(super) announcer: Announcer,
     /// What our entry was bound to once, to be given back.
     stale: Vec<TtlLease>,
     backoff: Backoff,
@@ -59,6 +61,7 @@ impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
             is_lost: false,
             is_shared: false,
             rewrites: Rewrites::new(),
+            announcer: Announcer::new(),
             stale: Vec::new(),
             lease,
             policy,
@@ -104,6 +107,32 @@ impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
             Ok(Write::Refused(found)) => self.judge(found).await,
             Err(error) => {
                 self.complain(&error);
+                Ok(())
+            }
+        }
+    }
+
+    /// When to write our entry as it is; never before it is known how it stands.
+    pub(super) fn announce_at(&self) -> Option<Instant> {
+        (self.lease.entry.revision != Revision::UNKNOWN).then(|| self.announcer.due())
+    }
+
+    /// Writes our entry as it is.
+    pub(super) async fn announce(&mut self) -> Result<(), LeaseLost> {
+        match self.registry.announce(&self.lease).await {
+            Ok(Write::Done(lease)) => {
+                self.lease.entry = lease.entry;
+                self.announcer.written();
+                Ok(())
+            }
+            Ok(Write::Refused(found)) => {
+                self.announcer.failed();
+                self.judge(found).await
+            }
+            Err(error) => {
+                self.is_in_doubt = true;
+                self.announcer.failed();
+                tracing::debug!("{error}; trying again");
                 Ok(())
             }
         }
@@ -169,6 +198,7 @@ impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
             Ok(Write::Done(lease)) => {
                 tracing::warn!("lease {subnet} {fate} and was created anew");
                 self.hold(lease);
+                self.announcer.join();
             }
             Ok(Write::Refused(Some(entry))) => self.settle(entry).await?,
             Ok(Write::Refused(None)) => {}
@@ -242,6 +272,7 @@ impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
         let had = self.rebind(lease.entry);
         if had.revision == Revision::UNKNOWN {
             tracing::info!("registry is back: lease {} is still ours", self.lease.subnet);
+            self.announcer.join();
         }
         if self.lease.is_reservation() {
             tracing::info!("lease {} is a reservation", self.lease.subnet);
@@ -275,6 +306,7 @@ impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
         self.is_in_doubt = false;
         self.is_lost = false;
         self.backoff.reset();
+        self.announcer.written();
         if !std::mem::take(&mut self.is_shared) {
             self.claim.settle(&self.lease.entry.key);
         }

@@ -13,6 +13,7 @@ use crate::control::registry::{LEASE_TTL, Malformed, Snapshot, TtlLease, Write};
 use crate::control::test_log::Logs;
 use crate::control::watch::{Known, Update, follow_leases};
 
+mod announce;
 mod cut_off;
 mod overwritten;
 mod ttl_leases;
@@ -144,7 +145,7 @@ async fn expiry_seen_by_the_watch_creates_the_lease_anew() {
         lost = keep_lease(&registry, &lease, EXIT, &claim, |_| {}) => Some(lost),
         () = async {
             tokio::time::sleep(HOUR).await; // the watch stands
-            registry.fail_next(10_000, Fault::NotAsked);
+            registry.fail_next(100_000, Fault::NotAsked);
             tokio::time::sleep(LEASE_TTL - HOUR).await;
             registry.advance(LEASE_TTL);
             registry.heal();
@@ -307,9 +308,10 @@ async fn other_node_with_our_public_ip_is_noticed_and_nothing_is_overwritten() {
         tokio::time::sleep(HOUR).await;
         assert_eq!(claim.conflicts(), []);
         acquire_lease(&registry, &config, &LeaseAttrs::udp(OURS), None).await.unwrap();
-        let written = revision(&registry).await;
+        let expiry = async || listed(&registry).await.leases().next().unwrap().entry.ttl_lease;
+        let written = expiry().await;
         tokio::time::sleep(HOUR).await;
-        assert_eq!(revision(&registry).await, written);
+        assert_eq!(expiry().await, written);
         assert_eq!(claim.conflicts().len(), 1);
         // It leaves; our next renewal still finds its trace, the one after that none.
         pass(&registry, HOUR * 24).await;
@@ -384,6 +386,18 @@ async fn lost_after<R: Registry>(
     let keep = tokio::time::timeout(acts_for + Duration::from_secs(60), keep);
     let (lost, ()) = tokio::join!(keep, somebody);
     lost.expect("the loss is noticed in time")
+}
+
+/// Keeps a lease that nothing but the time gives a cause to announce.
+async fn keep_lease<R: Registry>(
+    registry: &R,
+    lease: &Lease,
+    policy: KeepPolicy,
+    claim: &Claim,
+    sink: impl FnMut(&Lease),
+) -> LeaseLost {
+    let (_, causes) = watch::channel(AnnounceCauses::default());
+    super::keep_lease(registry, lease, policy, claim, causes, sink).await
 }
 
 fn claim() -> Claim {

@@ -26,6 +26,8 @@ pub(super) struct LeaseTable<'a> {
     doubted: BTreeMap<String, Instant>,
     /// Keys of the malformed entries, with the revision that was complained about.
     malformed: BTreeMap<String, Revision>,
+    /// How often one was written or deleted.
+    num_unreadable_writes: u64,
 }
 
 impl<'a> LeaseTable<'a> {
@@ -36,7 +38,13 @@ impl<'a> LeaseTable<'a> {
         for lease in known.values() {
             *holders.entry(lease.subnet).or_default() += 1;
         }
-        Self { own, known, holders, doubted: BTreeMap::new(), malformed: BTreeMap::new() }
+        let (doubted, malformed) = (BTreeMap::new(), BTreeMap::new());
+        Self { own, known, holders, doubted, malformed, num_unreadable_writes: 0 }
+    }
+
+    /// How often a malformed entry was written or deleted.
+    pub(super) const fn num_unreadable_writes(&self) -> u64 {
+        self.num_unreadable_writes
     }
 
     /// How many leases are known that the registry does not have.
@@ -84,7 +92,11 @@ impl<'a> LeaseTable<'a> {
     /// that it was deleted. Returns how many came to be in doubt just now.
     pub(super) fn replace(&mut self, snapshot: Snapshot) -> (Vec<LeaseEvent>, usize) {
         let listed: HashSet<&str> = snapshot.entries.iter().map(key_of).collect();
+        let num_malformed = self.malformed.len();
         self.malformed.retain(|key, _| listed.contains(key.as_str()));
+        if self.malformed.len() < num_malformed {
+            self.num_unreadable_writes += 1;
+        }
         self.doubted.retain(|key, _| !listed.contains(key.as_str()));
         let num_before = self.doubted.len();
         let until = Instant::now() + RESET_GRACE;
@@ -137,7 +149,9 @@ impl<'a> LeaseTable<'a> {
     }
 
     fn forget(&mut self, key: &str) -> Option<LeaseEvent> {
-        self.malformed.remove(key);
+        if self.malformed.remove(key).is_some() {
+            self.num_unreadable_writes += 1;
+        }
         self.doubted.remove(key);
         self.own.settle(key);
         let gone = self.known.remove(key)?;
@@ -167,6 +181,7 @@ impl<'a> LeaseTable<'a> {
     fn complain(&mut self, malformed: Malformed) {
         let complained = self.malformed.insert(malformed.key.clone(), malformed.revision);
         if complained != Some(malformed.revision) {
+            self.num_unreadable_writes += 1;
             let num = self.malformed.len();
             tracing::warn!("skipped {malformed} (now {num} such entries)");
         }

@@ -94,6 +94,23 @@ async fn lease_of_a_shorter_time_is_renewed_for_the_whole_one() {
 }
 
 #[tokio::test]
+async fn announcing_puts_no_expiry_off() {
+    let server = EtcdServer::start().await;
+    let registry = registry(&[&server.url]).await;
+    let mut client = server.client().await;
+    let short = client.lease_grant(600, None).await.unwrap().id();
+    let options = PutOptions::new().with_lease(short);
+    client.put(registry.keys.full("10.1.1.0-24"), attrs().to_json(), Some(options)).await.unwrap();
+    let found = registry.list(&Scope::All).await.unwrap().entries.remove(0).unwrap();
+    let Ok(Write::Done(announced)) = registry.announce(&found).await else { panic!() };
+    assert_eq!(announced.entry.ttl_lease, found.entry.ttl_lease);
+    let ids = client.leases().await.unwrap();
+    assert_eq!(ids.leases().len(), 1, "no new etcd lease");
+    let ttl = client.lease_time_to_live(short, None).await.unwrap().ttl();
+    assert!((500..=600).contains(&ttl), "{ttl}");
+}
+
+#[tokio::test]
 async fn listing_of_a_hundred_thousand_leases_is_complete_and_sorted() {
     let server = EtcdServer::start().await;
     let registry = registry(&[&server.url]).await;

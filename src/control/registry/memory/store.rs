@@ -102,6 +102,15 @@ impl Store {
         true
     }
 
+    /// Whether it was written. Its expiry stays what it is.
+    pub(super) fn announce(&mut self, seen: &Entry, value: &[u8]) -> bool {
+        let same = self.history.is(Cas::LastWritten(seen.revision), &seen.key);
+        if same {
+            self.put(&seen.key, value, seen.ttl_lease);
+        }
+        same
+    }
+
     /// Lets go of an expiry that no entry is bound to.
     pub(super) fn release(&mut self, ttl_lease: TtlLease) {
         let is_bound = |entry: &Read| {
