@@ -6,7 +6,7 @@ use crate::control::config::parse;
 use crate::control::registry::etcd::{EtcdConfig, EtcdRegistry};
 use crate::control::registry::memory::{Fault, MemoryRegistry};
 use crate::control::registry::test_etcd::EtcdServer;
-use crate::control::renew::{KeepPolicy, OnLeaseLoss, keep_lease};
+use crate::control::renew::{AnnounceCauses, KeepPolicy, OnLeaseLoss, keep_lease};
 use crate::control::test_log::Logs;
 
 const OURS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
@@ -69,7 +69,11 @@ async fn lease_of_another_host_is_left_to_it_if_that_is_alive() {
             KeepPolicy { margin: Duration::from_secs(3600), on_loss: OnLeaseLoss::Reacquire };
         let keep = async {
             match is_alive {
-                true => panic!("{}", keep_lease(&registry, &had, policy, &claim, |_| {}).await),
+                true => {
+                    let (_, causes) = tokio::sync::watch::channel(AnnounceCauses::default());
+                    let lost = keep_lease(&registry, &had, policy, &claim, causes, |_| {}).await;
+                    panic!("{lost}")
+                }
                 false => std::future::pending().await,
             }
         };
@@ -261,7 +265,8 @@ async fn standing_lease_is_enough_while_the_registry_refuses_writes() {
     let claim = Claim::new(lease.subnet, OURS);
     let policy = KeepPolicy { margin: Duration::from_secs(3600), on_loss: OnLeaseLoss::Reacquire };
     let (sender, mut held) = tokio::sync::mpsc::unbounded_channel();
-    let keep = keep_lease(&registry, &lease, policy, &claim, |lease| {
+    let (_, causes) = tokio::sync::watch::channel(AnnounceCauses::default());
+    let keep = keep_lease(&registry, &lease, policy, &claim, causes, |lease| {
         drop(sender.send(lease.clone()));
     });
     let act = async {
