@@ -70,6 +70,8 @@ fn start(host: &Host, line: &str) -> Copy {
     let test = "panic_anywhere_ends_the_daemon_with_one_message_and_status_1";
     let mut command = host.command(&[this.to_str().unwrap(), "--exact", test, "--nocapture"]);
     let log = File::create(host.dir.path().join("log")).unwrap();
+    // The daemon's own main thread has 8 MiB; a test's has 2, too few for a debug build.
+    command.env("RUST_MIN_STACK", "8388608");
     command.env(PANIC_AT, line).env("TWILL_TEST_DIR", host.dir.path()).stderr(log);
     Copy(command.stdout(std::process::Stdio::null()).spawn().unwrap())
 }
