@@ -134,7 +134,7 @@ fn spec(shape: ShapeArgs, name: String) -> anyhow::Result<LabSpec> {
         num_pods: shape.pods,
         mtu: shape.mtu,
         registry: shape.registry,
-        config: Some(shape.config),
+        config: Some(shape.config.unwrap_or_else(|| shape.backend.config())),
         daemons,
         frames_only: shape.wire == Wire::Frames,
         ..LabSpec::new(name, daemon)

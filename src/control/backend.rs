@@ -3,14 +3,18 @@
 //! A backend is prepared, started with our lease, told of every change in its peers' leases, and
 //! asked whether it still works. Dropping it takes away all it made on the host.
 
+pub mod host_gw;
+pub mod peer_routes;
 pub mod udp;
+pub mod vxlan;
 
 use std::io;
+use std::net::Ipv4Addr;
 
 use serde::Serialize;
-use tokio::sync::watch;
 
-use super::host_state::HostState;
+use super::conditions::Conditions;
+use super::iface::ExternalInterface;
 use super::lease::{Lease, LeaseAttrs, LeaseEvent};
 use crate::dataplane::EngineError;
 use crate::dataplane::peer_counters::PeerCount;
@@ -28,13 +32,20 @@ pub trait Backend: Sized {
     /// What it holds before there is a lease.
     type Prepared;
 
+    /// The address that our lease has.
+    fn public_ip(setup: &Self::Setup) -> Ipv4Addr;
+
     /// Takes what another process may hold, such as the port, and returns it with what our lease
     /// is to say of us. This comes before our lease is written, so a daemon that cannot run here
-    /// changes nothing in the registry.
+    /// changes nothing in the registry. `previous` is what our lease said before, if that is
+    /// known.
     ///
     /// # Errors
-    /// [`BackendError`]; nothing is left on the host then.
-    fn prepare(setup: Self::Setup) -> Result<(Self::Prepared, LeaseAttrs), BackendError>;
+    /// [`BackendError`].
+    async fn prepare(
+        setup: Self::Setup,
+        previous: Option<&LeaseAttrs>,
+    ) -> Result<(Self::Prepared, LeaseAttrs), BackendError>;
 
     /// Makes the overlay device of `lease` and starts to carry packets; there are no peers yet.
     ///
@@ -51,14 +62,18 @@ pub trait Backend: Sized {
     /// Takes over changes in the peers' leases, in order.
     fn apply(&mut self, events: Vec<LeaseEvent>);
 
+    /// The registry has listed every lease, and [`apply`](Self::apply) has taken them over: what
+    /// an earlier life left for other peers may go.
+    fn synced(&mut self);
+
     /// Waits until the backend fails for good; for ever, if it does not.
     ///
     /// # Cancel safety
     /// Dropping the future loses no failure.
     async fn failed(&mut self) -> BackendError;
 
-    /// Whether what it needs of this host is in place, now and at every change.
-    fn host_state(&self) -> watch::Receiver<HostState>;
+    /// How each thing is that it needs of this host.
+    fn conditions(&self) -> Conditions;
 
     /// Reads what it carried to its peers, and what came from them; a peer may have several
     /// entries, which add up.
@@ -81,8 +96,9 @@ pub struct BackendStats {
     pub device: String,
     /// Peers there is a route to.
     pub num_peers: usize,
-    /// The data plane's counters.
-    pub dataplane: StatsSnapshot,
+    /// The data plane's counters, if packets pass through this process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dataplane: Option<StatsSnapshot>,
 }
 
 /// Why a backend did not start, or failed.
@@ -113,16 +129,61 @@ pub enum BackendError {
     /// The sockets could not be made.
     #[error("open the underlay sockets")]
     Udp(#[source] UdpError),
+    /// The address of the underlay is not on this host.
+    #[error("no interface has the address {addr} of the underlay")]
+    NoUnderlay {
+        /// The address.
+        addr: Ipv4Addr,
+    },
+    /// Peers send to an address that is not the interface's.
+    #[error(
+        "the public IP {public_ip} is not the address {addr} of {name}: behind a NAT host-gw cannot \
+         work; set Backend.Type to vxlan or udp in the network config of all nodes"
+    )]
+    BehindNat {
+        /// What peers send to.
+        public_ip: Ipv4Addr,
+        /// The interface's address.
+        addr: Ipv4Addr,
+        /// The interface.
+        name: String,
+    },
+    /// There is no vxlan device.
+    #[error(transparent)]
+    Vxlan(Box<vxlan::DeviceError>),
     /// The workers did not start, or one of them ended.
     #[error("carry packets")]
     Engine(#[source] EngineError),
     /// The thread that waits for failures could not be started.
     #[error("watch over the workers")]
     Thread(#[source] io::Error),
-    /// The device's keeper panicked.
+    /// The task that keeps the device or the peers' entries panicked.
     #[error("keep the overlay device: the task panicked")]
     Panicked,
     /// The kernel's news of links, addresses and routes are over.
     #[error("keep the overlay device: the netlink socket is lost")]
     NetlinkLost,
+}
+
+/// The least MTU of an IPv4 link, in bytes: RFC 791, section 3.2.
+const MIN_MTU: u32 = crate::dataplane::pmtu::MIN_IPV4_MTU as u32;
+
+/// MTU of an overlay that the kernel carries, in bytes: `chosen` by flag, or else `underlay`, the
+/// interface's if the config has none, less `overhead`.
+///
+/// # Errors
+/// [`BackendError::SmallMtu`].
+fn kernel_mtu(
+    iface: &ExternalInterface,
+    underlay: Option<u16>,
+    overhead: u32,
+    chosen: Option<u16>,
+) -> Result<u16, BackendError> {
+    let underlay = underlay.map_or(iface.mtu, u32::from).min(u16::MAX.into());
+    let min = MIN_MTU + overhead;
+    if underlay < min {
+        return Err(BackendError::SmallMtu { name: iface.name.clone(), mtu: underlay, min });
+    }
+    let room = u16::try_from(underlay - overhead).unwrap_or(u16::MAX);
+    Ok(chosen.unwrap_or(room))
 }

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use super::acquire::{choose_own, is_reusable};
 use super::backend::udp::{check_port, first_tun_mtu};
+use super::backend::{host_gw, vxlan};
 use super::config::{BackendConfig, NetworkConfig, read_config};
 use super::flags::Config;
 use super::iface::ExternalInterface;
@@ -46,7 +47,7 @@ pub fn check(config: &Config) -> Result<CheckReport, DaemonError> {
     let runtime = runtime.map_err(DaemonError::Runtime)?;
     let report = runtime.block_on(async {
         let mut report = CheckReport { warnings: config.notes.clone(), ..CheckReport::default() };
-        report.take(preflight::check());
+        report.take(preflight::check_net_admin());
         let iface = report.take(interface(config).await);
         if let Some(addr) = config.healthz {
             report.take(health::check_addr(addr));
@@ -115,22 +116,43 @@ impl CheckReport {
             self.warnings.extend(overlaps);
             let subnet = subnet(config, registry, &network, iface.public_ip).await;
             self.add("subnet", subnet);
-            let BackendConfig::Udp { port, mtu } = network.backend;
-            if let Some((mtu, _)) = self.take(first_tun_mtu(iface, config.mtu.or(mtu))) {
-                self.add(
-                    "device",
-                    format!("the first free flannelN, MTU {mtu}, with {range} routed"),
-                );
-            }
-            self.take(check_port(iface.addr, port));
-            self.add(
-                "listen",
-                format!("UDP {}:{port}, by {} workers", iface.addr, config.num_workers),
-            );
+            self.add("backend", network.backend.backend_type());
+            self.backend(config, &network, iface);
         }
         self.add("rules", rules(config, network.nftables));
         self.add("subnet_file", config.subnet_file.display());
         self.add("health", config.healthz.map_or("none".to_owned(), |addr| addr.to_string()));
+    }
+
+    /// What the backend would make on this host.
+    fn backend(&mut self, config: &Config, network: &NetworkConfig, iface: &ExternalInterface) {
+        let range = network.network;
+        match network.backend {
+            BackendConfig::Udp { port, mtu } => {
+                self.take(preflight::check_tun());
+                if let Some((mtu, _)) = self.take(first_tun_mtu(iface, config.mtu.or(mtu))) {
+                    let device = format!("the first free flannelN, MTU {mtu}, with {range} routed");
+                    self.add("device", device);
+                }
+                self.take(check_port(iface.addr, port));
+                let workers = config.num_workers;
+                self.add("listen", format!("UDP {}:{port}, by {workers} workers", iface.addr));
+            }
+            BackendConfig::Vxlan(vxlan) => {
+                if let Some(mtu) = self.take(vxlan::overlay_mtu(iface, &vxlan, config.mtu)) {
+                    self.add("device", format!("flannel.{}, MTU {mtu}", vxlan.vni));
+                }
+                let port =
+                    vxlan.port.map_or("the kernel's port, 8472".to_owned(), |it| it.to_string());
+                self.add("listen", format!("UDP {port}, by the kernel"));
+            }
+            BackendConfig::HostGw => {
+                self.take(host_gw::check_public_ip(iface));
+                if let Some(mtu) = self.take(host_gw::overlay_mtu(iface, config.mtu)) {
+                    self.add("device", format!("none: routes by {}, MTU {mtu}", iface.name));
+                }
+            }
+        }
     }
 
     fn add(&mut self, name: &'static str, text: impl fmt::Display) {

@@ -3,16 +3,17 @@
 //! The rules are those of flannel's `pkg/subnet/config.go`. Where stock would go on with a
 //! configuration that cannot work, this says what is wrong with it.
 
+mod backend;
 mod follow;
 mod wait;
 
+use self::backend::read_backend;
+pub use self::backend::{BackendConfig, BackendType, UnknownBackend, VxlanConfig};
 pub(super) use follow::follow_config;
 pub(crate) use wait::{ConfigWait, POLL_INTERVAL};
 pub use wait::{FoundConfig, NotYet, read_config, wait_for_config};
 
-use std::fmt;
 use std::net::Ipv4Addr;
-use std::str::FromStr;
 
 use super::go_json::{Object, WrongType};
 use crate::dataplane::pmtu::MIN_IPV4_MTU;
@@ -34,30 +35,6 @@ pub struct NetworkConfig {
     /// How packets travel between nodes.
     pub backend: BackendConfig,
 }
-
-/// A backend with its settings.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BackendConfig {
-    /// One packet per UDP datagram.
-    Udp {
-        /// Where every node listens and every peer sends to.
-        port: u16,
-        /// MTU of the overlay in bytes; `None` for what the external interface leaves room for.
-        mtu: Option<u16>,
-    },
-}
-
-/// The backends there are. Parses from flannel's names in any letter case.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BackendType {
-    /// Packets in UDP datagrams, through a TUN device.
-    Udp,
-}
-
-/// A name that is no backend of this program.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown backend {0:?}; this flanneld knows udp")]
-pub struct UnknownBackend(String);
 
 /// What is wrong with a network config. One line that begins with the key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -142,8 +119,11 @@ pub enum ConfigError {
     #[error("Backend: {0} is not a JSON object")]
     BackendShape(String),
     /// A port that is none.
-    #[error("Backend.Port: {0} is outside 1…65535")]
-    Port(i64),
+    #[error("Backend.Port: {0} is outside {1}…65535")]
+    Port(i64, u16),
+    /// A number that no vxlan header holds.
+    #[error("Backend.VNI: {0} is outside 0…16777215")]
+    Vni(i64),
     /// An overlay MTU that no datagram could carry, or IPv4 could not use.
     #[error("Backend.MTU: {0} is outside {MIN_OVERLAY_MTU}…{MAX_OVERLAY_MTU}")]
     Mtu(i64),
@@ -273,93 +253,11 @@ fn read_limit(
     Ok(Some(addr))
 }
 
-/// Without a `Backend` the type is udp; with one that names no type it is an empty name, which
-/// nobody knows (`pkg/subnet/config.go`, `parseBackendType`).
-fn read_backend(
-    object: &Object,
-    backend_override: Option<BackendType>,
-) -> Result<BackendConfig, ConfigError> {
-    let Some(raw) = object.raw("Backend") else {
-        return Ok(BackendConfig::Udp { port: BackendConfig::UDP_PORT, mtu: None });
-    };
-    let backend = match raw.get() {
-        "null" => Object::default(),
-        text => Object::parse(text.as_bytes())
-            .map_err(|_| ConfigError::BackendShape(WrongType::shorten(text)))?,
-    };
-    let name = backend.read::<String>("Type", "a text").map_err(|e| e.inside("Backend.Type"))?;
-    let named = name.clone().unwrap_or_default().parse();
-    let BackendType::Udp = match backend_override {
-        Some(backend) => backend,
-        None => named.clone().map_err(ConfigError::Backend)?,
-    };
-    // Another backend's settings are not ours: vxlan's Port is 8472, say.
-    let is_ours = name.is_none() || named == Ok(BackendType::Udp);
-    let (port, mtu) =
-        if is_ours { (read_port(&backend)?, read_mtu(&backend)?) } else { (None, None) };
-    Ok(BackendConfig::Udp { port: port.unwrap_or(BackendConfig::UDP_PORT), mtu })
-}
-
-fn read_port(backend: &Object) -> Result<Option<u16>, ConfigError> {
-    let port = backend.read::<i64>("Port", "a whole number");
-    let Some(port) = port.map_err(|error| error.inside("Backend.Port"))? else {
-        return Ok(None);
-    };
-    match u16::try_from(port) {
-        Ok(port) if port != 0 => Ok(Some(port)),
-        _ => Err(ConfigError::Port(port)),
-    }
-}
-
-/// Stock's udp backend knows no `MTU`; the key is that of its vxlan backend, where 0 is the default
-/// too.
-fn read_mtu(backend: &Object) -> Result<Option<u16>, ConfigError> {
-    let mtu = backend.read::<i64>("MTU", "a whole number");
-    match mtu.map_err(|error| error.inside("Backend.MTU"))? {
-        None | Some(0) => Ok(None),
-        Some(mtu) => match u16::try_from(mtu) {
-            Ok(mtu) if (MIN_OVERLAY_MTU..=MAX_OVERLAY_MTU).contains(&mtu) => Ok(Some(mtu)),
-            _ => Err(ConfigError::Mtu(mtu)),
-        },
-    }
-}
-
 impl NetworkConfig {
     /// Whether a node may hold `subnet`: of the right length, and within the limits.
     pub fn accepts(&self, subnet: Subnet) -> bool {
         subnet.prefix_len() == self.subnet_len
             && (self.subnet_min..=self.subnet_max).contains(&subnet.addr())
-    }
-}
-
-impl BackendConfig {
-    /// Default of `Backend.Port`: `defaultPort` in flannel's `pkg/backend/udp`.
-    const UDP_PORT: u16 = 8285;
-
-    /// Which backend this is.
-    pub const fn backend_type(self) -> BackendType {
-        match self {
-            Self::Udp { .. } => BackendType::Udp,
-        }
-    }
-}
-
-impl FromStr for BackendType {
-    type Err = UnknownBackend;
-
-    fn from_str(name: &str) -> Result<Self, UnknownBackend> {
-        if name.eq_ignore_ascii_case("udp") {
-            return Ok(Self::Udp);
-        }
-        Err(UnknownBackend(name.to_owned()))
-    }
-}
-
-impl fmt::Display for BackendType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Udp => "udp",
-        })
     }
 }
 

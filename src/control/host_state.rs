@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use super::conditions::{Condition, Conditions};
+
 /// What the overlay needs of this host, each part by itself.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct HostState {
@@ -46,5 +48,21 @@ impl HostState {
             ("peer_routes", peer_routes),
             ("underlay", underlay),
         ]
+    }
+}
+
+impl From<&HostState> for Conditions {
+    fn from(state: &HostState) -> Self {
+        let mut conditions = Self::default();
+        for (name, part) in state.parts() {
+            conditions.set(
+                name,
+                match part {
+                    Part::InPlace => Condition::Ok,
+                    Part::Amiss(reason) => Condition::Failed(reason.clone()),
+                },
+            );
+        }
+        conditions
     }
 }

@@ -15,6 +15,7 @@ pub mod config;
 pub mod iface;
 pub mod host_id;
 pub mod host_state;
+pub mod conditions;
 pub mod overlap;
 mod node;
 mod systemd;
@@ -58,7 +59,9 @@ use tracing::{info, warn};
 
 use self::acquire::AcquireError;
 use self::backend::BackendError;
+use self::backend::host_gw::{HostGwBackend, HostGwSetup};
 use self::backend::udp::{UdpBackend, UdpSetup};
+use self::backend::vxlan::{VxlanBackend, VxlanSetup};
 use self::config::{BackendConfig, ConfigWait, FoundConfig, NotYet, POLL_INTERVAL, read_config};
 use self::flags::Config;
 use self::health::{BEAT, Health, HealthError, Loop};
@@ -145,7 +148,7 @@ const LAST_WRITE_TIMEOUT: Duration = Duration::from_millis(200);
 /// The life of the daemon once its registry is known.
 async fn run_with<R: Registry>(config: &Config, registry: &R) -> Result<(), DaemonError> {
     // 1. What the operator and the host got wrong, before anything is touched.
-    preflight::check()?;
+    preflight::check_net_admin()?;
     for note in &config.notes {
         warn!("{note}");
     }
@@ -261,7 +264,15 @@ async fn join<R: Registry>(
                 host: HostId::of(&config.subnet_file),
                 threads: config.threads,
             };
+            preflight::check_tun()?;
             node.live::<UdpBackend>(setup).await
+        }
+        BackendConfig::Vxlan(vxlan) => {
+            let setup = VxlanSetup { iface, network, vxlan, mtu: config.mtu };
+            node.live::<VxlanBackend>(setup).await
+        }
+        BackendConfig::HostGw => {
+            node.live::<HostGwBackend>(HostGwSetup { iface, network, mtu: config.mtu }).await
         }
     }
 }

@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::convert::Infallible;
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::pin::pin;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use tokio::time::{Instant, interval, sleep, timeout, timeout_at};
 use tracing::{error, info, warn};
 
 use super::DaemonError;
-use super::acquire::{AcquireError, Acquired, acquire_from, list_leases};
+use super::acquire::{Acquired, acquire_from, list_leases};
 use super::backend::Backend;
 use super::claim::Claim;
 use super::config::{BackendType, NetworkConfig, POLL_INTERVAL, follow_config};
@@ -22,7 +23,7 @@ use super::health::{BEAT, Health, Loop, Stats, Vitals};
 use super::host_id::HostId;
 use super::lease::{Lease, LeaseAttrs, LeaseEvent};
 use super::log_limit::LogLimit;
-use super::registry::Registry;
+use super::registry::{Registry, Snapshot};
 use super::renew::{AnnounceCauses, KeepPolicy, keep_lease};
 use super::state_file::{Past, Recorder, StateFile};
 use super::subnet_file::{SubnetEnv, SubnetFile, previous_network};
@@ -68,6 +69,27 @@ pub(super) struct Node<'a, R> {
     pub(super) health: &'a Health,
 }
 
+/// What a node starts from.
+enum Start {
+    /// What it knew when it last ran.
+    Remembered(Past),
+    /// What the registry has.
+    Listed(Snapshot),
+}
+
+impl Start {
+    /// What our lease says of us by now.
+    fn own_attrs(&self, public_ip: Ipv4Addr) -> Option<LeaseAttrs> {
+        match self {
+            Self::Remembered(past) => Some(past.own.attrs.clone()),
+            Self::Listed(listed) => {
+                let own = listed.leases().find(|lease| lease.attrs.public_ip == public_ip);
+                own.map(|lease| lease.attrs.clone())
+            }
+        }
+    }
+}
+
 impl<R: Registry> Node<'_, R> {
     /// Joins the overlay and stays in it for as long as it is polled. The lease outlives us, so
     /// that a restart finds it.
@@ -82,13 +104,22 @@ impl<R: Registry> Node<'_, R> {
         mut self,
         setup: B::Setup,
     ) -> Result<Infallible, DaemonError> {
-        // Before the lease: a second daemon on this host fails here and leaves the lease alone.
-        let (prepared, attrs) = B::prepare(setup)?;
-        let (own, known) = match self.past.take() {
-            Some(past) => past.resume(attrs),
-            None => {
-                self.health.enter("acquiring a lease");
-                self.acquire(&attrs).await?
+        let start = match self.past.take() {
+            Some(past) => Start::Remembered(past),
+            None => self.list(B::public_ip(&setup)).await,
+        };
+        // Before the lease is written: a second daemon on this host fails here and leaves it alone.
+        let before = start.own_attrs(B::public_ip(&setup));
+        let (prepared, attrs) = B::prepare(setup, before.as_ref()).await?;
+        let (own, known) = match start {
+            Start::Remembered(past) => past.resume(attrs),
+            Start::Listed(listed) => {
+                let Acquired { lease, listed, rival } =
+                    acquire_from(self.registry, &self.network, &attrs, self.previous, listed)
+                        .await?;
+                self.state.meet(&listed.store);
+                self.rival = rival;
+                (lease, Known::Listed(listed))
             }
         };
         let is_remembered = matches!(known, Known::Remembered(_));
@@ -99,31 +130,24 @@ impl<R: Registry> Node<'_, R> {
         }
     }
 
-    /// A lease from the registry, or that of our past if the registry fell silent after it gave us
-    /// the config.
-    async fn acquire(&mut self, attrs: &LeaseAttrs) -> Result<(Lease, Known), AcquireError> {
-        let (registry, network) = (self.registry, &self.network);
-        let listed = match timeout(LIST_TIMEOUT, list_leases(registry)).await {
-            Ok(listed) => listed,
-            Err(_) => match self.recall(attrs).await {
-                Some(past) => return Ok(past.resume(attrs.clone())),
-                None => list_leases(registry).await,
+    /// All leases, or those of our past if the registry fell silent after it gave us the config.
+    async fn list(&self, public_ip: Ipv4Addr) -> Start {
+        self.health.enter("acquiring a lease");
+        match timeout(LIST_TIMEOUT, list_leases(self.registry)).await {
+            Ok(listed) => Start::Listed(listed),
+            Err(_) => match self.recall(public_ip).await {
+                Some(past) => Start::Remembered(past),
+                None => Start::Listed(list_leases(self.registry).await),
             },
-        };
-        let Acquired { lease, listed, rival } =
-            acquire_from(registry, network, attrs, self.previous, listed).await?;
-        self.state.meet(&listed.store);
-        self.rival = rival;
-        Ok((lease, Known::Listed(listed)))
+        }
     }
 
-    async fn recall(&self, attrs: &LeaseAttrs) -> Option<Past> {
+    async fn recall(&self, public_ip: Ipv4Addr) -> Option<Past> {
         let backend = Some(self.network.backend.backend_type());
         // The config may be another since.
         let in_use = self.in_use.filter(|subnet| self.network.accepts(*subnet));
         let mut log = LogLimit::default();
-        let remembered =
-            self.state.recall(self.registry, in_use, backend, attrs.public_ip, &mut log);
+        let remembered = self.state.recall(self.registry, in_use, backend, public_ip, &mut log);
         Some(remembered.await?.past)
     }
 
@@ -222,6 +246,8 @@ impl<R: Registry> Node<'_, R> {
                     vitals.malformed(num_malformed);
                     record.apply(&events);
                     backend.apply(events);
+                    // The first news is all there is in the registry.
+                    backend.synced();
                 }
                 Some(lease) = held.recv() => {
                     vitals.hold(&lease);

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
+use super::backend::Backend;
 use super::bench::BenchArgs;
 use super::inside::{self, Inside};
-use super::network::DEFAULT_CONFIG;
 use super::registry::RegistryKind;
 
 /// The program as clap sees it, for its manual pages and completions.
@@ -95,8 +95,11 @@ pub struct ShapeArgs {
     #[arg(long, value_enum, default_value_t = RegistryKind::default())]
     pub registry: RegistryKind,
     /// Network config to write to the registry
-    #[arg(long, value_name = "JSON", default_value = DEFAULT_CONFIG)]
-    pub config: String,
+    #[arg(long, value_name = "JSON", conflicts_with = "backend")]
+    pub config: Option<String>,
+    /// Backend of the network config.
+    #[arg(long, value_enum, default_value_t = Backend::default())]
+    pub backend: Backend,
     /// The flanneld to run: PATH on all nodes, NODE=PATH on one
     ///
     /// May be given several times. The word `stand-in` for PATH is a built-in stand-in for a

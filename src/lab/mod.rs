@@ -18,6 +18,7 @@ pub mod carrier;
 pub mod measure;
 pub mod report;
 pub mod demo;
+pub mod backend;
 pub mod bench;
 pub mod interop;
 pub mod status;

@@ -6,6 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::LabError;
+use super::backend::Backend;
 use super::daemon::Daemon;
 use super::etcd::Etcd;
 use super::netns::Netns;
@@ -182,7 +183,9 @@ impl Lab {
         }
         let daemon = self.spec.daemon_of(&format!("n{number}"));
         let registry = self.spec.registry;
-        let node = Node::create(&self.names, number, &self.underlay, registry, daemon)?;
+        let config = self.spec.config.as_deref();
+        let backend = config.map_or_else(Backend::default, Backend::of);
+        let node = Node::create(&self.names, number, &self.underlay, (registry, backend), daemon)?;
         if self.spec.frames_only {
             self.underlay.carry_frames_only(node.netns(), &node.name())?;
         }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::LabError;
+use super::backend::Backend;
 use super::daemon::{Daemon, SubnetEnv};
 use super::netns::Netns;
 use super::pods::{self, Pod};
@@ -29,6 +30,7 @@ pub struct Node {
     netns: Netns,
     dir: PathBuf,
     registry: RegistryKind,
+    backend: Backend,
     daemon: Daemon,
     process: Option<Process>,
     /// Inode of `subnet.env` when the daemon was started; a new one means it was written since.
@@ -55,7 +57,7 @@ impl Node {
         names: &Names,
         number: usize,
         underlay: &Underlay,
-        registry: RegistryKind,
+        (registry, backend): (RegistryKind, Backend),
         daemon: Daemon,
     ) -> Result<Self, LabError> {
         let netns = Netns::create(names.node(number))?;
@@ -65,7 +67,19 @@ impl Node {
         fs::create_dir_all(&dir).map_err(LabError::io(format!("create {}", dir.display())))?;
         let names = names.clone();
         let (process, old_env, overlay, pods) = (None, None, None, Vec::new());
-        Ok(Self { number, names, netns, dir, registry, daemon, process, old_env, overlay, pods })
+        Ok(Self {
+            number,
+            names,
+            netns,
+            dir,
+            registry,
+            backend,
+            daemon,
+            process,
+            old_env,
+            overlay,
+            pods,
+        })
     }
 
     /// Its name within the lab: `n1`.
@@ -153,10 +167,16 @@ impl Node {
             return Ok(None);
         }
         let env = SubnetEnv::read(&self.subnet_file())?;
+        if self.backend == Backend::HostGw {
+            return Ok(Some(Overlay { env, device: "eth0".to_owned() }));
+        }
         let addrs = self.netns.ip("-j -4 addr show")?;
         let Some(device) = device_with(&addrs, env.subnet.addr()) else {
             return Ok(None);
         };
+        if self.backend == Backend::Vxlan {
+            return Ok(Some(Overlay { env, device }));
+        }
         let routes = self.netns.ip(&format!("-4 route show {} dev {device}", env.network))?;
         Ok((!routes.trim().is_empty()).then_some(Overlay { env, device }))
     }

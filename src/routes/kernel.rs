@@ -84,7 +84,7 @@ pub struct KernelError {
 }
 
 impl KernelError {
-    fn new(operation: impl Into<String>, source: impl Into<io::Error>) -> Self {
+    pub(crate) fn new(operation: impl Into<String>, source: impl Into<io::Error>) -> Self {
         Self { operation: operation.into(), source: source.into() }
     }
 }

@@ -18,6 +18,7 @@ mod pmtu;
 mod offload;
 mod order;
 mod garbage;
+mod kernel_backends;
 mod leases;
 mod recursion;
 mod restart;

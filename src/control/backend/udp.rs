@@ -29,6 +29,7 @@ pub use self::source_ports::SourcePorts;
 use self::underlay::Underlay;
 pub(in crate::control) use self::underlay::first_tun_mtu;
 use super::{Backend, BackendError, BackendStats};
+use crate::control::conditions::Conditions;
 use crate::control::config::NetworkConfig;
 use crate::control::host_id::HostId;
 use crate::control::host_state::HostState;
@@ -101,7 +102,14 @@ impl Backend for UdpBackend {
     type Setup = UdpSetup;
     type Prepared = UdpPrepared;
 
-    fn prepare(setup: UdpSetup) -> Result<(UdpPrepared, LeaseAttrs), BackendError> {
+    fn public_ip(setup: &UdpSetup) -> Ipv4Addr {
+        setup.iface.public_ip
+    }
+
+    async fn prepare(
+        setup: UdpSetup,
+        _previous: Option<&LeaseAttrs>,
+    ) -> Result<(UdpPrepared, LeaseAttrs), BackendError> {
         let (mtu, long_datagrams) = first_tun_mtu(&setup.iface, setup.mtu)?;
         let attrs = LeaseAttrs::udp(setup.iface.public_ip);
         let attrs = if setup.spreads_flows() { source_ports::advertise(attrs) } else { attrs };
@@ -185,8 +193,10 @@ impl Backend for UdpBackend {
         }
     }
 
-    fn host_state(&self) -> watch::Receiver<HostState> {
-        self.host_state.clone()
+    fn synced(&mut self) {}
+
+    fn conditions(&self) -> Conditions {
+        Conditions::from(&*self.host_state.borrow())
     }
 
     fn peer_counts(&self) -> (Vec<PeerCount>, Vec<PeerCount>) {
@@ -203,7 +213,7 @@ impl Backend for UdpBackend {
     }
 
     fn stats(&self) -> BackendStats {
-        let dataplane = self.running.counters().snapshot();
+        let dataplane = Some(self.running.counters().snapshot());
         BackendStats { device: self.device(), num_peers: self.num_peers(), dataplane }
     }
 }

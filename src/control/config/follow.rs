@@ -6,7 +6,7 @@ use std::time::Duration;
 use rand::Rng;
 use tokio::sync::watch;
 
-use super::{BackendConfig, BackendType, NetworkConfig, NotYet, read_config};
+use super::{BackendType, NetworkConfig, NotYet, read_config};
 use crate::control::dice::dice;
 use crate::control::registry::Registry;
 
@@ -69,28 +69,33 @@ pub(in crate::control) async fn follow_config<R: Registry>(
     }
 }
 
-/// What `found` says that `in_use` does not, by key.
+/// What `found` says that `in_use` does not, by key. Of another backend the settings are others,
+/// too: its name says it all.
 fn difference(in_use: &NetworkConfig, found: &NetworkConfig) -> Option<String> {
-    let members = members(in_use).into_iter().zip(members(found));
-    let differing: Vec<String> = members
-        .filter(|(ours, found)| ours != found)
-        .map(|((key, ours), (_, found))| format!("{key} is {found}, was {ours}"))
+    let ours = members(in_use);
+    let found = members(found);
+    let differing: Vec<String> = ours
+        .iter()
+        .filter_map(|(key, ours)| {
+            let (_, found) = found.iter().find(|(name, _)| name == key)?;
+            (ours != found).then(|| format!("{key} is {found}, was {ours}"))
+        })
         .collect();
     (!differing.is_empty()).then(|| differing.join(", "))
 }
 
-fn members(config: &NetworkConfig) -> [(&'static str, String); 7] {
+fn members(config: &NetworkConfig) -> Vec<(&'static str, String)> {
     let NetworkConfig { network, subnet_len, subnet_min, subnet_max, nftables, backend } = config;
-    let BackendConfig::Udp { port, mtu } = backend;
-    [
+    let mut members = vec![
         ("Network", network.to_string()),
         ("SubnetLen", subnet_len.to_string()),
         ("SubnetMin", subnet_min.to_string()),
         ("SubnetMax", subnet_max.to_string()),
         ("EnableNFTables", nftables.to_string()),
-        ("Backend.Port", port.to_string()),
-        ("Backend.MTU", mtu.map_or("not set".to_owned(), |mtu| mtu.to_string())),
-    ]
+        ("Backend.Type", backend.backend_type().to_string()),
+    ];
+    members.extend(backend.settings());
+    members
 }
 
 #[cfg(test)]

@@ -166,15 +166,15 @@ fn every_fault_is_one_line_that_begins_with_its_key() {
         (r#"{"EnableIPv4":"no"}"#, "EnableIPv4: \"no\" is not true or false"),
         (
             r#"{"Network":"10.1.0.0/16","Backend":{"Type":"foo"}}"#,
-            "Backend.Type: unknown backend \"foo\"; this flanneld knows udp",
+            "Backend.Type: unknown backend \"foo\"; this flanneld knows udp, vxlan and host-gw",
         ),
         (
             r#"{"Network":"10.1.0.0/16","Backend":{"Port":1}}"#,
-            "Backend.Type: unknown backend \"\"; this flanneld knows udp",
+            "Backend.Type: unknown backend \"\"; this flanneld knows udp, vxlan and host-gw",
         ),
         (
             r#"{"Network":"10.1.0.0/16","Backend":null}"#,
-            "Backend.Type: unknown backend \"\"; this flanneld knows udp",
+            "Backend.Type: unknown backend \"\"; this flanneld knows udp, vxlan and host-gw",
         ),
         (r#"{"Network":"10.1.0.0/16","Backend":"udp"}"#, "Backend: \"udp\" is not a JSON object"),
         (r#"{"Network":"10.1.0.0/16","Backend":{"Type":1}}"#, "Backend.Type: 1 is not a text"),
@@ -246,7 +246,8 @@ fn mtu_is_the_operators_choice_of_udp_s_alone() {
         (r#"{"Type":"vxlan","MTU":1450}"#, None),
     ] {
         let text = format!(r#"{{"Network":"10.1.0.0/16","Backend":{backend}}}"#);
-        let BackendConfig::Udp { mtu, .. } = parse(&text, Some(BackendType::Udp)).unwrap().backend;
+        let parsed = parse(&text, Some(BackendType::Udp)).unwrap().backend;
+        let BackendConfig::Udp { mtu, .. } = parsed else { panic!("{parsed:?}") };
         assert_eq!(mtu, expected, "{backend}");
     }
 }

@@ -17,6 +17,7 @@ use tokio::runtime::Builder;
 use super::command::CommandError;
 use super::iptables::{Iptables, OlderLayouts};
 use super::{blackhole, nftables};
+use crate::control::backend::peer_routes;
 use crate::control::preflight::{self, PreflightError};
 use crate::control::state_file::StateFile;
 use crate::control::subnet_file::{previous_network, previous_subnet};
@@ -118,6 +119,9 @@ impl<F: FnMut(&str)> Cleaner<F> {
         for link in links::left_over(&net).await? {
             links::delete(&net, &link).await?;
             (self.removed)(&format!("device {}", link.name));
+        }
+        for route in peer_routes::delete_marked_routes().await? {
+            (self.removed)(&route);
         }
         if let Some(subnet) = previous_subnet(subnet_file)
             && blackhole::remove(&net, subnet).await? > 0

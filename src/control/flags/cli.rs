@@ -174,7 +174,7 @@ const BUSY_POLL: Duration = Duration::from_micros(50);
 
 #[derive(Debug, Args)]
 struct DataPlaneFlags {
-    /// Backend to use whatever the network config's Backend.Type says: udp.
+    /// Backend to use whatever the network config's Backend.Type says: udp, vxlan or host-gw.
     #[arg(long, value_name = "TYPE", default_value = "", value_parser = values::maybe::<BackendType>)]
     backend: Maybe<BackendType>,
 

@@ -258,7 +258,10 @@ fn mistakes_are_told_in_one_line() {
         ("-healthz-port 65536", "flag --healthz-port: \"65536\" is not a port from 0 to 65535"),
         ("-healthz-ip x", "flag --healthz-ip: \"x\" is not an IP address"),
         ("-public-ip ::1", "flag --public-ip: \"::1\" is not an IPv4 address"),
-        ("-backend gre", "flag --backend: unknown backend \"gre\"; this flanneld knows udp"),
+        (
+            "-backend gre",
+            "flag --backend: unknown backend \"gre\"; this flanneld knows udp, vxlan and host-gw",
+        ),
         ("-subnet-file=", "flag --subnet-file: a file name is needed"),
         ("-on-lease-loss x", "flag --on-lease-loss: \"x\" is neither reacquire nor exit"),
         ("-registry consul", "flag --registry: \"consul\" is neither etcd nor file:PATH"),

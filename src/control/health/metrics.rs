@@ -42,7 +42,9 @@ impl Metrics {
         if let Some(report) = report {
             node(&mut out, report);
             lease(&mut out, report);
-            workers(&mut out, &report.stats.backend.dataplane.workers);
+            if let Some(dataplane) = &report.stats.backend.dataplane {
+                workers(&mut out, &dataplane.workers);
+            }
             self.peers.read(&report.to_peers, &report.from_peers);
             peers(&mut out, &self.peers);
         }

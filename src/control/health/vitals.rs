@@ -8,9 +8,10 @@ use tokio::time::Instant;
 use super::report::{Check, Report, Stats};
 use crate::control::backend::Backend;
 use crate::control::claim::{Conflict, ConflictKind};
+use crate::control::conditions::{Condition, Conditions};
 use crate::control::firewall::{Firewall, RulesState};
 use crate::control::host_id::HostId;
-use crate::control::host_state::{HostState, Part};
+use crate::control::host_state::Part;
 use crate::control::lease::Lease;
 use crate::control::time_text;
 
@@ -87,7 +88,7 @@ impl Vitals {
         firewall: &Firewall,
     ) -> Report {
         let (rules, now) = (firewall.state(), Instant::now());
-        let mut checks = self.checks(&backend.host_state().borrow(), &rules, now);
+        let mut checks = self.checks(&backend.conditions(), &rules, now);
         if let Some(lease) = checks.remove("lease") {
             checks.insert("lease", self.with_rivals(lease, &stats.conflicts));
         }
@@ -109,7 +110,7 @@ impl Vitals {
 
     fn checks(
         &self,
-        host: &HostState,
+        host: &Conditions,
         rules: &RulesState,
         now: Instant,
     ) -> BTreeMap<&'static str, Check> {
@@ -119,6 +120,12 @@ impl Vitals {
         let part = |part: &Part| match part {
             Part::InPlace => Check::holds(),
             Part::Amiss(reason) => Check::fails(reason.as_str()),
+        };
+        let check = |condition: &Condition| match condition {
+            Condition::Ok => Check::holds(),
+            // The others are served all the same.
+            Condition::Degraded(reason) => Check::holds().because(reason.as_str()),
+            Condition::Failed(reason) => Check::fails(reason.as_str()),
         };
         let lease = match self.expires {
             None => Check::holds().because("a reservation, which never expires"),
@@ -133,7 +140,7 @@ impl Vitals {
             ("lease", lease),
             ("rules", check_rules(rules)),
         ];
-        let host = host.parts().map(|(name, state)| (name, part(state)));
+        let host = host.iter().map(|(name, condition)| (name, check(condition)));
         own.into_iter().chain(host).collect()
     }
 }
@@ -187,7 +194,7 @@ mod tests {
         Lease { subnet, attrs, expires, entry }
     }
 
-    fn failing(vitals: &Vitals, host: &HostState, rules: &RulesState) -> Vec<&'static str> {
+    fn failing(vitals: &Vitals, host: &Conditions, rules: &RulesState) -> Vec<&'static str> {
         let checks = vitals.checks(host, rules, Instant::now());
         assert_eq!(checks.len(), 9);
         checks.iter().filter(|(_, check)| !check.ok).map(|(name, _)| *name).collect()
@@ -197,7 +204,10 @@ mod tests {
     async fn each_condition_fails_by_itself_and_holds_again() {
         let hour = Duration::from_secs(3600);
         let mut vitals = Vitals::new(&lease(Some(Instant::now() + hour)));
-        let (well, rules) = (HostState::default(), RulesState::NotWanted);
+        let (well, rules) = (
+            Conditions::ok(&["device", "address", "route", "peer_routes", "underlay"]),
+            RulesState::NotWanted,
+        );
         assert_eq!(failing(&vitals, &well, &rules), ["subnet_file"]);
         vitals.subnet_file(Some(Part::InPlace));
         assert_eq!(failing(&vitals, &well, &rules), [""; 0]);
@@ -207,7 +217,8 @@ mod tests {
             assert_eq!(failing(&vitals, &well, &rules), expected);
         }
         assert_eq!(vitals.reconnects, 2);
-        let down = HostState { device: Part::Amiss("it is down".into()), ..HostState::default() };
+        let mut down = well.clone();
+        down.set("device", Condition::Failed("it is down".into()));
         assert_eq!(failing(&vitals, &down, &rules), ["device"]);
         let failed = RulesState::Failed { reason: "no iptables".into(), num_writes: 0 };
         assert_eq!(failing(&vitals, &well, &failed), ["rules"]);

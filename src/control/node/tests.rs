@@ -8,8 +8,8 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::control::backend::{BackendError, BackendStats};
+use crate::control::conditions::Conditions;
 use crate::control::config;
-use crate::control::host_state::HostState;
 use crate::control::lease::{LeaseAttrs, LeaseEvent};
 use crate::control::registry::Scope;
 use crate::control::registry::memory::{Fault, MemoryRegistry};
@@ -17,7 +17,6 @@ use crate::control::renew::OnLeaseLoss;
 use crate::control::test_log::Logs;
 use crate::dataplane::EngineError;
 use crate::dataplane::peer_counters::PeerCount;
-use crate::dataplane::stats::StatsSnapshot;
 use crate::dataplane::udp::UdpError;
 
 const CONFIG: &str = r#"{"Network":"10.1.0.0/16"}"#;
@@ -373,14 +372,20 @@ struct FakeSetup {
 
 struct FakeBackend {
     setup: FakeSetup,
-    host_state: watch::Sender<HostState>,
 }
 
 impl Backend for FakeBackend {
     type Setup = FakeSetup;
     type Prepared = FakeSetup;
 
-    fn prepare(setup: FakeSetup) -> Result<(FakeSetup, LeaseAttrs), BackendError> {
+    fn public_ip(_: &FakeSetup) -> Ipv4Addr {
+        ip("192.0.2.1")
+    }
+
+    async fn prepare(
+        setup: FakeSetup,
+        _: Option<&LeaseAttrs>,
+    ) -> Result<(FakeSetup, LeaseAttrs), BackendError> {
         match setup.prepare_error {
             Some(error) => Err(error),
             None => Ok((setup, LeaseAttrs::udp(ip("192.0.2.1")))),
@@ -388,7 +393,7 @@ impl Backend for FakeBackend {
     }
 
     async fn start(setup: FakeSetup, _lease: &Lease) -> Result<Self, BackendError> {
-        Ok(Self { setup, host_state: watch::Sender::default() })
+        Ok(Self { setup })
     }
 
     fn mtu(&self) -> u16 {
@@ -413,8 +418,10 @@ impl Backend for FakeBackend {
         }
     }
 
-    fn host_state(&self) -> watch::Receiver<HostState> {
-        self.host_state.subscribe()
+    fn synced(&mut self) {}
+
+    fn conditions(&self) -> Conditions {
+        Conditions::default()
     }
 
     fn peer_counts(&self) -> (Vec<PeerCount>, Vec<PeerCount>) {
@@ -433,7 +440,7 @@ impl Backend for FakeBackend {
         let num_stats = &self.setup.log.borrow().num_stats;
         num_stats.set(num_stats.get() + 1);
         let num_peers = self.num_peers();
-        BackendStats { device: "fake0".into(), num_peers, dataplane: StatsSnapshot::default() }
+        BackendStats { device: "fake0".into(), num_peers, dataplane: None }
     }
 }
 

@@ -130,11 +130,12 @@ impl Keeper {
         loop {
             let (path, text, changed) =
                 (self.path.clone(), self.text.clone(), Arc::clone(&self.changed));
+            let is_first = !self.is_written;
             self.progress.send_modify(|progress| progress.busy_since = Some(Instant::now()));
             let job = spawn_blocking(move || {
                 // A change between look and watch would go unnoticed, so watch first.
                 let first = watched(inotify, &path, &changed);
-                let looked = look(&path, &text);
+                let looked = look(&path, &text, is_first);
                 // The directory may have been made just now.
                 (watched(first, &path, &changed), looked)
             });
@@ -195,11 +196,12 @@ impl Keeper {
     }
 }
 
-/// Compares the file with `text`, and writes it if need be.
-fn look(path: &Path, text: &str) -> Looked {
+/// Compares the file with `text`, and writes it if it differs. The first time it is written in any
+/// case, as stock does at every start: path units and scripts wait for a file newer than the start.
+fn look(path: &Path, text: &str, is_first: bool) -> Looked {
     let was = match read_file(path) {
         // A link is followed by us, but what it leads to is not ours to keep.
-        Ok(content) if content == text.as_bytes() => return Looked::Same,
+        Ok(content) if content == text.as_bytes() && !is_first => return Looked::Same,
         Ok(_) => "it had another content",
         Err(error) if error.kind() == io::ErrorKind::NotFound => "it was gone",
         Err(_) => "it could not be read",

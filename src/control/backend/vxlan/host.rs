@@ -1,0 +1,134 @@
+//! [`VxlanHost`]: what the reconciler needs of a vxlan node: the device, and what each peer's lease
+//! asks for.
+
+use std::net::Ipv4Addr;
+
+use super::device::{Device, DeviceError, DeviceSpec, address_and_up, set_mac};
+use super::lease_data::vtep_mac;
+use crate::control::backend::BackendError;
+use crate::control::backend::peer_routes::{
+    Entries, Hop, KernelTables, Links, Mac, PeerEntries, PeerHost, TableChanges, Via, check_host,
+    underlay_condition, underlay_link,
+};
+use crate::control::conditions::{Condition, Conditions};
+use crate::control::iface::ExternalInterface;
+use crate::control::lease::LeaseAttrs;
+use crate::control::one_line::one_line;
+use crate::routes::Subnet;
+use crate::routes::kernel::{Link, Netlink};
+
+/// Names of the conditions.
+pub(super) const CONDITIONS: [&str; 3] = ["device", "underlay", "peers"];
+
+/// A vxlan node's host.
+#[derive(Debug)]
+pub(super) struct VxlanHost {
+    pub(super) net: Netlink,
+    pub(super) tables: KernelTables,
+    pub(super) changes: TableChanges,
+    pub(super) spec: DeviceSpec,
+    /// The device's address, which our lease tells the peers.
+    pub(super) mac: Mac,
+    /// The device as it was last seen, and the external interface's number.
+    pub(super) links: Links,
+    pub(super) iface: ExternalInterface,
+    pub(super) network: Subnet,
+    /// Network address of our lease.
+    pub(super) addr: Ipv4Addr,
+    /// Peers on a network of the external interface's get plain routes.
+    pub(super) direct_routing: bool,
+}
+
+impl VxlanHost {
+    /// The device, put right.
+    async fn device(&mut self, underlay: &Link) -> Result<Device, DeviceError> {
+        let before = self.links.overlay;
+        let mut device = self.spec.ensure(&self.net, underlay.index, self.mac).await?;
+        if device.mac != self.mac {
+            tracing::warn!(
+                "{} had address {}, and peers send to {}; put right",
+                self.spec.name,
+                device.mac,
+                self.mac,
+            );
+            set_mac(&self.net, &device.link, self.mac).await?;
+            device.mac = self.mac;
+        }
+        let is_other = before != Some(device.link.index);
+        let changed = address_and_up(&self.net, &device.link, self.addr, self.network).await?;
+        if is_other {
+            tracing::warn!("VXLAN device {} recreated successfully", self.spec.name);
+        } else if changed {
+            tracing::warn!("{} was down or had another address; put right", self.spec.name);
+        }
+        Ok(device)
+    }
+}
+
+impl PeerHost for VxlanHost {
+    type Tables = KernelTables;
+
+    fn tables(&self) -> &KernelTables {
+        &self.tables
+    }
+
+    fn network(&self) -> Subnet {
+        self.network
+    }
+
+    async fn reconcile_links(
+        &mut self,
+        conditions: &mut Conditions,
+    ) -> Result<Links, BackendError> {
+        let link = underlay_link(&self.net, &self.iface).await.map_err(BackendError::Kernel)?;
+        conditions.set("underlay", underlay_condition(&self.iface, link.as_ref()));
+        // The device goes with the link below it, and comes back with it.
+        let Some(link) = link else {
+            let missing = format!("it needs interface {}", self.iface.name);
+            conditions.set("device", Condition::Failed(missing));
+            return Err(BackendError::NoUnderlay { addr: self.iface.addr });
+        };
+        match self.device(&link).await {
+            Ok(device) => {
+                conditions.set("device", Condition::Ok);
+                self.links = Links { overlay: Some(device.link.index), underlay: link.index };
+                Ok(self.links)
+            }
+            Err(error) => {
+                conditions.set("device", Condition::Failed(one_line(&error)));
+                Err(BackendError::Vxlan(Box::new(error)))
+            }
+        }
+    }
+
+    async fn peer(&self, subnet: Subnet, attrs: &LeaseAttrs) -> Result<PeerEntries, String> {
+        let host = attrs.public_ip;
+        check_host(&self.iface, host)?;
+        if self.direct_routing && self.is_on_link(host).await {
+            let hop = Hop { gateway: host, via: Via::Underlay };
+            return Ok(PeerEntries { hop, vtep: None });
+        }
+        let mac = vtep_mac(attrs).map_err(|error| error.to_string())?;
+        if mac == self.mac {
+            return Err(format!("its VtepMAC {mac} is our own: delete {} there", self.spec.name));
+        }
+        let hop = Hop { gateway: subnet.addr(), via: Via::Overlay };
+        Ok(PeerEntries { hop, vtep: Some((mac, host)) })
+    }
+
+    async fn changed(&mut self, there: &Entries) {
+        self.changes.next(self.links, there).await;
+    }
+
+    fn drain_changes(&mut self) {
+        self.changes.drain();
+    }
+}
+
+impl VxlanHost {
+    /// Whether `host` is on a network of the external interface. Where the kernel cannot say, the
+    /// tunnel is taken, as stock does.
+    async fn is_on_link(&self, host: Ipv4Addr) -> bool {
+        matches!(self.tables.on_link(host).await, Ok(Some(link)) if link == self.links.underlay)
+    }
+}

@@ -1,0 +1,263 @@
+//! vxlan and host-gw: the kernel forwards, flanneld keeps its tables.
+
+use std::thread;
+use std::time::Duration;
+
+use twill::lab::backend::Backend;
+use twill::lab::netns::Netns;
+use twill::lab::node::Node;
+use twill::lab::traffic::udp;
+use twill::lab::{Lab, LabSpec};
+
+use crate::harness::{
+    FLANNELD, assert_tcp_is_whole, eventually, failing_checks, generator, overlay, pod, spec,
+};
+
+fn lab_of(topic: &str, config: &str, num_nodes: usize) -> Lab {
+    let config = Some(config.to_owned());
+    Lab::up(LabSpec { config, ..spec(topic, num_nodes) }).unwrap()
+}
+
+fn lab(topic: &str, backend: Backend, num_nodes: usize) -> Lab {
+    lab_of(topic, &backend.config(), num_nodes)
+}
+
+fn bridge(netns: &Netns, args: &str) -> String {
+    netns.tool("bridge").words(args).run().unwrap()
+}
+
+/// What a node has in the kernel for its peers: neighbours, forwarding entries and routes.
+fn entries(node: &Node) -> (String, String, String) {
+    let netns = node.netns();
+    let neighbours = netns.ip("neigh show dev flannel.1 nud permanent").unwrap();
+    let routes = netns.ip("-4 route show dev flannel.1").unwrap();
+    (neighbours, bridge(netns, "fdb show dev flannel.1"), routes)
+}
+
+fn mac(node: &Node) -> String {
+    node.netns()
+        .ip("-br link show flannel.1")
+        .unwrap()
+        .split_whitespace()
+        .nth(2)
+        .unwrap()
+        .to_owned()
+}
+
+fn network_of(node: &Node) -> String {
+    overlay(node).env.key().replace('-', "/")
+}
+
+fn addr_of(node: &Node) -> String {
+    network_of(node).split('/').next().unwrap().to_owned()
+}
+
+#[test]
+fn vxlan_node_has_the_device_entries_and_lease_of_stocks() {
+    let mut lab = lab("vxlan", Backend::Vxlan, 2);
+    let (own, peer) = (&lab.nodes()[0], &lab.nodes()[1]);
+    assert_eq!((overlay(own).device.as_str(), overlay(own).env.mtu), ("flannel.1", 1450));
+    let link = own.netns().ip("-d link show flannel.1").unwrap();
+    assert!(!link.contains("qlen"), "{link}");
+    let expected = format!(
+        "vxlan id 1 local {} dev eth0 srcport 0 0 dstport 8472 nolearning ttl auto ageing 300 \
+         udpcsum noudp6zerocsumtx noudp6zerocsumrx",
+        own.addr()
+    );
+    assert!(link.contains(&expected), "{link}");
+    let addrs = own.netns().ip("-4 -o addr show flannel.1").unwrap();
+    assert!(addrs.contains(&format!("inet {}/32 scope global flannel.1", addr_of(own))), "{addrs}");
+
+    let (mac, subnet, gateway) = (mac(peer), network_of(peer), addr_of(peer));
+    let (neighbours, fdb, routes) = entries(own);
+    assert_eq!(neighbours.trim(), format!("{gateway} lladdr {mac} PERMANENT"));
+    assert_eq!(fdb.trim(), format!("{mac} dst {} self permanent", peer.addr()));
+    assert_eq!(routes.trim(), format!("{subnet} via {gateway} onlink"));
+
+    let value = format!(
+        r#"{{"PublicIP":"{}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"{mac}"}}}}"#,
+        peer.addr()
+    );
+    let key = overlay(peer).env.key();
+    assert!(lab.etcd().leases().unwrap().contains(&(key, value)));
+    assert_tcp_is_whole(&lab, pod(&lab, 0), pod(&lab, 1), 8);
+}
+
+#[test]
+fn vxlan_device_that_somebody_breaks_is_whole_again_with_its_peers() {
+    let lab = lab("vxbreak", Backend::Vxlan, 2);
+    let netns = lab.nodes()[0].netns();
+    let (before, address) = (entries(&lab.nodes()[0]), mac(&lab.nodes()[0]));
+    for accident in [
+        "link delete flannel.1",
+        "link set flannel.1 down",
+        "addr flush dev flannel.1",
+        "link set eth0 down",
+        "neigh flush dev flannel.1 nud permanent",
+        "route flush dev flannel.1",
+        "link set flannel.1 mtu 1300",
+        "link set flannel.1 address 02:00:00:00:00:01",
+    ] {
+        netns.ip(accident).unwrap();
+        if accident.contains("eth0") {
+            netns.ip("link set eth0 up").unwrap();
+        }
+        let is_whole = || {
+            let mtu = netns.ip("link show flannel.1").is_ok_and(|link| link.contains("mtu 1450"));
+            mtu && entries(&lab.nodes()[0]) == before && mac(&lab.nodes()[0]) == address
+        };
+        eventually(accident, is_whole);
+        lab.wait_reachable().unwrap();
+    }
+}
+
+#[test]
+fn kernel_forwards_through_kill_restart_and_an_absent_etcd_without_a_loss() {
+    for (topic, backend) in [("vxkill", Backend::Vxlan), ("gwkill", Backend::HostGw)] {
+        let mut lab = lab(topic, backend, 2);
+        let state = lab.nodes()[1].subnet_file().with_extension("state.json");
+        eventually("the state file to be written", || state.exists());
+        let server = generator().serve(&pod(&lab, 1).netns, &lab.names().dir()).unwrap();
+        let (client, addr) = (pod(&lab, 0).netns.clone(), pod(&lab, 1).addr);
+        let plan = udp::Plan { sizes: vec![1200], count: 2000, time: Duration::from_secs(6) };
+        let flow = thread::spawn(move || generator().udp(&client, addr, &plan));
+        lab.nodes_mut()[0].kill();
+        lab.etcd().stop();
+        let node = &mut lab.nodes_mut()[1];
+        node.kill();
+        node.start().unwrap();
+        node.wait_ready().unwrap();
+        lab.etcd().start_again().unwrap();
+        let node = &mut lab.nodes_mut()[0];
+        node.start().unwrap();
+        node.wait_ready().unwrap();
+        let report = flow.join().unwrap().unwrap();
+        assert_eq!((report.answered, report.corrupt), (report.sent, 0), "{report:?}");
+        drop(server);
+    }
+}
+
+#[test]
+fn what_no_lease_asks_for_is_removed_after_a_restart_and_the_rest_is_not_touched() {
+    let mut lab = lab("vxstale", Backend::Vxlan, 3);
+    let gone = overlay(&lab.nodes()[2]).env.key();
+    lab.nodes_mut()[0].kill();
+    lab.nodes_mut()[2].kill();
+    assert!(lab.etcd().delete_lease(&gone).unwrap());
+    let netns = lab.nodes()[0].netns();
+    netns.ip("neigh add 10.5.250.0 lladdr 02:00:00:00:00:09 nud permanent dev flannel.1").unwrap();
+    bridge(netns, "fdb add 02:00:00:00:00:09 dev flannel.1 dst 192.168.64.99");
+    // Not ours: outside of the network, or by another link.
+    netns.ip("route add 10.99.0.0/24 dev flannel.1").unwrap();
+    netns.ip("route add 10.5.251.0/24 dev eth0 proto static").unwrap();
+    let node = &mut lab.nodes_mut()[0];
+    node.start().unwrap();
+    node.wait_ready().unwrap();
+    let peer = network_of(&lab.nodes()[1]);
+    eventually("only the peer's entries to be left", || {
+        let (neighbours, fdb, routes) = entries(&lab.nodes()[0]);
+        let lines = |text: &str| text.lines().count();
+        (lines(&neighbours), lines(&fdb)) == (1, 1) && lines(&routes) == 2 && routes.contains(&peer)
+    });
+    let routes = lab.nodes()[0].netns().ip("route").unwrap();
+    assert!(routes.contains("10.99.0.0/24 dev flannel.1"), "{routes}");
+    assert!(routes.contains("10.5.251.0/24 dev eth0"), "{routes}");
+}
+
+#[test]
+fn direct_routing_takes_plain_routes_on_one_network_and_leaves_no_tunnel_entries() {
+    let config = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","VNI":7,"Port":4789,"DirectRouting":true,"MTU":1400}}"#;
+    let lab = lab_of("vxdirect", config, 2);
+    let (own, peer) = (&lab.nodes()[0], &lab.nodes()[1]);
+    assert_eq!((overlay(own).device.as_str(), overlay(own).env.mtu), ("flannel.7", 1350));
+    let routes = own.netns().ip("-4 route").unwrap();
+    let expected = format!("{} via {} dev eth0 proto 82", network_of(peer), peer.addr());
+    assert!(routes.contains(&expected), "{routes}");
+    assert_eq!(bridge(own.netns(), "fdb show dev flannel.7"), "");
+}
+
+#[test]
+fn host_gw_routes_are_repaired_replaced_and_removed_by_their_mark() {
+    let mut lab = lab("hostgw", Backend::HostGw, 3);
+    assert_eq!(overlay(&lab.nodes()[0]).env.mtu, 1500);
+    let (peer, gone) = (network_of(&lab.nodes()[1]), network_of(&lab.nodes()[2]));
+    let route = format!("{peer} via {} dev eth0 proto 82", lab.nodes()[1].addr());
+    let netns = lab.nodes()[0].netns().clone();
+    let routes = || netns.ip("-4 route").unwrap();
+    assert!(routes().contains(&route), "{}", routes());
+    assert_tcp_is_whole(&lab, pod(&lab, 0), pod(&lab, 1), 4);
+
+    netns.ip(&format!("route delete {peer}")).unwrap();
+    eventually("a deleted route to be back", || routes().contains(&route));
+    netns.ip("link set eth0 down").unwrap();
+    netns.ip("link set eth0 up").unwrap();
+    eventually("routes to be back with their link", || routes().contains(&route));
+
+    // A peer that goes while nobody looks, and a route that stock left.
+    lab.nodes_mut()[0].kill();
+    netns.ip(&format!("route replace {peer} via 192.168.64.77 dev eth0")).unwrap();
+    let key = gone.replace('/', "-");
+    lab.nodes_mut()[2].kill();
+    assert!(lab.etcd().delete_lease(&key).unwrap());
+    let node = &mut lab.nodes_mut()[0];
+    node.start().unwrap();
+    node.wait_ready().unwrap();
+    eventually("leftovers to go", || routes().contains(&route) && !routes().contains(&gone));
+
+    assert!(lab.nodes_mut()[0].terminate().unwrap().success());
+    assert!(routes().contains(&route), "packets go on");
+    let cleanup = netns.tool(FLANNELD).words("--cleanup --subnet-file=/nonexistent/subnet.env");
+    let cleaned = cleanup.run();
+    eventually("marked routes to be gone", || !routes().contains("proto 82"));
+    drop(cleaned);
+}
+
+#[test]
+fn leases_that_cannot_be_followed_stop_nobody() {
+    let lab = lab("vxodd", Backend::Vxlan, 2);
+    let etcd = lab.registry();
+    let put = |subnet: &str, value: &str| {
+        let key = format!("/coreos.com/network/subnets/{subnet}");
+        let twill::lab::registry::Registry::Etcd(etcd) = etcd else { panic!("no etcd") };
+        etcd.ctl(&["put", &key, value]).unwrap();
+    };
+    for (subnet, value) in [
+        ("10.5.240.0-24", r#"{"PublicIP":"192.168.64.90"}"#),
+        ("10.5.241.0-24", r#"{"PublicIP":"192.168.64.91","BackendType":"host-gw"}"#),
+        ("10.5.242.0-24", r#"{"PublicIP":"192.168.64.92","BackendType":"vxlan"}"#),
+        (
+            "10.5.243.0-24",
+            r#"{"PublicIP":"192.168.64.93","BackendType":"vxlan","BackendData":null}"#,
+        ),
+        (
+            "10.5.244.0-24",
+            r#"{"PublicIP":"0.0.0.0","BackendType":"vxlan","BackendData":{"VtepMAC":"02:00:00:00:00:07"}}"#,
+        ),
+        ("10.5.245.0-24", "junk"),
+        (
+            "10.5.246.0-24",
+            r#"{"PublicIP":"192.168.64.96","BackendType":"vxlan","BackendData":{"vtepmac":"02:00:00:00:00:08"}}"#,
+        ),
+    ] {
+        put(subnet, value);
+    }
+    let routes = || lab.nodes()[0].netns().ip("-4 route show dev flannel.1").unwrap();
+    eventually("the last of them to be a peer", || routes().contains("10.5.246.0/24"));
+    assert_eq!(routes().lines().count(), 2, "{}", routes());
+    assert_eq!(failing_checks(&lab.nodes()[0]), [""; 0]);
+    lab.wait_reachable().unwrap();
+}
+
+#[test]
+fn device_of_another_kind_ends_the_daemon_with_a_line_that_says_what_to_do() {
+    let config = Some(Backend::Vxlan.config());
+    let mut lab = Lab::create(LabSpec { config, ..spec("vxname", 1) }).unwrap();
+    lab.nodes()[0].netns().ip("link add flannel.1 type bridge").unwrap();
+    let node = &mut lab.nodes_mut()[0];
+    node.start().unwrap();
+    let status = node.wait_end(Duration::from_secs(15)).unwrap();
+    assert_eq!(status.code(), Some(1));
+    let said = node.log_tail(1);
+    assert!(said.contains("ip link delete flannel.1"), "{said}");
+    assert!(lab.etcd().leases().unwrap().is_empty(), "nothing was promised");
+}
