@@ -139,6 +139,25 @@ fn subnet_file_is_kept_as_long_as_the_node_runs_and_hangs_nobody() {
 }
 
 #[test]
+fn address_that_the_operator_named_is_waited_for() {
+    let host = Host::with_etcd();
+    host.put_config(CONFIG);
+    let daemon = start(&host, &[]);
+    await_status(&host, 200);
+    host.output(&["ip", "addr", "del", "10.0.0.7/32", "dev", "lo"]);
+    host.output(&["ip", "addr", "add", "10.0.0.9/32", "dev", "lo"]);
+    let body = await_status(&host, 503);
+    assert_eq!(failing(&body), ["underlay"], "{body}");
+    // Longer than an address may be away before another takes its place.
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    assert_eq!(failing(&await_status(&host, 503)), ["underlay"]);
+    assert!(!daemon.log().contains("from now on"), "{}", daemon.log());
+    host.output(&["ip", "addr", "add", "10.0.0.7/32", "dev", "lo"]);
+    await_status(&host, 200);
+    daemon.stop();
+}
+
+#[test]
 fn subnet_file_is_written_when_a_full_disk_has_room_again() {
     let host = Host::with_etcd();
     host.put_config(CONFIG);

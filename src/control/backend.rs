@@ -12,6 +12,7 @@ use std::io;
 use std::net::Ipv4Addr;
 
 use serde::Serialize;
+use tokio::sync::watch;
 
 use super::conditions::Conditions;
 use super::iface::ExternalInterface;
@@ -74,6 +75,11 @@ pub trait Backend: Sized {
 
     /// How each thing is that it needs of this host.
     fn conditions(&self) -> Conditions;
+
+    /// What our lease is to say of us, now and whenever that changes; `None` if it never does.
+    fn attrs(&self) -> Option<watch::Receiver<LeaseAttrs>> {
+        None
+    }
 
     /// Reads what it carried to its peers, and what came from them; a peer may have several
     /// entries, which add up.

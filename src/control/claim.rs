@@ -19,8 +19,8 @@ use crate::routes::Subnet;
 pub struct Claim {
     /// Our subnet.
     pub subnet: Subnet,
-    /// Our public IP.
-    pub public_ip: Ipv4Addr,
+    /// Our public IP, which follows the interface.
+    public_ip: Mutex<Ipv4Addr>,
     /// By the key of the entry that contradicts us.
     conflicts: Mutex<BTreeMap<String, Conflict>>,
 }
@@ -69,7 +69,19 @@ impl ConflictKind {
 impl Claim {
     /// A claim that nobody contradicts yet.
     pub fn new(subnet: Subnet, public_ip: Ipv4Addr) -> Self {
-        Self { subnet, public_ip, conflicts: Mutex::default() }
+        Self { subnet, public_ip: Mutex::new(public_ip), conflicts: Mutex::default() }
+    }
+
+    /// Our public IP.
+    pub fn public_ip(&self) -> Ipv4Addr {
+        *self.public_ip.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes note that our public IP is another now. What contradicted the old one shows again by
+    /// itself if it contradicts this one.
+    pub(crate) fn follow(&self, public_ip: Ipv4Addr) {
+        *self.public_ip.lock().unwrap_or_else(PoisonError::into_inner) = public_ip;
+        self.lock().retain(|_, conflict| conflict.kind != ConflictKind::SamePublicIp);
     }
 
     /// Every conflict that stands.
@@ -80,7 +92,7 @@ impl Claim {
     /// Compares another entry's lease with the claim.
     pub(crate) fn compare(&self, other: &Lease) {
         let is_own_key = other.entry.key == print_key(self.subnet);
-        let is_own_ip = other.attrs.public_ip == self.public_ip;
+        let is_own_ip = other.attrs.public_ip == self.public_ip();
         match (is_own_key, is_own_ip, self.subnet.overlaps(other.subnet)) {
             // What becomes of our own entry is the concern of whoever renews it.
             (true, _, _) => {}
@@ -106,7 +118,7 @@ impl Claim {
         let conflict = Conflict {
             kind,
             subnet: self.subnet,
-            owner: self.public_ip,
+            owner: self.public_ip(),
             other_subnet: other.subnet,
             other_owner: other.attrs.public_ip,
             other_host: HostId::read(&other.attrs),

@@ -13,7 +13,7 @@ use regex::Regex;
 use tracing::info;
 
 pub use self::host::read;
-use crate::routes::kernel::KernelRoute;
+use crate::routes::kernel::{KernelError, KernelRoute, Netlink};
 
 /// An external interface as the operator names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -169,6 +169,38 @@ pub enum IfaceError {
     },
 }
 
+/// What the operator says of the external interface.
+#[derive(Debug, Clone, Default)]
+pub struct IfaceChoice {
+    /// Ways to find it, in order.
+    pub specs: Vec<IfaceSpec>,
+    /// What peers are to send to.
+    pub public_ip: Option<Ipv4Addr>,
+}
+
+impl IfaceChoice {
+    /// The choice as it falls by now, `overlay` left out: that is our own device. `None` while
+    /// nothing fits. Says nothing.
+    ///
+    /// # Errors
+    /// [`KernelError`] when the kernel does not answer.
+    pub(super) async fn again(
+        &self,
+        net: &Netlink,
+        overlay: Option<u32>,
+    ) -> Result<Option<ExternalInterface>, KernelError> {
+        let mut host = read(net, &self.specs).await?;
+        host.links.retain(|link| Some(link.index) != overlay);
+        let Ok(Choice { link, addr, .. }) = choose(&host, &self.specs, self.public_ip, &|_| ())
+        else {
+            return Ok(None);
+        };
+        let HostLink { ref name, mtu, .. } = *link;
+        let public_ip = self.public_ip.unwrap_or(addr);
+        Ok((mtu > 0).then(|| ExternalInterface { name: name.clone(), mtu, addr, public_ip }))
+    }
+}
+
 /// Chooses the external interface: the first of `specs` that fits; without any, the interface
 /// that owns `public_ip`; without that, the default route's.
 ///
@@ -179,13 +211,8 @@ pub fn select(
     specs: &[IfaceSpec],
     public_ip: Option<Ipv4Addr>,
 ) -> Result<ExternalInterface, IfaceError> {
-    let Choice { link, addr, why } = match (specs, public_ip) {
-        ([], Some(addr)) => owner(host, addr)
-            .map(|link| Choice { link, addr, why: "it has the --public-ip".to_owned() })
-            .ok_or_else(|| IfaceError::PublicIpElsewhere { addr, present: present(host) })?,
-        ([], None) => by_default_route(host)?,
-        (specs, _) => first_fitting(host, specs)?,
-    };
+    let say = |line: &str| info!("{line}");
+    let Choice { link, addr, why } = choose(host, specs, public_ip, &say)?;
     let HostLink { name, mtu, .. } = link;
     if *mtu == 0 {
         return Err(IfaceError::NoMtu { name: name.clone() });
@@ -209,13 +236,32 @@ struct Choice<'a> {
     why: String,
 }
 
-fn first_fitting<'a>(host: &'a HostView, specs: &[IfaceSpec]) -> Result<Choice<'a>, IfaceError> {
+fn choose<'a>(
+    host: &'a HostView,
+    specs: &[IfaceSpec],
+    public_ip: Option<Ipv4Addr>,
+    say: &dyn Fn(&str),
+) -> Result<Choice<'a>, IfaceError> {
+    match (specs, public_ip) {
+        ([], Some(addr)) => owner(host, addr)
+            .map(|link| Choice { link, addr, why: "it has the --public-ip".to_owned() })
+            .ok_or_else(|| IfaceError::PublicIpElsewhere { addr, present: present(host) }),
+        ([], None) => by_default_route(host, say),
+        (specs, _) => first_fitting(host, specs, say),
+    }
+}
+
+fn first_fitting<'a>(
+    host: &'a HostView,
+    specs: &[IfaceSpec],
+    say: &dyn Fn(&str),
+) -> Result<Choice<'a>, IfaceError> {
     let mut tried = Vec::new();
     for spec in specs {
         match fitting(host, spec) {
             Ok(choice) => return Ok(choice),
             Err(reason) => {
-                info!("Could not find an interface by {spec}: {reason}");
+                say(&format!("Could not find an interface by {spec}: {reason}"));
                 tried.push(if reason == NO_ADDR {
                     format!("{spec} ({reason})")
                 } else {
@@ -276,8 +322,8 @@ fn owner(host: &HostView, addr: Ipv4Addr) -> Option<&HostLink> {
     host.links.iter().find(|link| link.addrs.iter().any(|own| own.addr == addr))
 }
 
-fn by_default_route(host: &HostView) -> Result<Choice<'_>, IfaceError> {
-    info!("Determining IP address of default interface");
+fn by_default_route<'a>(host: &'a HostView, say: &dyn Fn(&str)) -> Result<Choice<'a>, IfaceError> {
+    say("Determining IP address of default interface");
     let defaults = host.routes.iter().filter(|route| route.dst.prefix_len() == 0);
     let route = defaults
         .min_by_key(|route| route.metric)

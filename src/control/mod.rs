@@ -66,7 +66,7 @@ use self::config::{BackendConfig, ConfigWait, FoundConfig, NotYet, POLL_INTERVAL
 use self::flags::Config;
 use self::health::{BEAT, Health, HealthError, Loop};
 use self::host_id::HostId;
-use self::iface::{ExternalInterface, IfaceError};
+use self::iface::{ExternalInterface, IfaceChoice, IfaceError};
 use self::log_limit::LogLimit;
 use self::node::Node;
 use self::overlap::OverlapError;
@@ -253,8 +253,10 @@ async fn join<R: Registry>(
     };
     match backend {
         BackendConfig::Udp { port, mtu } => {
+            let (specs, public_ip) = (config.ifaces.clone(), config.public_ip);
             let setup = UdpSetup {
                 iface,
+                choice: IfaceChoice { specs, public_ip },
                 network,
                 port,
                 mtu: config.mtu.or(mtu),

@@ -24,7 +24,7 @@ use super::host_id::HostId;
 use super::lease::{Lease, LeaseAttrs, LeaseEvent};
 use super::log_limit::LogLimit;
 use super::registry::{Registry, Snapshot};
-use super::renew::{AnnounceCauses, KeepPolicy, keep_lease};
+use super::renew::{AnnounceCauses, KeepPolicy, keep_lease_saying};
 use super::state_file::{Past, Recorder, StateFile};
 use super::subnet_file::{SubnetEnv, SubnetFile, previous_network};
 use super::systemd::{Watchdog, notify};
@@ -208,9 +208,10 @@ impl<R: Registry> Node<'_, R> {
             drop(sink.send(news));
         }));
         let (announce_causes, causes) = watch::channel(AnnounceCauses::default());
-        let mut keep = pin!(keep_lease(self.registry, &own, self.keep, &claim, causes, |lease| {
-            drop(hold.send(lease.clone()));
-        }));
+        let attrs = backend.attrs().unwrap_or_else(|| watch::channel(own.attrs.clone()).1);
+        let hold = |lease: &Lease| drop(hold.send(lease.clone()));
+        let keep = keep_lease_saying(self.registry, &own, self.keep, &claim, causes, attrs, hold);
+        let mut keep = pin!(keep);
         let (warn, mut warned) = mpsc::unbounded_channel();
         let num_peers = Cell::new(0);
         let mut config = pin!(follow_config(
@@ -281,7 +282,7 @@ impl<R: Registry> Node<'_, R> {
         Stats {
             network: self.network.network,
             subnet: claim.subnet,
-            public_ip: claim.public_ip,
+            public_ip: claim.public_ip(),
             conflicts: claim.conflicts(),
             mtu: backend.mtu(),
             backend: backend.stats(),

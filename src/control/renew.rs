@@ -17,7 +17,7 @@ pub use self::announcer::AnnounceCauses;
 use self::keeper::Keeper;
 use self::suspension::Suspension;
 use super::claim::Claim;
-use super::lease::Lease;
+use super::lease::{Lease, LeaseAttrs};
 use super::registry::{Registry, Revision, Scope};
 use super::watch::Feed;
 use crate::routes::Subnet;
@@ -104,16 +104,20 @@ const SUSPENSION_PERIOD: Duration = Duration::from_secs(5 * 60);
 /// A lease of no known revision comes from an earlier life of this node: the registry is asked
 /// first what became of it.
 ///
+/// What the lease is to say of us comes from `attrs`. When that changes, as with the address of our
+/// interface, our entry is written anew and the subnet stays.
+///
 /// A reservation never expires and is only watched.
 ///
 /// # Cancel safety
 /// May be dropped at any time; the lease stays in the registry until it expires.
-pub async fn keep_lease<R: Registry>(
+pub async fn keep_lease_saying<R: Registry>(
     registry: &R,
     lease: &Lease,
     policy: KeepPolicy,
     claim: &Claim,
     mut causes: watch::Receiver<AnnounceCauses>,
+    mut attrs: watch::Receiver<LeaseAttrs>,
     sink: impl FnMut(&Lease),
 ) -> LeaseLost {
     let scope = Scope::Key(lease.entry.key.clone());
@@ -137,6 +141,10 @@ pub async fn keep_lease<R: Registry>(
                 }
                 keeper.observe(update).await
             }
+            Ok(()) = attrs.changed() => {
+                let attrs = attrs.borrow_and_update().clone();
+                keeper.say(attrs).await
+            }
             () = until(keeper.renew_at) => keeper.renew().await,
             Ok(()) = causes.changed() => {
                 keeper.announcer.hear(*causes.borrow_and_update());
@@ -151,6 +159,20 @@ pub async fn keep_lease<R: Registry>(
         }
         keeper.release_stale().await;
     }
+}
+
+/// [`keep_lease_saying`] the same of us as long as we live.
+#[cfg(test)]
+pub(super) async fn keep_lease<R: Registry>(
+    registry: &R,
+    lease: &Lease,
+    policy: KeepPolicy,
+    claim: &Claim,
+    causes: watch::Receiver<AnnounceCauses>,
+    sink: impl FnMut(&Lease),
+) -> LeaseLost {
+    let (_, attrs) = watch::channel(lease.attrs.clone());
+    keep_lease_saying(registry, lease, policy, claim, causes, attrs, sink).await
 }
 
 async fn until(deadline: Option<Instant>) {

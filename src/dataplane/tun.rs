@@ -111,24 +111,41 @@ pub struct KernelTun {
     refused: Refused,
 }
 
+impl TunError {
+    /// Whether the name belongs to a device that exists.
+    pub fn is_name_taken(&self) -> bool {
+        match self {
+            Self::Create { source, .. } => source.raw_os_error() == Some(libc::EBUSY),
+            Self::Queue { .. } => false,
+        }
+    }
+}
+
 impl TunConfig {
-    /// Creates the device, down and without address.
+    /// Creates the device, down and without address. One of that name which exists is not touched.
     ///
     /// # Errors
     /// [`TunError`] when the kernel refuses the device or a queue.
     pub fn open(&self) -> Result<TunDevice, TunError> {
         let create = |vnet_hdr| {
-            DeviceBuilder::new()
-                .name(self.name.as_str())
+            // Ours, and new. What tun-rs opens is a further queue of it, and takes its place.
+            let (name, first) = sys::tun_create::exclusive(&self.name, vnet_hdr)?;
+            let device = DeviceBuilder::new()
+                .name(name)
                 .multi_queue(true)
                 .offload(vnet_hdr)
                 .enable(false)
-                .build_sync()
+                .build_sync();
+            drop(first);
+            device
         };
         let wants_vnet_hdr = self.offloads.tso || self.offloads.uso;
         // What the kernel says of headers that tell of superpackets (`IFF_VNET_HDR`).
         let mut no_vnet_hdr = None;
-        let first = create(wants_vnet_hdr).or_else(|error| {
+        let first = create(wants_vnet_hdr).or_else(|error: io::Error| {
+            if error.raw_os_error() == Some(libc::EBUSY) {
+                return Err(error);
+            }
             let plain = create(false)?;
             no_vnet_hdr = Some(error);
             Ok(plain)

@@ -10,6 +10,7 @@ mod matched;
 #[cfg(test)]
 pub mod memory;
 mod netlink;
+mod one_route;
 mod overlay;
 mod scan;
 
@@ -63,6 +64,15 @@ pub struct KernelRoute {
     pub metric: u32,
 }
 
+/// An IPv4 address of a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LinkAddr {
+    /// The address.
+    pub addr: Ipv4Addr,
+    /// Length of the prefix that the link is taken to reach by it.
+    pub prefix_len: u8,
+}
+
 /// What became of a route that was to be added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RouteAdded {
@@ -104,11 +114,17 @@ pub trait HostNet {
     /// [`KernelError`] when the kernel does not answer.
     async fn link_at(&self, index: u32) -> Result<Option<Link>, KernelError>;
 
-    /// Lists the IPv4 addresses of all links, each with its link's number.
+    /// Lists the IPv4 addresses of the link with this number; none if there is no such link.
     ///
     /// # Errors
     /// [`KernelError`] when the kernel does not answer.
-    async fn addrs(&self) -> Result<Vec<(u32, Ipv4Addr)>, KernelError>;
+    async fn addrs_of(&self, index: u32) -> Result<Vec<LinkAddr>, KernelError>;
+
+    /// The number of the link that has the address `addr`. Goes through the addresses of all links.
+    ///
+    /// # Errors
+    /// [`KernelError`] when the kernel does not answer.
+    async fn owner_of(&self, addr: Ipv4Addr) -> Result<Option<u32>, KernelError>;
 
     /// Gives `link` the address `addr/32`, scope global, without a broadcast address.
     ///
@@ -153,7 +169,15 @@ pub trait HostNet {
     /// [`KernelError`] when the kernel refuses.
     async fn replace_route(&self, dst: Subnet, link: &Link) -> Result<(), KernelError>;
 
-    /// Lists the IPv4 unicast routes of the main table, in the kernel's order.
+    /// Whether the main table has a unicast route of metric 0 to exactly `dst` by `link`, as far as
+    /// possible without going through the table.
+    ///
+    /// # Errors
+    /// [`KernelError`] when the kernel does not answer.
+    async fn has_route(&self, dst: Subnet, link: &Link) -> Result<bool, KernelError>;
+
+    /// Lists the IPv4 unicast routes of the main table, in the kernel's order. A host may have a
+    /// million: for the start only.
     ///
     /// # Errors
     /// [`KernelError`] when the kernel does not answer.

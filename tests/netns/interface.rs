@@ -1,11 +1,14 @@
 //! Accidents of the host's own network: what somebody deletes or changes while packets flow.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
+use twill::dataplane::Offloads;
+use twill::dataplane::tun::TunConfig;
 use twill::lab::netns::Netns;
 use twill::lab::node::Node;
 use twill::lab::traffic::tcp;
@@ -83,6 +86,192 @@ fn external_interface_is_followed_and_its_losses_are_told() {
     }
 }
 
+/// As DHCP does: the old address goes, and another comes.
+#[test]
+fn address_that_changes_is_followed_by_node_and_peers_and_the_subnet_stays() {
+    let mut lab = up("renumber", 2);
+    let before = overlay(&lab.nodes()[0]).env.key();
+    let (client, addr) = (pod(&lab, 0).netns.clone(), pod(&lab, 1).addr);
+    // Packets are on their way all the time.
+    let traffic = thread::spawn(move || {
+        let ping = client.tool("ping").words("-n -q -i 0.01 -w 12").arg(addr.to_string());
+        ping.output().unwrap().stdout
+    });
+    let moved = |lab: &Lab| lab.nodes()[0].log_tail(1000).matches("using 192.168.64.").count();
+
+    // Gone for a moment, as when a network daemon restarts: nothing moves.
+    let for_a_moment = ["addr del 192.168.64.11/24 dev eth0", "addr add 192.168.64.11/24 dev eth0"];
+    lab.nodes()[0].netns().ip_batch(&for_a_moment.map(str::to_owned)).unwrap();
+    eventually("packets go on", || ping(pod(&lab, 0), "-c 1 -W 1", addr).0);
+    assert_eq!(moved(&lab), 0);
+
+    for (old, new) in [(11, 77), (77, 78)] {
+        let netns = lab.nodes()[0].netns().clone();
+        netns.ip(&format!("addr del 192.168.64.{old}/24 dev eth0")).unwrap();
+        netns.ip(&format!("addr add 192.168.64.{new}/24 dev eth0")).unwrap();
+        let public_ip = format!("\"192.168.64.{new}\"");
+        eventually("the lease says so", || {
+            let leases = lab.etcd().leases().unwrap();
+            assert_eq!(leases.len(), 2, "{leases:?}");
+            leases.iter().any(|(key, value)| *key == before && value.contains(&public_ip))
+        });
+        eventually("packets go on", || ping(pod(&lab, 0), "-c 1 -W 1", addr).0);
+        eventually("and back", || ping(pod(&lab, 1), "-c 1 -W 1", pod(&lab, 0).addr).0);
+        eventually("the node is ready", || failing_checks(&lab.nodes()[0]).is_empty());
+    }
+    assert_eq!(moved(&lab), 2);
+    let summary = traffic.join().unwrap();
+    assert!(summary.contains(" received"), "{summary}");
+    crate::harness::assert_tcp_is_whole(&lab, pod(&lab, 0), pod(&lab, 1), 4);
+    let state = lab.nodes()[0].subnet_file().with_extension("state.json");
+    eventually("the state file says so", || {
+        std::fs::read_to_string(&state).is_ok_and(|state| state.contains("192.168.64.78"))
+    });
+}
+
+/// What peers send to is the operator's word; where we listen is not.
+#[test]
+fn public_ip_of_the_operator_stays_when_the_address_changes() {
+    let spec = spec("named", 2);
+    let daemons = [("n1".to_owned(), spec.daemon.clone().with("-public-ip=192.168.64.11"))];
+    let mut lab = Lab::up(LabSpec { daemons: daemons.into(), ..spec }).unwrap();
+    let netns = lab.nodes()[0].netns().clone();
+    netns.ip("addr add 192.168.64.77/24 dev eth0").unwrap();
+    netns.sysctl("net.ipv4.conf.eth0.promote_secondaries=1").unwrap();
+    netns.ip("addr del 192.168.64.11/24 dev eth0").unwrap();
+    let said = "using 192.168.64.77 of eth0 from now on, peers send to 192.168.64.11";
+    eventually(said, || lab.nodes()[0].log_tail(1000).contains(said));
+    let bound = || netns.tool("ss").words("-ulnH sport = :8285").run().unwrap();
+    eventually("it is bound there", || bound().contains("192.168.64.77:8285"));
+    let leases = lab.etcd().leases().unwrap();
+    assert!(leases.iter().any(|(_, value)| value.contains("192.168.64.11")), "{leases:?}");
+}
+
+/// Without its address no socket can be bound, and a device without sockets is of no use.
+#[test]
+fn device_is_not_made_again_and_again_while_the_address_is_gone() {
+    let lab = up("nospin", 2);
+    let node = &lab.nodes()[0];
+    let index = || link(node, "flannel0")["ifindex"].as_u64();
+    let before = index().unwrap();
+    let commands = ["addr del 192.168.64.11/24 dev eth0", "link del flannel0"];
+    node.netns().ip_batch(&commands.map(str::to_owned)).unwrap();
+    let fails = |name: &str| failing_checks(node).iter().any(|check| check == name);
+    eventually("the node is not ready", || fails("device") && fails("underlay"));
+    ping(pod(&lab, 0), "-c 4 -i 1 -W 1", pod(&lab, 1).addr);
+    assert_eq!(index(), None);
+    let repaired = std::time::Instant::now();
+    node.netns().ip("addr add 192.168.64.11/24 dev eth0").unwrap();
+    eventually("the device is back", || index().is_some());
+    assert!(repaired.elapsed() < Duration::from_secs(5), "at once: {:?}", repaired.elapsed());
+    let made = index().unwrap() - before;
+    assert!(made <= 5, "{made} devices were made");
+    eventually("packets go on", || ping(pod(&lab, 0), "-c 1 -W 1", pod(&lab, 1).addr).0);
+}
+
+/// Somebody who deletes the device as soon as it is there gets no race from us.
+#[test]
+fn device_that_somebody_deletes_each_time_is_made_once_a_second() {
+    let lab = up("contest", 1);
+    let node = &lab.nodes()[0];
+    let index = || link(node, "flannel0")["ifindex"].as_u64();
+    let before = index().unwrap();
+    let start = std::time::Instant::now();
+    let script = "for i in $(seq 500); do ip link del flannel0 2>/dev/null; sleep 0.01; done";
+    node.netns().tool("sh").words("-c").arg(script).run().unwrap();
+    eventually("it is there in the end", || index().is_some());
+    let (made, most) = (index().unwrap() - before, 24 + start.elapsed().as_secs());
+    assert!((1..=most).contains(&made), "{made} devices were made, {most} at most");
+}
+
+/// 100,000 routes, and containers that come and go.
+#[test]
+fn large_host_costs_nothing_and_its_own_routes_are_kept_all_the_same() {
+    let lab = up("manyroutes", 1);
+    let node = &lab.nodes()[0];
+    let routes: Vec<String> = (0..100_000u32)
+        .map(|n| {
+            format!("route add blackhole 100.{}.{}.{}/32", 64 + (n >> 16), n >> 8 & 255, n & 255)
+        })
+        // An address of the Network that another route leads to.
+        .chain(["route add blackhole 10.5.255.255/32".to_owned()])
+        .collect();
+    node.netns().ip_batch(&routes).unwrap();
+    let pid = flanneld(node);
+    let settled = || {
+        let before = ticks(pid);
+        thread::sleep(Duration::from_millis(500));
+        ticks(pid) <= before + 2
+    };
+    eventually("it has taken note of the routes", settled);
+    let (cpu, memory) = (ticks(pid), resident(pid));
+    for n in 0..20 {
+        node.netns().ip(&format!("link add c{n} type veth peer name d{n}")).unwrap();
+        node.netns().ip(&format!("link set c{n} up")).unwrap();
+        node.netns().ip(&format!("addr add 10.99.{n}.1/24 dev c{n}")).unwrap();
+        node.netns().ip(&format!("link del c{n}")).unwrap();
+        thread::sleep(Duration::from_millis(60)); // so that each is a change of its own
+    }
+    let (cpu, memory) = (ticks(pid) - cpu, resident(pid).saturating_sub(memory));
+    assert!(cpu <= 40, "{cpu} hundredths of a second of CPU time");
+    assert!(memory <= 4096, "{memory} KiB more");
+    for accident in ["route replace 10.5.0.0/16 dev lo", "route del 10.5.0.0/16 dev flannel0"] {
+        node.netns().ip(accident).unwrap();
+        eventually(accident, || {
+            node.netns().ip("-4 route show 10.5.0.0/16").unwrap().contains("dev flannel0")
+        });
+    }
+}
+
+#[test]
+fn device_that_exists_is_not_attached_to_and_an_address_that_is_not_ours_is_told() {
+    let lab = up("others", 1);
+    let node = &lab.nodes()[0];
+    let again = TunConfig { name: "flannel0".to_owned(), num_queues: 1, offloads: Offloads::OFF };
+    let made = node.netns().enter(|| Ok(again.open().map(drop))).unwrap();
+    assert!(made.unwrap_err().is_name_taken());
+    for other in ["10.5.99.1/32", "10.99.0.1/24"] {
+        node.netns().ip(&format!("addr add {other} dev flannel0")).unwrap();
+        eventually("it is told", || failing_checks(node) == ["address"]);
+        node.netns().ip(&format!("addr del {other} dev flannel0")).unwrap();
+        eventually("the node is ready again", || failing_checks(node).is_empty());
+    }
+}
+
+/// The daemon of the node.
+fn flanneld(node: &Node) -> u32 {
+    let netns = node.netns().inode();
+    let pids = std::fs::read_dir("/proc").unwrap().flatten();
+    let mut pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let is_it = |pid: &u32| {
+        let of = |file: &str| format!("/proc/{pid}/{file}");
+        std::fs::read_to_string(of("comm")).is_ok_and(|name| name == "flanneld\n")
+            && std::fs::metadata(of("ns/net")).map(|found| found.ino()).ok() == netns
+    };
+    pids.find(is_it).unwrap()
+}
+
+/// CPU time of a process in hundredths of a second: proc_pid_stat(5).
+fn ticks(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    fields[11..=12].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum()
+}
+
+/// Resident memory of a process in KiB.
+fn resident(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+/// What `ip` says of a link; null without one.
+fn link(node: &Node, name: &str) -> Value {
+    let json = node.netns().ip(&format!("-j link show dev {name}")).unwrap_or_default();
+    let links: Value = serde_json::from_str(&json).unwrap_or_default();
+    links[0].clone()
+}
+
 /// Two nodes that know each other by public IPs which no interface has: the underlay's router
 /// turns them into the nodes' addresses and back.
 #[test]
@@ -127,9 +316,7 @@ fn device(node: &Node) -> Option<(String, String, u64)> {
 
 /// The overlay device's MTU; 0 without one.
 fn mtu(node: &Node) -> u64 {
-    let json = node.netns().ip("-j link show dev flannel0").unwrap_or_default();
-    let links: Value = serde_json::from_str(&json).unwrap_or_default();
-    links[0]["mtu"].as_u64().unwrap_or_default()
+    link(node, "flannel0")["mtu"].as_u64().unwrap_or_default()
 }
 
 /// Inner packets that the node has carried in either direction since it started.

@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 use tracing::info;
 
 use self::device::Recipe;
-use self::keeper::{Keeper, Running};
+use self::keeper::{Keeper, Running, Says};
 use self::peer_routes::{HostRoads, PeerRoutes};
 use self::peers::Peers;
 use self::shadows::{PeerSubnets, Shadows};
@@ -33,7 +33,7 @@ use crate::control::conditions::Conditions;
 use crate::control::config::NetworkConfig;
 use crate::control::host_id::HostId;
 use crate::control::host_state::HostState;
-use crate::control::iface::ExternalInterface;
+use crate::control::iface::{ExternalInterface, IfaceChoice};
 use crate::control::lease::{Lease, LeaseAttrs, LeaseEvent};
 use crate::dataplane::engine::Counters;
 use crate::dataplane::peer_counters::PeerCount;
@@ -57,6 +57,8 @@ pub(in crate::control) fn check_port(addr: Ipv4Addr, port: u16) -> Result<(), Ba
 pub struct UdpSetup {
     /// Carries the underlay.
     pub iface: ExternalInterface,
+    /// How it was chosen, to choose again when its address is gone.
+    pub choice: IfaceChoice,
     /// The overlay.
     pub network: NetworkConfig,
     /// Where we and all peers listen.
@@ -90,6 +92,7 @@ pub struct UdpBackend {
     mtu: u16,
     running: Arc<Running>,
     host_state: watch::Receiver<HostState>,
+    attrs: watch::Receiver<LeaseAttrs>,
     /// The keeper, and the netlink socket that it reads.
     tasks: JoinSet<BackendError>,
     routes: PeerRoutes,
@@ -111,12 +114,7 @@ impl Backend for UdpBackend {
         _previous: Option<&LeaseAttrs>,
     ) -> Result<(UdpPrepared, LeaseAttrs), BackendError> {
         let (mtu, long_datagrams) = first_tun_mtu(&setup.iface, setup.mtu)?;
-        let attrs = LeaseAttrs::udp(setup.iface.public_ip);
-        let attrs = if setup.spreads_flows() { source_ports::advertise(attrs) } else { attrs };
-        let attrs = match (setup.source_ports, &setup.host) {
-            (SourcePorts::Auto, Some(host)) => host.sign(attrs),
-            (SourcePorts::Auto, None) | (SourcePorts::Shared, _) => attrs,
-        };
+        let attrs = source_ports::attrs(&setup.iface, setup.source_ports, setup.host.as_ref());
         let sockets =
             device::bind(setup.bind_addr(), setup.num_workers, setup.offloads, long_datagrams)?;
         Ok((UdpPrepared { setup, mtu, long_datagrams, sockets }, attrs))
@@ -157,9 +155,12 @@ impl Backend for UdpBackend {
         let own = [iface.addr, iface.public_ip];
         let counters = recipe.counters.clone();
         let src_net = net.clone();
-        let underlay = Underlay::new(iface, mtu, setup.mtu.is_some());
-        let keeper = Keeper::new((net, changes), recipe, underlay, device);
-        let (running, host_state) = (keeper.running(), keeper.state());
+        let attrs = source_ports::attrs(&iface, setup.source_ports, setup.host.as_ref());
+        let attrs = watch::Sender::new(attrs);
+        let says = Says { source_ports: setup.source_ports, host: setup.host, attrs };
+        let underlay = Underlay::new(iface, setup.choice, mtu, setup.mtu.is_some());
+        let keeper = Keeper::new((net, changes), recipe, underlay, says, device);
+        let (running, host_state, attrs) = (keeper.running(), keeper.state(), keeper.attrs());
         let peer_subnets = Arc::new(PeerSubnets::default());
         let shadows = Shadows {
             network: network.network,
@@ -172,9 +173,9 @@ impl Backend for UdpBackend {
         let mut watch = JoinSet::new();
         watch.spawn(shadows.keep());
         let peers = Peers::new(port, spreads_flows, own);
-        let roads = HostRoads { net: src_net, src: own[0], running: Arc::clone(&running) };
+        let roads = HostRoads { net: src_net, running: Arc::clone(&running) };
         let routes = PeerRoutes::new(peers, publisher, counters, network.network, roads);
-        Ok(Self { mtu, running, host_state, tasks, routes, peer_subnets, _watch: watch })
+        Ok(Self { mtu, running, host_state, attrs, tasks, routes, peer_subnets, _watch: watch })
     }
 
     fn mtu(&self) -> u16 {
@@ -183,6 +184,7 @@ impl Backend for UdpBackend {
 
     fn apply(&mut self, events: Vec<LeaseEvent>) {
         self.peer_subnets.apply(&events);
+        self.routes.set_own(self.running.own());
         self.routes.apply(&events);
     }
 
@@ -197,6 +199,10 @@ impl Backend for UdpBackend {
 
     fn conditions(&self) -> Conditions {
         Conditions::from(&*self.host_state.borrow())
+    }
+
+    fn attrs(&self) -> Option<watch::Receiver<LeaseAttrs>> {
+        Some(self.attrs.clone())
     }
 
     fn peer_counts(&self) -> (Vec<PeerCount>, Vec<PeerCount>) {
@@ -240,10 +246,9 @@ impl UdpSetup {
         SocketAddrV4::new(self.iface.addr, self.port)
     }
 
-    /// Whether flows to and from us may use any source port. Behind a NAT only the network's own
-    /// port is known to pass.
+    /// Whether flows to and from us may use any source port.
     fn spreads_flows(&self) -> bool {
-        self.source_ports == SourcePorts::Auto && self.iface.public_ip == self.iface.addr
+        source_ports::spreads_flows(&self.iface, self.source_ports)
     }
 }
 

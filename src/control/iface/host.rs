@@ -34,7 +34,9 @@ pub async fn read(net: &Netlink, specs: &[IfaceSpec]) -> Result<HostView, Kernel
             link.addrs.push(addr);
         }
     }
-    Ok(HostView { links, routes: net.routes().await?, reached })
+    // Only the default route counts, and only for who follows it.
+    let routes = if specs.is_empty() { net.routes().await? } else { Vec::new() };
+    Ok(HostView { links, routes, reached })
 }
 
 fn host_link(message: LinkMessage) -> HostLink {

@@ -92,6 +92,30 @@ async fn lost_lease_ends_the_node_and_its_backend() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn node_whose_address_changes_keeps_its_subnet_and_says_so() {
+    let world = World::new();
+    let new = ip("192.0.2.77");
+    let act = async {
+        world.until(|log| log.changes > 0).await;
+        // The first write fails: the registry is away just then.
+        world.registry.fail_next(1, Fault::NotAsked);
+        world.attrs.send_replace(LeaseAttrs::udp(new));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        while world.leased_by(new).await.is_none() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(world.leased_by(new).await, Some("10.1.5.0/24".parse().unwrap()));
+        assert_eq!(world.leased().await, None, "it moved");
+        let json: serde_json::Value = serde_json::from_str(&world.stats().await).unwrap();
+        assert_eq!(json["public_ip"], "192.0.2.77");
+        while world.recall().is_none_or(|past| past.own.attrs.public_ip != new) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    assert!(world.live_while(act).await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
 async fn failed_backend_ends_the_node() {
     let world = World::new();
     let act = async {
@@ -256,6 +280,7 @@ struct World {
     log: Rc<RefCell<Log>>,
     fail: RefCell<Option<oneshot::Sender<EngineError>>>,
     past: RefCell<Option<Past>>,
+    attrs: watch::Sender<LeaseAttrs>,
     prepare_error: RefCell<Option<BackendError>>,
 }
 
@@ -277,6 +302,7 @@ impl World {
             log: Rc::default(),
             fail: RefCell::default(),
             past: RefCell::default(),
+            attrs: watch::Sender::new(LeaseAttrs::udp(ip("192.0.2.1"))),
             prepare_error: RefCell::default(),
         }
     }
@@ -313,6 +339,7 @@ impl World {
         let setup = FakeSetup {
             log: Rc::clone(&self.log),
             failure,
+            attrs: self.attrs.subscribe(),
             prepare_error: self.prepare_error.borrow_mut().take(),
         };
         let deadline = tokio::time::sleep(Duration::from_secs(60));
@@ -336,8 +363,12 @@ impl World {
 
     /// The subnet in our name.
     async fn leased(&self) -> Option<Subnet> {
-        let snapshot = self.registry.list(&Scope::All).await.unwrap();
-        let ours = snapshot.leases().find(|lease| lease.attrs.public_ip == ip("192.0.2.1"));
+        self.leased_by(ip("192.0.2.1")).await
+    }
+
+    async fn leased_by(&self, public_ip: Ipv4Addr) -> Option<Subnet> {
+        let snapshot = self.registry.list(&Scope::All).await.ok()?;
+        let ours = snapshot.leases().find(|lease| lease.attrs.public_ip == public_ip);
         ours.map(|lease| lease.subnet)
     }
 
@@ -367,6 +398,7 @@ fn ip(text: &str) -> Ipv4Addr {
 struct FakeSetup {
     log: Rc<RefCell<Log>>,
     failure: oneshot::Receiver<EngineError>,
+    attrs: watch::Receiver<LeaseAttrs>,
     prepare_error: Option<BackendError>,
 }
 
@@ -422,6 +454,10 @@ impl Backend for FakeBackend {
 
     fn conditions(&self) -> Conditions {
         Conditions::default()
+    }
+
+    fn attrs(&self) -> Option<watch::Receiver<LeaseAttrs>> {
+        Some(self.setup.attrs.clone())
     }
 
     fn peer_counts(&self) -> (Vec<PeerCount>, Vec<PeerCount>) {

@@ -1,5 +1,6 @@
 //! [`Keeper`]: what each answer of the registry means for our lease.
 
+use std::net::Ipv4Addr;
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
@@ -9,7 +10,7 @@ use super::rewrites::{Over, Rewrites};
 use super::{KeepPolicy, LeaseLost, OnLeaseLoss};
 use crate::control::backoff::Backoff;
 use crate::control::claim::Claim;
-use crate::control::lease::Lease;
+use crate::control::lease::{Lease, LeaseAttrs};
 use crate::control::log_limit::LogLimit;
 use crate::control::registry::{
     Change, Entry, Malformed, Read, Registry, RegistryError, Revision, Scope, TtlLease, Write,
@@ -42,6 +43,8 @@ pub(super) struct Keeper<'r, R, S> {
     pub(super) announcer: Announcer,
     /// What our entry was bound to once, to be given back.
     stale: Vec<TtlLease>,
+    /// What our entry may still say that our public IP is.
+    former_ip: Option<Ipv4Addr>,
     backoff: Backoff,
     log: LogLimit,
 }
@@ -63,6 +66,7 @@ impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
             rewrites: Rewrites::new(),
             announcer: Announcer::new(),
             stale: Vec::new(),
+            former_ip: None,
             lease,
             policy,
             claim,
@@ -95,6 +99,24 @@ impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
         let earlier = |at: Instant| at.checked_sub(slept).unwrap_or_else(Instant::now);
         self.lease.expires = self.lease.expires.map(earlier);
         self.renew_at = self.renew_at.map(earlier);
+    }
+
+    /// Has our entry say something else of us. As long as it does not, the old public IP in it is
+    /// ours as well.
+    pub(super) async fn say(&mut self, attrs: LeaseAttrs) -> Result<(), LeaseLost> {
+        let (subnet, old, new) = (self.lease.subnet, self.lease.attrs.public_ip, attrs.public_ip);
+        if old != new {
+            tracing::info!("lease {subnet} moves from public IP {old} to {new}");
+            self.former_ip.get_or_insert(old);
+            self.claim.follow(new);
+        }
+        self.lease.attrs = attrs;
+        (self.sink)(&self.lease);
+        if self.lease.entry.revision == Revision::UNKNOWN {
+            // The watch tells what became of our entry, and that comes first.
+            return Ok(());
+        }
+        self.renew().await
     }
 
     pub(super) async fn renew(&mut self) -> Result<(), LeaseLost> {
@@ -226,6 +248,12 @@ impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
         let (subnet, owner) = (self.lease.subnet, self.lease.attrs.public_ip);
         match entry {
             Ok(lease) if lease.attrs.public_ip == owner => self.adopt(lease),
+            Ok(lease) if Some(lease.attrs.public_ip) == self.former_ip => {
+                // Our own write of before, most likely.
+                self.is_in_doubt = true;
+                self.adopt(lease);
+                self.renew_at = Some(Instant::now() + self.backoff.delay());
+            }
             Ok(lease) => match lease.attrs.owner() {
                 Some(new_owner) => return Err(LeaseLost::TakenOver { subnet, owner, new_owner }),
                 None => {
@@ -305,6 +333,7 @@ impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
         self.lease = lease;
         self.is_in_doubt = false;
         self.is_lost = false;
+        self.former_ip = None;
         self.backoff.reset();
         self.announcer.written();
         if !std::mem::take(&mut self.is_shared) {

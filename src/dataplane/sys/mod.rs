@@ -5,4 +5,5 @@ pub(super) mod checksum;
 pub(super) mod errqueue;
 pub(super) mod recvmmsg;
 pub(super) mod sockopt;
+pub(super) mod tun_create;
 pub(super) mod tun_offload;

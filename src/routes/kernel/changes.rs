@@ -1,24 +1,27 @@
 //! What changes on the host, as the kernel tells it: rtnetlink(7), multicast groups.
 
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::pin::Pin;
 
 use futures_util::{FutureExt, Stream, StreamExt};
 use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
+use rtnetlink::sys::AsyncSocket;
 use rtnetlink::{MulticastGroup, new_multicast_connection};
 
+use super::netlink::local_addr;
 use super::{KernelError, Netlink};
 use crate::routes::Subnet;
 
 /// Something that changed on the host, or may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HostChange {
-    /// A link came, went, or is another now.
-    Link,
-    /// A link got or lost an IPv4 address.
-    Addr,
+    /// The link of this number came, went, or is another now.
+    Link(u32),
+    /// The link of this number got or lost an IPv4 address.
+    Addr(u32, Ipv4Addr),
     /// A route to exactly this range came, went, or is another now. The routes that go with their
     /// link or its last address go unannounced.
     Route(Subnet),
@@ -31,15 +34,19 @@ pub struct HostChanges {
     changes: Pin<Box<dyn Stream<Item = HostChange> + Send + Sync>>,
 }
 
-/// Like [`connect`](super::connect), and tells of changes from now on.
+/// Like [`connect`](super::connect), and tells of changes from now on. The kernel then answers
+/// what was asked for, and no more than that, if it is Linux 4.20 or later.
 ///
 /// # Errors
 /// [`KernelError`] when the socket cannot be made.
 pub fn watch()
 -> Result<(impl Future<Output = ()> + Send + 'static, Netlink, HostChanges), KernelError> {
     let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv4Route];
-    let (connection, handle, messages) = new_multicast_connection(&groups)
+    let (mut connection, handle, messages) = new_multicast_connection(&groups)
         .map_err(|source| KernelError::new("watch links, addresses and routes", source))?;
+    if let Err(error) = connection.socket_mut().socket_mut().set_netlink_get_strict_chk(true) {
+        tracing::debug!(%error, "kernel lists all routes and addresses where few are asked for");
+    }
     let changes = messages.filter_map(|(message, _)| std::future::ready(change(&message.payload)));
     Ok((connection, Netlink { handle }, HostChanges { changes: Box::pin(changes) }))
 }
@@ -71,10 +78,10 @@ fn change(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Option<HostChange> {
         return Some(HostChange::Missed);
     }
     let NetlinkPayload::InnerMessage(message) = payload else { return None };
-    if let NewLink(_) | DelLink(_) = message {
-        Some(HostChange::Link)
-    } else if let NewAddress(_) | DelAddress(_) = message {
-        Some(HostChange::Addr)
+    if let NewLink(link) | DelLink(link) = message {
+        Some(HostChange::Link(link.header.index))
+    } else if let NewAddress(addr) | DelAddress(addr) = message {
+        local_addr(addr).map(|(link, own)| HostChange::Addr(link, own.addr))
     } else if let NewRoute(route) | DelRoute(route) = message {
         destination(route).map(HostChange::Route)
     } else {
@@ -82,6 +89,7 @@ fn change(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Option<HostChange> {
     }
 }
 
+/// `None` for a range that is none.
 fn destination(route: &RouteMessage) -> Option<Subnet> {
     let addr = route.attributes.iter().find_map(|attribute| {
         if let RouteAttribute::Destination(RouteAddress::Inet(addr)) = attribute {
@@ -89,6 +97,7 @@ fn destination(route: &RouteMessage) -> Option<Subnet> {
         } else {
             None
         }
-    })?;
-    Subnet::new(addr, route.header.destination_prefix_length).ok()
+    });
+    // The default route has no destination.
+    Subnet::new(addr.unwrap_or(Ipv4Addr::UNSPECIFIED), route.header.destination_prefix_length).ok()
 }

@@ -4,12 +4,12 @@ use std::net::Ipv4Addr;
 use std::pin::pin;
 
 use futures_util::TryStreamExt;
-use rtnetlink::RouteMessageBuilder;
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage,
 };
 
 use super::netlink::failed;
+use super::one_route::request_for;
 use super::{KernelError, Netlink};
 use crate::routes::Subnet;
 
@@ -52,7 +52,7 @@ impl Netlink {
     /// # Errors
     /// [`KernelError`] when the kernel does not answer.
     pub async fn matched_route(&self, addr: Ipv4Addr) -> Result<Option<MatchedRoute>, KernelError> {
-        let mut to = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(addr, 32).build();
+        let mut to = request_for(addr);
         // Without it the answer has the address in the place of the route's range. Linux 4.13.
         to.header.flags |= RouteFlags::FibMatch;
         let mut found = pin!(self.handle().route().get(to).execute());

@@ -6,7 +6,7 @@ use std::pin::pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use super::{HostNet, KernelError, KernelRoute, Link, RouteAdded};
+use super::{HostNet, KernelError, KernelRoute, Link, LinkAddr, RouteAdded};
 use crate::routes::Subnet;
 
 /// The output of a future that never waits, as none of [`MemoryNet`]'s does.
@@ -27,6 +27,8 @@ pub struct MemoryNet {
 struct State {
     links: Vec<MemoryLink>,
     routes: Vec<KernelRoute>,
+    refuses_addrs: bool,
+    num_dumps: usize,
 }
 
 /// What a link was made to be.
@@ -51,7 +53,7 @@ impl MemoryNet {
     pub fn with_links<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
         let link = |name: &str| MemoryLink { name: name.to_owned(), ..MemoryLink::default() };
         let links = names.into_iter().map(link).collect();
-        Self { state: Mutex::new(State { links, routes: Vec::new() }) }
+        Self { state: Mutex::new(State { links, ..State::default() }) }
     }
 
     /// What the link `name` has become.
@@ -62,6 +64,21 @@ impl MemoryNet {
     /// Changes the link `name` as somebody else might.
     pub fn edit(&self, name: &str, edit: impl FnOnce(&mut MemoryLink)) {
         edit(self.lock().links.iter_mut().find(|link| link.name == name).unwrap());
+    }
+
+    /// Has the kernel refuse addresses, or take them again.
+    pub fn refuse_addrs(&self, refuses: bool) {
+        self.lock().refuses_addrs = refuses;
+    }
+
+    /// Times that somebody went through all addresses or all routes.
+    pub fn num_dumps(&self) -> usize {
+        self.lock().num_dumps
+    }
+
+    /// The routes, in order.
+    pub fn all_routes(&self) -> Vec<KernelRoute> {
+        self.lock().routes.clone()
     }
 
     /// Removes all routes, as somebody else might.
@@ -96,15 +113,25 @@ impl HostNet for MemoryNet {
         }))
     }
 
-    async fn addrs(&self) -> Result<Vec<(u32, Ipv4Addr)>, KernelError> {
+    async fn addrs_of(&self, index: u32) -> Result<Vec<LinkAddr>, KernelError> {
         let state = self.lock();
-        let of_link = |(index, link): (u32, &MemoryLink)| {
-            link.addrs.iter().map(|addr| (index, *addr)).collect::<Vec<_>>()
-        };
-        Ok((1..).zip(&state.links).flat_map(of_link).collect())
+        let addrs = state.links.get(index as usize - 1).map(|link| link.addrs.as_slice());
+        let own = |addr: &Ipv4Addr| LinkAddr { addr: *addr, prefix_len: 32 };
+        Ok(addrs.unwrap_or_default().iter().map(own).collect())
+    }
+
+    async fn owner_of(&self, addr: Ipv4Addr) -> Result<Option<u32>, KernelError> {
+        let mut state = self.lock();
+        state.num_dumps += 1;
+        let mut links = (1..).zip(&state.links);
+        Ok(links.find(|(_, link)| link.addrs.contains(&addr)).map(|(index, _)| index))
     }
 
     async fn add_addr(&self, link: &Link, addr: Ipv4Addr) -> Result<(), KernelError> {
+        if self.lock().refuses_addrs {
+            let operation = format!("add address {addr}/32 to {}", link.name);
+            return Err(KernelError::new(operation, io::ErrorKind::PermissionDenied));
+        }
         self.change(link, |link| link.addrs.push(addr));
         Ok(())
     }
@@ -147,7 +174,13 @@ impl HostNet for MemoryNet {
         self.add_route(dst, link).await.map(drop)
     }
 
+    async fn has_route(&self, dst: Subnet, link: &Link) -> Result<bool, KernelError> {
+        let own = KernelRoute { dst, link: Some(link.index), metric: 0 };
+        Ok(self.lock().routes.contains(&own))
+    }
+
     async fn routes(&self) -> Result<Vec<KernelRoute>, KernelError> {
-        Ok(self.lock().routes.clone())
+        self.lock().num_dumps += 1;
+        Ok(self.all_routes())
     }
 }

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::pin::pin;
 
 use futures_util::TryStreamExt;
+use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkFlags, LinkHeader, LinkMessage,
@@ -14,7 +15,8 @@ use rtnetlink::packet_route::route::{
 };
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 
-use super::{HostNet, KernelError, KernelRoute, Link, RouteAdded, Way};
+use super::one_route::{has_route, request_for};
+use super::{HostNet, KernelError, KernelRoute, Link, LinkAddr, RouteAdded, Way};
 use crate::routes::Subnet;
 
 /// The host's network, changed through netlink.
@@ -40,8 +42,7 @@ impl Netlink {
     /// # Errors
     /// [`KernelError`], also when there is no route to it.
     pub async fn way_to(&self, addr: Ipv4Addr) -> Result<Option<(u32, Ipv4Addr)>, KernelError> {
-        let to = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(addr, 32).build();
-        let mut found = pin!(self.handle.route().get(to).execute());
+        let mut found = pin!(self.handle.route().get(request_for(addr)).execute());
         let route = found.try_next().await;
         let route = route.map_err(|error| failed(format!("find a route to {addr}"), error))?;
         let (mut link, mut src) = (None, None);
@@ -65,8 +66,9 @@ impl Netlink {
         src: Ipv4Addr,
         addr: Ipv4Addr,
     ) -> Result<Option<Way>, KernelError> {
-        let to = RouteMessageBuilder::<Ipv4Addr>::new();
-        let to = to.source_prefix(src, 32).destination_prefix(addr, 32).build();
+        let mut to = request_for(addr);
+        to.header.source_prefix_length = 32;
+        to.attributes.push(RouteAttribute::Source(RouteAddress::Inet(src)));
         let mut found = pin!(self.handle.route().get(to).execute());
         let route = found.try_next().await;
         let route = route.map_err(|error| failed(format!("find a route to {addr}"), error))?;
@@ -100,10 +102,37 @@ impl HostNet for Netlink {
         }
     }
 
-    async fn addrs(&self) -> Result<Vec<(u32, Ipv4Addr)>, KernelError> {
-        let messages = self.handle.address().get().execute();
-        let addrs = messages.try_filter_map(|message| std::future::ready(Ok(local_addr(&message))));
-        addrs.try_collect().await.map_err(|error| failed("list addresses".to_owned(), error))
+    async fn addrs_of(&self, index: u32) -> Result<Vec<LinkAddr>, KernelError> {
+        let mut request = self.handle.address().get();
+        let header = &mut request.message_mut().header;
+        (header.family, header.index) = (AddressFamily::Inet, index);
+        // A kernel without strict checks lists those of all links.
+        let of_link = |message: AddressMessage| {
+            let found = local_addr(&message).filter(|(link, _)| *link == index);
+            std::future::ready(Ok(found.map(|(_, addr)| addr)))
+        };
+        let addrs = request.execute().try_filter_map(of_link).try_collect().await;
+        addrs.or_else(|error| match failed(format!("list addresses of link {index}"), error) {
+            error if error.source.raw_os_error() == Some(libc::ENODEV) => Ok(Vec::new()),
+            error => Err(error),
+        })
+    }
+
+    async fn owner_of(&self, addr: Ipv4Addr) -> Result<Option<u32>, KernelError> {
+        let mut request = self.handle.address().get();
+        request.message_mut().header.family = AddressFamily::Inet;
+        let mut messages = pin!(request.execute());
+        let mut owner = None;
+        // To the end: the answers to a request that nobody waits for are thrown away one by one.
+        while let Some(message) = messages
+            .try_next()
+            .await
+            .map_err(|error| failed(format!("find the link of address {addr}"), error))?
+        {
+            let found = local_addr(&message).filter(|(_, own)| own.addr == addr);
+            owner = owner.or(found.map(|(link, _)| link));
+        }
+        Ok(owner)
     }
 
     async fn add_addr(&self, link: &Link, addr: Ipv4Addr) -> Result<(), KernelError> {
@@ -157,8 +186,14 @@ impl HostNet for Netlink {
         result.map_err(|error| failed(format!("replace route {dst} dev {}", link.name), error))
     }
 
+    async fn has_route(&self, dst: Subnet, link: &Link) -> Result<bool, KernelError> {
+        has_route(self, dst, link).await
+    }
+
     async fn routes(&self) -> Result<Vec<KernelRoute>, KernelError> {
-        let all = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        // Whatever is set in the request is a filter, where the kernel checks strictly.
+        let mut all = RouteMessage::default();
+        all.header.address_family = AddressFamily::Inet;
         let messages = self.handle.route().get(all).execute();
         let routes = messages.try_filter_map(|message| std::future::ready(Ok(route(&message))));
         routes.try_collect().await.map_err(|error| failed("list routes".to_owned(), error))
@@ -180,12 +215,13 @@ pub(crate) fn link_of(message: &LinkMessage) -> Link {
     link
 }
 
-/// `None` for IPv6.
-fn local_addr(message: &AddressMessage) -> Option<(u32, Ipv4Addr)> {
+/// The address with its link's number; `None` for IPv6.
+pub(super) fn local_addr(message: &AddressMessage) -> Option<(u32, LinkAddr)> {
     let local = message.attributes.iter().find_map(|attribute| {
         if let AddressAttribute::Local(IpAddr::V4(addr)) = attribute { Some(*addr) } else { None }
     });
-    local.map(|addr| (message.header.index, addr))
+    let prefix_len = message.header.prefix_len;
+    local.map(|addr| (message.header.index, LinkAddr { addr, prefix_len }))
 }
 
 /// A unicast route to `dst` by `link`, of the protocol `boot`.
@@ -199,7 +235,7 @@ fn network_route(dst: Subnet, link: &Link) -> RouteMessage {
 }
 
 /// `None` for what is no unicast route of the main table: the kernel dumps all tables.
-fn route(message: &RouteMessage) -> Option<KernelRoute> {
+pub(super) fn route(message: &RouteMessage) -> Option<KernelRoute> {
     let header = &message.header;
     let mut table = u32::from(header.table);
     let (mut addr, mut link, mut metric) = (Ipv4Addr::UNSPECIFIED, None, 0);

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use super::{HostNet, KernelError, KernelRoute, Link, RouteAdded};
+use super::{HostNet, KernelError, Link, LinkAddr, RouteAdded};
 use crate::routes::Subnet;
 
 /// The overlay device as the kernel is to see it.
@@ -19,7 +19,7 @@ pub struct OverlayLink {
     pub network: Subnet,
 }
 
-/// Something that a look found amiss, and put right.
+/// Something that a look finds amiss, and puts right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each says what it is")]
 pub enum Mended {
@@ -30,12 +30,16 @@ pub enum Mended {
 }
 
 /// What a look found.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Look {
     /// The device's name.
     pub name: String,
     /// What was amiss and is so no longer.
     pub mended: Vec<Mended>,
+    /// What is amiss still, because the kernel refused.
+    pub failed: Vec<(Mended, KernelError)>,
+    /// Addresses of the device that are not ours. The host may send from them.
+    pub others: Vec<LinkAddr>,
     /// The Network is routed to the device; if not, by somebody else's route.
     pub owns_route: bool,
 }
@@ -62,62 +66,86 @@ pub async fn configure(
     // that carries IPv4 alone. A kernel that refuses has no IPv6, and sends none.
     drop(net.set_no_ipv6_addr(&link).await);
     let overlay = overlay(link.index);
-    let look = mend(net, &overlay, &[], false).await?;
+    let look = mend(net, &overlay, false).await?;
     let gone = || KernelError::new(format!("find link {name}"), std::io::ErrorKind::NotFound);
-    Ok((overlay, look.ok_or_else(gone)?))
+    let mut look = look.ok_or_else(gone)?;
+    let first = look.failed.drain(..).next();
+    match first {
+        Some((_, error)) => Err(error),
+        None => Ok((overlay, look)),
+    }
 }
 
-/// Puts right what differs from `overlay`; doing so twice changes nothing. `addrs` are all IPv4
-/// addresses of the host. Somebody else's route to the Network is replaced only if
-/// `replaces_route`. `None` if the device is gone.
+/// Puts right what differs from `overlay`; doing so twice changes nothing. Asks the kernel for this
+/// device alone, however large the host is. Somebody else's route to the Network is replaced only
+/// if `replaces_route`. `None` if the device is gone.
 ///
 /// # Errors
-/// [`KernelError`] naming the step that failed; the steps before it are done.
+/// [`KernelError`] when the kernel does not tell how the device is. A step that it refuses is in
+/// [`Look::failed`], and the others are done.
 pub async fn mend(
     net: &impl HostNet,
     overlay: &OverlayLink,
-    addrs: &[(u32, Ipv4Addr)],
     replaces_route: bool,
 ) -> Result<Option<Look>, KernelError> {
     let Some(link) = net.link_at(overlay.index).await? else { return Ok(None) };
-    let mut mended = Vec::new();
-    if !addrs.contains(&(link.index, overlay.addr)) {
-        net.add_addr(&link, overlay.addr).await?;
-        mended.push(Mended::Address);
+    let mut look = Look {
+        name: link.name.clone(),
+        mended: Vec::new(),
+        failed: Vec::new(),
+        others: net.addrs_of(link.index).await?,
+        owns_route: false,
+    };
+    let own = LinkAddr { addr: overlay.addr, prefix_len: 32 };
+    if !look.others.contains(&own) {
+        look.note(Mended::Address, net.add_addr(&link, overlay.addr).await);
     }
+    look.others.retain(|addr| *addr != own);
     if link.mtu != u32::from(overlay.mtu) {
-        net.set_mtu(&link, overlay.mtu.into()).await?;
-        mended.push(Mended::Mtu);
+        look.note(Mended::Mtu, net.set_mtu(&link, overlay.mtu.into()).await);
     }
     if !link.is_up {
-        net.set_up(&link).await?;
-        mended.push(Mended::Down);
+        look.note(Mended::Down, net.set_up(&link).await);
     }
-    let network = overlay.network;
-    let owns_route = match net.add_route(network, &link).await? {
-        RouteAdded::Added => {
-            mended.push(Mended::Route);
-            true
+    look.owns_route = net.has_route(overlay.network, &link).await?;
+    if !look.owns_route {
+        match put_route(net, overlay.network, &link, replaces_route).await {
+            Ok(is_put) => {
+                look.owns_route = is_put;
+                look.mended.extend(is_put.then_some(Mended::Route));
+            }
+            Err(error) => look.failed.push((Mended::Route, error)),
         }
-        RouteAdded::Exists if leaves_by(&net.routes().await?, network, &link) => true,
-        RouteAdded::Exists if replaces_route => {
-            net.replace_route(network, &link).await?;
-            mended.push(Mended::Route);
-            true
-        }
-        RouteAdded::Exists => false,
-    };
-    Ok(Some(Look { name: link.name, mended, owns_route }))
+    }
+    Ok(Some(look))
 }
 
-/// Whether the route of metric 0 to `network` is one by `link`.
-fn leaves_by(routes: &[KernelRoute], network: Subnet, link: &Link) -> bool {
-    let route = routes.iter().find(|route| route.dst == network && route.metric == 0);
-    route.is_some_and(|route| route.link == Some(link.index))
+impl Look {
+    fn note(&mut self, what: Mended, result: Result<(), KernelError>) {
+        match result {
+            Ok(()) => self.mended.push(what),
+            Err(error) => self.failed.push((what, error)),
+        }
+    }
+}
+
+/// Routes `network` to `link`. Returns whether it is: somebody else's route may be there.
+async fn put_route(
+    net: &impl HostNet,
+    network: Subnet,
+    link: &Link,
+    replaces: bool,
+) -> Result<bool, KernelError> {
+    match net.add_route(network, link).await? {
+        RouteAdded::Added => Ok(true),
+        RouteAdded::Exists if replaces => net.replace_route(network, link).await.map(|()| true),
+        RouteAdded::Exists => Ok(false),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::KernelRoute;
     use super::super::memory::{MemoryNet, at_once};
     use super::*;
 
@@ -134,8 +162,9 @@ mod tests {
     }
 
     fn look(net: &MemoryNet, replaces_route: bool) -> Option<Look> {
-        let addrs = at_once(net.addrs()).unwrap();
-        at_once(mend(net, &overlay(), &addrs, replaces_route)).unwrap()
+        let look = at_once(mend(net, &overlay(), replaces_route)).unwrap();
+        assert_eq!(net.num_dumps(), 0, "a look goes through no table of the host");
+        look
     }
 
     fn own_route() -> KernelRoute {
@@ -149,13 +178,14 @@ mod tests {
         assert_eq!(device.addrs, [ADDR]);
         assert_eq!((device.mtu, device.txqueuelen, device.up), (1472, 1000, true));
         assert!(device.has_no_ipv6_addr);
-        assert_eq!(at_once(net.routes()).unwrap(), [own_route()]);
+        assert_eq!(net.all_routes(), [own_route()]);
     }
 
     #[test]
     fn second_look_changes_nothing() {
         let look = look(&set_up(), true).unwrap();
-        assert_eq!(look, Look { name: "flannel0".into(), mended: vec![], owns_route: true });
+        assert_eq!((look.name.as_str(), look.owns_route), ("flannel0", true));
+        assert!(look.mended.is_empty() && look.failed.is_empty() && look.others.is_empty());
     }
 
     #[test]
@@ -175,7 +205,7 @@ mod tests {
         let device = net.state("flannel0");
         assert_eq!((device.addrs.as_slice(), device.mtu, device.up), (&[ADDR][..], 1472, true));
         assert_eq!(device.txqueuelen, 77, "the operator's choice");
-        assert_eq!(at_once(net.routes()).unwrap(), [own_route()]);
+        assert_eq!(net.all_routes(), [own_route()]);
     }
 
     #[test]
@@ -186,15 +216,41 @@ mod tests {
         at_once(net.replace_route(overlay().network, &eth0)).unwrap();
         let found = look(&net, false).unwrap();
         assert_eq!((found.owns_route, found.mended.len()), (false, 0));
-        assert_eq!(at_once(net.routes()).unwrap()[0].link, Some(1), "left alone");
+        assert_eq!(net.all_routes()[0].link, Some(1), "left alone");
         assert_eq!(look(&net, true).unwrap().mended, [Mended::Route]);
-        assert_eq!(at_once(net.routes()).unwrap(), [own_route()]);
+        assert_eq!(net.all_routes(), [own_route()]);
+    }
+
+    #[test]
+    fn what_the_kernel_refuses_is_told_by_itself_and_the_rest_is_done() {
+        let net = set_up();
+        net.edit("flannel0", |device| {
+            device.addrs.clear();
+            device.mtu = 1500;
+        });
+        net.refuse_addrs(true);
+        let refused = look(&net, true).unwrap();
+        assert_eq!(refused.failed.len(), 1);
+        assert_eq!(refused.failed[0].0, Mended::Address);
+        assert_eq!(refused.mended, [Mended::Mtu]);
+        net.refuse_addrs(false);
+        assert_eq!(look(&net, true).unwrap().mended, [Mended::Address]);
+    }
+
+    #[test]
+    fn addresses_that_somebody_added_are_told_and_left_alone() {
+        let net = set_up();
+        let other = Ipv4Addr::new(10, 1, 15, 9);
+        net.edit("flannel0", |device| device.addrs.push(other));
+        let look = look(&net, true).unwrap();
+        assert_eq!(look.others, [LinkAddr { addr: other, prefix_len: 32 }]);
+        assert_eq!(net.state("flannel0").addrs, [ADDR, other]);
     }
 
     #[test]
     fn device_that_is_gone_is_no_error_to_look_at_but_one_to_set_up() {
         let net = MemoryNet::with_links(["eth0"]);
-        assert_eq!(look(&net, true), None);
+        assert!(look(&net, true).is_none());
         let error = at_once(configure(&net, "flannel0", |_| overlay())).unwrap_err();
         assert_eq!(error.to_string(), "find link flannel0");
     }

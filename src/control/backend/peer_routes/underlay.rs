@@ -11,9 +11,8 @@ pub async fn underlay_link(
     net: &Netlink,
     iface: &ExternalInterface,
 ) -> Result<Option<Link>, KernelError> {
-    let addrs = net.addrs().await?;
-    match addrs.iter().find(|(_, addr)| *addr == iface.addr) {
-        Some((index, _)) => net.link_at(*index).await,
+    match net.owner_of(iface.addr).await? {
+        Some(index) => net.link_at(index).await,
         None => Ok(None),
     }
 }

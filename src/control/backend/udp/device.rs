@@ -12,7 +12,7 @@ use crate::dataplane::tun::TunConfig;
 use crate::dataplane::udp::{KernelUdp, LongDatagrams, UdpError, bind_group};
 use crate::dataplane::{Engine, EngineConfig, EngineError, Offloads};
 use crate::routes::Subnet;
-use crate::routes::kernel::{self, HostNet, Netlink, OverlayLink};
+use crate::routes::kernel::{self, Netlink, OverlayLink};
 use crate::routes::publish::RouteSubscriber;
 
 /// The kernel gives the first number that is free.
@@ -66,13 +66,12 @@ impl Recipe {
         name: Option<&str>,
         sockets: Vec<KernelUdp>,
     ) -> Result<Device, BackendError> {
-        let name = match name {
-            // To open a device that exists would be to attach to it.
-            Some(name) if net.link(name).await.is_err() => name,
-            Some(_) | None => NAME_TEMPLATE,
+        let open = |name: &str| TunConfig { name: name.to_owned(), ..self.tun.clone() }.open();
+        let tun = match name.map_or_else(|| open(NAME_TEMPLATE), open) {
+            Err(error) if error.is_name_taken() => open(NAME_TEMPLATE),
+            made => made,
         };
-        let tun = TunConfig { name: name.to_owned(), ..self.tun.clone() };
-        let tun = tun.open().map_err(BackendError::Tun)?;
+        let tun = tun.map_err(BackendError::Tun)?;
         let (addr, network) = (self.engine.tun_addr, self.network);
         let link = |index| OverlayLink { index, addr, mtu, network };
         let (link, look) =

@@ -49,12 +49,11 @@ struct Sweep {
     num_left: usize,
 }
 
-/// The host's routes, for datagrams from `src`.
+/// The host's routes, for datagrams from our address.
 #[derive(Debug)]
 pub(super) struct HostRoads {
     pub(super) net: Netlink,
-    pub(super) src: Ipv4Addr,
-    /// Knows the overlay device's name.
+    /// Knows our address, and the overlay device's name.
     pub(super) running: Arc<Running>,
 }
 
@@ -76,6 +75,11 @@ impl PeerRoutes {
         });
         let sweep = Sweep { due: Instant::now(), num_due: 0, num_left: 0 };
         Self { peers, publisher, counters, addrs, verdicts, _ways: tasks, sweep }
+    }
+
+    /// Takes note of the addresses that are ours by now.
+    pub(super) const fn set_own(&mut self, own: [Ipv4Addr; 2]) {
+        self.peers.set_own(own);
     }
 
     /// How many routes there are.
@@ -142,7 +146,7 @@ impl Roads for HostRoads {
     }
 
     async fn way(&self, addr: Ipv4Addr) -> Option<Way> {
-        self.net.way_from(self.src, addr).await.ok().flatten()
+        self.net.way_from(self.running.own()[0], addr).await.ok().flatten()
     }
 }
 

@@ -56,6 +56,11 @@ impl Peers {
         Self { port, spreads_flows, own, leases: HashMap::new(), addrs: HashMap::new() }
     }
 
+    /// We are at the addresses `own` from now on. A peer may be where we were.
+    pub(super) const fn set_own(&mut self, own: [Ipv4Addr; 2]) {
+        self.own = own;
+    }
+
     /// Whether a lease names this public IP.
     pub(super) fn has(&self, addr: Ipv4Addr) -> bool {
         self.addrs.contains_key(&addr)

@@ -137,7 +137,7 @@ impl Shadows {
                 HostChange::Route(dst) => dst != self.network && self.network.overlaps(dst),
                 HostChange::Missed => true,
                 // Routes go with their link.
-                HostChange::Link | HostChange::Addr => is_shadowed,
+                HostChange::Link(_) | HostChange::Addr(..) => is_shadowed,
             };
             if matters {
                 return true;

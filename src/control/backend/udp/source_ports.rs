@@ -7,6 +7,8 @@ use std::str::FromStr;
 
 use serde_json::json;
 
+use crate::control::host_id::HostId;
+use crate::control::iface::ExternalInterface;
 use crate::control::lease::LeaseAttrs;
 
 /// The member of `BackendData`.
@@ -35,6 +37,26 @@ impl FromStr for SourcePorts {
             "shared" => Ok(Self::Shared),
             _ => Err(SourcePortsError(text.to_owned())),
         }
+    }
+}
+
+/// Whether flows to and from us may use any source port. Behind a NAT only the network's own port is
+/// known to pass.
+pub(super) fn spreads_flows(iface: &ExternalInterface, choice: SourcePorts) -> bool {
+    choice == SourcePorts::Auto && iface.public_ip == iface.addr
+}
+
+/// What our lease is to say of us.
+pub(super) fn attrs(
+    iface: &ExternalInterface,
+    choice: SourcePorts,
+    host: Option<&HostId>,
+) -> LeaseAttrs {
+    let attrs = LeaseAttrs::udp(iface.public_ip);
+    let attrs = if spreads_flows(iface, choice) { advertise(attrs) } else { attrs };
+    match (choice, host) {
+        (SourcePorts::Auto, Some(host)) => host.sign(attrs),
+        (SourcePorts::Auto, None) | (SourcePorts::Shared, _) => attrs,
     }
 }
 

@@ -169,7 +169,7 @@ fn marked(public_ip: Ipv4Addr) -> LeaseAttrs {
 
 /// A node as in `control::node`, for as long as it is polled.
 async fn node(registry: &MemoryRegistry, claim: &Claim) -> LeaseLost {
-    let attrs = marked(claim.public_ip);
+    let attrs = marked(claim.public_ip());
     let Ok(Write::Done(lease)) = registry.create(claim.subnet, &attrs).await else { panic!() };
     let known = Known::Listed(registry.list(&Scope::All).await.unwrap());
     let (causes, heard) = watch::channel(AnnounceCauses::default());
