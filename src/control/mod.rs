@@ -62,7 +62,9 @@ use self::backend::BackendError;
 use self::backend::host_gw::{HostGwBackend, HostGwSetup};
 use self::backend::udp::{UdpBackend, UdpSetup};
 use self::backend::vxlan::{VxlanBackend, VxlanSetup};
-use self::config::{BackendConfig, ConfigWait, FoundConfig, NotYet, POLL_INTERVAL, read_config};
+use self::config::{
+    BackendConfig, BackendType, ConfigWait, FoundConfig, NotYet, POLL_INTERVAL, read_config,
+};
 use self::flags::Config;
 use self::health::{BEAT, Health, HealthError, Loop};
 use self::host_id::HostId;
@@ -149,6 +151,12 @@ const LAST_WRITE_TIMEOUT: Duration = Duration::from_millis(200);
 async fn run_with<R: Registry>(config: &Config, registry: &R) -> Result<(), DaemonError> {
     // 1. What the operator and the host got wrong, before anything is touched.
     preflight::check_net_admin()?;
+    match (config.backend, preflight::check_tun()) {
+        (Some(BackendType::Udp), checked) => checked?,
+        // The network config says later whether it is needed.
+        (None, Err(error)) => warn!("{error}; the udp backend needs it"),
+        (Some(BackendType::Vxlan | BackendType::HostGw) | None, _) => {}
+    }
     for note in &config.notes {
         warn!("{note}");
     }

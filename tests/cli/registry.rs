@@ -129,6 +129,9 @@ fn daemons_share_a_registry_in_a_file() {
     }
     fs::write(&file, &more[..50]).unwrap();
     second.wait_for("trying again");
+    // What is gone after a silence has half a minute to come back; what goes now is gone.
+    fs::write(&file, &more).unwrap();
+    second.wait_for("registry answers again");
     fs::write(&file, &text).unwrap();
     let log = second.wait_for("Subnet removed: 10.1.200.0/24");
     assert_eq!(log.matches("Subnet removed: ").count(), 1, "{log}");
