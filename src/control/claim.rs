@@ -1,4 +1,5 @@
-//! [`Claim`]: this node's claim to its subnet, and whatever contradicts it.
+//! [`Claim`]: this node's claim to its subnet, and whatever contradicts it or keeps it from being
+//! written.
 //!
 //! A conflict is told and shown, never resolved by force: which of two nodes is in the right, only
 //! the operator knows.
@@ -23,6 +24,8 @@ pub struct Claim {
     public_ip: Mutex<Ipv4Addr>,
     /// By the key of the entry that contradicts us.
     conflicts: Mutex<BTreeMap<String, Conflict>>,
+    /// Why our lease could not be written when that was last tried.
+    write_failure: Mutex<Option<String>>,
 }
 
 /// Another claim that cannot be right if ours is. Part of the JSON that `/stats` serves.
@@ -69,7 +72,12 @@ impl ConflictKind {
 impl Claim {
     /// A claim that nobody contradicts yet.
     pub fn new(subnet: Subnet, public_ip: Ipv4Addr) -> Self {
-        Self { subnet, public_ip: Mutex::new(public_ip), conflicts: Mutex::default() }
+        Self {
+            subnet,
+            public_ip: Mutex::new(public_ip),
+            conflicts: Mutex::default(),
+            write_failure: Mutex::default(),
+        }
     }
 
     /// Our public IP.
@@ -87,6 +95,16 @@ impl Claim {
     /// Every conflict that stands.
     pub fn conflicts(&self) -> Vec<Conflict> {
         self.lock().values().cloned().collect()
+    }
+
+    /// Takes note of why our lease cannot be written; `None` once it was.
+    pub(crate) fn set_write_failure(&self, failure: Option<String>) {
+        *self.write_failure.lock().unwrap_or_else(PoisonError::into_inner) = failure;
+    }
+
+    /// Why our lease could not be written when that was last tried.
+    pub(crate) fn write_failure(&self) -> Option<String> {
+        self.write_failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Compares another entry's lease with the claim.

@@ -242,9 +242,10 @@ impl<R: Registry> Node<'_, R> {
                 }
                 Some(news) = changes.recv() => {
                     announce_causes.send_modify(|causes| causes.observe(&news));
-                    let News { events, num_malformed, num_known, .. } = news;
+                    let News { events, num_malformed, num_known, doubted, .. } = news;
                     num_peers.set(num_known);
                     vitals.malformed(num_malformed);
+                    vitals.warn("peers", doubted);
                     record.apply(&events);
                     backend.apply(events);
                     // The first news is all there is in the registry.
@@ -258,6 +259,7 @@ impl<R: Registry> Node<'_, R> {
                 step = record.next() => record.take(step),
                 Some(request) = report_requests.recv() => {
                     vitals.subnet_file(subnet_file.as_ref().map(SubnetFile::state));
+                    vitals.warn("lease", claim.write_failure());
                     let report = vitals.report(self.stats(&claim, &backend), &backend, &firewall);
                     // Whoever asked may be gone by now.
                     drop(request.send(report));

@@ -50,6 +50,8 @@ pub struct News {
     pub num_known: usize,
     /// How often such an entry was written or deleted since we first looked.
     pub num_unreadable_writes: u64,
+    /// Which peers' leases the registry lost, while they stand all the same.
+    pub doubted: Option<String>,
 }
 
 /// Hands `sink` every change to the leases of all nodes but our own, for as long as it is polled.
@@ -103,9 +105,12 @@ pub async fn follow_leases<R: Registry>(
         };
         log_events(&events);
         let num_unreadable_writes = table.num_unreadable_writes();
-        let now = Some((table.num_malformed(), num_unreadable_writes));
-        if std::mem::replace(&mut told, now) != now || !events.is_empty() {
+        let doubted = doubted(&table);
+        let now = Some((table.num_malformed(), num_unreadable_writes, doubted.clone()));
+        if told != now || !events.is_empty() {
+            told = now;
             sink(News {
+                doubted,
                 events,
                 num_malformed: table.num_malformed(),
                 num_unreadable_writes,
@@ -133,16 +138,32 @@ fn relist(table: &mut LeaseTable<'_>, snapshot: Snapshot, gap: Gap) -> Vec<Lease
 const MAX_NAMES: usize = 10;
 
 fn log_doubted(table: &LeaseTable<'_>, what_happened: &str) {
-    let (num, grace) = (table.num_doubted(), RESET_GRACE.as_secs());
-    let mut names = table.doubted().take(MAX_NAMES).collect::<Vec<String>>().join(", ");
-    if num > MAX_NAMES {
-        names += ", ...";
-    }
-    let names = if num > 0 { format!(" ({names})") } else { names };
+    let (num, names, grace) = (table.num_doubted(), names(table), RESET_GRACE.as_secs());
     tracing::warn!(
         "registry {what_happened}: it lost {num} of our peers' leases{names}, which stand \
          for {grace}s unless their nodes write them again",
     );
+}
+
+/// What the registry lost and we have not given up yet, for `/readyz`.
+fn doubted(table: &LeaseTable<'_>) -> Option<String> {
+    let (num, grace) = (table.num_doubted(), RESET_GRACE.as_secs());
+    (num > 0).then(|| {
+        format!(
+            "the registry lost {num} of our peers' leases{}: they end {grace}s after it answered \
+             again, unless their nodes write them",
+            names(table),
+        )
+    })
+}
+
+fn names(table: &LeaseTable<'_>) -> String {
+    let num = table.num_doubted();
+    let mut names = table.doubted().take(MAX_NAMES).collect::<Vec<String>>().join(", ");
+    if num > MAX_NAMES {
+        names += ", ...";
+    }
+    if num > 0 { format!(" ({names})") } else { names }
 }
 
 /// Most events of one batch that get a line each, as stock gives every one. A snapshot of a large

@@ -13,6 +13,7 @@ use crate::control::firewall::{Firewall, RulesState};
 use crate::control::host_id::HostId;
 use crate::control::host_state::Part;
 use crate::control::lease::Lease;
+use crate::control::registry::Revision;
 use crate::control::time_text;
 
 /// What is known of the lease and of the registry, and how often they changed.
@@ -23,6 +24,7 @@ pub(in crate::control) struct Vitals {
     num_malformed: usize,
     reconnects: u64,
     expires: Option<Instant>,
+    revision: Revision,
     renewals: u64,
     /// What is not as it should be, though packets flow, by what it is about.
     warnings: BTreeMap<&'static str, String>,
@@ -39,6 +41,7 @@ impl Vitals {
             num_malformed: 0,
             reconnects: 0,
             expires,
+            revision: lease.entry.revision,
             renewals: 0,
             warnings: BTreeMap::new(),
             rival: None,
@@ -76,8 +79,11 @@ impl Vitals {
 
     /// Takes note of a new state of our lease.
     pub(in crate::control) fn hold(&mut self, lease: &Lease) {
-        self.renewals += u64::from(lease.expires.is_some() && lease.expires != self.expires);
-        self.expires = lease.expires;
+        // An expiry that is another without a write is only better known.
+        let is_written = lease.entry.revision != self.revision;
+        let is_later = lease.expires.is_some() && lease.expires != self.expires;
+        self.renewals += u64::from(is_written && is_later);
+        (self.expires, self.revision) = (lease.expires, lease.entry.revision);
     }
 
     /// How the node is now.
@@ -187,9 +193,9 @@ mod tests {
     use crate::control::lease::LeaseAttrs;
     use crate::control::registry::{Entry, Revision};
 
-    fn lease(expires: Option<Instant>) -> Lease {
+    fn lease(revision: i64, expires: Option<Instant>) -> Lease {
         let (key, subnet) = ("10.1.1.0-24".to_owned(), "10.1.1.0/24".parse().unwrap());
-        let entry = Entry { key, revision: Revision(1), ttl_lease: None };
+        let entry = Entry { key, revision: Revision(revision), ttl_lease: None };
         let attrs = LeaseAttrs::udp("192.0.2.1".parse().unwrap());
         Lease { subnet, attrs, expires, entry }
     }
@@ -203,7 +209,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn each_condition_fails_by_itself_and_holds_again() {
         let hour = Duration::from_secs(3600);
-        let mut vitals = Vitals::new(&lease(Some(Instant::now() + hour)));
+        let mut vitals = Vitals::new(&lease(1, Some(Instant::now() + hour)));
         let (well, rules) = (
             Conditions::ok(&["device", "address", "route", "peer_routes", "underlay"]),
             RulesState::NotWanted,
@@ -226,9 +232,11 @@ mod tests {
 
         tokio::time::advance(hour).await;
         assert_eq!(failing(&vitals, &well, &rules), ["lease"]);
-        vitals.hold(&lease(Some(Instant::now() + hour)));
+        vitals.hold(&lease(1, Some(Instant::now() + hour)));
         assert_eq!(failing(&vitals, &well, &rules), [""; 0]);
-        vitals.hold(&lease(None));
+        assert_eq!(vitals.renewals, 0, "it was only kept alive");
+        vitals.hold(&lease(2, Some(Instant::now() + 2 * hour)));
+        vitals.hold(&lease(3, None));
         tokio::time::advance(2 * hour).await;
         assert_eq!(failing(&vitals, &well, &rules), [""; 0], "a reservation");
         assert_eq!(vitals.renewals, 1);

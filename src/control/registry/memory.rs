@@ -241,6 +241,7 @@ impl Registry for MemoryRegistry {
     }
 
     async fn announce(&self, lease: &Lease) -> Result<Write, RegistryError> {
+        self.check_writable("announce lease")?;
         self.call("announce lease", |store| {
             let value = lease.attrs.to_json();
             let written = store.announce(&lease.entry, value.as_bytes());
@@ -257,7 +258,7 @@ impl Registry for MemoryRegistry {
     }
 
     async fn time_left(&self, lease: &Lease) -> Option<Duration> {
-        self.shared.lock().time_left(&lease.entry)
+        self.call("read expiry", |store| store.time_left(&lease.entry)).await.ok().flatten()
     }
 
     async fn delete(&self, lease: &Lease) -> Result<bool, RegistryError> {

@@ -21,6 +21,9 @@ use crate::control::watch::Update;
 /// Least time between two renewals, however short the lease and wide the margin.
 const MIN_PAUSE: Duration = Duration::from_secs(10);
 
+/// By how much the time that a registry says is left may differ from what we know.
+const MAX_INEXACT: Duration = Duration::from_secs(5);
+
 /// How long a node that lost its lease takes to tidy up, at most.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -128,6 +131,7 @@ impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
             }
             Ok(Write::Refused(found)) => self.judge(found).await,
             Err(error) => {
+                self.ask_time_left().await;
                 self.complain(&error);
                 Ok(())
             }
@@ -144,6 +148,7 @@ impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
         match self.registry.announce(&self.lease).await {
             Ok(Write::Done(lease)) => {
                 self.lease.entry = lease.entry;
+                self.claim.set_write_failure(None);
                 self.announcer.written();
                 Ok(())
             }
@@ -152,9 +157,9 @@ impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
                 self.judge(found).await
             }
             Err(error) => {
-                self.is_in_doubt = true;
                 self.announcer.failed();
-                tracing::debug!("{error}; trying again");
+                self.ask_time_left().await;
+                self.complain(&error);
                 Ok(())
             }
         }
@@ -306,6 +311,7 @@ impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
             tracing::info!("lease {} is a reservation", self.lease.subnet);
             self.lease.expires = None;
             self.renew_at = None;
+            self.claim.set_write_failure(None);
         } else if had.ttl_lease != self.lease.entry.ttl_lease {
             // Bound to an expiry that we do not know. Renewing tells.
             self.renew_at = Some(Instant::now() + MIN_PAUSE);
@@ -335,6 +341,7 @@ impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
         self.is_lost = false;
         self.former_ip = None;
         self.backoff.reset();
+        self.claim.set_write_failure(None);
         self.announcer.written();
         if !std::mem::take(&mut self.is_shared) {
             self.claim.settle(&self.lease.entry.key);
@@ -377,25 +384,51 @@ impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
         drop(tokio::time::timeout(RELEASE_TIMEOUT, self.release_stale()).await);
     }
 
+    /// Says that a write failed, and for how much longer our lease stands without it.
     fn complain(&mut self, error: &RegistryError) {
         self.is_in_doubt = true;
-        if !self.log.is_due(error.kind()) {
-            return;
-        }
         let now = Instant::now();
-        match self.lease.expires {
+        let stands = match self.lease.expires {
             Some(expires) if expires > now => {
                 let left = time_text::duration(expires - now);
-                tracing::warn!("{error}; trying again, the lease holds for another {left}");
+                format!("the lease holds for another {left}")
             }
             Some(expires) => {
                 let ago = time_text::duration(now - expires);
-                tracing::warn!(
-                    "{error}; trying again; the lease expired {ago} ago, and another node may be \
-                     given its subnet; forwarding goes on until that is known"
-                );
+                format!(
+                    "the lease expired {ago} ago, and another node may be given its subnet; \
+                     forwarding goes on until that is known"
+                )
             }
-            None => tracing::warn!("{error}; trying again, the reservation does not expire"),
+            None => "the reservation does not expire".to_owned(),
+        };
+        let until = match self.lease.expires {
+            Some(expires) if expires > now => {
+                format!("stands until {}", time_text::utc(SystemTime::now() + (expires - now)))
+            }
+            Some(_) => "has expired".to_owned(),
+            None => "does not expire".to_owned(),
+        };
+        let subnet = self.lease.subnet;
+        let failure = format!("our lease {subnet} cannot be written and {until}: {error}");
+        self.claim.set_write_failure(Some(failure));
+        if self.log.is_due(error.kind()) {
+            tracing::warn!("{error}; trying again, {stands}");
+        }
+    }
+
+    /// A registry that refuses writes may still have put the expiry of our entry off: etcd does, of
+    /// an etcd lease that is kept alive.
+    async fn ask_time_left(&mut self) {
+        let asked = Instant::now();
+        let Some(left) = self.registry.time_left(&self.lease).await else { return };
+        let (before, expires) = (self.lease.expires, asked + left);
+        let is_as_known = before.is_none_or(|before| {
+            expires.max(before).saturating_duration_since(expires.min(before)) < MAX_INEXACT
+        });
+        if !is_as_known {
+            self.lease.expires = Some(expires);
+            (self.sink)(&self.lease);
         }
     }
 }

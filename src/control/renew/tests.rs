@@ -90,7 +90,7 @@ async fn failing_renewals_go_on_for_as_long_as_the_lease_stands() {
     let claim = claim();
     let mut keeper = Keeper::new(&registry, lease, EXIT, &claim, |_| {});
     tokio::time::advance(HOUR * 23).await;
-    registry.fail_next(50, Fault::NotAsked);
+    registry.fail_next(100, Fault::NotAsked); // each is followed by a question
     let expires = keeper.lease.expires.unwrap();
     while keeper.lease.expires == Some(expires) && Instant::now() < expires {
         until(keeper.renew_at).await;

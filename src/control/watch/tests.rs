@@ -278,6 +278,7 @@ async fn etcd_watch_that_is_compacted_away_lists_anew() {
 struct Followed {
     handed: Arc<Mutex<Vec<String>>>,
     num_malformed: Arc<Mutex<usize>>,
+    doubted: Arc<Mutex<Option<String>>>,
     task: JoinHandle<()>,
 }
 
@@ -289,7 +290,9 @@ impl Followed {
     fn knowing<R: Registry + 'static>(known: Known, registry: Arc<R>) -> Self {
         let handed = Arc::new(Mutex::new(Vec::new()));
         let num_malformed = Arc::new(Mutex::new(0));
+        let doubted = Arc::new(Mutex::new(None));
         let (sink, malformed) = (Arc::clone(&handed), Arc::clone(&num_malformed));
+        let in_doubt = Arc::clone(&doubted);
         let task = tokio::spawn(async move {
             let own = Claim::new("10.1.0.0/24".parse().unwrap(), Ipv4Addr::new(192, 0, 2, 0));
             follow_leases(&*registry, &own, known, watch::Sender::new(true), move |news| {
@@ -298,15 +301,22 @@ impl Followed {
                 if handed.is_empty() {
                     handed.push("|".to_owned());
                 } else {
-                    let is_news = !news.events.is_empty() || news.num_malformed != *num_malformed;
+                    let is_news = !news.events.is_empty()
+                        || news.num_malformed != *num_malformed
+                        || news.doubted != *in_doubt.lock().unwrap();
                     assert!(is_news, "only the first call may be empty");
                 }
+                in_doubt.lock().unwrap().clone_from(&news.doubted);
                 *num_malformed = news.num_malformed;
                 handed.extend(news.events.iter().map(text));
             })
             .await;
         });
-        Self { handed, num_malformed, task }
+        Self { handed, num_malformed, doubted, task }
+    }
+
+    fn doubted(&self) -> Option<String> {
+        self.doubted.lock().unwrap().clone()
     }
 
     /// Waits until as much has been handed over, and until it is exactly this.

@@ -79,3 +79,64 @@ async fn cut_off_from_a_real_etcd_beyond_its_lease_a_node_settles_when_it_is_bac
         assert_eq!(lost, expected);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn lease_that_cannot_be_written_is_told_of_until_it_is() {
+    let _logs = Logs::capture();
+    let registry = MemoryRegistry::new();
+    let lease = create(&registry).await;
+    let claim = claim();
+    let mut keep = pin!(keep_lease(&registry, &lease, REACQUIRE, &claim, |_| {}));
+    registry.refuse_writes(true);
+    let told = [
+        (HOUR, "our lease 10.1.1.0/24 cannot be written and stands until "),
+        (HOUR * 24, "our lease 10.1.1.0/24 cannot be written and has expired: "),
+    ];
+    for (time, expected) in told {
+        tokio::select! {
+            lost = &mut keep => panic!("{lost}"),
+            () = pass(&registry, time) => {}
+        }
+        let failure = claim.write_failure().unwrap_or_default();
+        assert!(failure.starts_with(expected), "{failure}");
+        assert!(failure.ends_with("lease: writes are refused"), "{failure}");
+    }
+    registry.refuse_writes(false);
+    tokio::select! {
+        lost = &mut keep => panic!("{lost}"),
+        () = tokio::time::sleep(Duration::from_secs(100)) => {}
+    }
+    assert_eq!(claim.write_failure(), None);
+    assert_eq!(owner(&registry).await, Some(OURS));
+}
+
+#[tokio::test]
+async fn lease_that_a_full_etcd_still_keeps_alive_stands_for_as_long_as_etcd_says() {
+    let logs = Logs::capture();
+    let server = EtcdServer::start_with(&["--quota-backend-bytes=2000000"]).await;
+    let registry = real(&server).await;
+    let lease = create(&registry).await;
+    let mut client = server.client().await;
+    for index in 0.. {
+        assert!(index < 100, "etcd takes everything");
+        if client.put(format!("junk{index}"), vec![b'x'; 300_000], None).await.is_err() {
+            break;
+        }
+    }
+    let nearly_over = Lease { expires: Some(Instant::now() + Duration::from_secs(60)), ..lease };
+    let (claim, mut held) = (claim(), Vec::new());
+    let mut keeper = Keeper::new(&registry, nearly_over, EXIT, &claim, |lease| {
+        held.push(lease.expires);
+    });
+    assert_eq!(keeper.announce().await, Ok(()));
+    assert_eq!(keeper.renew().await, Ok(()));
+    let left = keeper.lease.expires.unwrap().saturating_duration_since(Instant::now());
+    assert!(left > LEASE_TTL - Duration::from_secs(60), "{left:?}");
+    assert!(keeper.renew_at.unwrap() < Instant::now() + Duration::from_secs(120), "tried again");
+    let last = keeper.lease.expires;
+    drop(keeper);
+    assert_eq!(held.pop(), Some(last));
+    let failure = claim.write_failure().unwrap_or_default();
+    assert!(failure.ends_with("database space exceeded"), "{failure}");
+    assert_eq!(logs.count("trying again, the lease holds for another 23h59m"), 2);
+}

@@ -97,9 +97,15 @@ async fn peers_that_a_restored_registry_does_not_have_stand_for_half_a_minute() 
         let went_back = Instant::now();
         tokio::time::sleep(RESET_GRACE - Duration::from_secs(1)).await;
         followed.expect(&expected).await;
+        let both =
+            "lost 2 of our peers' leases (10.1.2.0/24 of 192.0.2.2, 10.1.3.0/24 of 192.0.2.3)";
+        assert!(followed.doubted().unwrap().contains(both));
         create(&*registry, 3).await; // its node is quick enough
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(followed.doubted().unwrap().contains("lost 1 of our peers' leases (10.1.2.0/24 "));
         expected.push("-10.1.2.0/24");
         followed.expect(&expected).await;
+        assert_eq!(followed.doubted(), None);
         assert!(went_back.elapsed() < RESET_GRACE + Duration::from_secs(6));
         let lost = "it lost 2 of our peers' leases (10.1.2.0/24 of 192.0.2.2, 10.1.3.0/24 of \
                     192.0.2.3), which stand for 30s";
