@@ -253,6 +253,7 @@ impl World {
             }
             Change::Put(Err(malformed)) => panic!("{malformed}"),
             Change::Delete { key, .. } => drop(self.owners.remove(&key)),
+            Change::Foreign => panic!("a foreign key in memory"),
         }
     }
 

@@ -160,6 +160,9 @@ pub enum Change {
         /// The revision of the deletion.
         revision: Revision,
     },
+    /// A key was written or deleted that is no entry of ours, but one to a stock node, which it
+    /// makes forget all its peers. No listing has it.
+    Foreign,
 }
 
 /// Changes in the order they were made; none when the registry only tells how far it is.

@@ -5,8 +5,9 @@
 //! <prefix>/subnets/10.5.52.0-24    one lease, bound to an etcd lease of 24 hours
 //! ```
 //!
-//! Only keys under `<prefix>/subnets/` are listed and watched, with the slash; only subnet keys
-//! are written. etcd's own "lease", the expiry that a key is bound to, is a [`TtlLease`] here.
+//! Only keys under `<prefix>/subnets/` are listed and read, with the slash. The watch is on all that
+//! begin with `<prefix>/subnets`, as stock's is: what stock cannot read makes it forget its peers,
+//! and then our lease is written again. Only subnet keys are written. etcd's own "lease", the expiry that a key is bound to, is a [`TtlLease`] here.
 
 mod pages;
 mod servers;
@@ -25,12 +26,12 @@ use std::time::Duration;
 
 use etcd_client::{
     Client, Compare, CompareOp, Error, GetOptions, KeyValue, PutOptions, ResponseHeader, Txn,
-    TxnOp, TxnOpResponse, TxnResponse, WatchOptions,
+    TxnOp, TxnOpResponse, TxnResponse, WatchOptions, WatchResponse, WatchStream,
 };
 use tokio::time::Instant;
 
 use self::servers::{Servers, Timings};
-use self::ttl_leases::Leftovers;
+use self::ttl_leases::{Leftovers, says};
 use super::{
     Entry, LEASE_TTL, Malformed, Read, Registry, RegistryError, Revision, Scope, Snapshot, StoreId,
     TtlLease, Write, read_entry,
@@ -160,23 +161,22 @@ impl Registry for EtcdRegistry {
             .with_start_revision(after.0 + 1)
             .with_progress_notify()
             .with_fragment();
-        let (key, options) = match scope {
-            Scope::All => (self.keys.subnets.clone(), options.with_range(self.keys.subnets_end())),
-            Scope::Key(key) => (self.keys.full(key), options),
+        let with_stocks = (self.keys.stocks(), options.clone().with_prefix());
+        let ours = (self.keys.subnets.clone(), options.clone().with_range(self.keys.subnets_end()));
+        let (range, narrower) = match scope {
+            Scope::All => (with_stocks, Some(ours)),
+            Scope::Key(key) => ((self.keys.full(key), options), None),
         };
         let watch = |client: Client| {
-            let (key, options) = (key.clone(), options.clone());
+            let (range, narrower) = (range.clone(), narrower.clone());
             async move {
                 self.servers.refresh_token(&client).await?;
-                let mut watches = client.watch_client().max_decoding_message_size(MAX_MESSAGE_LEN);
-                let mut stream = watches.watch(key, Some(options)).await?;
-                // A server acknowledges a new watch at once.
-                match stream.message().await? {
-                    Some(first) if first.canceled() && first.compact_revision() == 0 => {
-                        Err(Error::WatchError(first.cancel_reason().to_owned()))
+                match (open(&client, range).await, narrower) {
+                    // Our role may be for our keys alone.
+                    (Err(error), Some(narrower)) if says(&error, "permission denied") => {
+                        open(&client, narrower).await
                     }
-                    Some(first) => Ok((stream, first)),
-                    None => Err(Error::WatchError("the server closed the stream".to_owned())),
+                    (result, _) => result,
                 }
             }
         };
@@ -256,10 +256,32 @@ impl Registry for EtcdRegistry {
     }
 }
 
+/// Begins a watch on what a key and its options select.
+async fn open(
+    client: &Client,
+    (key, options): (String, WatchOptions),
+) -> Result<(WatchStream, WatchResponse), Error> {
+    let mut watches = client.watch_client().max_decoding_message_size(MAX_MESSAGE_LEN);
+    let mut stream = watches.watch(key, Some(options)).await?;
+    // A server acknowledges a new watch at once.
+    match stream.message().await? {
+        Some(first) if first.canceled() && first.compact_revision() == 0 => {
+            Err(Error::WatchError(first.cancel_reason().to_owned()))
+        }
+        Some(first) => Ok((stream, first)),
+        None => Err(Error::WatchError("the server closed the stream".to_owned())),
+    }
+}
+
 impl Keys {
+    /// What stock watches the keys that begin with.
+    fn stocks(&self) -> String {
+        self.subnets.trim_end_matches('/').to_owned()
+    }
+
     /// Where the keys of the entries end, exclusively: `0` follows `/`.
     fn subnets_end(&self) -> String {
-        format!("{}0", self.subnets.trim_end_matches('/'))
+        format!("{}0", self.stocks())
     }
 
     fn full(&self, key: &str) -> String {

@@ -83,8 +83,10 @@ impl History {
         }
         let start = self.changes.partition_point(|(revision, _)| *revision <= position);
         let changes = self.changes.range(start..).map(|(_, change)| change);
-        let changes: Vec<Change> =
-            changes.filter(|change| scope.contains(change.key())).cloned().collect();
+        let changes: Vec<Change> = changes
+            .filter(|change| change.key().is_none_or(|key| scope.contains(key)))
+            .cloned()
+            .collect();
         Ok((!changes.is_empty()).then_some(Batch { revision: self.revision, changes }))
     }
 
@@ -130,10 +132,11 @@ impl History {
 
 impl Change {
     /// The key of the entry that changed.
-    fn key(&self) -> &str {
+    fn key(&self) -> Option<&str> {
         match self {
-            Self::Put(entry) => key_of(entry),
-            Self::Delete { key, .. } => key,
+            Self::Put(entry) => Some(key_of(entry)),
+            Self::Delete { key, .. } => Some(key),
+            Self::Foreign => None,
         }
     }
 }

@@ -188,6 +188,7 @@ impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
                 Change::Delete { revision, .. } if revision <= known => {}
                 Change::Put(entry) => self.settle(entry).await?,
                 Change::Delete { .. } => self.judge(None).await?,
+                Change::Foreign => {}
             }
         }
         Ok(())

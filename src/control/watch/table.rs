@@ -26,7 +26,7 @@ pub(super) struct LeaseTable<'a> {
     doubted: BTreeMap<String, Instant>,
     /// Keys of the malformed entries, with the revision that was complained about.
     malformed: BTreeMap<String, Revision>,
-    /// How often one was written or deleted.
+    /// How often one was written or deleted, or a key beside ours that stock cannot read either.
     num_unreadable_writes: u64,
 }
 
@@ -42,7 +42,7 @@ impl<'a> LeaseTable<'a> {
         Self { own, known, holders, doubted, malformed, num_unreadable_writes: 0 }
     }
 
-    /// How often a malformed entry was written or deleted.
+    /// How often anything was written or deleted that a stock node cannot read.
     pub(super) const fn num_unreadable_writes(&self) -> u64 {
         self.num_unreadable_writes
     }
@@ -112,6 +112,10 @@ impl<'a> LeaseTable<'a> {
         let event = |change| match change {
             Change::Put(entry) => self.learn(entry),
             Change::Delete { key, .. } => self.forget(&key),
+            Change::Foreign => {
+                self.num_unreadable_writes += 1;
+                None
+            }
         };
         changes.into_iter().filter_map(event).collect()
     }

@@ -71,6 +71,9 @@ impl EtcdWatch {
 
     fn change(&self, event: &etcd_client::Event) -> Option<Change> {
         let kv = event.kv()?;
+        if !kv.key().starts_with(self.keys.subnets.as_bytes()) {
+            return Some(Change::Foreign);
+        }
         // A deletion carries key and revision alone; a key that exists has a version. (The
         // client's own `event_type` panics on a type that it does not know.)
         if kv.version() == 0 {

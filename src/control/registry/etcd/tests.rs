@@ -67,6 +67,25 @@ async fn keeps_the_promises_of_a_registry() {
 }
 
 #[tokio::test]
+async fn key_beside_ours_that_stock_watches_too_is_a_foreign_one() {
+    let server = EtcdServer::start().await;
+    let registry = registry(&[&server.url]).await;
+    let lease = create(&registry, "10.1.1.0/24").await;
+    let mut watch = registry.watch(&Scope::All, lease.entry.revision).await.unwrap();
+    let mut client = server.client().await;
+    for beside in ["subnets-meta", "subnets", "subnets-old/10.1.2.0-24", "subnets0"] {
+        client.put(format!("/test/network/{beside}"), "{}", None).await.unwrap();
+        assert_eq!(watch.next().await.unwrap().changes, [Change::Foreign], "{beside}");
+    }
+    for not_stocks in ["config", "subnet", "subnett"] {
+        client.put(format!("/test/network/{not_stocks}"), "{}", None).await.unwrap();
+    }
+    client.delete("/test/network/subnets-meta", None).await.unwrap();
+    assert_eq!(watch.next().await.unwrap().changes, [Change::Foreign], "it is gone");
+    assert_eq!(registry.list(&Scope::All).await.unwrap().entries.len(), 1, "not listed");
+}
+
+#[tokio::test]
 async fn lost_race_leaves_no_etcd_lease_behind() {
     let server = EtcdServer::start().await;
     let registry = registry(&[&server.url]).await;

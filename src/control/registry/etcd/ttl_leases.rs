@@ -160,6 +160,8 @@ impl EtcdRegistry {
 }
 
 /// Whether etcd refused something in these words (`api/v3rpc/rpctypes/error.go`).
-fn says(error: &Error, words: &str) -> bool {
-    matches!(error, Error::GRpcStatus(status) if status.message().contains(words))
+pub(super) fn says(error: &Error, words: &str) -> bool {
+    let is_said = |said: &str| said.contains(words);
+    matches!(error, Error::GRpcStatus(status) if is_said(status.message()))
+        || matches!(error, Error::WatchError(reason) if is_said(reason))
 }

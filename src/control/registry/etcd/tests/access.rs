@@ -32,6 +32,25 @@ async fn user_is_shown_to_etcd_and_refused_without_the_password() {
 }
 
 #[tokio::test]
+async fn role_for_the_subnets_alone_is_enough_to_watch_them() {
+    let server = EtcdServer::start().await;
+    let config = with_user(&server).await;
+    let mut client = server.client().await;
+    client.user_add("node", "s3cret", None).await.unwrap();
+    client.role_add("node").await.unwrap();
+    client.user_grant_role("node", "node").await.unwrap();
+    let subnets = etcd_client::Permission::read_write("/test/network/subnets/").with_prefix();
+    client.role_grant_permission("node", subnets).await.unwrap();
+    client.auth_enable().await.unwrap();
+    let config = EtcdConfig { username: Some("node".to_owned()), ..config };
+    let registry = EtcdRegistry::with_timings(&config, FAST).await.unwrap();
+    let lease = create(&registry, "10.1.1.0/24").await;
+    let mut watch = registry.watch(&Scope::All, lease.entry.revision).await.unwrap();
+    create(&registry, "10.1.2.0/24").await;
+    assert!(matches!(watch.next().await.unwrap().changes[..], [Change::Put(Ok(_))]));
+}
+
+#[tokio::test]
 async fn token_that_ran_out_is_fetched_anew_whatever_is_asked() {
     let mut server = EtcdServer::start_with(&["--auth-token-ttl=1"]).await;
     let config = with_user(&server).await;
