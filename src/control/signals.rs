@@ -49,6 +49,10 @@ impl Signals {
     /// # Errors
     /// [`SignalError`] when the kernel refuses.
     pub fn install() -> Result<Self, SignalError> {
+        let hear = |kind| signal(kind).map_err(SignalError);
+        let (interrupt, terminate) =
+            (hear(SignalKind::interrupt())?, hear(SignalKind::terminate())?);
+        // Only now, or a signal that comes before we hear it would count as the first one.
         let stopping = Arc::new(AtomicBool::new(false));
         for number in [SIGINT, SIGTERM] {
             // Handlers run in this order. So the first signal finds the flag down and raises it,
@@ -57,11 +61,10 @@ impl Signals {
                 .and_then(|_| flag::register(number, Arc::clone(&stopping)))
                 .map_err(SignalError)?;
         }
-        let hear = |kind| signal(kind).map_err(SignalError);
         let hangup = if ignores_hangup() { None } else { Some(hear(SignalKind::hangup())?) };
         Ok(Self {
-            interrupt: hear(SignalKind::interrupt())?,
-            terminate: hear(SignalKind::terminate())?,
+            interrupt,
+            terminate,
             hangup,
             user1: hear(SignalKind::user_defined1())?,
             user2: hear(SignalKind::user_defined2())?,

@@ -2,6 +2,10 @@
 
 use std::fs;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::host::{FLANNELD, Host, eventually};
 
@@ -57,6 +61,29 @@ fn terminal_that_hangs_up_stops_the_daemon_in_good_order_unless_it_is_ignored() 
         assert!(log.contains("Exiting cleanly..."), "{log}");
         assert!(host.links_named_flannel().is_empty());
         fs::remove_file(&env).unwrap();
+    }
+}
+
+#[test]
+fn first_signal_ends_the_daemon_however_early_it_is_caught() {
+    let host = Host::new();
+    for (signal, number) in [(Signal::SIGINT, 2), (Signal::SIGTERM, 15)].repeat(10) {
+        let daemon = host.start("a", &["-iface", "10.0.0.7"]);
+        let pid = daemon.pid().cast_signed();
+        let status = format!("/proc/{pid}/status");
+        // No pause between two looks: the moment after the first handler is short.
+        let is_caught = || {
+            let status = fs::read_to_string(&status).unwrap();
+            let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+            u64::from_str_radix(mask.trim(), 16).unwrap() & (1 << (number - 1)) != 0
+        };
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !is_caught() {
+            assert!(Instant::now() < deadline, "{}", daemon.log());
+        }
+        kill(Pid::from_raw(pid), signal).unwrap();
+        let (status, log) = daemon.end();
+        assert_eq!(status.code(), Some(0), "{log}");
     }
 }
 
