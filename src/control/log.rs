@@ -74,11 +74,12 @@ pub fn start(verbosity: u8) -> Result<(), LogError> {
 /// is still queued.
 pub fn end(last: Option<&str>) {
     let last = last.map(|last| escape(last) + "\n");
-    match QUEUE.get() {
-        Some(queue) => queue.end(last),
-        None => {
-            // Nobody may be there to read it; there is nobody else to tell.
-            drop(io::stderr().write_all(last.unwrap_or_default().as_bytes()));
-        }
+    // A mistake on the command line ends us before the log is started.
+    let queue =
+        QUEUE.get().cloned().map_or_else(|| writer::start(io::stderr(), Arc::default()), Ok);
+    match queue {
+        Ok(queue) => queue.end(last),
+        // Without a thread it may block; nobody may be there to read it either.
+        Err(_) => drop(io::stderr().write_all(last.unwrap_or_default().as_bytes())),
     }
 }

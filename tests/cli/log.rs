@@ -31,16 +31,8 @@ fn reader_of_the_log_that_goes_away_leaves_the_daemon_running() {
 fn full_pipe_that_nobody_reads_holds_nothing_up() {
     let host = Host::with_etcd();
     host.put_config(CONFIG);
-    let (mut pipe, mut reader) = UnixStream::pair().unwrap();
-    pipe.set_nonblocking(true).unwrap();
-    let mut num_filled = 0;
-    while let Ok(num) = pipe.write(&[b'x'; 4096]) {
-        num_filled += num;
-    }
-    while let Ok(num) = pipe.write(b"x") {
-        num_filled += num;
-    }
-    pipe.set_nonblocking(false).unwrap();
+    let (pipe, mut reader) = UnixStream::pair().unwrap();
+    let num_filled = fill(&pipe);
     let mut daemon = spawn(&host, OwnedFd::from(pipe.try_clone().unwrap()).into());
     await_subnet_file(&host, &mut daemon);
     // Read now, it gives back everything it was not able to say.
@@ -50,14 +42,21 @@ fn full_pipe_that_nobody_reads_holds_nothing_up() {
     end(daemon);
 
     // And nobody waits for the log at the end.
-    pipe.set_nonblocking(true).unwrap();
-    while pipe.write(&[b'x'; 4096]).is_ok() || pipe.write(b"x").is_ok() {}
-    pipe.set_nonblocking(false).unwrap();
+    fill(&pipe);
     std::fs::remove_file(host.dir.path().join("a.env")).unwrap();
     let mut daemon = spawn(&host, OwnedFd::from(pipe).into());
     await_subnet_file(&host, &mut daemon);
     end(daemon);
     reader.shutdown(Shutdown::Both).unwrap();
+}
+
+#[test]
+fn mistake_ends_flanneld_even_if_nobody_reads_of_it() {
+    let (pipe, _reader) = UnixStream::pair().unwrap();
+    fill(&pipe);
+    let mut child = flanneld().arg("--no-such-flag").stderr(OwnedFd::from(pipe)).spawn().unwrap();
+    let status = eventually("flanneld ends", || child.try_wait().unwrap());
+    assert_eq!(status.code(), Some(1));
 }
 
 #[test]
@@ -119,6 +118,19 @@ fn spawn(host: &Host, stderr: Stdio) -> Child {
     let mut command = host.command(&[FLANNELD, "-iface", "10.0.0.7", "-subnet-file"]);
     command.arg(env).args(["-etcd-endpoints", "http://127.0.0.1:2379"]);
     command.stderr(stderr).spawn().unwrap()
+}
+
+/// Writes until the kernel takes no more, and returns how many bytes it took.
+fn fill(mut pipe: &UnixStream) -> usize {
+    pipe.set_nonblocking(true).unwrap();
+    let mut num_filled = 0;
+    for block in [&[b'x'; 4096][..], b"x"] {
+        while let Ok(num) = pipe.write(block) {
+            num_filled += num;
+        }
+    }
+    pipe.set_nonblocking(false).unwrap();
+    num_filled
 }
 
 fn await_subnet_file(host: &Host, daemon: &mut Child) {
