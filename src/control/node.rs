@@ -23,7 +23,7 @@ use super::health::{BEAT, Health, Loop, Stats, Vitals};
 use super::host_id::HostId;
 use super::lease::{Lease, LeaseAttrs, LeaseEvent};
 use super::log_limit::LogLimit;
-use super::registry::{Registry, Snapshot};
+use super::registry::{Registry, Snapshot, TtlLease};
 use super::renew::{AnnounceCauses, KeepPolicy, keep_lease_saying};
 use super::state_file::{Past, Recorder, StateFile};
 use super::subnet_file::{SubnetEnv, SubnetFile, previous_network};
@@ -37,6 +37,9 @@ const LIST_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long the announcement waits for the rules. iptables may wait for its lock for many seconds,
 /// or fail as slowly; the overlay carries packets meanwhile, and `/readyz` says what is missing.
 const RULES_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Pause after an expiry could not be given back. It strikes by itself within a day.
+const RELEASE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// What a node's life depends on.
 #[derive(Debug)]
@@ -104,6 +107,7 @@ impl<R: Registry> Node<'_, R> {
         mut self,
         setup: B::Setup,
     ) -> Result<Infallible, DaemonError> {
+        let former = self.state.own_ttl_lease();
         let start = match self.past.take() {
             Some(past) => Start::Remembered(past),
             None => self.list(B::public_ip(&setup)).await,
@@ -123,10 +127,12 @@ impl<R: Registry> Node<'_, R> {
             }
         };
         let is_remembered = matches!(known, Known::Remembered(_));
+        let former = former.filter(|former| own.entry.ttl_lease != Some(*former));
         let backend = B::start(prepared, &own).await?;
         tokio::select! {
             end = self.work(own, known, backend) => end,
             never = self.compare_store(), if is_remembered => match never {},
+            never = self.release(former) => match never {},
         }
     }
 
@@ -149,6 +155,17 @@ impl<R: Registry> Node<'_, R> {
         let mut log = LogLimit::default();
         let remembered = self.state.recall(self.registry, in_use, backend, public_ip, &mut log);
         Some(remembered.await?.past)
+    }
+
+    /// Gives back what our entry was bound to in an earlier life, unless it still is. Somebody may
+    /// have overwritten or deleted the entry since.
+    async fn release(&self, former: Option<TtlLease>) -> Infallible {
+        if let Some(former) = former {
+            while self.registry.release(former).await.is_err() {
+                sleep(RELEASE_INTERVAL).await;
+            }
+        }
+        std::future::pending().await
     }
 
     /// Tells the operator if another registry answers than the one whose state we started with.

@@ -3,8 +3,8 @@
 //! It stands beside subnet.env (`subnet.state.json` for `subnet.env`) and lets a node start while
 //! its registry is away, with the subnet it had and the peers it knew. Its form is that of a
 //! [`Document`], with members more: `registry`, `store` and `endpoints` say whose state it is, `own`
-//! which of the leases is ours, `written`, `boot` and `uptime` how old it is. A peer's expiry is not
-//! in it, as nobody but the registry knows it.
+//! which of the leases is ours, `ttlLease` what its expiry is bound to, `written`, `boot` and `uptime`
+//! how old it is. A peer's expiry is not in it, as nobody but the registry knows it.
 
 mod clock;
 mod recorder;
@@ -129,6 +129,13 @@ impl StateFile {
         let document = Document::parse(&read_file(&self.path).ok()?).ok()?;
         let is_of_registry = member(&document, "registry").as_ref() == Some(&self.registry);
         parse_key(&member(&document, "own").filter(|_| is_of_registry)?).ok()
+    }
+
+    /// What our entry's expiry was bound to. If nothing is any more, somebody has to give it back.
+    pub(super) fn own_ttl_lease(&self) -> Option<TtlLease> {
+        let document = Document::parse(&read_file(&self.path).ok()?).ok()?;
+        let is_of_registry = member(&document, "registry").as_ref() == Some(&self.registry);
+        member(&document, "ttlLease").filter(|_| is_of_registry)?.parse().ok().map(TtlLease)
     }
 
     /// Reads what can be relied on without asking the registry; `None` if there is no state.
@@ -264,6 +271,9 @@ impl StateFile {
         }
         Written::now().save(&mut document)?;
         document.set_member("own", to_raw_value(&own.entry.key)?);
+        if let Some(TtlLease(id)) = own.entry.ttl_lease.filter(|id| *id != TtlLease::UNKNOWN) {
+            document.set_member("ttlLease", to_raw_value(&id.to_string())?);
+        }
         document.set_member("config", RawValue::from_string(config.to_owned())?);
         let (now, clock) = (Instant::now(), SystemTime::now());
         let left = own.expires.map(|at| at.saturating_duration_since(now));

@@ -44,6 +44,37 @@ fn deleted_lease_is_reacquired_and_one_taken_over_ends_the_daemon_with_status_1(
 }
 
 #[test]
+fn restarts_after_the_entry_was_overwritten_or_deleted_leave_no_etcd_lease_behind() {
+    let host = Host::with_etcd();
+    host.put_config(r#"{"Network":"10.1.0.0/16"}"#);
+    let subnets = ["--prefix", "/coreos.com/network/subnets/"];
+    let mut before = String::new();
+    for change in ["nothing", "overwrite", "delete"] {
+        let key = host.etcdctl(&[&["get", "--keys-only"][..], &subnets].concat());
+        match change {
+            "overwrite" => drop(host.etcdctl(&["put", key.trim(), "[]"])),
+            "delete" => drop(host.etcdctl(&["del", key.trim()])),
+            _ => {}
+        }
+        let daemon = host.start("a", &["-iface", "10.0.0.7"]);
+        daemon.wait_for("Watching for new subnet leases");
+        let left = eventually("one etcd lease", || {
+            let leases = host.etcdctl(&["lease", "list"]);
+            leases.starts_with("found 1 leases").then_some(leases)
+        });
+        assert_ne!(left, before, "it is a new one after {change}");
+        before = left;
+        // The next start reads which one it was.
+        let id = i64::from_str_radix(before.lines().nth(1).unwrap(), 16).unwrap();
+        let state = host.dir.path().join("a.state.json");
+        let is_recorded = |text: &String| text.contains(&format!("\"{id}\""));
+        eventually("state", || fs::read_to_string(&state).ok().filter(is_recorded));
+        daemon.signal("TERM");
+        assert_eq!(daemon.end().0.code(), Some(0));
+    }
+}
+
+#[test]
 fn restart_without_etcd_keeps_subnet_and_peers_and_settles_when_it_is_back() {
     let mut host = Host::with_etcd();
     host.put_config(r#"{"Network":"10.1.0.0/16"}"#);
