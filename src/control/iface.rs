@@ -63,7 +63,7 @@ pub enum SpecError {
 pub struct HostView {
     /// All links, in kernel order.
     pub links: Vec<HostLink>,
-    /// The main table's routes, in kernel order.
+    /// The main table's default routes, in kernel order.
     pub routes: Vec<KernelRoute>,
     /// The ways to the addresses that were asked about, as far as there are some.
     pub reached: Vec<Reached>,
@@ -324,8 +324,10 @@ fn owner(host: &HostView, addr: Ipv4Addr) -> Option<&HostLink> {
 
 fn by_default_route<'a>(host: &'a HostView, say: &dyn Fn(&str)) -> Result<Choice<'a>, IfaceError> {
     say("Determining IP address of default interface");
-    let defaults = host.routes.iter().filter(|route| route.dst.prefix_len() == 0);
-    let route = defaults
+    let route = host
+        .routes
+        .iter()
+        .filter(|route| route.dst.prefix_len() == 0)
         .min_by_key(|route| route.metric)
         .ok_or_else(|| IfaceError::NoDefaultRoute { present: present(host) })?;
     let link = host

@@ -22,7 +22,7 @@ pub use self::matched::MatchedRoute;
 pub use self::netlink::{Netlink, connect};
 pub(crate) use self::netlink::{failed, link_of};
 pub use self::overlay::{Look, Mended, OverlayLink, configure, mend};
-pub use self::scan::{RoutesInside, routes_inside};
+pub use self::scan::{RoutesInside, default_routes, routes_inside};
 use super::Subnet;
 
 /// A link of this host.
@@ -175,11 +175,4 @@ pub trait HostNet {
     /// # Errors
     /// [`KernelError`] when the kernel does not answer.
     async fn has_route(&self, dst: Subnet, link: &Link) -> Result<bool, KernelError>;
-
-    /// Lists the IPv4 unicast routes of the main table, in the kernel's order. A host may have a
-    /// million: for the start only.
-    ///
-    /// # Errors
-    /// [`KernelError`] when the kernel does not answer.
-    async fn routes(&self) -> Result<Vec<KernelRoute>, KernelError>;
 }

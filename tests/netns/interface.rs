@@ -13,6 +13,7 @@ use twill::lab::netns::Netns;
 use twill::lab::node::Node;
 use twill::lab::traffic::tcp;
 use twill::lab::{Lab, LabSpec, probe};
+use twill::routes::kernel::default_routes;
 
 use crate::harness::{
     FLANNEL_LAB, eventually, failing_checks, generator, overlay, ping, pod, spec, up,
@@ -204,6 +205,12 @@ fn large_host_costs_nothing_and_its_own_routes_are_kept_all_the_same() {
         ticks(pid) <= before + 2
     };
     eventually("it has taken note of the routes", settled);
+    // What a start without --iface reads of them all.
+    node.netns().ip("route add default via 192.168.64.1 metric 50").unwrap();
+    let defaults = node.netns().enter(|| Ok(default_routes())).unwrap().unwrap();
+    let read: Vec<_> =
+        defaults.iter().map(|route| (route.dst.prefix_len(), route.metric)).collect();
+    assert_eq!(read, [(0, 0), (0, 50)]);
     let (cpu, memory) = (ticks(pid), resident(pid));
     for n in 0..20 {
         node.netns().ip(&format!("link add c{n} type veth peer name d{n}")).unwrap();

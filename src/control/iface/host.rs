@@ -1,5 +1,6 @@
 //! Reads what [`select`](super::select) chooses from.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 
 use futures_util::TryStreamExt;
@@ -7,8 +8,10 @@ use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 
+use tokio::task::{JoinError, spawn_blocking};
+
 use super::{HostAddr, HostLink, HostView, IfaceSpec, Reached};
-use crate::routes::kernel::{HostNet, KernelError, Netlink, failed};
+use crate::routes::kernel::{KernelError, Netlink, default_routes, failed};
 
 /// Reads links, IPv4 addresses and routes of this host, and what `specs` ask about.
 ///
@@ -34,9 +37,18 @@ pub async fn read(net: &Netlink, specs: &[IfaceSpec]) -> Result<HostView, Kernel
             link.addrs.push(addr);
         }
     }
-    // Only the default route counts, and only for who follows it.
-    let routes = if specs.is_empty() { net.routes().await? } else { Vec::new() };
+    // Only the default route counts, and only for who follows it. The kernel has no request for it
+    // alone, so the others, a million perhaps, are let go one by one.
+    let defaults = specs.is_empty().then(|| spawn_blocking(default_routes));
+    let routes = match defaults {
+        Some(defaults) => defaults.await.unwrap_or_else(|error| Err(unread(error)))?,
+        None => Vec::new(),
+    };
     Ok(HostView { links, routes, reached })
+}
+
+fn unread(error: JoinError) -> KernelError {
+    KernelError::new("list routes", io::Error::other(error))
 }
 
 fn host_link(message: LinkMessage) -> HostLink {

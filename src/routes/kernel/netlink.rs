@@ -189,15 +189,6 @@ impl HostNet for Netlink {
     async fn has_route(&self, dst: Subnet, link: &Link) -> Result<bool, KernelError> {
         has_route(self, dst, link).await
     }
-
-    async fn routes(&self) -> Result<Vec<KernelRoute>, KernelError> {
-        // Whatever is set in the request is a filter, where the kernel checks strictly.
-        let mut all = RouteMessage::default();
-        all.header.address_family = AddressFamily::Inet;
-        let messages = self.handle.route().get(all).execute();
-        let routes = messages.try_filter_map(|message| std::future::ready(Ok(route(&message))));
-        routes.try_collect().await.map_err(|error| failed("list routes".to_owned(), error))
-    }
 }
 
 /// A link as the kernel describes it.

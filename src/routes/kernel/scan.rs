@@ -13,7 +13,8 @@ use rtnetlink::packet_route::route::{
 };
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
-use super::KernelError;
+use super::netlink::route;
+use super::{KernelError, KernelRoute};
 use crate::routes::Subnet;
 
 /// Most routes that are kept of one look.
@@ -41,6 +42,22 @@ pub fn routes_inside(network: Subnet) -> Result<RoutesInside, KernelError> {
             && let Some((dst, link)) = inside(message, network)
         {
             found.entry(dst).or_insert(link);
+        }
+    })
+    .map_err(|error| KernelError::new("list routes", error))?;
+    Ok(found)
+}
+
+/// Reads the default routes of the table `main`, in the kernel's order. Blocks while the kernel
+/// answers.
+///
+/// # Errors
+/// [`KernelError`] when the kernel does not answer.
+pub fn default_routes() -> Result<Vec<KernelRoute>, KernelError> {
+    let mut found = Vec::new();
+    dump(|message| {
+        if message.header.destination_prefix_length == 0 && found.len() < MAX_ROUTES {
+            found.extend(route(message));
         }
     })
     .map_err(|error| KernelError::new("list routes", error))?;
