@@ -119,6 +119,12 @@ impl Counters {
         self.workers.iter().flat_map(|stats| stats.ingress.peers.counts()).collect()
     }
 
+    /// Takes over what the host's routes say of the longest datagram to each of these peers, outer
+    /// headers included, in bytes.
+    pub fn limit_paths(&self, outer_mtus: &[(Ipv4Addr, Option<u32>)]) {
+        self.paths.limit(outer_mtus);
+    }
+
     /// Counts packets that a worker sent to a peer.
     #[cfg(test)]
     pub fn count(&self, worker: usize, peer: Ipv4Addr, packets: u64) {

@@ -6,7 +6,10 @@
 //!
 //! What is learned is shared by all workers, since the kernel may give an ICMP to the socket of
 //! any of them. Like the route table it is replaced as a whole, and read without a lock.
+//!
+//! A limit that this host's own routes set needs no proof and does not age: `pmtu/limits.rs`.
 
+use std::collections::BTreeSet;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -17,8 +20,10 @@ use serde::Serialize;
 
 use super::underlay_error::{Quote, TooLong};
 
+mod limits;
 mod path;
 
+use limits::Limits;
 use path::PeerPath;
 pub use path::Treatment;
 
@@ -68,6 +73,7 @@ pub enum Event {
 pub struct PathMtus {
     /// Sorted by peer.
     paths: Vec<PeerPath>,
+    limits: Limits,
     /// Length of the longest packet that every path takes, in bytes.
     narrowest: usize,
     awaits_answer: bool,
@@ -84,12 +90,18 @@ pub struct PathSnapshot {
 
 impl PathMtus {
     /// Nothing is known of any path.
-    pub const NONE: Self = Self { paths: Vec::new(), narrowest: usize::MAX, awaits_answer: false };
+    pub const NONE: Self = Self {
+        paths: Vec::new(),
+        limits: Limits::NONE,
+        narrowest: usize::MAX,
+        awaits_answer: false,
+    };
 
-    fn new(paths: Vec<PeerPath>) -> Self {
+    fn new(paths: Vec<PeerPath>, limits: Limits) -> Self {
         let narrowest = paths.iter().map(PeerPath::longest_plain).min().unwrap_or(usize::MAX);
+        let narrowest = narrowest.min(limits.least());
         let awaits_answer = paths.iter().any(PeerPath::awaits_answer);
-        Self { paths, narrowest, awaits_answer }
+        Self { paths, limits, narrowest, awaits_answer }
     }
 
     /// Length of the longest packet that every path takes, in bytes: what is no longer needs no
@@ -102,18 +114,26 @@ impl PathMtus {
     /// Length of the longest packet that the path to `peer` takes, in bytes, if it is known to be
     /// narrow.
     pub fn longest_to(&self, peer: Ipv4Addr) -> Option<u16> {
-        self.path_to(peer)?.proven()
+        let proven = self.path_to(peer).and_then(PeerPath::proven);
+        proven.into_iter().chain(self.limits.of(peer)).min()
     }
 
     /// What becomes of a packet of `len` bytes to `peer`.
     pub fn treatment(&self, peer: Ipv4Addr, len: usize) -> Treatment {
-        self.path_to(peer).map_or(Treatment::Whole, |path| path.treatment(len))
+        match self.limits.of(peer) {
+            Some(limit) if len > usize::from(limit) => {
+                Treatment::Refused(self.longest_to(peer).unwrap_or(limit))
+            }
+            _ => self.path_to(peer).map_or(Treatment::Whole, |path| path.treatment(len)),
+        }
     }
 
     /// Every path that is known to be narrow.
     pub fn snapshot(&self) -> Vec<PathSnapshot> {
-        let narrow = self.paths.iter().filter_map(|path| Some((path.peer, path.proven()?)));
-        narrow.map(|(peer, mtu)| PathSnapshot { peer, mtu }).collect()
+        let proven = self.paths.iter().filter(|path| path.proven().is_some());
+        let peers: BTreeSet<_> = proven.map(|path| path.peer).chain(self.limits.peers()).collect();
+        let snapshot = |peer| Some(PathSnapshot { peer, mtu: self.longest_to(peer)? });
+        peers.into_iter().filter_map(snapshot).collect()
     }
 
     fn path_to(&self, peer: Ipv4Addr) -> Option<&PeerPath> {
@@ -140,7 +160,7 @@ impl PathMtus {
                 paths.insert(index, changed);
             }
         }
-        Self::new(paths)
+        Self::new(paths, self.limits.clone())
     }
 }
 
@@ -158,6 +178,18 @@ impl SharedPaths {
     /// Every path that is known to be narrow.
     pub fn snapshot(&self) -> Vec<PathSnapshot> {
         self.0.load().snapshot()
+    }
+
+    /// Takes over what this host's own routes say: of each peer the longest datagram, outer headers
+    /// included, in bytes; `None` if they set no limit.
+    pub fn limit(&self, outer_mtus: &[(Ipv4Addr, Option<u32>)]) {
+        self.0.rcu(|known| PathMtus::new(known.paths.clone(), known.limits.with(outer_mtus)));
+    }
+
+    /// Forgets all but what this host's own routes say.
+    fn restart(&self) -> Arc<PathMtus> {
+        self.0.rcu(|known| PathMtus::new(Vec::new(), known.limits.clone()));
+        self.0.load_full()
     }
 }
 
@@ -183,8 +215,7 @@ impl PathMtuCache {
 
     /// The same, in place of what `shared` has from an overlay of another MTU perhaps.
     pub fn sharing(shared: SharedPaths, overlay_mtu: u16) -> Self {
-        let current = Arc::new(PathMtus::NONE);
-        shared.0.store(Arc::clone(&current));
+        let current = shared.restart();
         let (next_event, wide, events) = (None, overlay_mtu, Vec::new());
         Self { shared, current, next_event, wide, now: Instant::now(), events }
     }
@@ -284,12 +315,12 @@ impl PathMtuCache {
         let jitter = RandomState::new().build_hasher().finish().to_le_bytes()[0];
         self.change(|paths| {
             happened.clear();
-            let mut paths = paths.paths.clone();
+            let (mut paths, limits) = (paths.paths.clone(), paths.limits.clone());
             paths.retain(|path| path.forget_at > now);
             for path in &mut paths {
                 happened.extend(path.advance(now, jitter).map(|event| (path.peer, event)));
             }
-            Some((PathMtus::new(paths), ()))
+            Some((PathMtus::new(paths, limits), ()))
         });
         self.events.append(&mut happened);
     }

@@ -76,6 +76,33 @@ fn underlay_that_shrinks_is_noticed_whatever_the_offloads() {
     }
 }
 
+#[test]
+fn mtu_of_the_hosts_own_route_counts_for_as_long_as_it_stands() {
+    let lab = up("routemtu", 2);
+    let (from, to) = (pod(&lab, 0), pod(&lab, 1));
+    let node = &lab.nodes()[0];
+    let peer = lab.nodes()[1].addr();
+    let passes = |len: u16| ping(from, &format!("-c 1 -W 2 -M do -s {len}"), to.addr);
+    let limit = || {
+        let json = probe::fetch_health(node.netns(), FLANNEL_LAB.as_ref(), "/stats").unwrap();
+        let stats: Value = serde_json::from_str(&json).unwrap();
+        stats.pointer("/dataplane/narrow_paths/0/mtu").and_then(Value::as_u64)
+    };
+    // No one but the sender's host says that it is too long: the underlay takes it.
+    assert!(passes(1444).0);
+    node.netns().ip(&format!("route add {peer} dev eth0 mtu 1400")).unwrap();
+    eventually("the limit is known", || limit() == Some(1372));
+    let (reached, said) = passes(1345);
+    assert!(!reached && said.contains("mtu = 1372"), "{said}");
+    assert!(passes(1344).0);
+    assert_udp_is_whole(&lab, from, to, &[36, 1300, 1444, 9000]);
+    assert_tcp_is_whole(&lab, from, to, 8);
+    node.netns().ip(&format!("route del {peer} dev eth0 mtu 1400")).unwrap();
+    eventually("it is forgotten", || limit().is_none());
+    from.netns.ip("route flush cache").unwrap();
+    assert!(passes(1444).0);
+}
+
 /// The UDP ports that `node` sends from.
 fn source_ports(lab: &Lab, node: usize) -> Vec<u16> {
     let table = lab.nodes()[node].netns().enter(|| fs::read_to_string("/proc/thread-self/net/udp"));

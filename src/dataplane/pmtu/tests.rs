@@ -296,3 +296,29 @@ fn cache_that_is_off_learns_nothing() {
     assert_eq!((longest(&cache, 1), treatment(&cache)), (None, Treatment::Whole));
     assert_eq!(cache.current().narrowest(), usize::MAX);
 }
+
+#[test]
+fn limit_of_a_route_outlives_claims_and_device_and_goes_with_the_route() {
+    let shared = SharedPaths::default();
+    shared.limit(&[(peer(1), Some(1400)), (peer(2), Some(90)), (peer(3), Some(100_000))]);
+    let mut cache = PathMtuCache::sharing(shared.clone(), 1472);
+    assert_eq!(cache.current().narrowest(), 68);
+    assert_eq!([1, 2, 3].map(|n| longest(&cache, n)), [Some(1372), Some(68), None]);
+    assert_eq!(cache.current().treatment(peer(1), 1372), Treatment::Whole);
+    assert_eq!(treatment(&cache), Treatment::Refused(1372));
+
+    let start = Instant::now();
+    cache.learn(peer(1), 1300, start);
+    assert_eq!(treatment(&cache), Treatment::Refused(1272), "the less of the two");
+    cache.refresh(start + 700 * 1000 * MS);
+    assert_eq!(treatment(&cache), Treatment::Refused(1372), "what was learned is forgotten");
+    let paths: Vec<_> = shared.snapshot().iter().map(|path| (path.peer, path.mtu)).collect();
+    assert_eq!(paths, [(peer(1), 1372), (peer(2), 68)]);
+
+    let mut again = PathMtuCache::sharing(shared.clone(), 1472);
+    assert_eq!(treatment(&again), Treatment::Refused(1372));
+    shared.limit(&[(peer(1), None), (peer(2), None)]);
+    again.refresh(start);
+    assert_eq!(again.current().narrowest(), usize::MAX);
+    assert_eq!(treatment(&again), Treatment::Whole);
+}

@@ -11,7 +11,8 @@ use rtnetlink::packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkFlags, LinkHeader, LinkMessage,
 };
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteNextHop, RouteProtocol, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteNextHop,
+    RouteProtocol, RouteType,
 };
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 
@@ -56,8 +57,8 @@ impl Netlink {
         Ok(link.zip(src))
     }
 
-    /// By which way the kernel would send to `addr` now from our address `src`; `None` if it names
-    /// none, as with several links at once.
+    /// By which way the kernel would send to `addr` now from our address `src`, and the MTU that
+    /// somebody gave that route, if any; `None` if it names no way, as with several links at once.
     ///
     /// # Errors
     /// [`KernelError`], also when there is no route to it.
@@ -65,14 +66,28 @@ impl Netlink {
         &self,
         src: Ipv4Addr,
         addr: Ipv4Addr,
-    ) -> Result<Option<Way>, KernelError> {
+    ) -> Result<Option<(Way, Option<u32>)>, KernelError> {
         let mut to = request_for(addr);
         to.header.source_prefix_length = 32;
         to.attributes.push(RouteAttribute::Source(RouteAddress::Inet(src)));
-        let mut found = pin!(self.handle.route().get(to).execute());
+        let Some(route) = self.found(to.clone(), addr).await? else { return Ok(None) };
+        let mut mtu = mtu_of(&route);
+        if mtu.is_some() {
+            // It may be what an ICMP said. The route as it stands in the table has none of that.
+            to.header.flags |= RouteFlags::FibMatch;
+            mtu = self.found(to, addr).await?.as_ref().and_then(mtu_of);
+        }
+        Ok(way(&route).map(|way| (way, mtu)))
+    }
+
+    async fn found(
+        &self,
+        request: RouteMessage,
+        addr: Ipv4Addr,
+    ) -> Result<Option<RouteMessage>, KernelError> {
+        let mut found = pin!(self.handle.route().get(request).execute());
         let route = found.try_next().await;
-        let route = route.map_err(|error| failed(format!("find a route to {addr}"), error))?;
-        Ok(route.as_ref().and_then(way))
+        route.map_err(|error| failed(format!("find a route to {addr}"), error))
     }
 
     /// The way to requests that are nobody's but the caller's.
@@ -269,6 +284,16 @@ fn way(route: &RouteMessage) -> Option<Way> {
     }
     route.attributes.iter().find_map(|attribute| {
         if let RouteAttribute::Oif(index) = attribute { Some(Way::Link(*index)) } else { None }
+    })
+}
+
+/// The MTU among a route's metrics.
+fn mtu_of(route: &RouteMessage) -> Option<u32> {
+    let metrics = route.attributes.iter().find_map(|attribute| {
+        if let RouteAttribute::Metrics(metrics) = attribute { Some(metrics) } else { None }
+    });
+    metrics?.iter().find_map(|metric| {
+        if let RouteMetric::Mtu(mtu) = metric { Some(*mtu).filter(|mtu| *mtu > 0) } else { None }
     })
 }
 

@@ -1,5 +1,6 @@
 //! [`PeerRoutes`]: the routes to the peers, as their leases and the kernel's own routes have it.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -8,12 +9,14 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
+use tracing::info;
 
 use super::keeper::Running;
 use super::peers::{AddrChange, Peers};
 use super::ways::{Roads, Verdict, Ways};
 use crate::control::lease::LeaseEvent;
 use crate::dataplane::engine::Counters;
+use crate::dataplane::pmtu::ENCAP_OVERHEAD_V4;
 use crate::routes::Subnet;
 use crate::routes::kernel::{HostNet, Netlink, Way};
 use crate::routes::publish::RoutePublisher;
@@ -36,6 +39,8 @@ pub(super) struct PeerRoutes {
     verdicts: mpsc::UnboundedReceiver<Verdict>,
     /// That task; it ends with us.
     _ways: JoinSet<()>,
+    /// MTUs that somebody gave to the routes to peers.
+    route_mtus: HashMap<Ipv4Addr, u32>,
     sweep: Sweep,
 }
 
@@ -74,7 +79,16 @@ impl PeerRoutes {
             ways.ask().await;
         });
         let sweep = Sweep { due: Instant::now(), num_due: 0, num_left: 0 };
-        Self { peers, publisher, counters, addrs, verdicts, _ways: tasks, sweep }
+        Self {
+            peers,
+            publisher,
+            counters,
+            addrs,
+            verdicts,
+            _ways: tasks,
+            route_mtus: HashMap::new(),
+            sweep,
+        }
     }
 
     /// Takes note of the addresses that are ours by now.
@@ -92,8 +106,11 @@ impl PeerRoutes {
         let mut addrs = Vec::new();
         self.publisher.apply(events.iter().map(|event| self.peers.change(event, &mut addrs)));
         for change in addrs {
-            if matches!(change, AddrChange::Left(_)) {
+            if let AddrChange::Left(addr) = change {
                 self.sweep.leave();
+                if self.route_mtus.remove(&addr).is_some() {
+                    self.counters.limit_paths(&[(addr, None)]);
+                }
             }
             // If nobody asks any more, the routes go by the leases alone.
             let _ = self.addrs.send(change);
@@ -111,7 +128,7 @@ impl PeerRoutes {
         loop {
             tokio::select! {
                 Some(verdict) = self.verdicts.recv() => {
-                    self.publisher.apply(self.peers.judge(verdict));
+                    self.judge(verdict);
                 }
                 () = sleep_until(self.sweep.due), if self.sweep.num_due > 0 => {
                     self.sweep.num_due -= 1;
@@ -122,10 +139,47 @@ impl PeerRoutes {
         }
     }
 
+    /// Takes over this verdict and those that are there already.
+    fn judge(&mut self, verdict: Verdict) {
+        let mut mtus = Vec::new();
+        let mut next = Some(verdict);
+        while let Some(verdict) = next {
+            let Verdict { addr, mtu, .. } = verdict;
+            self.publisher.apply(self.peers.judge(verdict));
+            let is_new = mtu != self.route_mtus.get(&addr).copied();
+            if is_new && self.peers.has(addr) {
+                tell(addr, mtu);
+                self.remember(addr, mtu);
+                mtus.push((addr, mtu));
+            }
+            next = self.verdicts.try_recv().ok();
+        }
+        if !mtus.is_empty() {
+            self.counters.limit_paths(&mtus);
+        }
+    }
+
+    fn remember(&mut self, addr: Ipv4Addr, mtu: Option<u32>) {
+        match mtu {
+            Some(mtu) => self.route_mtus.insert(addr, mtu),
+            None => self.route_mtus.remove(&addr),
+        };
+    }
+
     fn free_counters(&mut self) {
         self.counters.keep_peers(|peer| self.peers.has(peer));
         self.sweep.num_left = 0;
         self.sweep.due = Instant::now() + SWEEP_PERIOD;
+    }
+}
+
+fn tell(peer: Ipv4Addr, mtu: Option<u32>) {
+    match mtu {
+        Some(mtu) => {
+            let longest = mtu.saturating_sub(ENCAP_OVERHEAD_V4);
+            info!(%peer, mtu, "this host's route to the peer has an MTU: longest packet {longest}");
+        }
+        None => info!(%peer, "this host's route to the peer has no MTU of its own any more"),
     }
 }
 
@@ -145,7 +199,7 @@ impl Roads for HostRoads {
         self.net.link(&name).await.ok().map(|link| link.index)
     }
 
-    async fn way(&self, addr: Ipv4Addr) -> Option<Way> {
+    async fn way(&self, addr: Ipv4Addr) -> Option<(Way, Option<u32>)> {
         self.net.way_from(self.running.own()[0], addr).await.ok().flatten()
     }
 }
@@ -167,8 +221,8 @@ mod tests {
             Some(7)
         }
 
-        async fn way(&self, addr: Ipv4Addr) -> Option<Way> {
-            Some(Way::Link(if addr.octets()[..3] == [10, 1, 245] { 7 } else { 2 }))
+        async fn way(&self, addr: Ipv4Addr) -> Option<(Way, Option<u32>)> {
+            Some((Way::Link(if addr.octets()[..3] == [10, 1, 245] { 7 } else { 2 }), None))
         }
     }
 

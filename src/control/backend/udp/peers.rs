@@ -120,7 +120,7 @@ impl Peers {
 
     /// The changes of routes that follow from what the kernel says of the way to a public IP.
     pub(super) fn judge(&mut self, verdict: Verdict) -> Vec<RouteChange> {
-        let Verdict { addr: ip, no_way } = verdict;
+        let Verdict { addr: ip, no_way, .. } = verdict;
         let Some(addr) = self.addrs.get_mut(&ip) else { return Vec::new() };
         if std::mem::replace(&mut addr.no_way, no_way) == no_way {
             return Vec::new();
@@ -250,7 +250,7 @@ mod tests {
         let mut peers = peers(true);
         let addr = ip("10.1.2.5");
         let (next_hop, _) = after(&mut peers, [LeaseEvent::Added(lease("10.1.2.5"))]);
-        let into_overlay = Verdict { addr, no_way: Some(NoWay::Overlay) };
+        let into_overlay = Verdict { addr, no_way: Some(NoWay::Overlay), mtu: None };
         assert_eq!(peers.judge(into_overlay), [RouteChange { subnet: subnet(), next_hop: None }]);
         assert_eq!(peers.judge(into_overlay), [], "no news");
         let again = after(&mut peers, [LeaseEvent::Added(lease("10.1.2.5"))]);
@@ -259,7 +259,7 @@ mod tests {
         let line = &logs.lines_with("WARN")[0];
         assert!(line.contains("lease 10.1.2.0-24 names no peer: 10.1.2.5"), "{line}");
 
-        let by_underlay = Verdict { addr, no_way: None };
+        let by_underlay = Verdict { addr, no_way: None, mtu: None };
         assert_eq!(peers.judge(by_underlay), [RouteChange { subnet: subnet(), next_hop }]);
         assert_eq!(peers.judge(Verdict { addr: ip("192.0.2.9"), ..into_overlay }), []);
     }

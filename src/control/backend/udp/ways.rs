@@ -26,6 +26,9 @@ const PERIOD: Duration = Duration::from_secs(10);
 /// Periods within which every other way is asked for again.
 const SHARES: usize = 60;
 
+/// So many are asked for again in each period at least.
+const LEAST_SHARE: usize = 100;
+
 /// Why nothing can be sent to a public IP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum NoWay {
@@ -43,6 +46,8 @@ pub(super) enum NoWay {
 pub(super) struct Verdict {
     pub(super) addr: Ipv4Addr,
     pub(super) no_way: Option<NoWay>,
+    /// The MTU of that route, if somebody gave it one.
+    pub(super) mtu: Option<u32>,
 }
 
 /// Whom to ask.
@@ -50,8 +55,9 @@ pub(super) trait Roads {
     /// The overlay device's number, while there is one.
     fn overlay(&self) -> impl Future<Output = Option<u32>> + Send;
 
-    /// By which way the kernel would send to `addr`; `None` if it does not say, or has none now.
-    fn way(&self, addr: Ipv4Addr) -> impl Future<Output = Option<Way>> + Send;
+    /// By which way the kernel would send to `addr`, and the MTU that somebody gave that route;
+    /// `None` if it does not say, or has none now.
+    fn way(&self, addr: Ipv4Addr) -> impl Future<Output = Option<(Way, Option<u32>)>> + Send;
 }
 
 /// Asks about all public IPs of the peers, and again now and then.
@@ -62,7 +68,7 @@ pub(super) struct Ways<R> {
     changes: mpsc::UnboundedReceiver<AddrChange>,
     verdicts: mpsc::UnboundedSender<Verdict>,
     /// The last answer for every public IP.
-    known: BTreeMap<Ipv4Addr, Option<NoWay>>,
+    known: BTreeMap<Ipv4Addr, (Option<NoWay>, Option<u32>)>,
     /// The last one asked for again in its turn.
     asked_last: Ipv4Addr,
     /// Shares of a way that are due and not asked for yet.
@@ -142,7 +148,7 @@ impl<R: Roads> Ways<R> {
     fn take(&mut self, change: AddrChange, new: &mut BTreeSet<Ipv4Addr>) {
         match change {
             AddrChange::Came(addr) => {
-                self.known.insert(addr, None);
+                self.known.insert(addr, (None, None));
                 new.insert(addr);
             }
             AddrChange::Left(addr) => {
@@ -154,12 +160,12 @@ impl<R: Roads> Ways<R> {
 
     /// What is to be asked for again in this round.
     fn due(&mut self) -> BTreeSet<Ipv4Addr> {
-        let suspect = |(addr, no_way): (&Ipv4Addr, &Option<NoWay>)| {
-            (no_way.is_some() || self.network.contains(*addr)).then_some(*addr)
-        };
-        let mut due: BTreeSet<_> = self.known.iter().filter_map(suspect).collect();
+        let is_suspect =
+            |addr: Ipv4Addr, no_way: Option<NoWay>| no_way.is_some() || self.network.contains(addr);
+        let known = self.known.iter().filter(|(addr, (no_way, _))| is_suspect(**addr, *no_way));
+        let mut due: BTreeSet<_> = known.map(|(addr, _)| *addr).collect();
         self.credit += self.known.len();
-        let share = self.credit / SHARES;
+        let share = (self.credit / SHARES).max(LEAST_SHARE);
         self.credit %= SHARES;
         let after = (Bound::Excluded(self.asked_last), Bound::Unbounded);
         let in_turn: Vec<_> = self.known.range(after).take(share).map(|(addr, _)| *addr).collect();
@@ -178,13 +184,13 @@ impl<R: Roads> Ways<R> {
         let overlay = self.roads.overlay().await;
         for addr in addrs {
             // Without an answer it stays as it was: a host that has no route now may have one soon.
-            let Some(way) = self.roads.way(addr).await else { continue };
+            let Some((way, mtu)) = self.roads.way(addr).await else { continue };
             let no_way = NoWay::of_way(way, overlay);
             if let Some(known) = self.known.get_mut(&addr)
-                && std::mem::replace(known, no_way) != no_way
+                && std::mem::replace(known, (no_way, mtu)) != (no_way, mtu)
             {
                 // Nobody listens any more when we are about to end anyway.
-                let _ = self.verdicts.send(Verdict { addr, no_way });
+                let _ = self.verdicts.send(Verdict { addr, no_way, mtu });
             }
         }
     }
@@ -216,10 +222,10 @@ mod tests {
             Some(7)
         }
 
-        async fn way(&self, addr: Ipv4Addr) -> Option<Way> {
+        async fn way(&self, addr: Ipv4Addr) -> Option<(Way, Option<u32>)> {
             let mut map = self.0.lock().unwrap();
             map.1 += 1;
-            map.0.get(&addr).copied()
+            map.0.get(&addr).map(|way| (*way, None))
         }
     }
 
@@ -252,7 +258,7 @@ mod tests {
             sender.send(came("192.0.2.2")).unwrap();
             sender.send(came("192.0.2.3")).unwrap(); // no route to it
             sender.send(came(addr)).unwrap();
-            let expected = Verdict { addr: addr.parse().unwrap(), no_way: Some(no_way) };
+            let expected = Verdict { addr: addr.parse().unwrap(), no_way: Some(no_way), mtu: None };
             assert_eq!(verdicts.recv().await, Some(expected), "and nothing of the others");
         }
     }
