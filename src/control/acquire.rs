@@ -224,15 +224,17 @@ impl<R: Registry> Acquirer<'_, R> {
         Ok((attempt, listed))
     }
 
-    /// As [`choose_own`], but one that names us comes before one that names another host, and one
-    /// that a live host claimed is not ours at all.
+    /// As [`choose_own`], but one that names another host comes last, one that a live host claimed
+    /// is not ours at all, and with no previous subnet among them one that names us comes first.
     fn choose_own<'s>(&self, listed: &'s Snapshot) -> Option<&'s Lease> {
         let own = listed.leases().filter(|lease| {
             lease.attrs.public_ip == self.attrs.public_ip && !self.rivals.contains(&lease.entry.key)
         });
         own.min_by_key(|lease| {
             let is_others = self.other_host(lease).is_some();
-            (is_others, own_rank(self.config, lease, self.previous))
+            let host = HostId::read(&lease.attrs);
+            let names_us = host.is_some() && host == HostId::read(self.attrs);
+            (is_others, own_rank(self.config, lease, self.previous), !names_us)
         })
     }
 

@@ -14,7 +14,7 @@ use tokio::time::{Instant, interval, sleep, timeout, timeout_at};
 use tracing::{error, info, warn};
 
 use super::DaemonError;
-use super::acquire::{Acquired, acquire_from, list_leases};
+use super::acquire::{Acquired, acquire_from, choose_own, list_leases};
 use super::backend::Backend;
 use super::claim::Claim;
 use super::config::{BackendType, NetworkConfig, POLL_INTERVAL, follow_config};
@@ -81,14 +81,11 @@ enum Start {
 }
 
 impl Start {
-    /// What our lease says of us by now.
-    fn own_attrs(&self, public_ip: Ipv4Addr) -> Option<LeaseAttrs> {
+    /// What our lease says of us by now; `choose` tells which of those listed is ours.
+    fn own_attrs(&self, choose: impl FnOnce(&Snapshot) -> Option<&Lease>) -> Option<LeaseAttrs> {
         match self {
             Self::Remembered(past) => Some(past.own.attrs.clone()),
-            Self::Listed(listed) => {
-                let own = listed.leases().find(|lease| lease.attrs.public_ip == public_ip);
-                own.map(|lease| lease.attrs.clone())
-            }
+            Self::Listed(listed) => choose(listed).map(|lease| lease.attrs.clone()),
         }
     }
 }
@@ -113,7 +110,9 @@ impl<R: Registry> Node<'_, R> {
             None => self.list(B::public_ip(&setup)).await,
         };
         // Before the lease is written: a second daemon on this host fails here and leaves it alone.
-        let before = start.own_attrs(B::public_ip(&setup));
+        let public_ip = B::public_ip(&setup);
+        let before =
+            start.own_attrs(|listed| choose_own(&self.network, listed, public_ip, self.previous));
         let (prepared, attrs) = B::prepare(setup, before.as_ref()).await?;
         let (own, known) = match start {
             Start::Remembered(past) => past.resume(attrs),

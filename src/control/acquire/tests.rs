@@ -26,6 +26,22 @@ async fn lease_with_our_public_ip_is_reused_the_first_in_key_order() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn of_several_leases_with_our_public_ip_the_one_that_names_us_is_reused() {
+    let _logs = Logs::capture();
+    let registry = MemoryRegistry::new();
+    let ours = HostId::named("a/1").sign(attrs(OURS));
+    create(&registry, "10.1.1.0/24", OURS).await;
+    let named = registry.create(subnet("10.1.7.0/24"), &ours).await;
+    assert!(matches!(named, Ok(Write::Done(_))));
+    create(&registry, "10.1.9.0/24", OURS).await;
+    for (previous, expected) in [(None, "10.1.7.0/24"), (Some("10.1.9.0/24"), "10.1.9.0/24")] {
+        let previous = previous.map(subnet);
+        let got = acquire_lease(&registry, &config(), &ours, previous).await.unwrap();
+        assert_eq!(got.lease.subnet, subnet(expected));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn of_several_leases_with_our_public_ip_that_of_the_previous_subnet_is_reused() {
     let (stray, stray2) = ("10.1.1.0/24", "10.1.80.0/24");
     for (previous, expected) in [
