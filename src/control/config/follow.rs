@@ -11,11 +11,11 @@ use crate::control::dice::dice;
 use crate::control::registry::Registry;
 
 /// How long until the config is looked at again, at least and at most.
-const INTERVAL: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(15)];
+const INTERVAL: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3)];
 
 /// Nodes for which [`INTERVAL`] is right: etcd is asked some hundred times a second. With more of
 /// them it is longer in proportion.
-const INTERVAL_NODES: f64 = 1000.0;
+const INTERVAL_NODES: f64 = 200.0;
 
 /// Hands `sink` what is wrong with the registry's config each time that changes: `None` when it
 /// is `in_use`. Looks when `touch` tells that the registry is back, and now and then. A registry that
