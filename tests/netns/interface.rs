@@ -3,17 +3,20 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use serde_json::Value;
+use tokio::time::timeout;
 use twill::dataplane::Offloads;
 use twill::dataplane::tun::TunConfig;
 use twill::lab::netns::Netns;
 use twill::lab::node::Node;
 use twill::lab::traffic::tcp;
 use twill::lab::{Lab, LabSpec, probe};
-use twill::routes::kernel::default_routes;
+use twill::routes::kernel::{self, HostChange, HostNet, default_routes};
 
 use crate::harness::{
     FLANNEL_LAB, eventually, failing_checks, generator, overlay, ping, pod, spec, up,
@@ -228,6 +231,52 @@ fn large_host_costs_nothing_and_its_own_routes_are_kept_all_the_same() {
             node.netns().ip("-4 route show 10.5.0.0/16").unwrap().contains("dev flannel0")
         });
     }
+}
+
+/// The kernel tells more than a busy control thread takes in, and drops what does not fit.
+#[test]
+fn flood_of_changes_leaves_no_request_unanswered() {
+    let host = Netns::create(format!("t{}-deluge", std::process::id())).unwrap();
+    let ask = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let (connection, net, mut changes) = kernel::watch().unwrap();
+            tokio::spawn(connection);
+            let (mut failed, mut has_missed) = (Vec::new(), false);
+            for _ in 0..100 {
+                thread::sleep(Duration::from_millis(20)); // so busy is it with something else
+                let answer = timeout(Duration::from_secs(2), net.link("lo")).await;
+                if !matches!(answer, Ok(Ok(_))) {
+                    failed.push(format!("{answer:?}"));
+                }
+                while let Some(Some(change)) = changes.next().now_or_never() {
+                    has_missed |= change == HostChange::Missed;
+                }
+            }
+            Ok((failed, has_missed))
+        })
+    };
+    let is_over = AtomicBool::new(false);
+    let asked = thread::scope(|scope| {
+        let (host, is_over) = (&host, &is_over);
+        scope.spawn(move || {
+            let both = |n: u32| {
+                let range = format!("100.64.{}.{}/32", n >> 8, n & 255);
+                [format!("route add blackhole {range}"), format!("route del blackhole {range}")]
+            };
+            let storm: Vec<String> = (0..20_000).flat_map(both).collect();
+            while !is_over.load(Ordering::Relaxed) {
+                host.ip_batch(&storm).unwrap();
+            }
+        });
+        let asked = host.enter(ask);
+        is_over.store(true, Ordering::Relaxed);
+        asked
+    });
+    host.delete().unwrap();
+    let (failed, has_missed) = asked.unwrap();
+    assert_eq!(failed, Vec::<String>::new());
+    assert!(has_missed, "there was no flood");
 }
 
 #[test]

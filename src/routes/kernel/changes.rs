@@ -9,7 +9,7 @@ use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 use rtnetlink::sys::AsyncSocket;
-use rtnetlink::{MulticastGroup, new_multicast_connection};
+use rtnetlink::{MulticastGroup, new_connection, new_multicast_connection};
 
 use super::netlink::local_addr;
 use super::{KernelError, Netlink};
@@ -37,18 +37,29 @@ pub struct HostChanges {
 /// Like [`connect`](super::connect), and tells of changes from now on. The kernel then answers
 /// what was asked for, and no more than that, if it is Linux 4.20 or later.
 ///
+/// Changes come by a socket of their own. Where one overruns, the kernel drops answers, too, and
+/// says so once: who asks by the same socket waits for ever.
+///
 /// # Errors
-/// [`KernelError`] when the socket cannot be made.
+/// [`KernelError`] when a socket cannot be made.
 pub fn watch()
 -> Result<(impl Future<Output = ()> + Send + 'static, Netlink, HostChanges), KernelError> {
     let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv4Route];
-    let (mut connection, handle, messages) = new_multicast_connection(&groups)
+    let (told, _, messages) = new_multicast_connection(&groups)
         .map_err(|source| KernelError::new("watch links, addresses and routes", source))?;
-    if let Err(error) = connection.socket_mut().socket_mut().set_netlink_get_strict_chk(true) {
+    let (mut asked, handle, _) =
+        new_connection().map_err(|source| KernelError::new("open a netlink socket", source))?;
+    if let Err(error) = asked.socket_mut().socket_mut().set_netlink_get_strict_chk(true) {
         tracing::debug!(%error, "kernel lists all routes and addresses where few are asked for");
     }
     let changes = messages.filter_map(|(message, _)| std::future::ready(change(&message.payload)));
-    Ok((connection, Netlink { handle }, HostChanges { changes: Box::pin(changes) }))
+    let connections = async {
+        tokio::select! {
+            () = told => {}
+            () = asked => {}
+        }
+    };
+    Ok((connections, Netlink { handle }, HostChanges { changes: Box::pin(changes) }))
 }
 
 impl HostChanges {
