@@ -14,6 +14,7 @@ use tracing::info;
 
 pub use self::host::read;
 use crate::routes::kernel::{KernelError, KernelRoute, Netlink};
+use crate::routes::unusable;
 
 /// An external interface as the operator names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -352,19 +353,6 @@ fn best_addr(link: &HostLink) -> Option<Ipv4Addr> {
 /// Global or link-local unicast.
 const fn is_unicast(addr: Ipv4Addr) -> bool {
     unusable(addr).is_none()
-}
-
-/// What `addr` is instead of an address that another host can send to; `None` if it is one.
-/// Ranges: RFC 6890, section 2.2.2.
-pub const fn unusable(addr: Ipv4Addr) -> Option<&'static str> {
-    match addr.octets()[0] {
-        0 => Some("no address of a host"),
-        127 => Some("a loopback address"),
-        224..=239 => Some("a multicast address"),
-        240..=255 if addr.is_broadcast() => Some("the broadcast address"),
-        240..=255 => Some("a reserved address"),
-        1..=223 => None,
-    }
 }
 
 /// What there is to choose from: `eth0 (10.0.0.7), wlan0 (no address)`.

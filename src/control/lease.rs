@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::go_json::{Object, WrongType};
 use super::registry::Entry;
-use crate::routes::Subnet;
+use crate::routes::{Subnet, unusable};
 
 /// One node's claim to a subnet.
 #[derive(Debug, Clone, PartialEq)]
@@ -108,11 +108,9 @@ impl LeaseAttrs {
         })
     }
 
-    /// The node that they name. An address that no node can have names none: 0.0.0.0/8, loopback,
-    /// multicast, 240.0.0.0/4 with the broadcast address.
+    /// The node that they name. An address that no node can have names none.
     pub fn owner(&self) -> Option<Ipv4Addr> {
-        let [first, ..] = self.public_ip.octets();
-        (!matches!(first, 0 | 127 | 224..)).then_some(self.public_ip)
+        Some(self.public_ip).filter(|&addr| unusable(addr).is_none())
     }
 
     /// The entry's value, byte for byte as stock flannel writes it: members in the order of

@@ -11,7 +11,9 @@ mod next_hop;
 pub mod publish;
 mod subnet;
 mod table;
+mod unusable;
 
 pub use next_hop::NextHop;
 pub use subnet::{Subnet, SubnetError};
 pub use table::{Route, RouteTable};
+pub use unusable::unusable;

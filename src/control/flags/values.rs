@@ -7,7 +7,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::control::config::{MAX_OVERLAY_MTU, MIN_OVERLAY_MTU};
-use crate::control::iface::{self, IfaceSpec, SpecError};
+use crate::control::iface::{IfaceSpec, SpecError};
+use crate::routes::unusable;
 
 /// A setting whose empty text means "not set", as with every text flag of flannel.
 /// An alias, because clap's derive gives the name `Option` a meaning of its own.
@@ -114,7 +115,7 @@ pub(super) fn maybe_ipv4(text: &str) -> Result<Maybe<Ipv4Addr>, String> {
 /// What peers send to.
 pub(super) fn public_ip(text: &str) -> Result<Maybe<Ipv4Addr>, String> {
     let addr = maybe_ipv4(text)?;
-    match addr.and_then(iface::unusable) {
+    match addr.and_then(unusable) {
         Some(what) => Err(format!("{text} is {what}: give an address that peers can send to")),
         None => Ok(addr),
     }

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use crate::control::conditions::Condition;
 use crate::control::iface::ExternalInterface;
 use crate::routes::kernel::{HostNet, KernelError, Link, Netlink};
+use crate::routes::unusable;
 
 /// The link that has our address now.
 pub async fn underlay_link(
@@ -37,10 +38,8 @@ pub fn underlay_condition(iface: &ExternalInterface, link: Option<&Link>) -> Con
 /// # Errors
 /// One line that says why not.
 pub fn check_host(iface: &ExternalInterface, host: Ipv4Addr) -> Result<(), String> {
-    // 240.0.0.0/4 is reserved (RFC 1112, section 4); the broadcast address lies in it.
-    let is_reserved = host.octets()[0] >= 240;
-    if host.is_unspecified() || host.is_multicast() || host.is_loopback() || is_reserved {
-        return Err(format!("its PublicIP {host} names no host"));
+    if let Some(what) = unusable(host) {
+        return Err(format!("its PublicIP {host} is {what}"));
     }
     if host == iface.addr || host == iface.public_ip {
         return Err(format!("its PublicIP {host} is our own"));

@@ -16,8 +16,8 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use super::peers::AddrChange;
-use crate::routes::Subnet;
 use crate::routes::kernel::Way;
+use crate::routes::{Subnet, unusable};
 
 /// How often the ways are asked for again that lie in the overlay's range, or were none: routes
 /// change, and the kernel does not announce each that goes.
@@ -32,11 +32,10 @@ const LEAST_SHARE: usize = 100;
 /// Why nothing can be sent to a public IP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum NoWay {
-    Unspecified,
-    Loopback,
+    /// No host can have it: what it is instead.
+    Unusable(&'static str),
     Own,
     Multicast,
-    Reserved,
     Broadcast,
     Overlay,
 }
@@ -78,14 +77,8 @@ pub(super) struct Ways<R> {
 impl NoWay {
     /// What an address says by itself, on a host that has the addresses `own`.
     pub(super) fn of_address(addr: Ipv4Addr, own: &[Ipv4Addr]) -> Option<Self> {
-        match addr.octets()[0] {
-            0 => Some(Self::Unspecified),
-            127 => Some(Self::Loopback),
-            224..=239 => Some(Self::Multicast),
-            240.. if addr.is_broadcast() => Some(Self::Broadcast),
-            240.. => Some(Self::Reserved),
-            _ => own.contains(&addr).then_some(Self::Own),
-        }
+        let unusable = unusable(addr).map(Self::Unusable);
+        unusable.or_else(|| own.contains(&addr).then_some(Self::Own))
     }
 
     fn of_way(way: Way, overlay: Option<u32>) -> Option<Self> {
@@ -101,11 +94,9 @@ impl NoWay {
 impl fmt::Display for NoWay {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Unspecified => "an address of no host",
-            Self::Loopback => "a loopback address",
+            Self::Unusable(what) => what,
             Self::Own => "an address of this host",
             Self::Multicast => "a multicast address",
-            Self::Reserved => "in a reserved range",
             Self::Broadcast => "a broadcast address",
             Self::Overlay => "routed into the overlay device itself",
         })
