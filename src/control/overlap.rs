@@ -14,7 +14,7 @@ use super::flags::Config;
 use super::iface::ExternalInterface;
 use super::registry::RegistryKind;
 use crate::routes::Subnet;
-use crate::routes::kernel::{HostNet, MatchedRoute, Netlink};
+use crate::routes::kernel::{HostNet, Netlink, RouteFields};
 
 /// How long a name may take to be looked up.
 const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(1);
@@ -113,7 +113,7 @@ async fn look(net: &Netlink, network: Subnet, what: String, addr: Ipv4Addr) -> C
 
 /// Whether `route` is that of an overlay device which is there already: `--config-check` may run
 /// beside it.
-async fn is_overlays(net: &Netlink, network: Subnet, route: MatchedRoute) -> bool {
+async fn is_overlays(net: &Netlink, network: Subnet, route: RouteFields) -> bool {
     let Some(link) = route.link.filter(|_| route.dst == network) else { return false };
     let link = net.link_at(link).await.ok().flatten();
     link.is_some_and(|link| link.name.starts_with("flannel"))

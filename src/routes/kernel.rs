@@ -12,16 +12,17 @@ pub mod memory;
 mod netlink;
 mod one_route;
 mod overlay;
+mod route_message;
 mod scan;
 
 use std::io;
 use std::net::Ipv4Addr;
 
 pub use self::changes::{HostChange, HostChanges, watch};
-pub use self::matched::MatchedRoute;
 pub use self::netlink::{Netlink, connect};
 pub(crate) use self::netlink::{failed, link_of};
 pub use self::overlay::{Look, Mended, OverlayLink, configure, mend};
+pub use self::route_message::RouteFields;
 pub use self::scan::{RoutesInside, default_routes, routes_inside};
 use super::Subnet;
 

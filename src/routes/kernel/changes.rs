@@ -7,12 +7,11 @@ use std::pin::Pin;
 use futures_util::{FutureExt, Stream, StreamExt};
 use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 use rtnetlink::sys::AsyncSocket;
 use rtnetlink::{MulticastGroup, new_connection, new_multicast_connection};
 
 use super::netlink::local_addr;
-use super::{KernelError, Netlink};
+use super::{KernelError, Netlink, RouteFields};
 use crate::routes::Subnet;
 
 /// Something that changed on the host, or may have.
@@ -94,21 +93,8 @@ fn change(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Option<HostChange> {
     } else if let NewAddress(addr) | DelAddress(addr) = message {
         local_addr(addr).map(|(link, own)| HostChange::Addr(link, own.addr))
     } else if let NewRoute(route) | DelRoute(route) = message {
-        destination(route).map(HostChange::Route)
+        RouteFields::of(route).map(|route| HostChange::Route(route.dst))
     } else {
         None
     }
-}
-
-/// `None` for a range that is none.
-fn destination(route: &RouteMessage) -> Option<Subnet> {
-    let addr = route.attributes.iter().find_map(|attribute| {
-        if let RouteAttribute::Destination(RouteAddress::Inet(addr)) = attribute {
-            Some(*addr)
-        } else {
-            None
-        }
-    });
-    // The default route has no destination.
-    Subnet::new(addr.unwrap_or(Ipv4Addr::UNSPECIFIED), route.header.destination_prefix_length).ok()
 }

@@ -4,41 +4,22 @@ use std::net::Ipv4Addr;
 use std::pin::pin;
 
 use futures_util::TryStreamExt;
-use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage,
-};
+use rtnetlink::packet_route::route::RouteFlags;
 
 use super::netlink::failed;
 use super::one_route::request_for;
-use super::{KernelError, Netlink};
+use super::route_message::RT_TABLE_DEFAULT;
+use super::{KernelError, Netlink, RouteFields};
 use crate::routes::Subnet;
 
-/// The table that is asked last: `include/uapi/linux/rtnetlink.h`.
-const RT_TABLE_DEFAULT: u32 = 253;
-
-/// The route that the kernel found for an address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MatchedRoute {
-    /// Its range, which holds the address.
-    pub dst: Subnet,
-    /// The table that it was found in.
-    pub table: u32,
-    /// The link that it leaves by, if it is one.
-    pub link: Option<u32>,
-    /// The router that it leads to; `None` for one on the link itself.
-    pub gateway: Option<Ipv4Addr>,
-    /// The kernel's priority.
-    pub metric: u32,
-}
-
-impl MatchedRoute {
+impl RouteFields {
     /// Whether a route to `network` in the main table, of metric 0, would come before this one.
     ///
     /// Of the tables that the usual rules ask, `local` and those of the operator's own rules come
     /// before `main`, and `default` after it: ip-rule(8).
     pub fn yields_to(&self, network: Subnet) -> bool {
         let (here, ours) = (self.dst.prefix_len(), network.prefix_len());
-        if self.table == u32::from(RouteHeader::RT_TABLE_MAIN) {
+        if self.is_in_main_table() {
             here < ours || (here == ours && self.metric > 0)
         } else {
             self.table == RT_TABLE_DEFAULT
@@ -51,13 +32,13 @@ impl Netlink {
     ///
     /// # Errors
     /// [`KernelError`] when the kernel does not answer.
-    pub async fn matched_route(&self, addr: Ipv4Addr) -> Result<Option<MatchedRoute>, KernelError> {
+    pub async fn matched_route(&self, addr: Ipv4Addr) -> Result<Option<RouteFields>, KernelError> {
         let mut to = request_for(addr);
         // Without it the answer has the address in the place of the route's range. Linux 4.13.
         to.header.flags |= RouteFlags::FibMatch;
         let mut found = pin!(self.handle().route().get(to).execute());
         match found.try_next().await {
-            Ok(message) => Ok(message.as_ref().and_then(matched)),
+            Ok(message) => Ok(message.as_ref().and_then(RouteFields::of)),
             Err(error) => {
                 let error = failed(format!("find a route to {addr}"), error);
                 let is_none = [libc::ENETUNREACH, libc::EHOSTUNREACH, libc::EINVAL, libc::EACCES];
@@ -70,26 +51,6 @@ impl Netlink {
             }
         }
     }
-}
-
-fn matched(message: &RouteMessage) -> Option<MatchedRoute> {
-    let mut table = u32::from(message.header.table);
-    let (mut dst, mut link, mut gateway, mut metric) = (Ipv4Addr::UNSPECIFIED, None, None, 0);
-    for attribute in &message.attributes {
-        if let RouteAttribute::Destination(RouteAddress::Inet(addr)) = attribute {
-            dst = *addr;
-        } else if let RouteAttribute::Oif(index) = attribute {
-            link = Some(*index);
-        } else if let RouteAttribute::Gateway(RouteAddress::Inet(addr)) = attribute {
-            gateway = Some(*addr);
-        } else if let RouteAttribute::Priority(priority) = attribute {
-            metric = *priority;
-        } else if let RouteAttribute::Table(id) = attribute {
-            table = *id;
-        }
-    }
-    let dst = Subnet::new(dst, message.header.destination_prefix_length).ok()?;
-    Some(MatchedRoute { dst, table, link, gateway, metric })
 }
 
 #[cfg(test)]
@@ -111,7 +72,7 @@ mod tests {
             ("0.0.0.0/0", 253, 0, true),
         ] {
             let dst = dst.parse().unwrap();
-            let route = MatchedRoute { dst, table, link: Some(2), gateway: None, metric };
+            let route = RouteFields { dst, table, link: Some(2), gateway: None, metric };
             assert_eq!(route.yields_to(network), yields, "{route:?}");
         }
     }

@@ -11,13 +11,12 @@ use rtnetlink::packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkFlags, LinkHeader, LinkMessage,
 };
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteNextHop,
-    RouteProtocol, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteProtocol, RouteType,
 };
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 
 use super::one_route::{has_route, request_for};
-use super::{HostNet, KernelError, KernelRoute, Link, LinkAddr, RouteAdded, Way};
+use super::{HostNet, KernelError, KernelRoute, Link, LinkAddr, RouteAdded, RouteFields, Way};
 use crate::routes::Subnet;
 
 /// The host's network, changed through netlink.
@@ -242,34 +241,12 @@ fn network_route(dst: Subnet, link: &Link) -> RouteMessage {
 
 /// `None` for what is no unicast route of the main table: the kernel dumps all tables.
 pub(super) fn route(message: &RouteMessage) -> Option<KernelRoute> {
-    let header = &message.header;
-    let mut table = u32::from(header.table);
-    let (mut addr, mut link, mut metric) = (Ipv4Addr::UNSPECIFIED, None, 0);
-    for attribute in &message.attributes {
-        if let RouteAttribute::Destination(RouteAddress::Inet(dst)) = attribute {
-            addr = *dst;
-        } else if let RouteAttribute::Oif(index) = attribute {
-            link = Some(*index);
-        } else if let RouteAttribute::MultiPath(hops) = attribute {
-            link = only_link(hops);
-        } else if let RouteAttribute::Priority(priority) = attribute {
-            metric = *priority;
-        } else if let RouteAttribute::Table(id) = attribute {
-            table = *id;
-        }
-    }
-    if header.kind != RouteType::Unicast || table != u32::from(RouteHeader::RT_TABLE_MAIN) {
+    let found = RouteFields::of(message)?;
+    if message.header.kind != RouteType::Unicast || !found.is_in_main_table() {
         return None;
     }
-    let dst = Subnet::new(addr, header.destination_prefix_length).ok()?;
+    let RouteFields { dst, link, metric, .. } = found;
     Some(KernelRoute { dst, link, metric })
-}
-
-/// The link that all next hops of a route leave by, if it is one.
-fn only_link(hops: &[RouteNextHop]) -> Option<u32> {
-    let (first, others) = hops.split_first()?;
-    let is_only = others.iter().all(|hop| hop.interface_index == first.interface_index);
-    is_only.then_some(first.interface_index)
 }
 
 /// What a route that the kernel found says of the way.

@@ -8,13 +8,12 @@ use std::net::Ipv4Addr;
 use rtnetlink::RouteMessageBuilder;
 use rtnetlink::packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType,
-};
+use rtnetlink::packet_route::route::{RouteMessage, RouteType};
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
 use super::netlink::route;
-use super::{KernelError, KernelRoute};
+use super::route_message::RT_TABLE_LOCAL;
+use super::{KernelError, KernelRoute, RouteFields};
 use crate::routes::Subnet;
 
 /// Most routes that are kept of one look.
@@ -23,9 +22,6 @@ const MAX_ROUTES: usize = 4096;
 /// The kernel dumps no more at once: `NLMSG_GOODSIZE` and `max_recvmsg_len` in
 /// `net/netlink/af_netlink.c`.
 const BUFFER_LEN: usize = 32 << 10;
-
-/// The table of the host's own addresses: `include/uapi/linux/rtnetlink.h`.
-const RT_TABLE_LOCAL: u32 = 255;
 
 /// Routes to parts of a range, each with its link if it is one.
 pub type RoutesInside = BTreeMap<Subnet, Option<u32>>;
@@ -110,18 +106,7 @@ fn inside(message: &RouteMessage, network: Subnet) -> Option<(Subnet, Option<u32
     if !is_address && matches!(header.kind, RouteType::Broadcast | RouteType::Multicast) {
         return None;
     }
-    let mut table = u32::from(header.table);
-    let (mut dst, mut link) = (None, None);
-    for attribute in &message.attributes {
-        if let RouteAttribute::Destination(RouteAddress::Inet(addr)) = attribute {
-            dst = Some(*addr);
-        } else if let RouteAttribute::Oif(index) = attribute {
-            link = Some(*index);
-        } else if let RouteAttribute::Table(id) = attribute {
-            table = *id;
-        }
-    }
-    let tables = [u32::from(RouteHeader::RT_TABLE_MAIN), RT_TABLE_LOCAL];
-    let dst = Subnet::new(dst?, header.destination_prefix_length).ok()?;
-    (tables.contains(&table) && network.contains(dst.addr())).then_some((dst, link))
+    let route = RouteFields::of(message)?;
+    let takes_part = route.is_in_main_table() || route.table == RT_TABLE_LOCAL;
+    (takes_part && network.contains(route.dst.addr())).then_some((route.dst, route.link))
 }

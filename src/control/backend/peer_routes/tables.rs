@@ -12,14 +12,14 @@ use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType,
+    RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType,
 };
 use rtnetlink::sys::AsyncSocket;
 
 use super::entries::{Change, Entries, Hop, Via};
 use super::mac::Mac;
 use crate::routes::Subnet;
-use crate::routes::kernel::{KernelError, failed};
+use crate::routes::kernel::{KernelError, RouteFields, failed};
 
 /// The protocol number of our routes by the external interface, in the range that
 /// `include/uapi/linux/rtnetlink.h` leaves to user space; nobody listed in
@@ -340,27 +340,9 @@ impl KernelHop {
 
 /// `None` for a route of another table or family.
 fn kernel_hop(message: &RouteMessage) -> Option<KernelHop> {
+    let RouteFields { dst: subnet, link, gateway, metric, .. } =
+        RouteFields::of(message).filter(RouteFields::is_in_main_table)?;
     let header = &message.header;
-    let mut table = u32::from(header.table);
-    let (mut addr, mut gateway, mut link, mut metric) = (Ipv4Addr::UNSPECIFIED, None, None, 0);
-    for attribute in &message.attributes {
-        if let RouteAttribute::Destination(RouteAddress::Inet(dst)) = attribute {
-            addr = *dst;
-        } else if let RouteAttribute::Gateway(RouteAddress::Inet(via)) = attribute {
-            gateway = Some(*via);
-        } else if let RouteAttribute::Oif(index) = attribute {
-            link = Some(*index);
-        } else if let RouteAttribute::Priority(priority) = attribute {
-            metric = *priority;
-        } else if let RouteAttribute::Table(id) = attribute {
-            table = *id;
-        }
-    }
-    let is_main = table == u32::from(RouteHeader::RT_TABLE_MAIN);
-    if header.address_family != AddressFamily::Inet || !is_main {
-        return None;
-    }
-    let subnet = Subnet::new(addr, header.destination_prefix_length).ok()?;
     let (protocol, is_unicast) = (header.protocol, header.kind == RouteType::Unicast);
     Some(KernelHop { subnet, gateway, link, metric, protocol, is_unicast })
 }

@@ -46,3 +46,25 @@ pub fn check_host(iface: &ExternalInterface, host: Ipv4Addr) -> Result<(), Strin
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peer_at_an_address_that_reaches_no_other_host_is_refused() {
+        let (addr, public_ip) = (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(192, 0, 2, 1));
+        let iface = ExternalInterface { name: "eth0".into(), mtu: 1500, addr, public_ip };
+        for (host, what) in [
+            ("0.1.2.3", "no address of a host"),
+            ("127.0.0.9", "a loopback address"),
+            ("255.255.255.255", "the broadcast address"),
+            ("10.0.0.1", "our own"),
+            ("192.0.2.1", "our own"),
+        ] {
+            let refused = check_host(&iface, host.parse().unwrap()).unwrap_err();
+            assert_eq!(refused, format!("its PublicIP {host} is {what}"));
+        }
+        assert_eq!(check_host(&iface, Ipv4Addr::new(10, 0, 0, 2)), Ok(()));
+    }
+}
