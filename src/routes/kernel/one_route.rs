@@ -9,9 +9,7 @@ use std::pin::pin;
 
 use futures_util::TryStreamExt;
 use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage,
-};
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage};
 
 use super::netlink::{failed, route};
 use super::{KernelError, KernelRoute, Link, Netlink};
@@ -28,11 +26,12 @@ pub(super) async fn has_route(
     };
     // The last address is one that hardly any other route leads to. It decides only if its route
     // is that to `dst`: there may be one to less, or a rule for another table.
-    if let Some(found) = taken_by(net, dst.last()).await
+    if let Ok(Some(found)) = net.matched_route(dst.last()).await
+        && found.is_in_main_table()
         && found.dst == dst
         && found.metric == 0
     {
-        return Ok(is_it(&found));
+        return Ok(found.link == Some(link.index));
     }
     let mut by_link = RouteMessage::default();
     by_link.header.address_family = AddressFamily::Inet;
@@ -48,16 +47,6 @@ pub(super) async fn has_route(
         has_it |= route(&message).as_ref().is_some_and(is_it);
     }
     Ok(has_it)
-}
-
-/// The route of the main table that a packet to `addr` takes; `None` if it takes none of it.
-async fn taken_by(net: &Netlink, addr: Ipv4Addr) -> Option<KernelRoute> {
-    let mut request = request_for(addr);
-    // The route as it stands in the table, not as it applies to this address. Linux 4.13.
-    request.header.flags |= RouteFlags::FibMatch;
-    let mut found = pin!(net.handle().route().get(request).execute());
-    // Where there is no route, or one that refuses, the kernel answers with an error.
-    found.try_next().await.ok().flatten().as_ref().and_then(route)
 }
 
 /// Asks which route `addr` takes. No more is set than that: it would be refused where the kernel
