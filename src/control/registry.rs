@@ -295,6 +295,12 @@ pub trait Registry: Send + Sync {
         std::future::ready(None)
     }
 
+    /// Has what is asked from now on go by connections made anew: one from an address that this host
+    /// no longer has is dead, and nobody says so.
+    fn reconnect(&self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
+
     /// Deletes the entry of `lease`; `false` when it changed since `lease` was read.
     fn delete(&self, lease: &Lease) -> impl Future<Output = Result<bool, RegistryError>> + Send;
 }

@@ -231,6 +231,10 @@ impl Registry for EtcdRegistry {
         u64::try_from(left).ok().map(Duration::from_secs)
     }
 
+    async fn reconnect(&self) {
+        self.servers.abandon_sessions().await;
+    }
+
     async fn delete(&self, lease: &Lease) -> Result<bool, RegistryError> {
         let key = self.keys.full(&lease.entry.key);
         let seen = lease.entry.revision.0;

@@ -112,6 +112,7 @@ impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
             tracing::info!("lease {subnet} moves from public IP {old} to {new}");
             self.former_ip.get_or_insert(old);
             self.claim.follow(new);
+            self.registry.reconnect().await;
         }
         self.lease.attrs = attrs;
         (self.sink)(&self.lease);

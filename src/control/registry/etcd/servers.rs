@@ -266,6 +266,13 @@ impl Servers {
         }
     }
 
+    /// The same for all servers.
+    pub(super) async fn abandon_sessions(&self) {
+        for server in &self.servers {
+            self.abandon_session(server).await;
+        }
+    }
+
     /// Shows name and password, once per server; its client keeps the token fresh from there on.
     async fn sign_in(&self, server: &Server, session: &Session) -> Result<(), Error> {
         let Some(user) = &self.user else {

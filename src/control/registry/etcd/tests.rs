@@ -191,6 +191,19 @@ async fn connection_that_fell_silent_is_not_used_again() {
 }
 
 #[tokio::test]
+async fn reconnecting_leaves_a_silent_connection_behind_at_once() {
+    let server = EtcdServer::start().await;
+    let (url, num_frozen) = proxy(server.url.trim_start_matches("http://").to_owned()).await;
+    let registry = registry(&[&url]).await;
+    registry.config().await.unwrap();
+    num_frozen.send_replace(1);
+    registry.reconnect().await;
+    let start = Instant::now();
+    registry.config().await.unwrap();
+    assert!(start.elapsed() < FAST.call, "{:?}", start.elapsed());
+}
+
+#[tokio::test]
 async fn slow_server_is_waited_for_and_a_sluggish_one_passed_over() {
     let server = EtcdServer::start().await;
     let addr = server.url.trim_start_matches("http://");
