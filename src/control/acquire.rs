@@ -43,6 +43,10 @@ pub enum AcquireError {
         /// How many entries there are, in that range or not.
         taken: usize,
     },
+    /// The registry failed several times in a row, and whoever asked has something else to start
+    /// with.
+    #[error("acquire lease: {0}")]
+    NotWritten(RegistryError),
 }
 
 /// A lease, and what else there was when it was acquired.
@@ -80,7 +84,7 @@ pub async fn acquire_lease<R: Registry>(
     previous: Option<Subnet>,
 ) -> Result<Acquired, AcquireError> {
     let listed = list_leases(registry).await;
-    acquire_from(registry, config, attrs, previous, listed).await
+    acquire_from(registry, config, attrs, previous, listed, None).await
 }
 
 /// Everything the registry has, as soon as it says so.
@@ -101,10 +105,11 @@ pub(super) async fn list_leases<R: Registry>(registry: &R) -> Snapshot {
     }
 }
 
-/// The same as [`acquire_lease`] when everything was `listed` just now.
+/// The same as [`acquire_lease`] when everything was `listed` just now. Gives up after
+/// `max_failures` of the registry, if that is given.
 ///
 /// # Errors
-/// As [`acquire_lease`].
+/// As [`acquire_lease`], and [`AcquireError::NotWritten`].
 ///
 /// # Cancel safety
 /// As [`acquire_lease`].
@@ -114,6 +119,7 @@ pub(super) async fn acquire_from<R: Registry>(
     attrs: &LeaseAttrs,
     previous: Option<Subnet>,
     listed: Snapshot,
+    max_failures: Option<u32>,
 ) -> Result<Acquired, AcquireError> {
     let (listed, log) = (Some(listed), LogLimit::default());
     let mut acquirer = Acquirer {
@@ -127,7 +133,7 @@ pub(super) async fn acquire_from<R: Registry>(
         log,
     };
     let mut lost_race = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
-    let mut failure = Backoff::of_registry();
+    let (mut failure, mut num_failures) = (Backoff::of_registry(), 0);
     loop {
         let delay = match acquirer.attempt().await {
             Ok((Attempt::Acquired(lease), listed)) => {
@@ -141,6 +147,10 @@ pub(super) async fn acquire_from<R: Registry>(
             Err(error) => {
                 if acquirer.log.is_due(error.kind()) {
                     tracing::warn!("acquire lease: {error}; trying again");
+                }
+                num_failures += 1;
+                if max_failures.is_some_and(|max| num_failures >= max) {
+                    return Err(AcquireError::NotWritten(error));
                 }
                 failure.delay()
             }

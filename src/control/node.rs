@@ -14,7 +14,7 @@ use tokio::time::{Instant, interval, sleep, timeout, timeout_at};
 use tracing::{error, info, warn};
 
 use super::DaemonError;
-use super::acquire::{Acquired, acquire_from, choose_own, list_leases};
+use super::acquire::{AcquireError, Acquired, acquire_from, choose_own, list_leases};
 use super::backend::Backend;
 use super::claim::Claim;
 use super::config::{BackendType, NetworkConfig, POLL_INTERVAL, follow_config};
@@ -33,6 +33,9 @@ use crate::routes::Subnet;
 
 /// How long the registry may take to list all leases before we start with what we remember.
 const LIST_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How often the registry may fail to give us a lease before we start with what we remember.
+const MAX_FAILURES: u32 = 3;
 
 /// How long the announcement waits for the rules. iptables may wait for its lock for many seconds,
 /// or fail as slowly; the overlay carries packets meanwhile, and `/readyz` says what is missing.
@@ -116,14 +119,7 @@ impl<R: Registry> Node<'_, R> {
         let (prepared, attrs) = B::prepare(setup, before.as_ref()).await?;
         let (own, known) = match start {
             Start::Remembered(past) => past.resume(attrs),
-            Start::Listed(listed) => {
-                let Acquired { lease, listed, rival } =
-                    acquire_from(self.registry, &self.network, &attrs, self.previous, listed)
-                        .await?;
-                self.state.meet(&listed.store);
-                self.rival = rival;
-                (lease, Known::Listed(listed))
-            }
+            Start::Listed(listed) => self.acquire(attrs, listed).await?,
         };
         let is_remembered = matches!(known, Known::Remembered(_));
         let former = former.filter(|former| own.entry.ttl_lease != Some(*former));
@@ -145,6 +141,44 @@ impl<R: Registry> Node<'_, R> {
                 None => Start::Listed(list_leases(self.registry).await),
             },
         }
+    }
+
+    /// A lease, or that of our past while the registry lets nobody write and no entry says that
+    /// its subnet is somebody's.
+    async fn acquire(
+        &mut self,
+        attrs: LeaseAttrs,
+        listed: Snapshot,
+    ) -> Result<(Lease, Known), DaemonError> {
+        let acquire = |listed, max_failures| {
+            let (network, previous) = (&self.network, self.previous);
+            acquire_from(self.registry, network, &attrs, previous, listed, max_failures)
+        };
+        let acquired = match acquire(listed, Some(MAX_FAILURES)).await {
+            Err(AcquireError::NotWritten(_)) => {
+                let listed = timeout(LIST_TIMEOUT, list_leases(self.registry)).await;
+                let is_free = |subnet: Subnet| {
+                    let all = listed.iter().flat_map(Snapshot::leases);
+                    !all.filter(|lease| lease.attrs.owner().is_some())
+                        .any(|lease| lease.subnet.overlaps(subnet))
+                };
+                if self.in_use.is_some_and(is_free)
+                    && let Some(past) = self.recall(attrs.public_ip).await
+                {
+                    return Ok(past.resume(attrs));
+                }
+                let listed = match listed {
+                    Ok(listed) => listed,
+                    Err(_) => list_leases(self.registry).await,
+                };
+                acquire(listed, None).await?
+            }
+            other => other?,
+        };
+        let Acquired { lease, listed, rival } = acquired;
+        self.state.meet(&listed.store);
+        self.rival = rival;
+        Ok((lease, Known::Listed(listed)))
     }
 
     async fn recall(&self, public_ip: Ipv4Addr) -> Option<Past> {

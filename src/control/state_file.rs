@@ -213,8 +213,8 @@ impl StateFile {
             Ok(Some(remembered)) if remembered.past.own.attrs.public_ip == public_ip => {
                 let Past { own, peers } = &remembered.past;
                 tracing::warn!(
-                    "registry does not answer: starting with lease {} and {} peers from {path}; \
-                     will settle with the registry when it is back",
+                    "registry does not answer, or takes no writes: starting with lease {} and {} \
+                     peers from {path}; will settle with the registry when it does",
                     own.subnet,
                     peers.len(),
                 );

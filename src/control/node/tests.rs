@@ -247,6 +247,32 @@ async fn config_that_is_changed_is_a_warning_until_it_is_changed_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn past_is_enough_while_the_registry_answers_but_takes_no_writes() {
+    // Our entry, and whether we start.
+    for (entry, starts) in [(None, true), (Some("[]"), true), (Some(PEER), false)] {
+        let world = World::new();
+        let written = async {
+            while world.recall().is_none() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        world.live_while(written).await;
+        world.registry.remove("10.1.5.0-24");
+        if let Some(entry) = entry {
+            world.registry.put("10.1.5.0-24", entry);
+        }
+        world.registry.refuse_writes(true);
+        let act = async {
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            assert_eq!(world.is_announced().await, starts, "{entry:?}");
+        };
+        let ended = world.live_while(act).await;
+        // With `exit` an entry that is gone is given up as soon as that is known.
+        assert_eq!(ended.is_some(), entry.is_none(), "{ended:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn remembered_subnet_that_was_taken_meanwhile_ends_the_node_and_is_forgotten() {
     let world = World::new();
     let written = async {

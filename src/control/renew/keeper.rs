@@ -40,6 +40,8 @@ pub(super) struct Keeper<'r, R, S> {
     is_in_doubt: bool,
     /// Whether the registry lost our entry, and we did not write it again yet.
     is_lost: bool,
+    /// Whether there is no entry of ours.
+    is_gone: bool,
     /// Whether somebody else wrote our entry in our name since we last did.
     is_shared: bool,
     rewrites: Rewrites,
@@ -65,6 +67,7 @@ impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
             registry,
             is_in_doubt: !is_known,
             is_lost: false,
+            is_gone: false,
             is_shared: false,
             rewrites: Rewrites::new(),
             announcer: Announcer::new(),
@@ -212,6 +215,7 @@ impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
         if let Some(entry) = found {
             return self.settle(entry).await;
         }
+        self.is_gone = true;
         let Lease { subnet, ref attrs, expires, .. } = self.lease;
         let is_expired = expires.is_some_and(|expires| expires <= Instant::now());
         let fate = match (self.is_lost, is_expired) {
@@ -299,6 +303,7 @@ impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
     }
 
     fn adopt(&mut self, lease: Lease) {
+        self.is_gone = false;
         if !lease.is_reservation() && !std::mem::take(&mut self.is_in_doubt) {
             self.is_shared = true;
             self.claim.share(&lease);
@@ -341,6 +346,7 @@ impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
         self.lease = lease;
         self.is_in_doubt = false;
         self.is_lost = false;
+        self.is_gone = false;
         self.former_ip = None;
         self.backoff.reset();
         self.claim.set_write_failure(None);
@@ -391,6 +397,9 @@ impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
         self.is_in_doubt = true;
         let now = Instant::now();
         let stands = match self.lease.expires {
+            _ if self.is_gone => {
+                "the lease is gone, and another node may be given its subnet".to_owned()
+            }
             Some(expires) if expires > now => {
                 let left = time_text::duration(expires - now);
                 format!("the lease holds for another {left}")
@@ -405,6 +414,7 @@ impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
             None => "the reservation does not expire".to_owned(),
         };
         let until = match self.lease.expires {
+            _ if self.is_gone => "is gone from the registry".to_owned(),
             Some(expires) if expires > now => {
                 format!("stands until {}", time_text::utc(SystemTime::now() + (expires - now)))
             }
@@ -422,6 +432,9 @@ impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
     /// A registry that refuses writes may still have put the expiry of our entry off: etcd does, of
     /// an etcd lease that is kept alive.
     async fn ask_time_left(&mut self) {
+        if self.is_gone {
+            return;
+        }
         let asked = Instant::now();
         let Some(left) = self.registry.time_left(&self.lease).await else { return };
         let (before, expires) = (self.lease.expires, asked + left);

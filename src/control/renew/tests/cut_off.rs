@@ -90,7 +90,7 @@ async fn lease_that_cannot_be_written_is_told_of_until_it_is() {
     registry.refuse_writes(true);
     let told = [
         (HOUR, "our lease 10.1.1.0/24 cannot be written and stands until "),
-        (HOUR * 24, "our lease 10.1.1.0/24 cannot be written and has expired: "),
+        (HOUR * 24, "our lease 10.1.1.0/24 cannot be written and is gone from the registry: "),
     ];
     for (time, expected) in told {
         tokio::select! {
