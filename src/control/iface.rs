@@ -14,7 +14,7 @@ use tracing::info;
 
 pub use self::host::read;
 use crate::routes::kernel::{KernelError, KernelRoute, Netlink};
-use crate::routes::unusable;
+use crate::routes::{Subnet, unusable};
 
 /// An external interface as the operator names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,6 +99,8 @@ pub struct HostLink {
 pub struct HostAddr {
     /// The address.
     pub addr: Ipv4Addr,
+    /// Length of the prefix that its link reaches by it.
+    pub prefix_len: u8,
     /// It was set by hand; nobody takes it away when a lease of its own ends.
     pub permanent: bool,
     /// It is a secondary address of its subnet (IPv4) or a temporary one (IPv6).
@@ -141,6 +143,17 @@ pub enum IfaceError {
         addr: Ipv4Addr,
         /// Links and addresses there are.
         present: String,
+    },
+    /// What is sent to it goes to all hosts of a link.
+    #[error(
+        "flag --public-ip: {addr} is the broadcast address of {name}: give an address that peers \
+         can send to"
+    )]
+    PublicIpBroadcast {
+        /// The address.
+        addr: Ipv4Addr,
+        /// The link.
+        name: String,
     },
     /// There is no default route to follow.
     #[error("no default route: choose the interface with --iface; this host has {present}")]
@@ -212,6 +225,10 @@ pub fn select(
     specs: &[IfaceSpec],
     public_ip: Option<Ipv4Addr>,
 ) -> Result<ExternalInterface, IfaceError> {
+    if let Some((name, addr)) = public_ip.and_then(|addr| Some((broadcasts_to(host, addr)?, addr)))
+    {
+        return Err(IfaceError::PublicIpBroadcast { addr, name: name.to_owned() });
+    }
     let say = |line: &str| info!("{line}");
     let Choice { link, addr, why } = choose(host, specs, public_ip, &say)?;
     let HostLink { name, mtu, .. } = link;
@@ -317,6 +334,17 @@ fn matching_addr<'a>(host: &'a HostView, regex: &IfaceRegex) -> Option<(&'a Host
         let matching = usable.find(|own| regex.matches(&own.addr.to_string()))?;
         Some((link, matching.addr))
     })
+}
+
+/// The name of the link whose hosts all get what is sent to `addr`.
+fn broadcasts_to(host: &HostView, addr: Ipv4Addr) -> Option<&str> {
+    // A shorter range than /30 has none: RFC 3021.
+    let is_it = |own: &HostAddr| {
+        own.prefix_len <= 30
+            && Subnet::new(own.addr, own.prefix_len).is_ok_and(|s| s.last() == addr)
+    };
+    let link = host.links.iter().find(|link| link.addrs.iter().any(is_it))?;
+    Some(&link.name)
 }
 
 fn owner(host: &HostView, addr: Ipv4Addr) -> Option<&HostLink> {

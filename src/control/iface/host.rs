@@ -81,6 +81,7 @@ fn host_addr(message: &AddressMessage) -> Option<HostAddr> {
     }
     Some(HostAddr {
         addr: addr?,
+        prefix_len: message.header.prefix_len,
         permanent: flags.contains(AddressFlags::Permanent),
         temporary: flags.contains(AddressFlags::Secondary),
         deprecated: flags.contains(AddressFlags::Deprecated),

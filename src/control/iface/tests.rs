@@ -38,6 +38,20 @@ fn default_route_by_a_link_without_address_is_an_error() {
 }
 
 #[test]
+fn public_ip_that_all_hosts_of_a_link_would_get_is_an_error() {
+    let error = select(&host(), &specs(&["eth0"]), Some(ip("192.168.5.255"))).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "flag --public-ip: 192.168.5.255 is the broadcast address of eth1: give an address that \
+         peers can send to"
+    );
+    let mut host = host();
+    host.links[2].addrs[1].prefix_len = 31;
+    assert!(select(&host, &specs(&["eth0"]), Some(ip("192.168.5.3"))).is_ok(), "there is none");
+    assert!(select(&host, &specs(&["eth0"]), Some(ip("203.0.113.255"))).is_ok(), "of a NAT");
+}
+
+#[test]
 fn list_is_tried_in_order() {
     let chosen = select(&host(), &specs(&["eth9", "10.9.9.9", "lo", "eth1", "eth0"]), None);
     assert_eq!(chosen.unwrap().name, "eth1");
@@ -173,7 +187,13 @@ fn route(dst: &str, link: u32, metric: u32) -> KernelRoute {
 }
 
 fn addr(text: &str) -> HostAddr {
-    HostAddr { addr: ip(text), permanent: true, temporary: false, deprecated: false }
+    HostAddr {
+        addr: ip(text),
+        prefix_len: 24,
+        permanent: true,
+        temporary: false,
+        deprecated: false,
+    }
 }
 
 fn ip(text: &str) -> Ipv4Addr {
