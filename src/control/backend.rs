@@ -171,11 +171,17 @@ pub enum BackendError {
     NetlinkLost,
 }
 
+impl From<vxlan::DeviceError> for BackendError {
+    fn from(error: vxlan::DeviceError) -> Self {
+        Self::Vxlan(Box::new(error))
+    }
+}
+
 /// The least MTU of an IPv4 link, in bytes: RFC 791, section 3.2.
 const MIN_MTU: u32 = crate::dataplane::pmtu::MIN_IPV4_MTU as u32;
 
 /// MTU of an overlay that the kernel carries, in bytes: `chosen` by flag, or else `underlay`, the
-/// interface's if the config has none, less `overhead`.
+/// interface's if the config has none, less `overhead`; never more than the interface takes.
 ///
 /// # Errors
 /// [`BackendError::SmallMtu`].
@@ -190,6 +196,8 @@ fn kernel_mtu(
     if underlay < min {
         return Err(BackendError::SmallMtu { name: iface.name.clone(), mtu: underlay, min });
     }
-    let room = u16::try_from(underlay - overhead).unwrap_or(u16::MAX);
-    Ok(chosen.unwrap_or(room))
+    let mtu = chosen.map_or(underlay - overhead, u32::from);
+    // A device of the kernel's cannot have more than the link below leaves room for.
+    let room = iface.mtu.saturating_sub(overhead).max(MIN_MTU);
+    Ok(u16::try_from(mtu.min(room)).unwrap_or(u16::MAX))
 }

@@ -124,6 +124,12 @@ pub enum ConfigError {
     /// A number that no vxlan header holds.
     #[error("Backend.VNI: {0} is outside 0…16777215")]
     Vni(i64),
+    /// A number with which the device's name is too long.
+    #[error(
+        "Backend.VNI: {0} needs a device flannel.{0}, a name longer than the kernel's 15 bytes: \
+         choose 9999999 or less"
+    )]
+    LongVni(i64),
     /// An overlay MTU that no datagram could carry, or IPv4 could not use.
     #[error("Backend.MTU: {0} is outside {MIN_OVERLAY_MTU}…{MAX_OVERLAY_MTU}")]
     Mtu(i64),

@@ -3,6 +3,7 @@
 //! [`select`] is pure and follows `LookupExtIface` in flannel's `pkg/ipmatch/match.go`; what it
 //! chooses from is read by [`host::read`].
 
+mod followed;
 mod host;
 
 use std::fmt;
@@ -12,6 +13,7 @@ use std::str::FromStr;
 use regex::Regex;
 use tracing::info;
 
+pub use self::followed::FollowedIface;
 pub use self::host::read;
 use crate::routes::kernel::{KernelError, KernelRoute, Netlink};
 use crate::routes::{Subnet, unusable};

@@ -259,12 +259,12 @@ async fn join<R: Registry>(
         firewall: config.firewall,
         health,
     };
+    let choice = IfaceChoice { specs: config.ifaces.clone(), public_ip: config.public_ip };
     match backend {
         BackendConfig::Udp { port, mtu } => {
-            let (specs, public_ip) = (config.ifaces.clone(), config.public_ip);
             let setup = UdpSetup {
                 iface,
-                choice: IfaceChoice { specs, public_ip },
+                choice,
                 network,
                 port,
                 mtu: config.mtu.or(mtu),
@@ -278,11 +278,12 @@ async fn join<R: Registry>(
             node.live::<UdpBackend>(setup).await
         }
         BackendConfig::Vxlan(vxlan) => {
-            let setup = VxlanSetup { iface, network, vxlan, mtu: config.mtu };
+            let setup = VxlanSetup { iface, choice, network, vxlan, mtu: config.mtu };
             node.live::<VxlanBackend>(setup).await
         }
         BackendConfig::HostGw => {
-            node.live::<HostGwBackend>(HostGwSetup { iface, network, mtu: config.mtu }).await
+            let setup = HostGwSetup { iface, choice, network, mtu: config.mtu };
+            node.live::<HostGwBackend>(setup).await
         }
     }
 }

@@ -150,6 +150,9 @@ fn what_no_lease_asks_for_is_removed_after_a_restart_and_the_rest_is_not_touched
     // Not ours: outside of the network, or by another link.
     netns.ip("route add 10.99.0.0/24 dev flannel.1").unwrap();
     netns.ip("route add 10.5.251.0/24 dev eth0 proto static").unwrap();
+    // On our device, but not by stock's protocol or scope.
+    netns.ip("route add 10.5.252.0/24 dev flannel.1 proto static").unwrap();
+    netns.ip("route add 10.5.253.0/24 via 10.5.253.0 dev flannel.1 onlink proto 99").unwrap();
     let node = &mut lab.nodes_mut()[0];
     node.start().unwrap();
     node.wait_ready().unwrap();
@@ -259,5 +262,66 @@ fn device_of_another_kind_ends_the_daemon_with_a_line_that_says_what_to_do() {
     assert_eq!(status.code(), Some(1));
     let said = node.log_tail(1);
     assert!(said.contains("ip link delete flannel.1"), "{said}");
+    assert!(lab.etcd().leases().unwrap().is_empty(), "nothing was promised");
+}
+
+#[test]
+fn node_whose_interface_gets_another_address_keeps_subnet_and_mac() {
+    for (topic, backend) in [("vxaddr", Backend::Vxlan), ("gwaddr", Backend::HostGw)] {
+        let mut lab = lab(topic, backend, 2);
+        let (key, before) = (overlay(&lab.nodes()[0]).env.key(), lab.nodes()[0].addr());
+        let after = std::net::Ipv4Addr::from_bits(before.to_bits() + 100).to_string();
+        let value = |lab: &mut Lab| {
+            let leases = lab.etcd().leases().unwrap();
+            leases.into_iter().find(|(other, _)| *other == key).unwrap().1
+        };
+        let old = value(&mut lab);
+        let netns = lab.nodes()[0].netns().clone();
+        netns.ip("addr flush dev eth0").unwrap();
+        netns.ip(&format!("addr add {after}/24 dev eth0")).unwrap();
+        let new = old.replace(&before.to_string(), &after);
+        assert_ne!(old, new);
+        eventually("the lease to have the new address and all else as before", || {
+            value(&mut lab) == new
+        });
+        if backend == Backend::Vxlan {
+            let link = netns.ip("-d link show flannel.1").unwrap();
+            assert!(link.contains(&format!("local {after} dev eth0")), "{link}");
+        }
+        lab.wait_reachable().unwrap();
+        assert_eq!(failing_checks(&lab.nodes()[0]), [""; 0]);
+    }
+}
+
+#[test]
+fn mtu_that_the_interface_does_not_take_is_cut_and_follows_it_down() {
+    let config = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","MTU":9000}}"#;
+    let lab = lab_of("vxmtu", config, 2);
+    assert_eq!(overlay(&lab.nodes()[0]).env.mtu, 1450);
+    let netns = lab.nodes()[0].netns();
+    for (underlay, device) in [(1400, 1350), (1500, 1450)] {
+        netns.ip(&format!("link set eth0 mtu {underlay}")).unwrap();
+        eventually("the device to follow", || {
+            let link = netns.ip("link show flannel.1");
+            link.is_ok_and(|link| link.contains(&format!("mtu {device} ")))
+        });
+    }
+    assert_eq!(failing_checks(&lab.nodes()[0]), [""; 0]);
+    lab.wait_reachable().unwrap();
+}
+
+#[test]
+fn port_of_somebody_elses_ends_the_daemon_before_it_promises_anything() {
+    let config = Some(Backend::Vxlan.config());
+    let mut lab = Lab::create(LabSpec { config, ..spec("vxport", 1) }).unwrap();
+    let socket =
+        lab.nodes()[0].netns().enter(|| std::net::UdpSocket::bind("0.0.0.0:8472")).unwrap();
+    let node = &mut lab.nodes_mut()[0];
+    node.start().unwrap();
+    let status = node.wait_end(Duration::from_secs(15)).unwrap();
+    drop(socket);
+    assert_eq!(status.code(), Some(1));
+    let said = node.log_tail(1);
+    assert!(said.contains("UDP port 8472 is taken by another process"), "{said}");
     assert!(lab.etcd().leases().unwrap().is_empty(), "nothing was promised");
 }

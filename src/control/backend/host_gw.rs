@@ -5,16 +5,17 @@
 
 use std::net::Ipv4Addr;
 
+use tokio::sync::watch;
 use tracing::info;
 
 use super::peer_routes::{
-    Entries, Hop, KernelTables, Links, PeerEntries, PeerHost, PeerRoutes, TableChanges, Via,
-    check_host, underlay_condition, underlay_link,
+    Entries, Hop, KernelTables, Links, PeerEntries, PeerHost, PeerRoutes, TableChanges, Underlay,
+    Via, check_host, underlay_condition,
 };
 use super::{Backend, BackendError, BackendStats, kernel_mtu};
 use crate::control::conditions::Conditions;
 use crate::control::config::NetworkConfig;
-use crate::control::iface::ExternalInterface;
+use crate::control::iface::{ExternalInterface, IfaceChoice};
 use crate::control::lease::{Lease, LeaseAttrs, LeaseEvent};
 use crate::dataplane::peer_counters::PeerCount;
 use crate::routes::Subnet;
@@ -28,6 +29,8 @@ const BACKEND_TYPE: &str = "host-gw";
 pub struct HostGwSetup {
     /// Carries the packets as they are.
     pub iface: ExternalInterface,
+    /// How it was chosen, to choose again when its address is gone.
+    pub choice: IfaceChoice,
     /// The overlay.
     pub network: NetworkConfig,
     /// MTU of the overlay in bytes, if the operator chose one by flag.
@@ -39,6 +42,7 @@ pub struct HostGwSetup {
 pub struct HostGwBackend {
     name: String,
     mtu: u16,
+    attrs: watch::Receiver<LeaseAttrs>,
     peers: PeerRoutes,
 }
 
@@ -67,7 +71,7 @@ pub(in crate::control) fn check_public_ip(iface: &ExternalInterface) -> Result<(
 
 impl Backend for HostGwBackend {
     type Setup = HostGwSetup;
-    type Prepared = (HostGwSetup, u16);
+    type Prepared = (HostGwSetup, u16, LeaseAttrs);
 
     fn public_ip(setup: &HostGwSetup) -> Ipv4Addr {
         setup.iface.public_ip
@@ -83,30 +87,33 @@ impl Backend for HostGwBackend {
             backend_type: Some(BACKEND_TYPE.to_owned()),
             ..LeaseAttrs::udp(setup.iface.public_ip)
         };
-        Ok(((setup, mtu), attrs))
+        Ok(((setup, mtu, attrs.clone()), attrs))
     }
 
-    async fn start((setup, mtu): Self::Prepared, _: &Lease) -> Result<Self, BackendError> {
+    async fn start((setup, mtu, attrs): Self::Prepared, _: &Lease) -> Result<Self, BackendError> {
         let (connection, changes) = TableChanges::subscribe().map_err(BackendError::Kernel)?;
         tokio::spawn(connection);
         let (connection, net) = kernel::connect().map_err(BackendError::Kernel)?;
         tokio::spawn(connection);
         let (connection, tables) = KernelTables::connect().map_err(BackendError::Kernel)?;
         tokio::spawn(connection);
-        let link = underlay_link(&net, &setup.iface).await.map_err(BackendError::Kernel)?;
-        let link = link.ok_or(BackendError::NoUnderlay { addr: setup.iface.addr })?;
+        let HostGwSetup { iface, choice, network, .. } = setup;
+        let (name, addr) = (iface.name.clone(), iface.addr);
+        let mut underlay = Underlay::new(iface, choice).direct();
+        underlay.says(attrs);
+        let link = underlay.link(&net, None).await.map_err(BackendError::Kernel)?;
+        let link = link.ok_or(BackendError::NoUnderlay { addr })?;
         info!(interface = %link.name, mtu, "peers get routes by the external interface");
         let links = Links { overlay: None, underlay: link.index };
-        let HostGwSetup { iface, network, .. } = setup;
-        let name = iface.name.clone();
+        let attrs = underlay.attrs();
         let network = network.network;
-        let host = HostGwHost { net, tables, changes, links, iface, network };
+        let host = HostGwHost { net, tables, changes, links, underlay, network };
         let conditions = Conditions::ok(&["underlay", "peers"]);
         let peers =
             PeerRoutes::start(BACKEND_TYPE, host, links, conditions, |tasks, reconciler| {
                 tasks.spawn(reconciler.run());
             });
-        Ok(Self { name, mtu, peers })
+        Ok(Self { name, mtu, attrs, peers })
     }
 
     fn mtu(&self) -> u16 {
@@ -127,6 +134,10 @@ impl Backend for HostGwBackend {
 
     fn conditions(&self) -> Conditions {
         self.peers.conditions().borrow().clone()
+    }
+
+    fn attrs(&self) -> Option<watch::Receiver<LeaseAttrs>> {
+        Some(self.attrs.clone())
     }
 
     fn peer_counts(&self) -> (Vec<PeerCount>, Vec<PeerCount>) {
@@ -153,7 +164,7 @@ struct HostGwHost {
     tables: KernelTables,
     changes: TableChanges,
     links: Links,
-    iface: ExternalInterface,
+    underlay: Underlay,
     network: Subnet,
 }
 
@@ -172,16 +183,17 @@ impl PeerHost for HostGwHost {
         &mut self,
         conditions: &mut Conditions,
     ) -> Result<Links, BackendError> {
-        let link = underlay_link(&self.net, &self.iface).await.map_err(BackendError::Kernel)?;
-        conditions.set("underlay", underlay_condition(&self.iface, link.as_ref()));
-        let link = link.ok_or(BackendError::NoUnderlay { addr: self.iface.addr })?;
+        let link = self.underlay.link(&self.net, None).await.map_err(BackendError::Kernel)?;
+        let iface = self.underlay.iface();
+        conditions.set("underlay", underlay_condition(iface, link.as_ref()));
+        let link = link.ok_or(BackendError::NoUnderlay { addr: iface.addr })?;
         self.links = Links { overlay: None, underlay: link.index };
         Ok(self.links)
     }
 
     async fn peer(&self, _: Subnet, attrs: &LeaseAttrs) -> Result<PeerEntries, String> {
         let gateway = attrs.public_ip;
-        check_host(&self.iface, gateway)?;
+        check_host(self.underlay.iface(), gateway)?;
         self.check_on_link(gateway).await?;
         Ok(PeerEntries { hop: Hop { gateway, via: Via::Underlay }, vtep: None })
     }
@@ -198,7 +210,7 @@ impl PeerHost for HostGwHost {
 impl HostGwHost {
     /// The kernel takes no gateway that needs another one.
     async fn check_on_link(&self, gateway: Ipv4Addr) -> Result<(), String> {
-        let name = &self.iface.name;
+        let name = &self.underlay.iface().name;
         match self.tables.on_link(gateway).await {
             Ok(Some(link)) if link == self.links.underlay => Ok(()),
             // The network is gone while the interface is down, and comes back with it.

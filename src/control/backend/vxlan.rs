@@ -9,19 +9,21 @@ mod lease_data;
 
 use std::net::Ipv4Addr;
 
-use tracing::info;
+use tokio::sync::watch;
+use tracing::{info, warn};
 
 pub use self::device::DeviceError;
-use self::device::{DeviceSpec, address_and_up};
+use self::device::{Device, DeviceSpec, address};
 use self::host::{CONDITIONS, VxlanHost};
 use self::lease_data::{BACKEND_TYPE, advertise, vtep_mac};
-use super::peer_routes::{KernelTables, Links, Mac, PeerRoutes, TableChanges, underlay_link};
+use super::peer_routes::{KernelTables, Links, Mac, PeerRoutes, TableChanges, Underlay};
 use super::{Backend, BackendError, BackendStats};
 use crate::control::conditions::Conditions;
 use crate::control::config::{NetworkConfig, VxlanConfig};
-use crate::control::iface::ExternalInterface;
+use crate::control::iface::{ExternalInterface, IfaceChoice};
 use crate::control::lease::{Lease, LeaseAttrs, LeaseEvent};
 use crate::dataplane::peer_counters::PeerCount;
+use crate::routes::Subnet;
 use crate::routes::kernel::{self, Netlink};
 
 /// Bytes of the outer headers: Ethernet 14, IPv4 20, UDP 8, VXLAN 8 (RFC 7348, section 5).
@@ -32,6 +34,8 @@ pub(in crate::control) const ENCAP_OVERHEAD: u32 = 50;
 pub struct VxlanSetup {
     /// Carries the underlay.
     pub iface: ExternalInterface,
+    /// How it was chosen, to choose again when its address is gone.
+    pub choice: IfaceChoice,
     /// The overlay.
     pub network: NetworkConfig,
     /// `Backend` of the network config.
@@ -43,8 +47,10 @@ pub struct VxlanSetup {
 /// The device, before there is a lease.
 #[derive(Debug)]
 pub struct PreparedVxlan {
-    setup: VxlanSetup,
+    network: Subnet,
+    direct_routing: bool,
     net: Netlink,
+    underlay: Underlay,
     spec: DeviceSpec,
     links: Links,
     mac: Mac,
@@ -57,6 +63,7 @@ pub struct PreparedVxlan {
 pub struct VxlanBackend {
     name: String,
     mtu: u16,
+    attrs: watch::Receiver<LeaseAttrs>,
     peers: PeerRoutes,
 }
 
@@ -90,7 +97,16 @@ impl Backend for VxlanBackend {
              DirectRouting={direct_routing}",
             port.unwrap_or_default(),
         );
-        let mtu = overlay_mtu(&setup.iface, &setup.vxlan, setup.mtu)?;
+        let VxlanSetup { iface, choice, network, vxlan, mtu: chosen } = setup;
+        let mtu = overlay_mtu(&iface, &vxlan, chosen)?;
+        let wanted = chosen.map(|mtu| u32::from(mtu) + ENCAP_OVERHEAD).or(vxlan.mtu.map(u32::from));
+        if let Some(wanted) = wanted.filter(|wanted| *wanted > iface.mtu) {
+            warn!(
+                "an underlay MTU of {wanted} is more than the {} of interface {}: the overlay gets \
+                 {mtu}; raise the interface's, or set Backend.MTU to it",
+                iface.mtu, iface.name,
+            );
+        }
         // Before anything is made: no change is missed.
         let (connection, changes) = TableChanges::subscribe().map_err(BackendError::Kernel)?;
         tokio::spawn(connection);
@@ -102,33 +118,65 @@ impl Backend for VxlanBackend {
             port,
             learning,
             gbp,
-            local: setup.iface.addr,
+            local: iface.addr,
             mtu: mtu.into(),
         };
-        let underlay = underlay_link(&net, &setup.iface).await.map_err(BackendError::Kernel)?;
-        let underlay = underlay.ok_or(BackendError::NoUnderlay { addr: setup.iface.addr })?;
         // Peers that know our address need no update after a reboot.
         let mac = previous.and_then(|attrs| vtep_mac(attrs).ok()).unwrap_or_else(Mac::random);
-        let device = spec.ensure(&net, underlay.index, mac).await;
-        let device = device.map_err(|error| BackendError::Vxlan(Box::new(error)))?;
-        let attrs = advertise(LeaseAttrs::udp(setup.iface.public_ip), vni, device.mac);
-        let links = Links { overlay: Some(device.link.index), underlay: underlay.index };
-        let prepared = PreparedVxlan { setup, net, spec, links, mac: device.mac, mtu, changes };
+        let attrs = LeaseAttrs::udp(iface.public_ip);
+        let addr = iface.addr;
+        let mut underlay = Underlay::new(iface, choice);
+        let lower = underlay.link(&net, None).await.map_err(BackendError::Kernel)?;
+        let lower = lower.ok_or(BackendError::NoUnderlay { addr })?;
+        let device = spec.ensure(&net, &lower, mac).await?;
+        if !device.link.is_up {
+            spec.bring_up(&net, &device.link).await?;
+        }
+        let attrs = advertise(attrs, vni, device.mac);
+        let links = Links { overlay: Some(device.link.index), underlay: lower.index };
+        underlay.says(attrs.clone());
+        let (network, mac) = (network.network, device.mac);
+        let prepared = PreparedVxlan {
+            network,
+            direct_routing,
+            net,
+            underlay,
+            spec,
+            links,
+            mac,
+            mtu,
+            changes,
+        };
         Ok((prepared, attrs))
     }
 
     async fn start(prepared: PreparedVxlan, lease: &Lease) -> Result<Self, BackendError> {
-        let PreparedVxlan { setup, net, spec, links, mac, mtu, changes } = prepared;
-        let (addr, network) = (lease.subnet.addr(), setup.network.network);
-        let device = spec.ensure(&net, links.underlay, mac).await;
-        let device = device.map_err(|error| BackendError::Vxlan(Box::new(error)))?;
-        let addressed = address_and_up(&net, &device.link, addr, network).await;
-        addressed.map_err(BackendError::Kernel)?;
+        let PreparedVxlan {
+            network,
+            direct_routing,
+            net,
+            mut underlay,
+            spec,
+            links,
+            mac,
+            mtu,
+            changes,
+        } = prepared;
+        // The lease may have taken its time, and the device may be gone by now.
+        let lower = underlay.link(&net, links.overlay).await.map_err(BackendError::Kernel)?;
+        let lower = lower.ok_or(BackendError::NoUnderlay { addr: underlay.iface().addr })?;
+        let spec = DeviceSpec { local: underlay.iface().addr, ..spec };
+        let Device { link, .. } = spec.ensure(&net, &lower, mac).await?;
+        let addr = lease.subnet.addr();
+        address(&net, &link, addr, network).await.map_err(BackendError::Kernel)?;
+        if !link.is_up {
+            spec.bring_up(&net, &link).await?;
+        }
+        let links = Links { overlay: Some(link.index), underlay: lower.index };
         let (connection, tables) = KernelTables::connect().map_err(BackendError::Kernel)?;
         tokio::spawn(connection);
         info!(device = %spec.name, mtu, "overlay device is up");
-        let name = spec.name.clone();
-        let links = Links { overlay: Some(device.link.index), ..links };
+        let (name, attrs) = (spec.name.clone(), underlay.attrs());
         let host = VxlanHost {
             net,
             tables,
@@ -136,17 +184,17 @@ impl Backend for VxlanBackend {
             spec,
             mac,
             links,
-            iface: setup.iface,
+            underlay,
             network,
             addr,
-            direct_routing: setup.vxlan.direct_routing,
+            direct_routing,
         };
         let conditions = Conditions::ok(&CONDITIONS);
         let peers =
             PeerRoutes::start(BACKEND_TYPE, host, links, conditions, |tasks, reconciler| {
                 tasks.spawn(reconciler.run());
             });
-        Ok(Self { name, mtu, peers })
+        Ok(Self { name, mtu, attrs, peers })
     }
 
     fn mtu(&self) -> u16 {
@@ -167,6 +215,10 @@ impl Backend for VxlanBackend {
 
     fn conditions(&self) -> Conditions {
         self.peers.conditions().borrow().clone()
+    }
+
+    fn attrs(&self) -> Option<watch::Receiver<LeaseAttrs>> {
+        Some(self.attrs.clone())
     }
 
     fn peer_counts(&self) -> (Vec<PeerCount>, Vec<PeerCount>) {

@@ -120,9 +120,12 @@ fn read_bool(
 fn read_vni(backend: &Object) -> Result<u32, ConfigError> {
     /// RFC 7348, section 5: 24 bits.
     const MAX_VNI: i64 = 0xff_ffff;
+    /// `flannel.10000000` has 16 bytes, and the kernel takes 15 (`IFNAMSIZ` less the zero).
+    const FIRST_LONG_VNI: i64 = 10_000_000;
     let vni = backend.read::<i64>("VNI", "a whole number");
     match vni.map_err(|error| error.inside("Backend.VNI"))? {
         None => Ok(VxlanConfig::default().vni),
+        Some(vni @ FIRST_LONG_VNI..=MAX_VNI) => Err(ConfigError::LongVni(vni)),
         Some(vni @ 0..=MAX_VNI) => u32::try_from(vni).map_err(|_| ConfigError::Vni(vni)),
         Some(vni) => Err(ConfigError::Vni(vni)),
     }

@@ -213,6 +213,34 @@ fn every_fault_is_one_line_that_begins_with_its_key() {
 }
 
 #[test]
+fn vxlan_settings_that_are_wrong_name_their_key() {
+    for (settings, expected) in [
+        (r#""VNI":-1"#, "Backend.VNI: -1 is outside 0…16777215"),
+        (r#""VNI":16777216"#, "Backend.VNI: 16777216 is outside 0…16777215"),
+        (
+            r#""VNI":10000000"#,
+            "Backend.VNI: 10000000 needs a device flannel.10000000, a name longer than the kernel's \
+             15 bytes: choose 9999999 or less",
+        ),
+        (r#""VNI":"1""#, r#"Backend.VNI: "1" is not a whole number"#),
+        (r#""VNI":1.5"#, "Backend.VNI: 1.5 is not a whole number"),
+        (r#""Port":65536"#, "Backend.Port: 65536 is outside 0…65535"),
+        (r#""Port":[]"#, "Backend.Port: [] is not a whole number"),
+        (r#""MTU":-1"#, "Backend.MTU: -1 is outside 68…65507"),
+        (r#""MTU":{}"#, "Backend.MTU: {} is not a whole number"),
+        (r#""GBP":1"#, "Backend.GBP: 1 is not true or false"),
+        (r#""Learning":"no""#, r#"Backend.Learning: "no" is not true or false"#),
+        (r#""DirectRouting":0"#, "Backend.DirectRouting: 0 is not true or false"),
+    ] {
+        let text =
+            format!(r#"{{"Network":"10.1.0.0/16","Backend":{{"Type":"vxlan",{settings}}}}}"#);
+        assert_eq!(error(&text), expected, "{text}");
+    }
+    let last = r#"{"Network":"10.1.0.0/16","Backend":{"Type":"vxlan","VNI":9999999,"Port":0}}"#;
+    assert!(parse(last, None).is_ok());
+}
+
+#[test]
 fn backend_keys_match_in_any_case_and_others_are_ignored() {
     let text =
         r#"{"Network":"10.1.0.0/16","backend":{"TYPE":"UDP","port":7890,"VNI":"x"},"Extra":1}"#;

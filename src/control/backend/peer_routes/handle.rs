@@ -10,7 +10,6 @@ use super::tables::Links;
 use crate::control::backend::BackendError;
 use crate::control::conditions::Conditions;
 use crate::control::lease::LeaseEvent;
-use crate::control::log_limit::LogLimit;
 use crate::routes::Subnet;
 
 /// Hands the leases of one kind of node to the reconciler. Dropping it ends the reconciler and
@@ -24,7 +23,6 @@ pub struct PeerRoutes {
     commands: mpsc::UnboundedSender<Command>,
     conditions: watch::Receiver<Conditions>,
     tasks: JoinSet<()>,
-    log: LogLimit,
 }
 
 impl PeerRoutes {
@@ -40,8 +38,7 @@ impl PeerRoutes {
         let (sender, conditions) = watch::channel(conditions);
         let mut tasks = JoinSet::new();
         run(&mut tasks, PeerReconciler::new(host, links, receiver, sender));
-        let (leases, log) = (BTreeMap::new(), LogLimit::default());
-        Self { kind, leases, commands, conditions, tasks, log }
+        Self { kind, leases: BTreeMap::new(), commands, conditions, tasks }
     }
 
     /// Takes over changes in the peers' leases. One of another kind of backend is no peer: stock
@@ -51,11 +48,12 @@ impl PeerRoutes {
             LeaseEvent::Added(lease) => {
                 let kind = lease.attrs.backend_type.as_deref();
                 let is_ours = kind == Some(self.kind);
-                self.leases.insert(lease.subnet, is_ours);
+                let before = self.leases.insert(lease.subnet, is_ours);
                 if is_ours {
                     return LeaseEvent::Added(lease);
                 }
-                if self.log.is_due("kind") {
+                // Once, and not again at each renewal.
+                if before != Some(false) {
                     tracing::warn!(
                         "ignoring non-{} subnet {} of {}: type={}",
                         self.kind,

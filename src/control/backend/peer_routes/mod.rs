@@ -24,4 +24,4 @@ pub use self::mac::{Mac, MacError};
 pub use self::reconciler::{Command, PeerHost, PeerReconciler};
 pub use self::tables::delete_marked_routes;
 pub use self::tables::{Found, KernelTables, Links, ROUTE_PROTOCOL, Tables};
-pub use self::underlay::{check_host, underlay_condition, underlay_link};
+pub use self::underlay::{Underlay, check_host, underlay_condition};

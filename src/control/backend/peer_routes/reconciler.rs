@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::desired::{Desired, PeerEntries};
-use super::entries::{Change, Entries, Key};
+use super::entries::{Change, Entries, Hop, Key};
 use super::tables::{Links, Tables};
 use crate::control::backend::BackendError;
 use crate::control::conditions::{Condition, Conditions};
@@ -197,6 +197,9 @@ impl<H: PeerHost> PeerReconciler<H> {
             Some(attrs) => self.host.peer(subnet, attrs).await,
             None => {
                 self.faults.remove(&subnet);
+                if self.desired.peers().contains_key(&subnet) {
+                    tracing::debug!("removing subnet: {subnet}");
+                }
                 return self.desired.set(subnet, None);
             }
         };
@@ -207,11 +210,22 @@ impl<H: PeerHost> PeerReconciler<H> {
                 if self.desired.peers().get(&subnet) == Some(&peer) {
                     return BTreeSet::new();
                 }
+                let PeerEntries { hop: Hop { gateway, .. }, vtep } = peer;
+                match vtep {
+                    Some((mac, host)) => {
+                        tracing::debug!("adding subnet: {subnet} PublicIP: {host} VtepMAC: {mac}")
+                    }
+                    None => tracing::debug!(
+                        "Adding direct route to subnet: {subnet} PublicIP: {gateway}"
+                    ),
+                }
                 self.desired.set(subnet, Some(peer))
             }
             Err(fault) => {
                 if self.faults.get(&subnet) != Some(&fault) {
-                    if self.log.is_due("fault") {
+                    // While the interface is down no peer of host-gw's is in reach: said once.
+                    let underlay = self.conditions.borrow().get("underlay");
+                    if !matches!(underlay, Condition::Failed(_)) {
                         tracing::warn!("lease {subnet}: {fault}; it gets no route");
                     }
                     self.faults.insert(subnet, fault);

@@ -12,7 +12,7 @@ use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType,
+    RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use rtnetlink::sys::AsyncSocket;
 
@@ -230,8 +230,14 @@ impl Tables for KernelTables {
                 return set.map_err(|source| KernelError::new(change.to_string(), source));
             }
             Change::DeleteRoute(subnet, hop) => {
-                let message = route_message(links, subnet, hop)
+                let mut message = route_message(links, subnet, hop)
                     .map_err(|source| KernelError::new(change.to_string(), source))?;
+                if hop.via == Via::Overlay {
+                    // On our device every route inside the Network is ours, whoever made it.
+                    message.header.protocol = RouteProtocol::Unspec;
+                    message.header.scope = RouteScope::NoWhere;
+                    message.header.kind = RouteType::Unspec;
+                }
                 self.handle.route().del(message).execute().await
             }
         };

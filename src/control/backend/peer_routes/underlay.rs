@@ -1,28 +1,95 @@
 //! The external interface below the kernel's backends, and who can be reached through it.
 
+use std::mem;
 use std::net::Ipv4Addr;
 
+use tokio::sync::watch;
+
 use crate::control::conditions::Condition;
-use crate::control::iface::ExternalInterface;
-use crate::routes::kernel::{HostNet, KernelError, Link, Netlink};
+use crate::control::iface::{ExternalInterface, FollowedIface, IfaceChoice};
+use crate::control::lease::LeaseAttrs;
+use crate::routes::kernel::{KernelError, Link, Netlink};
 use crate::routes::unusable;
 
-/// The link that has our address now.
-pub async fn underlay_link(
-    net: &Netlink,
-    iface: &ExternalInterface,
-) -> Result<Option<Link>, KernelError> {
-    match net.owner_of(iface.addr).await? {
-        Some(index) => net.link_at(index).await,
-        None => Ok(None),
+/// The external interface below a backend, and what our lease says of us: both change when the
+/// interface gets another address.
+#[derive(Debug)]
+pub struct Underlay {
+    followed: FollowedIface,
+    attrs: watch::Sender<LeaseAttrs>,
+    /// Whether peers send to the interface's own address, and to no other.
+    is_direct: bool,
+}
+
+impl Underlay {
+    /// The interface that was chosen at the start.
+    pub fn new(iface: ExternalInterface, choice: IfaceChoice) -> Self {
+        let attrs = watch::Sender::new(LeaseAttrs::udp(iface.public_ip));
+        Self { followed: FollowedIface::new(iface, choice), attrs, is_direct: false }
+    }
+
+    /// Takes what our lease says of us.
+    pub fn says(&self, attrs: LeaseAttrs) {
+        self.attrs.send_replace(attrs);
+    }
+
+    /// The same where the public IP must be the interface's own address.
+    pub fn direct(self) -> Self {
+        Self { is_direct: true, ..self }
+    }
+
+    /// The interface that is in use.
+    pub const fn iface(&self) -> &ExternalInterface {
+        self.followed.iface()
+    }
+
+    /// What our lease is to say of us, now and at every change.
+    pub fn attrs(&self) -> watch::Receiver<LeaseAttrs> {
+        self.attrs.subscribe()
+    }
+
+    /// The link that has our address now. An address that is gone for good is given up for the one
+    /// that the operator's choice falls on now, where `overlay`, our own device, is left out.
+    ///
+    /// # Errors
+    /// [`KernelError`] when the kernel does not answer.
+    pub async fn link(
+        &mut self,
+        net: &Netlink,
+        overlay: Option<u32>,
+    ) -> Result<Option<Link>, KernelError> {
+        if let Some(link) = self.followed.link(net).await? {
+            return Ok(Some(link));
+        }
+        let successor = self.followed.successor(net, overlay).await?;
+        let is_usable =
+            |iface: &ExternalInterface| !self.is_direct || iface.addr == iface.public_ip;
+        let Some(iface) = successor.filter(is_usable) else { return Ok(None) };
+        let old = self.followed.iface();
+        tracing::warn!(
+            "address {} of interface {} is gone: using {} of {} from now on, peers send to {}",
+            old.addr,
+            old.name,
+            iface.addr,
+            iface.name,
+            iface.public_ip
+        );
+        let public_ip = iface.public_ip;
+        self.followed.follow(iface);
+        self.attrs
+            .send_if_modified(|said| mem::replace(&mut said.public_ip, public_ip) != public_ip);
+        self.followed.link(net).await
     }
 }
 
 /// How the external interface is.
 pub fn underlay_condition(iface: &ExternalInterface, link: Option<&Link>) -> Condition {
-    let ExternalInterface { name, addr, .. } = iface;
+    let ExternalInterface { name, addr, public_ip, .. } = iface;
     match link {
-        None => Condition::Failed(format!("address {addr} of interface {name} is gone")),
+        None => Condition::Failed(format!(
+            "address {addr} of interface {name} is gone, and peers send to {public_ip} still: give \
+             it back, or give it another if neither --iface nor --public-ip names it"
+        )),
         Some(Link { is_up: false, name, .. }) => {
             Condition::Failed(format!("interface {name} is down: bring it up to reach the peers"))
         }

@@ -229,7 +229,7 @@ impl Keeper {
         if looked != Looked::Failed {
             self.retry.reset();
         }
-        let latest = self.underlay.grace_left().map_or(latest, |left| left.min(latest));
+        let latest = self.underlay.followed().grace_left().map_or(latest, |left| left.min(latest));
         let latest = latest.max(earliest);
         let period = sleep(latest);
         tokio::pin!(period);
@@ -243,7 +243,7 @@ impl Keeper {
                     break;
                 }
                 Some(change) = self.changes.next() => {
-                    if looked == Looked::Failed && self.underlay.is_concerned_by(change) {
+                    if looked == Looked::Failed && self.underlay.followed().is_concerned_by(change) {
                         // That may be what was missing.
                         earliest = SETTLE;
                         break;
@@ -265,7 +265,7 @@ impl Keeper {
     /// with many containers has links that come and go all the time.
     fn is_concerned_by(&self, change: HostChange) -> bool {
         let is_ours = |index| self.link.is_some_and(|link| link.index == index);
-        self.underlay.is_concerned_by(change)
+        self.underlay.followed().is_concerned_by(change)
             || match change {
                 HostChange::Link(index) | HostChange::Addr(index, _) => is_ours(index),
                 HostChange::Route(dst) => dst == self.recipe.network,
@@ -293,7 +293,8 @@ impl Keeper {
     }
 
     async fn look_at_host(&mut self, state: &mut HostState) -> Result<Looked, BackendError> {
-        let carrier = self.underlay.link(&self.net).await.map_err(BackendError::Kernel)?;
+        let carrier =
+            self.underlay.followed_mut().link(&self.net).await.map_err(BackendError::Kernel)?;
         state.underlay = self.underlay.judge(carrier.as_ref());
         match &carrier {
             Some(carrier) => self.mtu = self.underlay.tun_mtu(carrier),
@@ -381,7 +382,7 @@ impl Keeper {
     /// was so.
     async fn follow_underlay(&mut self) -> Result<bool, BackendError> {
         let overlay = self.link.map(|link| link.index);
-        let successor = self.underlay.successor(&self.net, overlay).await;
+        let successor = self.underlay.followed().successor(&self.net, overlay).await;
         let Some(iface) = successor.map_err(BackendError::Kernel)? else { return Ok(false) };
         let bind_addr = self.recipe.bind_addr;
         self.recipe.bind_addr.set_ip(iface.addr);
@@ -400,7 +401,7 @@ impl Keeper {
         );
         let attrs = source_ports::attrs(&iface, self.says.source_ports, self.says.host.as_ref());
         self.recipe.engine.longest_whole = room(iface.mtu);
-        self.underlay.follow(iface);
+        self.underlay.followed_mut().follow(iface);
         let is_new = |said: &mut LeaseAttrs| {
             let is_new = *said != attrs;
             *said = attrs.clone();

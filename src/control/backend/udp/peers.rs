@@ -30,6 +30,8 @@ pub(super) struct Peers {
 struct Known {
     key: String,
     next_hop: NextHop,
+    /// The backend of a node that does not read datagrams at our port.
+    foreign: Option<String>,
 }
 
 /// A public IP.
@@ -87,7 +89,19 @@ impl Peers {
     fn add(&mut self, lease: &Lease, addrs: &mut Vec<AddrChange>) -> RouteChange {
         let (subnet, ip, key) = (lease.subnet, lease.attrs.public_ip, lease.entry.key.clone());
         let next_hop = self.next_hop(&lease.attrs);
-        let before = self.leases.insert(subnet, Known { key: key.clone(), next_hop });
+        let foreign =
+            lease.attrs.backend_type.clone().filter(|kind| !kind.eq_ignore_ascii_case("udp"));
+        let known = Known { key: key.clone(), next_hop, foreign: foreign.clone() };
+        let before = self.leases.insert(subnet, known);
+        // Stock sends to every lease, and so do we: the node may change its backend any moment.
+        if let Some(kind) = &foreign
+            && before.as_ref().is_none_or(|before| before.foreign != foreign)
+        {
+            warn!(
+                "lease {key} is that of a node with the {kind} backend: {ip} will not answer, set \
+                 one Backend.Type for all nodes and restart flanneld there"
+            );
+        }
         let before = before.map(|known| *known.next_hop.addr.ip());
         if before != Some(ip) {
             if let Some(before) = before {
@@ -126,7 +140,7 @@ impl Peers {
             return Vec::new();
         }
         let change = |subnet: &Subnet| {
-            let Known { key, next_hop } = self.leases.get(subnet)?;
+            let Known { key, next_hop, .. } = self.leases.get(subnet)?;
             match no_way {
                 Some(no_way) => tell(key, *subnet, ip, no_way),
                 None => info!(%subnet, public_ip = %ip, "the peer has a way again, and its route"),
@@ -198,10 +212,23 @@ mod tests {
     }
 
     #[test]
-    fn lease_of_another_backend_is_a_peer_as_well() {
-        let mut lease = lease("192.0.2.2");
-        lease.attrs.backend_type = Some("vxlan".to_owned());
-        assert!(after(&mut peers(true), [LeaseEvent::Added(lease)]).0.is_some());
+    fn lease_of_another_backend_is_a_peer_as_well_with_one_warning() {
+        let logs = Logs::capture();
+        let mut peers = peers(true);
+        for (kind, num_warnings) in [
+            (Some("vxlan"), 1),
+            (Some("vxlan"), 1),
+            (Some("host-gw"), 2),
+            (None, 2),
+            (Some("udp"), 2),
+        ] {
+            let mut lease = lease("192.0.2.2");
+            lease.attrs.backend_type = kind.map(str::to_owned);
+            assert!(after(&mut peers, [LeaseEvent::Added(lease)]).0.is_some());
+            assert_eq!(logs.count("WARN"), num_warnings, "{kind:?}");
+        }
+        let line = &logs.lines_with("vxlan backend")[0];
+        assert!(line.contains("lease 10.1.2.0-24") && line.contains("192.0.2.2"), "{line}");
     }
 
     #[test]

@@ -1,34 +1,21 @@
 //! The external interface as it is by now, and the overlay's MTU that it leaves room for.
 
-use std::time::Duration;
-
-use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::control::backend::BackendError;
 use crate::control::host_state::Part;
-use crate::control::iface::{ExternalInterface, IfaceChoice};
+use crate::control::iface::{ExternalInterface, FollowedIface, IfaceChoice};
 use crate::dataplane::pmtu::{ENCAP_OVERHEAD_V4, MIN_IPV4_MTU};
 use crate::dataplane::udp::LongDatagrams;
-use crate::routes::kernel::{HostChange, HostNet, KernelError, Link, Netlink};
+use crate::routes::kernel::Link;
 
 /// The longest IPv4 packet, in bytes: RFC 791, section 3.1. A loopback's MTU is longer.
 const MAX_IPV4_LEN: u32 = 65535;
 
-/// How long an address may be gone before another takes its place: a network daemon that restarts
-/// takes all addresses away, and brings them back.
-const GRACE: Duration = Duration::from_secs(2);
-
 /// The external interface, looked at again and again.
 #[derive(Debug)]
 pub(super) struct Underlay {
-    iface: ExternalInterface,
-    /// What the operator said of it.
-    choice: IfaceChoice,
-    /// The kernel's number for it, once it is known.
-    index: Option<u32>,
-    /// Since when nobody has its address.
-    lost_since: Option<Instant>,
+    followed: FollowedIface,
     /// MTU of the overlay at the start, in bytes.
     tun_mtu: u16,
     /// The operator chose that MTU.
@@ -46,80 +33,27 @@ impl Underlay {
         is_chosen: bool,
     ) -> Self {
         let seen_mtu = iface.mtu;
-        Self { iface, choice, index: None, lost_since: None, tun_mtu, is_chosen, seen_mtu }
+        Self { followed: FollowedIface::new(iface, choice), tun_mtu, is_chosen, seen_mtu }
     }
 
-    /// The link that has our address now: another one, perhaps, when somebody made it part of a
-    /// bridge.
-    ///
-    /// # Errors
-    /// [`KernelError`] when the kernel does not answer.
-    pub(super) async fn link(&mut self, net: &impl HostNet) -> Result<Option<Link>, KernelError> {
-        let addr = self.iface.addr;
-        let is_known = match self.index {
-            Some(index) => net.addrs_of(index).await?.iter().any(|own| own.addr == addr),
-            None => false,
-        };
-        let owner = if is_known { self.index } else { net.owner_of(addr).await? };
-        let link = match owner {
-            Some(index) => net.link_at(index).await?,
-            None => None,
-        };
-        match &link {
-            Some(link) => (self.index, self.lost_since) = (Some(link.index), None),
-            None => drop(self.lost_since.get_or_insert_with(Instant::now)),
-        }
-        Ok(link)
+    /// The interface, and where its address is.
+    pub(super) const fn followed(&self) -> &FollowedIface {
+        &self.followed
     }
 
-    /// The interface to use from now on, if our address is gone for good and there is another that
-    /// the operator's choice falls on.
-    ///
-    /// # Errors
-    /// [`KernelError`] when the kernel does not answer.
-    pub(super) async fn successor(
-        &self,
-        net: &Netlink,
-        overlay: Option<u32>,
-    ) -> Result<Option<ExternalInterface>, KernelError> {
-        match self.lost_since {
-            Some(since) if since.elapsed() >= GRACE => self.choice.again(net, overlay).await,
-            Some(_) | None => Ok(None),
-        }
-    }
-
-    /// Takes over the interface that is used from now on.
-    pub(super) fn follow(&mut self, iface: ExternalInterface) {
-        let (index, lost_since) = (None, None);
-        *self = Self { iface, index, lost_since, choice: self.choice.clone(), ..*self };
+    /// The same, to look at and to change.
+    pub(super) const fn followed_mut(&mut self) -> &mut FollowedIface {
+        &mut self.followed
     }
 
     /// The interface that is in use.
     pub(super) const fn iface(&self) -> &ExternalInterface {
-        &self.iface
-    }
-
-    /// How long until it is decided whether our address is gone for good.
-    pub(super) fn grace_left(&self) -> Option<Duration> {
-        let left = GRACE.saturating_sub(self.lost_since?.elapsed());
-        (!left.is_zero()).then_some(left)
-    }
-
-    /// Whether a change may be one of the interface, or of where its address is.
-    pub(super) fn is_concerned_by(&self, change: HostChange) -> bool {
-        match change {
-            HostChange::Link(index) => Some(index) == self.index,
-            HostChange::Addr(index, addr) => {
-                addr == self.iface.addr || Some(index) == self.index || self.lost_since.is_some()
-            }
-            HostChange::Route(dst) => dst.prefix_len() == 0 && self.lost_since.is_some(),
-            HostChange::Missed => true,
-        }
+        self.followed.iface()
     }
 
     /// Whether `link` can carry our packets.
     pub(super) fn judge(&self, link: Option<&Link>) -> Part {
-        let ExternalInterface { name, addr, public_ip, .. } = &self.iface;
+        let ExternalInterface { name, addr, public_ip, .. } = self.iface();
         match link {
             None => Part::Amiss(format!(
                 "address {addr} of interface {name} is gone, and peers send to {public_ip} still: \
@@ -203,7 +137,6 @@ pub(in crate::control) fn first_tun_mtu(
 mod tests {
     use super::*;
     use crate::control::test_log::Logs;
-    use crate::routes::kernel::memory::MemoryNet;
 
     fn iface(mtu: u32) -> ExternalInterface {
         let addr = "10.0.0.7".parse().unwrap();
@@ -264,36 +197,6 @@ mod tests {
         assert_eq!([1450, 1300].map(|mtu| underlay.tun_mtu(&link(mtu))), [1400, 1400]);
         assert_eq!(logs.count("WARN"), 1);
         assert_eq!(logs.count("choose 1272 or less on all nodes"), 1);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn address_is_asked_of_its_own_link_and_its_loss_is_for_good_after_a_while() {
-        let net = MemoryNet::with_links(["lo", "eth0", "br0"]);
-        let addr = iface(1500).addr;
-        net.edit("eth0", |link| link.addrs.push(addr));
-        let mut underlay = underlay(1472, false);
-        for _ in 0..3 {
-            assert_eq!(underlay.link(&net).await.unwrap().unwrap().index, 2);
-        }
-        assert_eq!(net.num_dumps(), 1, "the first look finds the link");
-        assert!(underlay.is_concerned_by(HostChange::Link(2)));
-        assert!(!underlay.is_concerned_by(HostChange::Link(3)));
-        assert!(!underlay.is_concerned_by(HostChange::Addr(3, [192, 0, 2, 1].into())));
-        assert!(!underlay.is_concerned_by(HostChange::Route("0.0.0.0/0".parse().unwrap())));
-
-        net.edit("eth0", |link| link.addrs.clear());
-        assert!(underlay.link(&net).await.unwrap().is_none());
-        assert_eq!(underlay.grace_left(), Some(GRACE));
-        assert!(underlay.is_concerned_by(HostChange::Addr(3, [192, 0, 2, 1].into())));
-        tokio::time::advance(GRACE / 2).await;
-        net.edit("br0", |link| link.addrs.push(addr));
-        assert_eq!(underlay.link(&net).await.unwrap().unwrap().index, 3, "part of a bridge now");
-        assert_eq!(underlay.grace_left(), None);
-        net.edit("br0", |link| link.addrs.clear());
-        assert!(underlay.link(&net).await.unwrap().is_none());
-        tokio::time::advance(GRACE).await;
-        assert_eq!(underlay.grace_left(), None, "over");
-        assert!(underlay.lost_since.is_some());
     }
 
     #[test]

@@ -13,9 +13,14 @@ use rtnetlink::packet_route::link::{
 };
 use rtnetlink::{LinkUnspec, LinkVxlan};
 
+use super::ENCAP_OVERHEAD;
+use crate::control::backend::MIN_MTU;
 use crate::control::backend::peer_routes::Mac;
 use crate::routes::Subnet;
 use crate::routes::kernel::{self, HostNet, KernelError, Link, Netlink};
+
+/// What the kernel takes for a device without a port (`vxlan_port` in `drivers/net/vxlan`).
+const DEFAULT_PORT: u16 = 8472;
 
 /// The device as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +34,7 @@ pub(super) struct DeviceSpec {
     /// Outer source address. Stock from 0.27.4 on takes the public IP, with which every packet is
     /// dropped where a NAT has it.
     pub(super) local: Ipv4Addr,
-    /// In bytes.
+    /// In bytes, if the link below leaves room for as much.
     pub(super) mtu: u32,
 }
 
@@ -72,6 +77,18 @@ pub enum DeviceError {
         #[source]
         source: KernelError,
     },
+    /// The kernel's end of the tunnel needs the UDP port.
+    #[error(
+        "UDP port {port} is taken by another process (ss -ulpn shows by whom): stop that, or change \
+         Backend.Port in the network config of all nodes"
+    )]
+    PortTaken {
+        /// The port.
+        port: u16,
+        /// What the kernel said.
+        #[source]
+        source: KernelError,
+    },
     /// The kernel refused something else.
     #[error(transparent)]
     Kernel(#[from] KernelError),
@@ -104,7 +121,7 @@ impl DeviceSpec {
     pub(super) async fn ensure(
         &self,
         net: &Netlink,
-        lower: u32,
+        lower: &Link,
         mac: Mac,
     ) -> Result<Device, DeviceError> {
         let existing = self.find(net).await?;
@@ -113,8 +130,11 @@ impl DeviceSpec {
                 let kind = settings.kind.map_or("unknown".to_owned(), |kind| kind.to_string());
                 return Err(DeviceError::OtherKind { name: self.name.clone(), kind });
             }
-            match (self.difference(&settings, lower), settings.mac) {
-                (None, Some(mac)) => return Ok(self.adjusted(net, link, mac, &settings).await?),
+            match (self.difference(&settings, lower.index), settings.mac) {
+                (None, Some(mac)) => {
+                    let mtu = self.mtu_on(lower);
+                    return Ok(self.adjusted(net, link, mtu, mac, &settings).await?);
+                }
                 (difference, _) => {
                     let difference = difference.unwrap_or_else(|| "no address".to_owned());
                     tracing::warn!(
@@ -179,11 +199,13 @@ impl DeviceSpec {
         &self,
         net: &Netlink,
         link: Link,
+        mtu: u32,
         mac: Mac,
         settings: &Settings,
     ) -> Result<Device, KernelError> {
-        if link.mtu != self.mtu {
-            net.set_mtu(&link, self.mtu).await?;
+        if link.mtu != mtu {
+            net.set_mtu(&link, mtu).await?;
+            tracing::info!("MTU of {} was {}, and is {mtu} now", self.name, link.mtu);
         }
         if settings.learning != self.learning {
             let info = LinkVxlan::new(&self.name, self.vni).learning(self.learning).build();
@@ -193,12 +215,18 @@ impl DeviceSpec {
             changed
                 .map_err(|error| kernel::failed(format!("set learning of {}", self.name), error))?;
         }
-        Ok(Device { link: Link { mtu: self.mtu, ..link }, mac })
+        Ok(Device { link: Link { mtu, ..link }, mac })
     }
 
-    async fn create(&self, net: &Netlink, lower: u32, mac: Mac) -> Result<Device, DeviceError> {
+    /// The most that `lower` leaves room for: the kernel refuses more to a device that exists, and
+    /// silently gives less to a new one.
+    fn mtu_on(&self, lower: &Link) -> u32 {
+        self.mtu.min(lower.mtu.saturating_sub(ENCAP_OVERHEAD).max(MIN_MTU))
+    }
+
+    async fn create(&self, net: &Netlink, lower: &Link, mac: Mac) -> Result<Device, DeviceError> {
         let mut builder = LinkVxlan::new(&self.name, self.vni)
-            .dev(lower)
+            .dev(lower.index)
             .local(self.local)
             .learning(self.learning);
         if let Some(port) = self.port {
@@ -207,7 +235,8 @@ impl DeviceSpec {
         if self.gbp {
             builder = builder.gbp();
         }
-        let message = builder.address(mac.octets().to_vec()).mtu(self.mtu).txqueuelen(0).build();
+        let message =
+            builder.address(mac.octets().to_vec()).mtu(self.mtu_on(lower)).txqueuelen(0).build();
         let added = net.handle().link().add(message).execute().await;
         added.map_err(|error| {
             let error = kernel::failed(format!("create vxlan device {}", self.name), error);
@@ -225,12 +254,29 @@ impl DeviceSpec {
     }
 }
 
-/// Gives the device its only IPv4 address inside `network`, `addr/32`, and brings it up; addresses
-/// outside of the network are not ours. Returns whether anything had to be done.
+impl DeviceSpec {
+    /// Brings the device up, which opens its UDP port.
+    ///
+    /// # Errors
+    /// [`DeviceError::PortTaken`], or what else the kernel said.
+    pub(super) async fn bring_up(&self, net: &Netlink, link: &Link) -> Result<(), DeviceError> {
+        let port = self.port.unwrap_or(DEFAULT_PORT);
+        net.set_up(link).await.map_err(|error| {
+            if error.source.kind() == io::ErrorKind::AddrInUse {
+                DeviceError::PortTaken { port, source: error }
+            } else {
+                DeviceError::Kernel(error)
+            }
+        })
+    }
+}
+
+/// Gives the device its only IPv4 address inside `network`, `addr/32`; addresses outside of the
+/// network are not ours. Returns whether anything had to be done.
 ///
 /// # Errors
 /// [`KernelError`] naming the step.
-pub(super) async fn address_and_up(
+pub(super) async fn address(
     net: &Netlink,
     link: &Link,
     addr: Ipv4Addr,
@@ -268,10 +314,6 @@ pub(super) async fn address_and_up(
             Err(error) if error.source.kind() == io::ErrorKind::AlreadyExists => {}
             added => added?,
         }
-        changed = true;
-    }
-    if !link.is_up {
-        net.set_up(link).await?;
         changed = true;
     }
     Ok(changed)

@@ -3,15 +3,14 @@
 
 use std::net::Ipv4Addr;
 
-use super::device::{Device, DeviceError, DeviceSpec, address_and_up, set_mac};
+use super::device::{Device, DeviceError, DeviceSpec, address, set_mac};
 use super::lease_data::vtep_mac;
 use crate::control::backend::BackendError;
 use crate::control::backend::peer_routes::{
-    Entries, Hop, KernelTables, Links, Mac, PeerEntries, PeerHost, TableChanges, Via, check_host,
-    underlay_condition, underlay_link,
+    Entries, Hop, KernelTables, Links, Mac, PeerEntries, PeerHost, TableChanges, Underlay, Via,
+    check_host, underlay_condition,
 };
 use crate::control::conditions::{Condition, Conditions};
-use crate::control::iface::ExternalInterface;
 use crate::control::lease::LeaseAttrs;
 use crate::control::one_line::one_line;
 use crate::routes::Subnet;
@@ -31,7 +30,7 @@ pub(super) struct VxlanHost {
     pub(super) mac: Mac,
     /// The device as it was last seen, and the external interface's number.
     pub(super) links: Links,
-    pub(super) iface: ExternalInterface,
+    pub(super) underlay: Underlay,
     pub(super) network: Subnet,
     /// Network address of our lease.
     pub(super) addr: Ipv4Addr,
@@ -43,7 +42,7 @@ impl VxlanHost {
     /// The device, put right.
     async fn device(&mut self, underlay: &Link) -> Result<Device, DeviceError> {
         let before = self.links.overlay;
-        let mut device = self.spec.ensure(&self.net, underlay.index, self.mac).await?;
+        let mut device = self.spec.ensure(&self.net, underlay, self.mac).await?;
         if device.mac != self.mac {
             tracing::warn!(
                 "{} had address {}, and peers send to {}; put right",
@@ -55,7 +54,11 @@ impl VxlanHost {
             device.mac = self.mac;
         }
         let is_other = before != Some(device.link.index);
-        let changed = address_and_up(&self.net, &device.link, self.addr, self.network).await?;
+        let mut changed = address(&self.net, &device.link, self.addr, self.network).await?;
+        if !device.link.is_up {
+            self.spec.bring_up(&self.net, &device.link).await?;
+            changed = true;
+        }
         if is_other {
             tracing::warn!("VXLAN device {} recreated successfully", self.spec.name);
         } else if changed {
@@ -80,13 +83,16 @@ impl PeerHost for VxlanHost {
         &mut self,
         conditions: &mut Conditions,
     ) -> Result<Links, BackendError> {
-        let link = underlay_link(&self.net, &self.iface).await.map_err(BackendError::Kernel)?;
-        conditions.set("underlay", underlay_condition(&self.iface, link.as_ref()));
+        let link = self.underlay.link(&self.net, self.links.overlay).await;
+        let link = link.map_err(BackendError::Kernel)?;
+        let iface = self.underlay.iface();
+        self.spec.local = iface.addr;
+        conditions.set("underlay", underlay_condition(iface, link.as_ref()));
         // The device goes with the link below it, and comes back with it.
         let Some(link) = link else {
-            let missing = format!("it needs interface {}", self.iface.name);
+            let missing = format!("it needs interface {}", iface.name);
             conditions.set("device", Condition::Failed(missing));
-            return Err(BackendError::NoUnderlay { addr: self.iface.addr });
+            return Err(BackendError::NoUnderlay { addr: iface.addr });
         };
         match self.device(&link).await {
             Ok(device) => {
@@ -103,7 +109,7 @@ impl PeerHost for VxlanHost {
 
     async fn peer(&self, subnet: Subnet, attrs: &LeaseAttrs) -> Result<PeerEntries, String> {
         let host = attrs.public_ip;
-        check_host(&self.iface, host)?;
+        check_host(self.underlay.iface(), host)?;
         if self.direct_routing && self.is_on_link(host).await {
             let hop = Hop { gateway: host, via: Via::Underlay };
             return Ok(PeerEntries { hop, vtep: None });
