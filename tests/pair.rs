@@ -268,7 +268,7 @@ fn while_the_send_buffer_is_full_the_tun_is_read_no_further() {
     assert_eq!(num, 20 * 43, "nothing was lost");
 }
 
-/// The kernel tells once of what is ready: whoever stops reading at an error is not told again.
+/// Edge-triggered: data that is ready is reported once, so a reader that stops at an error hears no more.
 #[test]
 fn error_of_a_device_hides_no_packet_that_is_ready() {
     for errno in [libc::EIO, libc::EINTR, libc::ENOMEM, libc::EINVAL] {

@@ -304,7 +304,7 @@ impl<R: Registry> Acquirer<'_, R> {
     }
 
     /// A lease that stands is ours, whether or not the registry takes writes now. The result is as
-    /// that of an earlier life: whoever keeps it reads it first, as a write whose answer was lost
+    /// that of an earlier life: the one who keeps it reads it first, as a write whose answer was lost
     /// may have been made, and then goes on trying to renew it.
     async fn take_unwritten(&self, own: &Lease, reason: &str) -> Lease {
         let left = timeout(WRITE_TIMEOUT, self.registry.time_left(own)).await.ok().flatten();

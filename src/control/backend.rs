@@ -1,6 +1,6 @@
 //! trait [`Backend`]: what carries packets between this node and its peers.
 //!
-//! A backend is prepared, started with our lease, told of every change in its peers' leases, and
+//! A backend is prepared, started with our lease, given every change in its peers' leases, and
 //! asked whether it still works. Dropping it takes away all it made on the host.
 
 pub mod host_gw;

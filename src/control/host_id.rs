@@ -1,7 +1,7 @@
 //! [`HostId`]: which host a lease is of, for two that carry one public IP:
 //! docs/adr/0011-host-identity.md.
 //!
-//! It stands in `BackendData`, which stock's udp backend neither writes nor reads.
+//! It is kept in `BackendData`, which stock's udp backend neither writes nor reads.
 
 use std::fmt;
 use std::fs;

@@ -101,7 +101,7 @@ impl Covered {
     }
 }
 
-/// What cannot be told counts as in reach: a node is not kept from its work by a guess.
+/// What is not known counts as in reach: a node is not kept from its work by a guess.
 async fn look(net: &Netlink, network: Subnet, what: String, addr: Ipv4Addr) -> Covered {
     let is_lost = match net.matched_route(addr).await {
         Ok(None) => true,
@@ -126,7 +126,7 @@ pub(super) async fn endpoints(config: &Config) -> Vec<(String, Ipv4Addr)> {
     if config.registry != RegistryKind::Etcd {
         return found;
     }
-    // What is wrong with them was told when the registry was opened.
+    // What is wrong with them was an error when the registry was opened.
     for url in config.etcd.urls().unwrap_or_default() {
         let Ok(uri) = url.parse::<hyper::Uri>() else { continue };
         let Some(host) = uri.host() else { continue };

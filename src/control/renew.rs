@@ -105,7 +105,7 @@ const SUSPENSION_PERIOD: Duration = Duration::from_secs(5 * 60);
 /// first what became of it.
 ///
 /// What the lease is to say of us comes from `attrs`. When that changes, as with the address of our
-/// interface, our entry is written anew and the subnet stays.
+/// interface, our entry is written again and the subnet stays.
 ///
 /// A reservation never expires and is only watched.
 ///

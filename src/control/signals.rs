@@ -20,7 +20,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 pub struct Signals {
     interrupt: Signal,
     terminate: Signal,
-    /// `None` where whoever started us has it ignored, as nohup(1) does.
+    /// `None` where it was ignored when we were started, as by nohup(1).
     hangup: Option<Signal>,
     user1: Signal,
     user2: Signal,

@@ -20,7 +20,7 @@ use super::claim::Claim;
 use super::lease::{Lease, LeaseEvent};
 use super::registry::{Registry, Scope, Snapshot};
 
-/// How long a peer is kept that a listing does not have, though no watch told of the end of its
+/// How long a peer is kept that a listing does not have, though no watch reported the end of its
 /// lease: the registry may have lost it. Its node has noticed, too, and writes its lease again:
 /// after a pause of at most 5 s ([`Backoff::of_registry`]) and three calls that may take 5 s each.
 ///

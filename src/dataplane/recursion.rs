@@ -10,7 +10,7 @@ use super::classify::Inner;
 use super::headers::{IPV4_HEADER_LEN, ipv4, ipv4_at, protocol, u16_at, udp};
 use crate::routes::RouteTable;
 
-/// Where the destination port stands in a UDP header.
+/// Offset of the destination port in a UDP header.
 const DST_PORT: usize = 2;
 
 /// Tells datagrams that come back from packets of the overlay.

@@ -170,7 +170,7 @@ pub fn bind_group(
     Ok(group)
 }
 
-/// A socket on the group's own port whose datagrams may be fragmented by whoever needs to. No
+/// A socket on the group's own port whose datagrams any router may fragment. No
 /// control message asks for that in a single send, and to set and reset it on a socket that others
 /// send by would let theirs go without DF.
 ///

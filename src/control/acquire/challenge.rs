@@ -17,7 +17,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 impl<R: Registry> Acquirer<'_, R> {
     /// The host that `lease` names, if that is not ours. A lease that names none is as stock
-    /// writes it: whoever has its public IP has the lease.
+    /// writes it: the node with its public IP has the lease.
     pub(super) fn other_host(&self, lease: &Lease) -> Option<HostId> {
         let ours = HostId::read(self.attrs)?;
         HostId::read(&lease.attrs).filter(|host| *host != ours)

@@ -62,7 +62,7 @@ impl Nftables {
     /// Makes our rules in the table what they should be, if they are not. Whether anything was
     /// changed is returned.
     ///
-    /// At first they are made anew, as those in it are from an earlier life.
+    /// The first time they are made again: those in it are of an earlier run.
     ///
     /// # Errors
     /// [`CommandError`]; nothing is changed then.

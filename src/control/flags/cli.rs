@@ -179,7 +179,8 @@ struct DataPlaneFlags {
     backend: Maybe<BackendType>,
 
     /// MTU of the overlay in bytes, 68 to 65507, whatever the network config's Backend.MTU says;
-    /// give all nodes the same. Without either: the external interface's less 28.
+    /// give all nodes the same. Without either: the external interface's less 28, with
+    /// vxlan less 50, with host-gw as it is.
     #[arg(long, value_name = "BYTES", value_parser = values::mtu)]
     mtu: Option<u16>,
 
@@ -229,7 +230,7 @@ pub(super) struct OtherFlags {
     v: u8,
 
     /// Remove what any flanneld made on this host, print it, and exit: rules, devices left over,
-    /// the blackhole route, and the subnet file.
+    /// routes to peers, the blackhole route, and the subnet file.
     #[arg(long, value_name = BOOL, default_value = "false", action = ArgAction::Set, value_parser = values::go_bool)]
     pub(super) cleanup: bool,
 

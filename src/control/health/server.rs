@@ -67,7 +67,7 @@ pub fn start(addr: SocketAddr, health: Arc<Health>) -> Result<SocketAddr, Health
     let (bound, listener) = opened.map_err(|source| HealthError::Bind { addr, source })?;
     let serve = move || {
         let served = serve_all(listener, &health);
-        // The endpoint is closed, which whoever probes it notices.
+        // The endpoint is closed, which probes notice.
         let Err(error) = served;
         tracing::error!(%error, "health endpoint ends");
     };

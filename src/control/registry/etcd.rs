@@ -142,7 +142,7 @@ impl Registry for EtcdRegistry {
     }
 
     async fn identity(&self) -> Result<StoreId, RegistryError> {
-        // Whoever may start a node may read this key. Its value is of no interest.
+        // Every role that can start a node can read this key. Its value is of no interest.
         let options = GetOptions::new().with_keys_only();
         let get = |client| pages::get(client, self.keys.config.clone(), options.clone());
         let answer = self.servers.read("ask for the etcd cluster id", get).await?;

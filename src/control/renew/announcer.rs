@@ -69,7 +69,7 @@ impl AnnounceCauses {
     }
 }
 
-/// Stock's udp backend writes no data of its own, and twill does unless it is told not to.
+/// Stock's udp backend writes no data of its own, and twill does unless a flag says not to.
 fn may_be_stock(lease: &Lease) -> bool {
     lease.attrs.backend_data.is_none() || lease.attrs.backend_type.is_some()
 }

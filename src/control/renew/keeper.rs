@@ -385,7 +385,7 @@ impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
         }
     }
 
-    /// Gives back every expiry, as our lease is lost. Whoever has our entry may be bound to it, and
+    /// Gives back every expiry, as our lease is lost. Another node that has our entry may be bound to it, and
     /// keeps it then.
     pub(super) async fn release_all(&mut self) {
         self.rebind(Entry { ttl_lease: None, ..self.lease.entry.clone() });

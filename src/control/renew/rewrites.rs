@@ -11,7 +11,7 @@ use crate::control::backoff::Backoff;
 pub(super) enum Over {
     /// An entry that names no owner.
     Ownerless,
-    /// Something else about us, in our name. Whoever writes that may write it again whenever we
+    /// Something else about us, in our name. Its writer may write it again whenever we
     /// correct it: another node with our public IP, or a script.
     Different,
 }

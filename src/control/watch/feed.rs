@@ -19,7 +19,7 @@ use crate::control::registry::{
 pub(crate) enum Update {
     /// Everything there is, for the first time.
     Snapshot(Snapshot),
-    /// Everything there is, once more. Nobody told us what happened to that which is known but
+    /// Everything there is, once more. Nobody reported what happened to that which is known but
     /// not in here.
     Relisted(Snapshot, Gap),
     /// Everything there is in a registry whose history is not the one that we followed: it lost

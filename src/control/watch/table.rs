@@ -21,7 +21,7 @@ pub(super) struct LeaseTable<'a> {
     known: BTreeMap<String, Lease>,
     /// How many of the known leases name a subnet.
     holders: HashMap<Subnet, usize>,
-    /// Keys of leases that are known and that a listing did not have, though nobody told us of
+    /// Keys of leases that are known and that a listing did not have, though nobody reported
     /// their end; and until when they stand.
     doubted: BTreeMap<String, Instant>,
     /// Keys of the malformed entries, with the revision that was complained about.

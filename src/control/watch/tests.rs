@@ -140,7 +140,7 @@ async fn what_happened_during_an_outage_is_caught_up_with_or_without_history() {
         if compacted {
             registry.compact();
         }
-        // Nobody told us that 10.1.1.0/24 was deleted, so it has half a minute to come back.
+        // Nobody reported that 10.1.1.0/24 was deleted, so it has half a minute to come back.
         let missed = ["+10.1.2.0/24 192.0.2.9", "+10.1.4.0/24 192.0.2.4", "-10.1.1.0/24"];
         followed.expect(&[&all[..], &missed].concat()).await;
     }

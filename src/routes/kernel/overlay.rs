@@ -19,7 +19,7 @@ pub struct OverlayLink {
     pub network: Subnet,
 }
 
-/// Something that a look finds amiss, and puts right.
+/// Something that a look finds wrong, and puts right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each says what it is")]
 pub enum Mended {
@@ -36,7 +36,7 @@ pub struct Look {
     pub name: String,
     /// What was amiss and is so no longer.
     pub mended: Vec<Mended>,
-    /// What is amiss still, because the kernel refused.
+    /// What is still wrong, because the kernel refused.
     pub failed: Vec<(Mended, KernelError)>,
     /// Addresses of the device that are not ours. The host may send from them.
     pub others: Vec<LinkAddr>,

@@ -1,4 +1,4 @@
-//! [`RouteFields`]: what the kernel says of a route, whoever asked.
+//! [`RouteFields`]: what the kernel says of a route.
 
 use std::net::Ipv4Addr;
 

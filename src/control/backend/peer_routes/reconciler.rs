@@ -191,7 +191,7 @@ impl<H: PeerHost> PeerReconciler<H> {
         self.program(touched).await;
     }
 
-    /// Asks anew what the peer of `subnet` needs. Returns what may have changed.
+    /// Asks again what the peer of `subnet` needs. Returns what may have changed.
     async fn evaluate(&mut self, subnet: Subnet) -> BTreeSet<Key> {
         let wanted = match self.leases.get(&subnet) {
             Some(attrs) => self.host.peer(subnet, attrs).await,
@@ -279,7 +279,7 @@ impl<H: PeerHost> PeerReconciler<H> {
         if self.is_synced {
             keys.extend(self.there.keys());
         }
-        // What is in place has not failed, whoever put it there.
+        // What is in place has not failed, even if another program put it there.
         let (there, wanted) = (&self.there, self.desired.entries());
         self.failures.retain(|key, _| there.change(*key, wanted).is_some());
         self.program(keys).await;

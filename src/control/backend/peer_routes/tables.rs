@@ -41,7 +41,7 @@ pub struct Links {
 pub struct Found {
     /// Entries that are ours: on our own device, or routes with our mark.
     pub entries: Entries,
-    /// Deletes what stands beside them under the same name.
+    /// Deletes duplicates: other entries under the same name.
     pub strays: Vec<Change>,
 }
 

@@ -154,7 +154,7 @@ enum Looked {
     AllRight,
     /// Something was put right. The kernel will tell us of that, too.
     Mended,
-    /// Something is amiss still.
+    /// Something is still wrong.
     Failed,
 }
 
@@ -441,7 +441,7 @@ impl Keeper {
 
     /// Lets everybody know how it stands, and the log what is another way than before.
     fn publish(&mut self, mut state: HostState) {
-        // The routes beside ours are looked at, and told of, elsewhere.
+        // Other routes are checked and reported elsewhere.
         state.peer_routes = self.state.borrow().peer_routes.clone();
         let before = self.state.send_replace(state.clone());
         for ((name, now), (_, before)) in state.parts().into_iter().zip(before.parts()) {

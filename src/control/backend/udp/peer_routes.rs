@@ -25,7 +25,7 @@ use crate::routes::publish::RoutePublisher;
 /// then what it had in hand for it.
 const SWEEP_PERIOD: Duration = Duration::from_secs(10);
 
-/// Peers after whose leaving it is not waited for: few beside those that the workers tell apart.
+/// Peers after whose leaving it is not waited for: few compared with those that the workers tell apart.
 const MANY_LEFT: usize = 256;
 
 /// The routes to the peers.

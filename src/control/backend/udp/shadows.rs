@@ -30,7 +30,7 @@ const PERIOD: Duration = Duration::from_secs(60);
 /// The same while something is wrong: it may go without a word.
 const PERIOD_WHEN_SHADOWED: Duration = Duration::from_secs(5);
 
-/// Changes come in rows: what is told within this time is one.
+/// Debounce window for netlink events.
 const SETTLE: Duration = Duration::from_millis(100);
 
 /// A look that took a second is followed by twenty without.
@@ -97,7 +97,7 @@ impl Shadows {
         let mut rested = Instant::now();
         loop {
             if is_due {
-                // The routes of this moment are read now: what is told by now is among them.
+                // The routes are read now, so the events queued so far are covered.
                 changes.drain();
                 let (network, started) = (self.network, Instant::now());
                 let read = spawn_blocking(move || kernel::routes_inside(network)).await;
@@ -187,7 +187,7 @@ impl Shadows {
     }
 }
 
-/// Waits until then; what is told meanwhile needs no memory.
+/// Waits until then, and drops the events that arrive meanwhile.
 async fn pass(changes: &mut HostChanges, until: Instant) {
     let mut until = pin!(sleep_until(until));
     loop {

@@ -2,7 +2,7 @@
 //!
 //! The kernel may know better than the lease who is there: this very host, a broadcast address, or
 //! the overlay itself, into which a datagram to that peer would be routed back. To ask takes some
-//! 20 µs, which 10,000 leases make long, so it is done beside the loop that follows the leases: a
+//! 20 µs, which 10,000 leases make long, so a task of its own does it, not the loop that follows the leases: a
 //! route stands at once, and is taken back if there is no way.
 
 use std::collections::{BTreeMap, BTreeSet};

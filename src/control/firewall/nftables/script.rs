@@ -56,7 +56,7 @@ impl Chain {
         }
     }
 
-    /// Our rules as `listed`: how this version of `nft` writes them. They are told by our network,
+    /// Our rules as `listed`: how this version of `nft` writes them. They are recognised by our network,
     /// and their order. `None` if they are not all there.
     pub(super) fn read_back(&self, listed: &[ListedRule], network: Subnet) -> Option<Vec<OwnRule>> {
         let mut ours = listed.iter().filter(|rule| is_about(&rule.text, network));

@@ -304,7 +304,7 @@ fn document_prints_what_it_read() {
     assert!(twice.to_string().contains("\"a\": 1,\n") && twice.to_string().contains("\"\\\"\": 3"));
 }
 
-/// Waits until the feed has told of the entry `key`.
+/// Waits until the feed has reported the entry `key`.
 async fn hears_of(feed: &mut Feed<'_, FileRegistry>, key: &str) {
     loop {
         let update = tokio::time::timeout(Duration::from_secs(20), feed.next()).await.unwrap();

@@ -105,7 +105,7 @@ async fn put_values(
     }
 }
 
-/// Waits until the feed has told of the lease of `key`.
+/// Waits until the feed has reported the lease of `key`.
 async fn learns(feed: &mut Feed<'_, EtcdRegistry>, key: &str) {
     loop {
         let update = tokio::time::timeout(Duration::from_secs(60), feed.next()).await;
