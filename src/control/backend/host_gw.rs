@@ -90,7 +90,10 @@ impl Backend for HostGwBackend {
         Ok(((setup, mtu, attrs.clone()), attrs))
     }
 
-    async fn start((setup, mtu, attrs): Self::Prepared, _: &Lease) -> Result<Self, BackendError> {
+    async fn start(
+        (setup, mtu, attrs): Self::Prepared,
+        lease: &Lease,
+    ) -> Result<Self, BackendError> {
         let (connection, changes) = TableChanges::subscribe().map_err(BackendError::Kernel)?;
         tokio::spawn(connection);
         let (connection, net) = kernel::connect().map_err(BackendError::Kernel)?;
@@ -107,7 +110,7 @@ impl Backend for HostGwBackend {
         let links = Links { overlay: None, underlay: link.index };
         let attrs = underlay.attrs();
         let network = network.network;
-        let host = HostGwHost { net, tables, changes, links, underlay, network };
+        let host = HostGwHost { net, tables, changes, links, underlay, network, own: lease.subnet };
         let conditions = Conditions::ok(&["underlay", "peers"]);
         let peers =
             PeerRoutes::start(BACKEND_TYPE, host, links, conditions, |tasks, reconciler| {
@@ -166,6 +169,7 @@ struct HostGwHost {
     links: Links,
     underlay: Underlay,
     network: Subnet,
+    own: Subnet,
 }
 
 impl PeerHost for HostGwHost {
@@ -177,6 +181,10 @@ impl PeerHost for HostGwHost {
 
     fn network(&self) -> Subnet {
         self.network
+    }
+
+    fn own(&self) -> Subnet {
+        self.own
     }
 
     async fn reconcile_links(

@@ -167,7 +167,7 @@ impl Backend for VxlanBackend {
         let lower = lower.ok_or(BackendError::NoUnderlay { addr: underlay.iface().addr })?;
         let spec = DeviceSpec { local: underlay.iface().addr, ..spec };
         let Device { link, .. } = spec.ensure(&net, &lower, mac).await?;
-        let addr = lease.subnet.addr();
+        let (own, addr) = (lease.subnet, lease.subnet.addr());
         address(&net, &link, addr, network).await.map_err(BackendError::Kernel)?;
         if !link.is_up {
             spec.bring_up(&net, &link).await?;
@@ -186,7 +186,7 @@ impl Backend for VxlanBackend {
             links,
             underlay,
             network,
-            addr,
+            own,
             direct_routing,
         };
         let conditions = Conditions::ok(&CONDITIONS);

@@ -50,6 +50,9 @@ pub trait PeerHost {
     /// The whole overlay: entries outside of it are not ours.
     fn network(&self) -> Subnet;
 
+    /// Our own part of it.
+    fn own(&self) -> Subnet;
+
     /// Puts its device right, if it has one, and looks at the external interface. Sets a condition
     /// for each.
     ///
@@ -194,7 +197,10 @@ impl<H: PeerHost> PeerReconciler<H> {
     /// Asks again what the peer of `subnet` needs. Returns what may have changed.
     async fn evaluate(&mut self, subnet: Subnet) -> BTreeSet<Key> {
         let wanted = match self.leases.get(&subnet) {
-            Some(attrs) => self.host.peer(subnet, attrs).await,
+            Some(attrs) => match self.misplaced(subnet) {
+                Some(fault) => Err(fault),
+                None => self.host.peer(subnet, attrs).await,
+            },
             None => {
                 self.faults.remove(&subnet);
                 if self.desired.peers().contains_key(&subnet) {
@@ -233,6 +239,18 @@ impl<H: PeerHost> PeerReconciler<H> {
                 self.desired.set(subnet, None)
             }
         }
+    }
+
+    /// Why the kernel must have no route to `subnet`: it would take packets away from this host's
+    /// own links, or from its containers.
+    fn misplaced(&self, subnet: Subnet) -> Option<String> {
+        let (network, own) = (self.host.network(), self.host.own());
+        let is_within =
+            |outer: Subnet| outer.contains(subnet.addr()) && outer.contains(subnet.last());
+        if !is_within(network) {
+            return Some(format!("it is not inside the Network {network}"));
+        }
+        is_within(own).then(|| format!("it is inside our own subnet {own}"))
     }
 
     fn warn_of_rivals(&mut self, subnet: Subnet, peer: &PeerEntries) {
@@ -375,7 +393,8 @@ impl<H: PeerHost> PeerReconciler<H> {
                         tracing::warn!("{name} failed: {reason}");
                     }
                 }
-                (Condition::Degraded(reason), Condition::Ok) => {
+                // Each peer's reason was said when it came up.
+                (Condition::Degraded(reason), Condition::Ok) if name != "peers" => {
                     if self.log.is_due(reason) {
                         tracing::warn!("{name} degraded: {reason}");
                     }

@@ -16,6 +16,7 @@ use crate::control::backend::BackendError;
 use crate::control::conditions::{Condition, Conditions};
 use crate::control::lease::{Lease, LeaseAttrs, LeaseEvent};
 use crate::control::registry::{Entry, Revision};
+use crate::control::test_log::Logs;
 use crate::routes::Subnet;
 use crate::routes::kernel::KernelError;
 
@@ -68,6 +69,10 @@ impl PeerHost for MemoryHost {
 
     fn network(&self) -> Subnet {
         "10.5.0.0/16".parse().unwrap()
+    }
+
+    fn own(&self) -> Subnet {
+        "10.5.99.0/24".parse().unwrap()
     }
 
     async fn reconcile_links(
@@ -238,6 +243,28 @@ async fn lease_that_cannot_be_followed_is_reported_and_the_others_go_on() {
     node.routes.apply(vec![vxlan(1, "0.0.0.0")]);
     a_while().await;
     assert_eq!(node.num_entries(), 3, "its old entries lead nowhere now");
+}
+
+#[tokio::test(start_paused = true)]
+async fn lease_outside_of_network_or_inside_our_own_subnet_gets_no_route_and_one_line() {
+    let logs = Logs::capture();
+    let mut node = Node::start(Entries::default());
+    for (misplaced, fault) in [
+        ("192.0.2.0/24", "it is not inside the Network 10.5.0.0/16"),
+        ("10.4.0.0/15", "it is not inside the Network 10.5.0.0/16"),
+        ("10.5.99.128/25", "it is inside our own subnet 10.5.99.0/24"),
+    ] {
+        let LeaseEvent::Added(lease) = vxlan(1, "192.0.2.1") else { panic!("no lease") };
+        let lease = Lease { subnet: misplaced.parse().unwrap(), ..lease };
+        node.routes.apply(vec![LeaseEvent::Added(lease)]);
+        sleep(Duration::from_secs(100)).await;
+        assert_eq!(node.num_entries(), 0, "{misplaced}");
+        let line = format!("lease {misplaced}: {fault}");
+        assert_eq!(logs.count(&line), 1, "{line}");
+        node.routes.apply(vec![LeaseEvent::Removed(misplaced.parse().unwrap())]);
+        a_while().await;
+        assert_eq!(node.condition("peers"), Condition::Ok);
+    }
 }
 
 #[tokio::test(start_paused = true)]

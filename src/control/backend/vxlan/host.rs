@@ -32,8 +32,8 @@ pub(super) struct VxlanHost {
     pub(super) links: Links,
     pub(super) underlay: Underlay,
     pub(super) network: Subnet,
-    /// Network address of our lease.
-    pub(super) addr: Ipv4Addr,
+    /// The subnet of our lease.
+    pub(super) own: Subnet,
     /// Peers on a network of the external interface's get plain routes.
     pub(super) direct_routing: bool,
 }
@@ -54,7 +54,7 @@ impl VxlanHost {
             device.mac = self.mac;
         }
         let is_other = before != Some(device.link.index);
-        let mut changed = address(&self.net, &device.link, self.addr, self.network).await?;
+        let mut changed = address(&self.net, &device.link, self.own.addr(), self.network).await?;
         if !device.link.is_up {
             self.spec.bring_up(&self.net, &device.link).await?;
             changed = true;
@@ -77,6 +77,10 @@ impl PeerHost for VxlanHost {
 
     fn network(&self) -> Subnet {
         self.network
+    }
+
+    fn own(&self) -> Subnet {
+        self.own
     }
 
     async fn reconcile_links(
