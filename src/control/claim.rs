@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Serialize, Serializer};
@@ -26,6 +27,8 @@ pub struct Claim {
     conflicts: Mutex<BTreeMap<String, Conflict>>,
     /// Why our lease could not be written when that was last tried.
     write_failure: Mutex<Option<String>>,
+    /// Whether the registry has no entry of ours, as far as is known.
+    is_gone: AtomicBool,
 }
 
 /// Another claim that cannot be right if ours is. Part of the JSON that `/stats` serves.
@@ -77,6 +80,7 @@ impl Claim {
             public_ip: Mutex::new(public_ip),
             conflicts: Mutex::default(),
             write_failure: Mutex::default(),
+            is_gone: AtomicBool::new(false),
         }
     }
 
@@ -97,8 +101,24 @@ impl Claim {
         self.lock().values().cloned().collect()
     }
 
-    /// Takes note of why our lease cannot be written; `None` once it was.
-    pub(crate) fn set_write_failure(&self, failure: Option<String>) {
+    /// Whether our entry is gone and could not be written again.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.is_gone.load(Ordering::Relaxed)
+    }
+
+    /// Takes note of why our lease cannot be written, and whether it `is_gone`.
+    pub(crate) fn cannot_be_written(&self, failure: String, is_gone: bool) {
+        self.set_write_failure(Some(failure));
+        self.is_gone.store(is_gone, Ordering::Relaxed);
+    }
+
+    /// Takes note that our lease stands as we would write it.
+    pub(crate) fn is_written(&self) {
+        self.set_write_failure(None);
+        self.is_gone.store(false, Ordering::Relaxed);
+    }
+
+    fn set_write_failure(&self, failure: Option<String>) {
         *self.write_failure.lock().unwrap_or_else(PoisonError::into_inner) = failure;
     }
 

@@ -310,6 +310,7 @@ impl<R: Registry> Node<'_, R> {
                 Some(request) = report_requests.recv() => {
                     vitals.subnet_file(subnet_file.as_ref().map(SubnetFile::state));
                     vitals.warn("lease", claim.write_failure());
+                    vitals.lease_gone(claim.is_gone());
                     let report = vitals.report(self.stats(&claim, &backend), &backend, &firewall);
                     // Whoever asked may be gone by now.
                     drop(request.send(report));

@@ -25,6 +25,7 @@ pub(in crate::control) struct Vitals {
     reconnects: u64,
     expires: Option<Instant>,
     revision: Revision,
+    is_gone: bool,
     renewals: u64,
     /// What is not as it should be, though packets flow, by what it is about.
     warnings: BTreeMap<&'static str, String>,
@@ -42,6 +43,7 @@ impl Vitals {
             reconnects: 0,
             expires,
             revision: lease.entry.revision,
+            is_gone: false,
             renewals: 0,
             warnings: BTreeMap::new(),
             rival: None,
@@ -75,6 +77,11 @@ impl Vitals {
             Some(warning) => drop(self.warnings.insert(what, warning)),
             None => drop(self.warnings.remove(what)),
         }
+    }
+
+    /// Takes note of whether the registry has our lease no more, and takes no new one.
+    pub(in crate::control) const fn lease_gone(&mut self, is_gone: bool) {
+        self.is_gone = is_gone;
     }
 
     /// Takes note of a new state of our lease.
@@ -134,6 +141,9 @@ impl Vitals {
             Condition::Failed(reason) => Check::fails(reason.as_str()),
         };
         let lease = match self.expires {
+            _ if self.is_gone => {
+                Check::fails("it is gone from the registry, which takes no new one")
+            }
             None => Check::holds().because("a reservation, which never expires"),
             Some(expires) if expires > now => {
                 Check::holds_until(time_text::utc(wall_clock(expires, now)))
@@ -236,6 +246,9 @@ mod tests {
         assert_eq!(failing(&vitals, &well, &rules), [""; 0]);
         assert_eq!(vitals.renewals, 0, "it was only kept alive");
         vitals.hold(&lease(2, Some(Instant::now() + 2 * hour)));
+        vitals.lease_gone(true);
+        assert_eq!(failing(&vitals, &well, &rules), ["lease"]);
+        vitals.lease_gone(false);
         vitals.hold(&lease(3, None));
         tokio::time::advance(2 * hour).await;
         assert_eq!(failing(&vitals, &well, &rules), [""; 0], "a reservation");

@@ -152,7 +152,7 @@ impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
         match self.registry.announce(&self.lease).await {
             Ok(Write::Done(lease)) => {
                 self.lease.entry = lease.entry;
-                self.claim.set_write_failure(None);
+                self.claim.is_written();
                 self.announcer.written();
                 Ok(())
             }
@@ -318,7 +318,7 @@ impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
             tracing::info!("lease {} is a reservation", self.lease.subnet);
             self.lease.expires = None;
             self.renew_at = None;
-            self.claim.set_write_failure(None);
+            self.claim.is_written();
         } else if had.ttl_lease != self.lease.entry.ttl_lease {
             // Bound to an expiry that we do not know. Renewing tells.
             self.renew_at = Some(Instant::now() + MIN_PAUSE);
@@ -349,7 +349,7 @@ impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
         self.is_gone = false;
         self.former_ip = None;
         self.backoff.reset();
-        self.claim.set_write_failure(None);
+        self.claim.is_written();
         self.announcer.written();
         if !std::mem::take(&mut self.is_shared) {
             self.claim.settle(&self.lease.entry.key);
@@ -423,7 +423,7 @@ impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
         };
         let subnet = self.lease.subnet;
         let failure = format!("our lease {subnet} cannot be written and {until}: {error}");
-        self.claim.set_write_failure(Some(failure));
+        self.claim.cannot_be_written(failure, self.is_gone);
         if self.log.is_due(error.kind()) {
             tracing::warn!("{error}; trying again, {stands}");
         }

@@ -100,13 +100,14 @@ async fn lease_that_cannot_be_written_is_told_of_until_it_is() {
         let failure = claim.write_failure().unwrap_or_default();
         assert!(failure.starts_with(expected), "{failure}");
         assert!(failure.ends_with("lease: writes are refused"), "{failure}");
+        assert_eq!(claim.is_gone(), failure.contains("is gone"));
     }
     registry.refuse_writes(false);
     tokio::select! {
         lost = &mut keep => panic!("{lost}"),
         () = tokio::time::sleep(Duration::from_secs(100)) => {}
     }
-    assert_eq!(claim.write_failure(), None);
+    assert_eq!((claim.write_failure(), claim.is_gone()), (None, false));
     assert_eq!(owner(&registry).await, Some(OURS));
 }
 
