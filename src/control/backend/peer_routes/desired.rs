@@ -23,6 +23,9 @@ pub struct Desired {
     /// A device may hold several subnets. The kernel keeps one destination per address: that of
     /// the first subnet, whatever the order in which the leases were written.
     holders: BTreeMap<Mac, BTreeSet<Subnet>>,
+    /// The subnets that begin with one address, which is their gateway: leases from before
+    /// `SubnetLen` was changed and from after. The neighbour is that of the last of them.
+    gateways: BTreeMap<Ipv4Addr, BTreeSet<Subnet>>,
     entries: Entries,
 }
 
@@ -47,14 +50,16 @@ impl Desired {
         let mut touched = BTreeSet::from([Key::Route(subnet)]);
         if let Some(PeerEntries { hop, vtep: Some((mac, _)) }) = before {
             touched.extend([Key::Neighbour(hop.gateway), Key::Fdb(mac)]);
-            self.entries.neighbours.remove(&hop.gateway);
+            if let Some(holders) = self.gateways.get_mut(&hop.gateway) {
+                holders.remove(&subnet);
+            }
             if let Some(holders) = self.holders.get_mut(&mac) {
                 holders.remove(&subnet);
             }
         }
         if let Some(PeerEntries { hop, vtep: Some((mac, _)) }) = peer {
             touched.extend([Key::Neighbour(hop.gateway), Key::Fdb(mac)]);
-            self.entries.neighbours.insert(hop.gateway, mac);
+            self.gateways.entry(hop.gateway).or_default().insert(subnet);
             self.holders.entry(mac).or_default().insert(subnet);
         }
         match peer {
@@ -62,8 +67,10 @@ impl Desired {
             None => self.entries.routes.remove(&subnet),
         };
         for key in &touched {
-            if let Key::Fdb(mac) = key {
-                self.settle(*mac);
+            match key {
+                Key::Neighbour(gateway) => self.settle_neighbour(*gateway),
+                Key::Fdb(mac) => self.settle(*mac),
+                Key::Route(_) => {}
             }
         }
         touched
@@ -75,6 +82,17 @@ impl Desired {
         let holders = self.holders.get(&mac).into_iter().flatten();
         let elsewhere = |subnet: &&Subnet| self.host_of(**subnet).is_some_and(|it| it != host);
         holders.filter(elsewhere).copied().collect()
+    }
+
+    fn settle_neighbour(&mut self, gateway: Ipv4Addr) {
+        let last = self.gateways.get(&gateway).and_then(BTreeSet::last);
+        match last.and_then(|subnet| self.peers.get(subnet)?.vtep) {
+            Some((mac, _)) => drop(self.entries.neighbours.insert(gateway, mac)),
+            None => {
+                self.entries.neighbours.remove(&gateway);
+                self.gateways.remove(&gateway);
+            }
+        }
     }
 
     fn settle(&mut self, mac: Mac) {
@@ -165,6 +183,22 @@ mod tests {
         assert_eq!(desired.entries().fdb.get(&mac(1)), Some(&host(7)));
         desired.set(subnet(3), None);
         assert_eq!(desired.entries(), &Entries::default());
+    }
+
+    #[test]
+    fn subnets_of_two_lengths_share_a_neighbour_until_the_last_of_them_goes() {
+        let long = Subnet::new(subnet(2).addr(), 25).unwrap();
+        let neighbour = |desired: &Desired| desired.entries().neighbours.get(&long.addr()).copied();
+        for gone in [subnet(2), long] {
+            let mut desired = Desired::default();
+            desired.set(subnet(2), Some(tunnelled(2, 7, 1)));
+            desired.set(long, Some(tunnelled(2, 7, 1)));
+            desired.set(gone, None);
+            assert_eq!(neighbour(&desired), Some(mac(1)), "{gone} is gone");
+            desired.set(if gone == long { subnet(2) } else { long }, None);
+            assert_eq!(desired.entries(), &Entries::default());
+            assert!(desired.gateways.is_empty() && desired.holders.is_empty());
+        }
     }
 
     #[test]
