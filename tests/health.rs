@@ -238,13 +238,19 @@ fn routes_that_shadow_a_peer_are_named_and_keep_the_node_from_being_ready() {
         ip(cure);
         await_status(&host, 200);
     }
+    // A rule that leads to another table.
+    ip("rule add to 10.1.0.0/16 lookup 100 pref 100");
+    ip("route add 10.1.0.0/17 dev cni0 table 100");
+    shadowed("route 10.1.0.0/17 dev cni0 of table 100 takes packets for peer subnet 10.1.98.0/24");
+    ip("rule del pref 100");
+    await_status(&host, 200);
     // A peer that joins in a range which was nobody's.
     let key = "/coreos.com/network/subnets/10.1.200.0-24";
     host.etcdctl(&["put", key, r#"{"PublicIP":"10.0.0.10"}"#]);
     shadowed("route 10.1.200.0/24 dev cni0 takes packets for peer subnet 10.1.200.0/24");
     host.etcdctl(&["del", key]);
     await_status(&host, 200);
-    assert_eq!(daemon.log().matches("takes packets for peer subnet").count(), 6, "once each");
+    assert_eq!(daemon.log().matches("takes packets for peer subnet").count(), 7, "once each");
     daemon.stop();
 }
 

@@ -35,7 +35,8 @@ impl Netlink {
     pub async fn matched_route(&self, addr: Ipv4Addr) -> Result<Option<RouteFields>, KernelError> {
         let mut to = request_for(addr);
         // Without it the answer has the address in the place of the route's range. Linux 4.13.
-        to.header.flags |= RouteFlags::FibMatch;
+        // Nor does it name the table, but say `main`, unless it is asked to. Linux 4.4.
+        to.header.flags |= RouteFlags::FibMatch | RouteFlags::LookupTable;
         let mut found = pin!(self.handle().route().get(to).execute());
         match found.try_next().await {
             Ok(message) => Ok(message.as_ref().and_then(RouteFields::of)),

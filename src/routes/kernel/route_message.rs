@@ -62,6 +62,11 @@ impl RouteFields {
     pub fn is_in_main_table(&self) -> bool {
         self.table == u32::from(RouteHeader::RT_TABLE_MAIN)
     }
+
+    /// Whether it is in a table that is asked only because a rule of the operator's says so.
+    pub fn is_in_table_of_a_rule(&self) -> bool {
+        !self.is_in_main_table() && ![RT_TABLE_LOCAL, RT_TABLE_DEFAULT].contains(&self.table)
+    }
 }
 
 fn only_link(hops: &[RouteNextHop]) -> Option<u32> {

@@ -68,6 +68,8 @@ struct Shadow {
     route: Subnet,
     link: Option<u32>,
     peer: Subnet,
+    /// The table that a rule of the operator's leads to, if it is not by `main` or `local`.
+    table: Option<u32>,
 }
 
 /// Looks after the routes inside one Network.
@@ -159,6 +161,9 @@ impl Shadows {
                 shadows.push(shadow);
             }
         }
+        if shadows.is_empty() {
+            shadows.extend(self.by_a_rule(net, overlay).await);
+        }
         let part = match shadows.as_slice() {
             [] => Part::InPlace,
             [first, others @ ..] => {
@@ -172,6 +177,20 @@ impl Shadows {
         let is_shadowed = !part.is_in_place();
         self.tell(part);
         is_shadowed
+    }
+
+    /// The route that a rule of the operator's leads to instead of the overlay's. One peer stands
+    /// for all: such rules are for ranges, and mostly for everything.
+    async fn by_a_rule(&self, net: &Netlink, overlay: Option<u32>) -> Option<Shadow> {
+        let peer = *self.peers.lock().first()?;
+        let way = net.matched_route(first_host(peer)).await.ok().flatten()?;
+        let leads_elsewhere = overlay.is_some() && way.link != overlay;
+        (way.is_in_table_of_a_rule() && leads_elsewhere).then_some(Shadow {
+            route: way.dst,
+            link: way.link,
+            peer,
+            table: Some(way.table),
+        })
     }
 
     fn tell(&self, part: Part) {
@@ -203,6 +222,12 @@ fn reason(shadow: &Shadow, link: Option<&str>, num_others: usize) -> String {
     let Shadow { route, peer, .. } = shadow;
     let by = link.map_or("without a link".to_owned(), |link| format!("dev {link}"));
     let others = Others(num_others);
+    if let Some(table) = shadow.table {
+        return format!(
+            "route {route} {by} of table {table} takes packets for peer subnet {peer} away from the \
+             overlay: have `ip rule` look the Network up in table main first"
+        );
+    }
     format!(
         "route {route} {by} takes packets for peer subnet {peer} away from the overlay{others}: \
          delete it, or give that link a range outside the Network"
@@ -236,7 +261,7 @@ fn suspects(
         routes.iter().filter(|(route, link)| leads_elsewhere(**link) && !is_within_own(**route));
     let shadow = |(route, link): (&Subnet, &Option<u32>)| {
         let peer = peer_within(peers, *route)?;
-        Some(Shadow { route: *route, link: *link, peer })
+        Some(Shadow { route: *route, link: *link, peer, table: None })
     };
     others.filter_map(shadow).collect()
 }
@@ -292,11 +317,13 @@ mod tests {
     #[test]
     fn reason_names_route_and_link() {
         let [route, peer] = ["10.1.2.0/25", "10.1.2.0/24"].map(|text| text.parse().unwrap());
-        let shadow = Shadow { route, link: Some(3), peer };
+        let shadow = Shadow { route, link: Some(3), peer, table: None };
         let told = reason(&shadow, Some("docker0"), 2);
         let start = "route 10.1.2.0/25 dev docker0 takes packets for peer subnet 10.1.2.0/24 away \
                      from the overlay, and 2 more routes do the like: ";
         assert!(told.starts_with(start), "{told}");
         assert!(reason(&shadow, None, 0).contains("without a link takes"));
+        let by_rule = Shadow { table: Some(52), ..shadow };
+        assert!(reason(&by_rule, Some("tun9"), 0).contains("dev tun9 of table 52 takes"));
     }
 }
