@@ -242,11 +242,10 @@ async fn join<R: Registry>(
     for warning in overlap::check(&net, network.network, &iface, &endpoints, &[]).await? {
         warn!("{warning}");
     }
-    // 4d. Lease, overlay device, workers; rules, subnet.env, READY=1 beside the loop.
-    let backend = network.backend;
+    // 4d. Lease, overlay device, workers; then rules, subnet.env and READY=1, with peers served.
     let node = Node {
         registry,
-        network: network.clone(),
+        network,
         backend_override: config.backend,
         config_text: &found.text,
         previous,
@@ -259,8 +258,18 @@ async fn join<R: Registry>(
         firewall: config.firewall,
         health,
     };
+    live(node, config, iface).await
+}
+
+/// The node's life with the backend that its network asks for.
+async fn live<R: Registry>(
+    node: Node<'_, R>,
+    config: &Config,
+    iface: ExternalInterface,
+) -> Result<Infallible, DaemonError> {
     let choice = IfaceChoice { specs: config.ifaces.clone(), public_ip: config.public_ip };
-    match backend {
+    let network = node.network.clone();
+    match network.backend {
         BackendConfig::Udp { port, mtu } => {
             let setup = UdpSetup {
                 iface,
