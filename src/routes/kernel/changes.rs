@@ -2,8 +2,9 @@
 
 use std::fmt;
 use std::net::Ipv4Addr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 
+use futures_util::future::select;
 use futures_util::{FutureExt, Stream, StreamExt};
 use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::packet_route::RouteNetlinkMessage;
@@ -53,10 +54,7 @@ pub fn watch()
     }
     let changes = messages.filter_map(|(message, _)| std::future::ready(change(&message.payload)));
     let connections = async {
-        tokio::select! {
-            () = told => {}
-            () = asked => {}
-        }
+        select(pin!(told), pin!(asked)).await;
     };
     Ok((connections, Netlink { handle }, HostChanges { changes: Box::pin(changes) }))
 }
