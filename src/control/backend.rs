@@ -83,7 +83,10 @@ pub trait Backend: Sized {
 
     /// Reads what it carried to its peers, and what came from them; a peer may have several
     /// entries, which add up.
-    fn peer_counts(&self) -> (Vec<PeerCount>, Vec<PeerCount>);
+    fn peer_counts(&self) -> (Vec<PeerCount>, Vec<PeerCount>) {
+        // Where the kernel forwards, no packet passes through this process.
+        (Vec::new(), Vec::new())
+    }
 
     /// Name of the overlay device.
     fn device(&self) -> String;
@@ -92,7 +95,9 @@ pub trait Backend: Sized {
     fn num_peers(&self) -> usize;
 
     /// Reads what it counted.
-    fn stats(&self) -> BackendStats;
+    fn stats(&self) -> BackendStats {
+        BackendStats { device: self.device(), num_peers: self.num_peers(), dataplane: None }
+    }
 }
 
 /// What a backend counted; part of the JSON that `/stats` serves.

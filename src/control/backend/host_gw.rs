@@ -13,12 +13,11 @@ use super::peer_routes::{
     Entries, Hop, KernelTables, Links, PeerEntries, PeerHost, PeerRoutes, TableChanges, Underlay,
     Via, check_host, underlay_condition,
 };
-use super::{Backend, BackendError, BackendStats, kernel_mtu};
+use super::{Backend, BackendError, kernel_mtu};
 use crate::control::conditions::Conditions;
 use crate::control::config::NetworkConfig;
 use crate::control::iface::{ExternalInterface, IfaceChoice};
 use crate::control::lease::{Lease, LeaseAttrs, LeaseEvent};
-use crate::dataplane::peer_counters::PeerCount;
 use crate::routes::Subnet;
 use crate::routes::kernel::{self, Netlink};
 
@@ -144,20 +143,12 @@ impl Backend for HostGwBackend {
         Some(self.attrs.clone())
     }
 
-    fn peer_counts(&self) -> (Vec<PeerCount>, Vec<PeerCount>) {
-        (Vec::new(), Vec::new())
-    }
-
     fn device(&self) -> String {
         self.name.clone()
     }
 
     fn num_peers(&self) -> usize {
         self.peers.num_peers()
-    }
-
-    fn stats(&self) -> BackendStats {
-        BackendStats { device: self.device(), num_peers: self.num_peers(), dataplane: None }
     }
 }
 

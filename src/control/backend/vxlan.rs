@@ -17,12 +17,11 @@ use self::device::{Device, DeviceSpec, address};
 use self::host::{CONDITIONS, VxlanHost};
 use self::lease_data::{BACKEND_TYPE, advertise, vtep_mac};
 use super::peer_routes::{KernelTables, Links, Mac, PeerRoutes, TableChanges, Underlay};
-use super::{Backend, BackendError, BackendStats};
+use super::{Backend, BackendError};
 use crate::control::conditions::Conditions;
 use crate::control::config::{NetworkConfig, VxlanConfig};
 use crate::control::iface::{ExternalInterface, IfaceChoice};
 use crate::control::lease::{Lease, LeaseAttrs, LeaseEvent};
-use crate::dataplane::peer_counters::PeerCount;
 use crate::routes::Subnet;
 use crate::routes::kernel::{self, Netlink};
 
@@ -221,19 +220,11 @@ impl Backend for VxlanBackend {
         Some(self.attrs.clone())
     }
 
-    fn peer_counts(&self) -> (Vec<PeerCount>, Vec<PeerCount>) {
-        (Vec::new(), Vec::new())
-    }
-
     fn device(&self) -> String {
         self.name.clone()
     }
 
     fn num_peers(&self) -> usize {
         self.peers.num_peers()
-    }
-
-    fn stats(&self) -> BackendStats {
-        BackendStats { device: self.device(), num_peers: self.num_peers(), dataplane: None }
     }
 }
