@@ -13,7 +13,7 @@ use support::measured::stage;
 use support::node::{Node, uncounted};
 use support::{NUM_SEGMENTS, datagrams, segments, small, superpacket};
 use twill::dataplane::Offloads;
-use twill::dataplane::memory::TunPacket;
+use twill::dataplane::io::memory::TunPacket;
 
 const CASES: [(&str, Offloads); 2] = [("auto", Offloads::AUTO), ("off", Offloads::OFF)];
 

@@ -10,16 +10,17 @@ use bytes::Bytes;
 use criterion::{Criterion, criterion_group, criterion_main};
 use support::measured::stage;
 use support::{NUM_SEGMENTS, datagrams, routes, segments, small, superpacket};
-use twill::dataplane::checksum::Sum;
-use twill::dataplane::classify;
-use twill::dataplane::coalesce::{Coalescer, MAX_PIECES, PacketAt, Scratch};
-use twill::dataplane::decap::Accept;
-use twill::dataplane::encap::Encap;
+use twill::dataplane::Offloads;
+use twill::dataplane::egress::encap::Encap;
+use twill::dataplane::egress::split::Split;
+use twill::dataplane::ingress::coalesce::{Coalescer, MAX_PIECES, PacketAt, Scratch};
+use twill::dataplane::ingress::filter::Accept;
+use twill::dataplane::io::memory;
+use twill::dataplane::io::recv_batch::RecvBatch;
+use twill::dataplane::io::udp::UdpSocket;
+use twill::dataplane::packet::checksum::Sum;
+use twill::dataplane::packet::classify;
 use twill::dataplane::pmtu::PathMtus;
-use twill::dataplane::recv_batch::RecvBatch;
-use twill::dataplane::split::Split;
-use twill::dataplane::udp::UdpSocket;
-use twill::dataplane::{Offloads, memory};
 
 fn checksum(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("checksum");

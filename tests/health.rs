@@ -15,7 +15,7 @@ use std::time::Duration;
 use host::{Daemon, Host, eventually, text};
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
-use twill::dataplane::packet_builder::PacketBuilder;
+use twill::dataplane::packet::builder::PacketBuilder;
 
 /// Leaves no choice but 10.1.15.0/24.
 const CONFIG: &str = r#"{"Network":"10.1.0.0/16","SubnetMin":"10.1.15.0","SubnetMax":"10.1.15.0"}"#;

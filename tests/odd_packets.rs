@@ -7,10 +7,10 @@ mod nodes;
 
 use nodes::{carry, pair, pair_with_mtu, pattern};
 use twill::dataplane::Offloads;
-use twill::dataplane::checksum::{Sum, write_ipv4_checksum};
-use twill::dataplane::headers::tcp;
-use twill::dataplane::packet_builder::PacketBuilder;
-use twill::dataplane::vnet_hdr::{Gso, VnetHdr};
+use twill::dataplane::packet::builder::PacketBuilder;
+use twill::dataplane::packet::checksum::{Sum, write_ipv4_checksum};
+use twill::dataplane::packet::headers::tcp;
+use twill::dataplane::packet::vnet_hdr::{Gso, VnetHdr};
 
 const SRC: &str = "10.1.15.2:4000";
 const DST: &str = "10.1.16.2:5001";

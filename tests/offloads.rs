@@ -8,12 +8,13 @@ mod nodes;
 use std::collections::BTreeMap;
 
 use nodes::{Node, carry, pair, pattern, split, tcp_superpacket};
-use twill::dataplane::fallback::{FIRST_WAIT, LONGEST_WAIT};
-use twill::dataplane::memory::TunPacket;
-use twill::dataplane::offload_state::OffloadSnapshot;
-use twill::dataplane::packet_builder::PacketBuilder;
-use twill::dataplane::vnet_hdr::{Gso, PartialChecksum, VnetHdr};
-use twill::dataplane::{DropReason, Offloads, classify};
+use twill::dataplane::io::memory::TunPacket;
+use twill::dataplane::offload::backoff::{FIRST_WAIT, LONGEST_WAIT};
+use twill::dataplane::offload::state::OffloadSnapshot;
+use twill::dataplane::packet::builder::PacketBuilder;
+use twill::dataplane::packet::classify;
+use twill::dataplane::packet::vnet_hdr::{Gso, PartialChecksum, VnetHdr};
+use twill::dataplane::{DropReason, Offloads};
 
 const DST: &str = "10.1.16.2:5001";
 const MF: u16 = 0x2000;
@@ -88,7 +89,7 @@ fn every_combination_on_both_ends_carries_the_same_packets() {
     let sent = traffic();
     let two_hops_on = |mut packet: Vec<u8>| {
         packet[8] -= 2;
-        twill::dataplane::checksum::write_ipv4_checksum(&mut packet[..20]);
+        twill::dataplane::packet::checksum::write_ipv4_checksum(&mut packet[..20]);
         packet
     };
     let expected: Vec<_> = sent.iter().cloned().flat_map(split).map(two_hops_on).collect();

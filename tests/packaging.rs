@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use tempfile::TempDir;
-use twill::control::flags;
-use twill::lab::cli;
+use twill::control::cli as flanneld_cli;
+use twill::lab::cli as lab_cli;
 
 const REPOSITORY: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -84,13 +84,13 @@ fn sample_settings_are_flags_and_change_nothing_until_asked_to() {
         samples.filter(|(name, _)| name.starts_with("FLANNELD_")).collect();
     assert!(variables.len() > 3, "{variables:?}");
     let env = variables.iter().map(|(name, value)| (name.into(), value.into()));
-    let parsed = flags::parse([], env).unwrap();
-    let flags::Invocation::Run(config) = parsed else { panic!("{parsed:?}") };
+    let parsed = flanneld_cli::parse([], env).unwrap();
+    let flanneld_cli::Invocation::Run(config) = parsed else { panic!("{parsed:?}") };
     assert_eq!(config.healthz.unwrap().to_string(), "127.0.0.1:8285");
     for (name, _) in variables {
         let flag = name["FLANNELD_".len()..].to_lowercase().replace('_', "-");
         assert!(
-            flags::command().get_arguments().any(|arg| arg.get_long() == Some(&flag)),
+            flanneld_cli::command().get_arguments().any(|arg| arg.get_long() == Some(&flag)),
             "{name}"
         );
     }
@@ -103,7 +103,7 @@ fn manual_and_completions_know_every_flag() {
     let read = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
     let page = read("flanneld.8").replace("\\-", "-");
     let completions = [read("flanneld.bash"), read("_flanneld"), read("flanneld.fish")];
-    for arg in flags::command().get_arguments() {
+    for arg in flanneld_cli::command().get_arguments() {
         let flag = arg.get_long().unwrap();
         assert!(page.contains(&format!("--{flag}")), "{flag} is not in the manual");
         for completion in &completions {
@@ -116,7 +116,7 @@ fn manual_and_completions_know_every_flag() {
     }
     let lab = read("flannel-lab.8").replace("\\-", "-");
     let completions = [read("flannel-lab.bash"), read("_flannel-lab"), read("flannel-lab.fish")];
-    for task in cli::command().get_subcommands().filter(|task| !task.is_hide_set()) {
+    for task in lab_cli::command().get_subcommands().filter(|task| !task.is_hide_set()) {
         let name = task.get_name();
         assert!(lab.contains(&format!("flannel-lab-{name}(8)")), "{name} is not in the manual");
         let page = read(&format!("flannel-lab-{name}.8")).replace("\\-", "-");

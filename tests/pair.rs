@@ -7,10 +7,11 @@ mod nodes;
 use std::time::Instant;
 
 use nodes::{carry, pair, pattern, split, tcp_superpacket};
-use twill::dataplane::packet_builder::PacketBuilder;
-use twill::dataplane::vnet_hdr::VnetHdr;
+use twill::dataplane::packet::builder::PacketBuilder;
+use twill::dataplane::packet::classify;
+use twill::dataplane::packet::vnet_hdr::VnetHdr;
 use twill::dataplane::worker::Turn;
-use twill::dataplane::{DropReason, Offloads, classify};
+use twill::dataplane::{DropReason, Offloads};
 use twill::routes::NextHop;
 use twill::routes::publish::RouteChange;
 

@@ -20,7 +20,8 @@ use tracing::{Event, Subscriber};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
-use twill::control::flags::{self, Invocation};
+use twill::control::cli;
+use twill::control::cli::Invocation;
 
 /// Set in the copy: the part of a line at which to panic, or [`THREAD`].
 const PANIC_AT: &str = "TWILL_TEST_PANIC_AT";
@@ -94,7 +95,7 @@ fn be_the_daemon(line: String) -> ! {
         .init();
     let mut args = ["-iface", "10.0.0.7", "-subnet-file"].map(OsString::from).to_vec();
     args.push(env.into());
-    let Ok(Invocation::Run(config)) = flags::parse(args, []) else { panic!("bad flags") };
+    let Ok(Invocation::Run(config)) = cli::parse(args, []) else { panic!("bad flags") };
     let Err(error) = twill::control::run(*config) else { panic!("nobody asked it to stop") };
     eprintln!("flanneld: {error}");
     exit(1)

@@ -8,11 +8,12 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use nodes::{Node, carry, pair, pattern, split, tcp_superpacket};
-use twill::dataplane::packet_builder::PacketBuilder;
+use twill::dataplane::io::underlay_error::UnderlayError;
+use twill::dataplane::packet::builder::PacketBuilder;
+use twill::dataplane::packet::classify;
+use twill::dataplane::packet::vnet_hdr::VnetHdr;
 use twill::dataplane::pmtu::PathMtuCache;
-use twill::dataplane::underlay_error::UnderlayError;
-use twill::dataplane::vnet_hdr::VnetHdr;
-use twill::dataplane::{DropReason, Offloads, classify};
+use twill::dataplane::{DropReason, Offloads};
 
 /// The outer address of the right node.
 const RIGHT: [u8; 4] = [192, 0, 2, 16];

@@ -4,8 +4,8 @@
 pub mod measured;
 pub mod node;
 
-use twill::dataplane::packet_builder::PacketBuilder;
-use twill::dataplane::vnet_hdr::{Gso, PartialChecksum, VnetHdr};
+use twill::dataplane::packet::builder::PacketBuilder;
+use twill::dataplane::packet::vnet_hdr::{Gso, PartialChecksum, VnetHdr};
 use twill::routes::{NextHop, Route, RouteTable, Subnet};
 
 /// Payload of a TCP segment with timestamps in an overlay of MTU 1472.

@@ -6,16 +6,17 @@ use std::time::Instant;
 use allocation_counter::opt_out;
 use bytes::Bytes;
 use twill::dataplane::Offloads;
-use twill::dataplane::decap::Accept;
-use twill::dataplane::memory::{
-    self, MemoryHost, MemoryTun, MemoryUdp, MemoryUnderlay, Sent, TunPacket,
+use twill::dataplane::egress::gso_batch::Path;
+use twill::dataplane::ingress::filter::Accept;
+use twill::dataplane::io::memory;
+use twill::dataplane::io::memory::{
+    MemoryHost, MemoryTun, MemoryUdp, MemoryUnderlay, Sent, TunPacket,
 };
-use twill::dataplane::recv_batch::RecvBatch;
-use twill::dataplane::send_queue::Path;
-use twill::dataplane::tun::TunQueue;
-use twill::dataplane::udp::UdpSocket;
-use twill::dataplane::underlay_error::UnderlayError;
-use twill::dataplane::vnet_hdr::VnetHdr;
+use twill::dataplane::io::recv_batch::RecvBatch;
+use twill::dataplane::io::tun::TunQueue;
+use twill::dataplane::io::udp::UdpSocket;
+use twill::dataplane::io::underlay_error::UnderlayError;
+use twill::dataplane::packet::vnet_hdr::VnetHdr;
 use twill::dataplane::worker::{Turn, Worker};
 use twill::routes::Route;
 use twill::routes::publish::{self, RouteChange, RoutePublisher};

@@ -10,8 +10,8 @@ use anyhow::Context;
 use clap::Command;
 use clap_complete::Shell;
 use clap_mangen::Man;
-use twill::control::flags;
-use twill::lab::cli;
+use twill::control::cli as flanneld_cli;
+use twill::lab::cli as lab_cli;
 
 /// The sections after OPTIONS, as they are.
 const FLANNELD_SECTIONS: &str = include_str!("../../dist/flanneld.8.in");
@@ -27,10 +27,12 @@ fn main() -> anyhow::Result<()> {
     let dir = std::env::args_os().nth(1).context("usage: flanneld-manual DIRECTORY")?;
     let dir = PathBuf::from(dir);
     fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
-    write_manual(flags::command(), "flanneld", FLANNELD, FLANNELD_SECTIONS, &dir)?;
-    write_manual(cli::command(), "flannel-lab", LAB, LAB_SECTIONS, &dir)?;
+    write_manual(flanneld_cli::command(), "flanneld", FLANNELD, FLANNELD_SECTIONS, &dir)?;
+    write_manual(lab_cli::command(), "flannel-lab", LAB, LAB_SECTIONS, &dir)?;
     write_manuals_of_tasks(&dir)?;
-    for (name, mut command) in [("flanneld", flags::command()), ("flannel-lab", cli::command())] {
+    for (name, mut command) in
+        [("flanneld", flanneld_cli::command()), ("flannel-lab", lab_cli::command())]
+    {
         for shell in SHELLS {
             clap_complete::generate_to(shell, &mut command, name, &dir)
                 .with_context(|| format!("write completions for {shell} to {}", dir.display()))?;
@@ -42,7 +44,7 @@ fn main() -> anyhow::Result<()> {
 /// A page for each of flannel-lab's tasks, `flannel-lab-up(8)` and so on, as its own page names
 /// them.
 fn write_manuals_of_tasks(dir: &Path) -> anyhow::Result<()> {
-    let mut lab = cli::command();
+    let mut lab = lab_cli::command();
     lab.build();
     for task in lab.get_subcommands() {
         if task.is_hide_set() || task.get_name() == "help" {

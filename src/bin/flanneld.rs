@@ -5,8 +5,11 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use twill::control::flags::{self, Config, Invocation};
-use twill::control::{check, firewall, log};
+use twill::control::cli;
+use twill::control::cli::commands::config_check;
+use twill::control::cli::{Config, Invocation};
+use twill::control::host::firewall;
+use twill::control::util::log;
 
 fn main() -> ExitCode {
     match try_main() {
@@ -23,7 +26,7 @@ fn main() -> ExitCode {
 
 fn try_main() -> anyhow::Result<()> {
     let args = std::env::args_os().skip(1);
-    match flags::parse(args, std::env::vars_os())? {
+    match cli::parse(args, std::env::vars_os())? {
         Invocation::Version => print(concat!("v", env!("CARGO_PKG_VERSION"), "\n")),
         Invocation::Help(text) => print(&text),
         Invocation::Check { config, as_json } => check(&config, as_json),
@@ -39,7 +42,7 @@ fn try_main() -> anyhow::Result<()> {
 }
 
 fn check(config: &Config, as_json: bool) -> anyhow::Result<()> {
-    let report = check::check(config)?;
+    let report = config_check::check(config)?;
     if as_json {
         print(&(serde_json::to_string_pretty(&report)? + "\n"))?;
     } else {

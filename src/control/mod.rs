@@ -4,46 +4,16 @@
 //! the only part of the program with an async runtime, of one thread: what it does is little, and
 //! the cores belong to the workers.
 
-pub mod flags;
-pub mod check;
-pub mod preflight;
-pub mod signals;
-pub mod health;
-pub mod log;
-pub mod panics;
-pub mod config;
-pub mod iface;
-pub mod host_id;
-pub mod host_state;
+pub mod cli;
+pub mod observe;
 pub mod conditions;
-pub mod overlap;
-mod node;
-mod systemd;
-
-pub mod registry;
-pub mod lease;
-pub mod allocate;
-pub mod acquire;
-pub mod claim;
-pub mod watch;
-pub mod renew;
 
 pub mod backend;
-pub mod firewall;
-pub mod subnet_file;
-pub mod replace_file;
-pub(crate) mod state_file;
-
-mod backoff;
-mod dice;
-mod go_json;
-mod log_limit;
-mod one_line;
-#[cfg(test)]
-mod model_tests;
-#[cfg(test)]
-mod test_log;
-mod time_text;
+pub mod config;
+pub mod subnet;
+pub mod host;
+pub mod node;
+pub mod util;
 
 use std::convert::Infallible;
 use std::io;
@@ -57,32 +27,35 @@ use tokio::runtime::Builder;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-use self::acquire::AcquireError;
 use self::backend::BackendError;
 use self::backend::host_gw::{HostGwBackend, HostGwSetup};
 use self::backend::udp::{UdpBackend, UdpSetup};
 use self::backend::vxlan::{VxlanBackend, VxlanSetup};
-use self::config::{
-    BackendConfig, BackendType, ConfigWait, FoundConfig, NotYet, POLL_INTERVAL, read_config,
-};
-use self::flags::Config;
-use self::health::{BEAT, Health, HealthError, Loop};
-use self::host_id::HostId;
-use self::iface::{ExternalInterface, IfaceChoice, IfaceError};
-use self::log_limit::LogLimit;
-use self::node::Node;
-use self::overlap::OverlapError;
-use self::panics::Panicked;
-use self::preflight::PreflightError;
-use self::registry::etcd::{EtcdConfigError, EtcdRegistry};
-use self::registry::file::FileRegistry;
-use self::registry::{Registry, RegistryKind};
-use self::renew::{KeepPolicy, LeaseLost};
-use self::signals::{Asked, SignalError, Signals};
-use self::state_file::{Past, Remembered, StateFile};
-use self::systemd::notify;
+use self::cli::Config;
+use self::config::backend::{BackendConfig, BackendType};
+use self::host::host_id::HostId;
+use self::host::iface::{ExternalInterface, IfaceChoice, IfaceError};
+use self::host::overlap::OverlapError;
+use self::host::preflight::PreflightError;
+use self::host::{iface, overlap, preflight};
+use self::node::signals::{Asked, SignalError, Signals};
+use self::node::state_file::{Past, Remembered, StateFile};
+use self::node::subnet_env;
+use self::node::supervisor::Node;
+use self::observe::{BEAT, Health, HealthError, Loop};
+use self::subnet::kv::acquire::AcquireError;
+use self::subnet::kv::config_wait::{ConfigWait, FoundConfig, NotYet, POLL_INTERVAL, read_config};
+use self::subnet::kv::registry::etcd3::{EtcdConfigError, EtcdRegistry};
+use self::subnet::kv::registry::file::FileRegistry;
+use self::subnet::kv::registry::{Registry, RegistryKind};
+use self::subnet::kv::renew::{KeepPolicy, LeaseLost};
+use self::util::log_limit::LogLimit;
+use self::util::panics;
+use self::util::panics::Panicked;
+use self::util::systemd::notify;
+use crate::control::host::net;
+use crate::control::host::net::{KernelError, Netlink};
 use crate::routes::Subnet;
-use crate::routes::kernel::{self, KernelError, Netlink};
 
 /// Why the daemon ended by itself.
 #[derive(Debug, thiserror::Error)]
@@ -166,7 +139,7 @@ async fn run_with<R: Registry>(config: &Config, registry: &R) -> Result<(), Daem
     let health = Arc::new(Health::default());
     health.enter("starting");
     if let Some(addr) = config.healthz {
-        health::start(addr, Arc::clone(&health))?;
+        observe::start(addr, Arc::clone(&health))?;
     }
     // 4. The node, until it fails or a signal stops it.
     let result = run_until_stopped(config, registry, &health, &mut signals).await;
@@ -218,7 +191,7 @@ async fn join<R: Registry>(
 ) -> Result<Infallible, DaemonError> {
     // 4a. The external interface, if it was named: a wrong name is better noticed before a long
     //     wait. The default route may still be to come, as etcd is, when the host is booting.
-    let (connection, net) = kernel::connect()?;
+    let (connection, net) = net::connect()?;
     tokio::spawn(connection);
     let is_named = !config.ifaces.is_empty() || config.public_ip.is_some();
     let named = if is_named { Some(external_interface(config, &net).await?) } else { None };
@@ -249,7 +222,7 @@ async fn join<R: Registry>(
         backend_override: config.backend,
         config_text: &found.text,
         previous,
-        in_use: subnet_file::previous_subnet(&config.subnet_file),
+        in_use: subnet_env::previous_subnet(&config.subnet_file),
         rival: None,
         past,
         state: &state,
@@ -307,7 +280,7 @@ fn state_file<R: Registry>(config: &Config, registry: &R) -> StateFile {
 
 /// The subnet this node had: subnet.env says so or, where that is gone, the state file.
 fn previous_subnet<R: Registry>(config: &Config, registry: &R) -> Option<Subnet> {
-    let previous = subnet_file::previous_subnet(&config.subnet_file);
+    let previous = subnet_env::previous_subnet(&config.subnet_file);
     previous.or_else(|| state_file(config, registry).own_subnet())
 }
 
@@ -325,7 +298,7 @@ async fn find_network<R: Registry>(
     state: &StateFile,
 ) -> Result<(FoundConfig, ExternalInterface, Option<Past>), DaemonError> {
     // Where subnet.env is gone, so is what containers use: the registry is to be asked.
-    let previous = subnet_file::previous_subnet(&config.subnet_file);
+    let previous = subnet_env::previous_subnet(&config.subnet_file);
     let mut log = LogLimit::default();
     let mut wait = ConfigWait::default();
     let mut first = Some(read_config(registry, config.backend));

@@ -14,12 +14,12 @@ use mio::{Poll, Waker};
 use nix::sched::{self, CpuSet};
 use nix::unistd::Pid;
 
-use super::decap::Accept;
-use super::peer_counters::PeerCount;
+use super::ingress::filter::Accept;
+use super::io::tun::{KernelTun, TunDevice};
+use super::io::udp::{KernelUdp, LongDatagrams};
 use super::pmtu::{PathMtuCache, SharedPaths};
+use super::stats::peers::PeerCount;
 use super::stats::{StatsSnapshot, WorkerStats};
-use super::tun::{KernelTun, TunDevice};
-use super::udp::{KernelUdp, LongDatagrams};
 use super::worker::{Lost, WAKE, Worker};
 use crate::routes::Subnet;
 use crate::routes::publish::RouteSubscriber;
@@ -271,10 +271,10 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::dataplane::memory;
+    use crate::dataplane::io::memory;
+    use crate::dataplane::io::tun::TunQueue;
     use crate::dataplane::offload::Offloads;
-    use crate::dataplane::tun::TunQueue;
-    use crate::dataplane::vnet_hdr::VnetHdr;
+    use crate::dataplane::packet::vnet_hdr::VnetHdr;
     use crate::routes::publish;
 
     /// A device whose driver has a fault that no packet should have to meet.

@@ -3,10 +3,10 @@
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use super::checksum::{Sum, write_ipv4_checksum};
-use super::classify::Inner;
-use super::drop_reason::DropReason;
-use super::headers::{IPV4_HEADER_LEN, ipv4, protocol, set_u16};
+use super::packet::checksum::{Sum, write_ipv4_checksum};
+use super::packet::classify::Inner;
+use super::packet::headers::{IPV4_HEADER_LEN, ipv4, protocol, set_u16};
+use super::stats::drop_reason::DropReason;
 use crate::routes::Subnet;
 
 /// Longest reply: IPv4 header, ICMP header, the offender's header and 8 bytes behind it.

@@ -6,39 +6,16 @@
 pub mod engine;
 pub mod worker;
 
-pub mod tun;
-pub mod vnet_hdr;
-pub mod encap;
-pub mod classify;
-pub mod flow;
-pub mod recursion;
-pub mod split;
-pub mod send_queue;
-pub mod sender;
-pub mod udp;
-
-pub mod recv_batch;
-pub mod decap;
-pub mod coalesce;
-pub mod writer;
 pub mod icmp;
 pub mod pmtu;
-pub mod underlay_error;
 
-pub mod checksum;
-mod cmsg;
-pub mod drop_reason;
-pub mod headers;
-mod kernel_release;
-pub mod memory;
-pub mod fallback;
 pub mod offload;
-pub mod offload_state;
-pub mod packet_builder;
-pub mod peer_counters;
 pub mod stats;
-mod sys;
+pub mod io;
+pub mod packet;
+pub mod egress;
+pub mod ingress;
 
-pub use drop_reason::DropReason;
 pub use engine::{Engine, EngineConfig, EngineError, ThreadConfig};
 pub use offload::Offloads;
+pub use stats::drop_reason::DropReason;

@@ -18,7 +18,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use serde::Serialize;
 
-use super::underlay_error::{Quote, TooLong};
+use super::io::underlay_error::{Quote, TooLong};
 
 mod limits;
 mod path;

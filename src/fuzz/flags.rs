@@ -1,9 +1,10 @@
 //! What operators write: flags in Go's way, variables, and how to reach etcd.
 
 use super::assert_one_line;
-use crate::control::flags::{self as cli, FlagError, Invocation};
-use crate::control::registry::etcd::EtcdConfig;
-use crate::control::registry::etcd::settings::clean_prefix;
+use crate::control::cli;
+use crate::control::cli::{FlagError, Invocation};
+use crate::control::subnet::kv::registry::etcd3::EtcdConfig;
+use crate::control::subnet::kv::registry::etcd3::settings::clean_prefix;
 
 /// A command line, one word a line, and behind an empty line variables such as `FLANNELD_V=1`.
 ///

@@ -7,15 +7,16 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use crate::dataplane::checksum::write_ipv4_checksum;
-use crate::dataplane::classify;
-use crate::dataplane::decap::Accept;
-use crate::dataplane::headers::{IPV4_HEADER_LEN, ipv4, set_u16, u16_at};
-use crate::dataplane::memory::{self, MemoryHost, MemoryTun, MemoryUdp, MemoryUnderlay, TunPacket};
+use crate::dataplane::egress::split::Split;
+use crate::dataplane::ingress::filter::Accept;
+use crate::dataplane::io::memory;
+use crate::dataplane::io::memory::{MemoryHost, MemoryTun, MemoryUdp, MemoryUnderlay, TunPacket};
 use crate::dataplane::offload::Offloads;
+use crate::dataplane::packet::checksum::write_ipv4_checksum;
+use crate::dataplane::packet::classify;
+use crate::dataplane::packet::headers::{IPV4_HEADER_LEN, ipv4, set_u16, u16_at};
+use crate::dataplane::packet::vnet_hdr::{VNET_HDR_LEN, VnetHdr};
 use crate::dataplane::pmtu::PathMtuCache;
-use crate::dataplane::split::Split;
-use crate::dataplane::vnet_hdr::{VNET_HDR_LEN, VnetHdr};
 use crate::dataplane::worker::{Turn, Worker};
 use crate::routes::NextHop;
 use crate::routes::publish::{self, RouteChange, RoutePublisher};

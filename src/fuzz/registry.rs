@@ -8,12 +8,13 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::assert_one_line;
-use crate::control::config::{self, BackendType};
-use crate::control::lease::{Lease, LeaseAttrs, parse_key, print_key};
-use crate::control::registry::file::document::{Document, expires};
-use crate::control::registry::{Entry, Revision, read_entry};
-use crate::control::state_file::{Past, StateFile};
-use crate::control::subnet_file;
+use crate::control::config::backend::BackendType;
+use crate::control::config::network;
+use crate::control::node::state_file::{Past, StateFile};
+use crate::control::node::subnet_env;
+use crate::control::subnet::kv::registry::file::document::{Document, expires};
+use crate::control::subnet::kv::registry::{Entry, Revision, read_entry};
+use crate::control::subnet::lease::{Lease, LeaseAttrs, parse_key, print_key};
 use crate::routes::Subnet;
 
 /// `<prefix>/config`: a config that is taken is one that can be leased from.
@@ -23,7 +24,7 @@ use crate::routes::Subnet;
 pub fn network_config(bytes: &[u8]) {
     let Ok(text) = str::from_utf8(bytes) else { return };
     for backend in [None, Some(BackendType::Udp)] {
-        let network = match config::parse(text, backend) {
+        let network = match network::parse(text, backend) {
             Ok(network) => network,
             Err(error) => {
                 assert_one_line(&error);
@@ -137,12 +138,12 @@ pub fn state_file(bytes: &[u8]) {
 pub fn subnet_env(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let [network, subnet] =
-        ["FLANNEL_NETWORK", "FLANNEL_SUBNET"].map(|name| subnet_file::range_in(&text, name));
+        ["FLANNEL_NETWORK", "FLANNEL_SUBNET"].map(|name| subnet_env::range_in(&text, name));
     // A /32 has no first host for a bridge, and is never leased.
     if let (Some(network), Some(subnet)) = (network, subnet.filter(|it| it.prefix_len() < 32)) {
-        let env = subnet_file::SubnetEnv { network, subnet, mtu: 1472, ip_masq: false };
+        let env = subnet_env::SubnetEnv { network, subnet, mtu: 1472, ip_masq: false };
         let written = env.to_string();
-        assert_eq!(subnet_file::range_in(&written, "FLANNEL_NETWORK"), Some(network));
-        assert_eq!(subnet_file::range_in(&written, "FLANNEL_SUBNET"), Some(subnet));
+        assert_eq!(subnet_env::range_in(&written, "FLANNEL_NETWORK"), Some(network));
+        assert_eq!(subnet_env::range_in(&written, "FLANNEL_SUBNET"), Some(subnet));
     }
 }

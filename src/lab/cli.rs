@@ -6,7 +6,8 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use super::backend::Backend;
 use super::bench::BenchArgs;
-use super::inside::{self, Inside};
+use super::netns_agent;
+use super::netns_agent::Inside;
 use super::registry::RegistryKind;
 
 /// The program as clap sees it, for its manual pages and completions.
@@ -56,7 +57,7 @@ pub enum Task {
     /// Removes a lab, also one whose maker crashed. A lab that is gone is no error.
     Down(NameArg),
     /// What the lab itself runs in its namespaces.
-    #[command(subcommand, hide = true, name = inside::COMMAND)]
+    #[command(subcommand, hide = true, name = netns_agent::COMMAND)]
     Inside(Inside),
 }
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::LabError;
 use super::command::Tool;
-use super::inside;
+use super::netns_agent;
 use crate::routes::Subnet;
 
 /// A program that takes stock flanneld's flags.
@@ -49,7 +49,7 @@ impl Daemon {
     /// The stand-in for a stock node that `flannel_lab`, this package's second binary, contains.
     pub fn stand_in(flannel_lab: impl Into<PathBuf>) -> Self {
         Self {
-            before: vec![inside::COMMAND.to_owned(), "stand-in".to_owned()],
+            before: vec![netns_agent::COMMAND.to_owned(), "stand-in".to_owned()],
             ..Self::flanneld(flannel_lab)
         }
     }

@@ -3,8 +3,9 @@
 use std::thread;
 
 use super::LabError;
-use super::carrier::{self, Carrier};
 use super::command::Tool;
+use super::datapath;
+use super::datapath::Carrier;
 use super::measure::{self, TcpServer};
 use super::network::Lab;
 use super::node::Node;
@@ -65,8 +66,8 @@ pub fn ping_matrix(lab: &Lab) -> Result<String, LabError> {
 pub fn measure(lab: &mut Lab, plan: Plan) -> Result<Report, LabError> {
     let [client, server] = measured_pods(lab)?;
     let iperf3 = TcpServer::start(&server.netns, &lab.names().dir())?;
-    carrier::prepare(lab)?;
-    let off = carrier::offload_can_be_off(lab);
+    datapath::prepare(lab)?;
+    let off = datapath::offload_can_be_off(lab);
     let carriers = Carrier::ALL.into_iter().filter(|c| off || *c != Carrier::OverlayOffloadOff);
     let mut all: Vec<Samples> = carriers.map(|carrier| Samples::new(carrier, lab)).collect();
     for round in 1..=plan.rounds {

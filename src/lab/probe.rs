@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::LabError;
 use super::daemon::HEALTH_PORT;
-use super::inside;
 use super::netns::Netns;
+use super::netns_agent;
 
 /// Sends one UDP datagram to `to` for every line of `lines`, which is its payload in hexadecimal;
 /// gives how many.
@@ -37,7 +37,7 @@ pub fn spray_from(
     datagrams: &[Vec<u8>],
 ) -> Result<(), LabError> {
     let lines: String = datagrams.iter().map(|datagram| to_hex(datagram) + "\n").collect();
-    let tool = netns.tool(flannel_lab).arg(inside::COMMAND).arg("spray").arg(to.to_string());
+    let tool = netns.tool(flannel_lab).arg(netns_agent::COMMAND).arg("spray").arg(to.to_string());
     tool.stdin(lines).run()?;
     Ok(())
 }
@@ -48,7 +48,7 @@ pub fn spray_from(
 /// [`LabError::Command`], also when the answer is not 200.
 pub fn fetch_health(netns: &Netns, flannel_lab: &Path, path: &str) -> Result<String, LabError> {
     let from = SocketAddrV4::new(Ipv4Addr::LOCALHOST, HEALTH_PORT).to_string();
-    let tool = netns.tool(flannel_lab).arg(inside::COMMAND).arg("fetch").arg(from).arg(path);
+    let tool = netns.tool(flannel_lab).arg(netns_agent::COMMAND).arg("fetch").arg(from).arg(path);
     Ok(tool.run()?)
 }
 

@@ -23,8 +23,8 @@ use serde::{Deserialize, Serialize};
 
 use super::LabError;
 use super::command::Tool;
-use super::inside;
 use super::netns::Netns;
+use super::netns_agent;
 use super::process::Process;
 use super::wait::wait_for;
 
@@ -64,7 +64,7 @@ impl Generator {
     /// [`LabError`] when it does not come to listen.
     pub fn serve(&self, netns: &Netns, dir: &Path) -> Result<Server, LabError> {
         let log = dir.join(format!("traffic-{}.log", netns.name()));
-        let args = [inside::COMMAND.to_owned(), "serve".to_owned(), PORT.to_string()];
+        let args = [netns_agent::COMMAND.to_owned(), "serve".to_owned(), PORT.to_string()];
         let process = Process::start(netns, &self.flannel_lab, &args, log)?;
         let server = Server { process };
         let what = format!("the traffic server in {}", netns.name());
@@ -110,7 +110,8 @@ impl Generator {
         time: Duration,
     ) -> Result<Report, LabError> {
         let to = SocketAddrV4::new(addr, PORT).to_string();
-        let tool: Tool = netns.tool(&self.flannel_lab).arg(inside::COMMAND).arg(protocol).arg(to);
+        let tool: Tool =
+            netns.tool(&self.flannel_lab).arg(netns_agent::COMMAND).arg(protocol).arg(to);
         let text = tool.words(words).deadline(time + Duration::from_secs(30)).run()?;
         let what = || "the traffic report".to_owned();
         serde_json::from_str(&text).map_err(|_| LabError::Unreadable { what: what(), text })

@@ -44,7 +44,7 @@ impl DirectArray {
     }
 
     /// The range that is cut into slots.
-    pub(super) const fn network(&self) -> Subnet {
+    pub(crate) const fn network(&self) -> Subnet {
         self.network
     }
 

@@ -5,7 +5,6 @@
 //! stands in [`kernel`]. Who owns a subnet is decided elsewhere, in `control`.
 
 mod direct;
-pub mod kernel;
 mod lpm;
 mod next_hop;
 pub mod publish;

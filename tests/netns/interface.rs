@@ -10,13 +10,14 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use serde_json::Value;
 use tokio::time::timeout;
+use twill::control::host::net;
+use twill::control::host::net::{HostChange, HostNet, default_routes};
 use twill::dataplane::Offloads;
-use twill::dataplane::tun::TunConfig;
+use twill::dataplane::io::tun::TunConfig;
 use twill::lab::netns::Netns;
 use twill::lab::node::Node;
 use twill::lab::traffic::tcp;
 use twill::lab::{Lab, LabSpec, probe};
-use twill::routes::kernel::{self, HostChange, HostNet, default_routes};
 
 use crate::harness::{
     FLANNEL_LAB, eventually, failing_checks, generator, overlay, ping, pod, spec, up,
@@ -240,7 +241,7 @@ fn flood_of_changes_leaves_no_request_unanswered() {
     let ask = || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
-            let (connection, net, mut changes) = kernel::watch().unwrap();
+            let (connection, net, mut changes) = net::watch().unwrap();
             tokio::spawn(connection);
             let (mut failed, mut has_missed) = (Vec::new(), false);
             for _ in 0..100 {

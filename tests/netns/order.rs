@@ -5,7 +5,7 @@
 //! with answers to every fourth datagram, one or two of 18,000 were seen out of order.
 
 use serde_json::Value;
-use twill::dataplane::coalesce::MAX_SEGMENTS;
+use twill::dataplane::ingress::coalesce::MAX_SEGMENTS;
 use twill::lab::daemon::Daemon;
 use twill::lab::netns::Netns;
 use twill::lab::node::Node;

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
-use twill::dataplane::checksum::Sum;
-use twill::dataplane::packet_builder::PacketBuilder;
+use twill::dataplane::packet::builder::PacketBuilder;
+use twill::dataplane::packet::checksum::Sum;
 use twill::lab::daemon::Daemon;
 use twill::lab::netns::Netns;
 use twill::lab::probe;

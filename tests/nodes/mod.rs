@@ -5,15 +5,17 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Instant;
 
 use bytes::Bytes;
-use twill::dataplane::decap::Accept;
-use twill::dataplane::memory::{self, MemoryHost, MemoryTun, MemoryUdp, MemoryUnderlay, TunPacket};
-use twill::dataplane::packet_builder::PacketBuilder;
+use twill::dataplane::egress::split::Split;
+use twill::dataplane::ingress::filter::Accept;
+use twill::dataplane::io::memory;
+use twill::dataplane::io::memory::{MemoryHost, MemoryTun, MemoryUdp, MemoryUnderlay, TunPacket};
+use twill::dataplane::io::underlay_error::{Quote, TooLong, UnderlayError};
+use twill::dataplane::packet::builder::PacketBuilder;
+use twill::dataplane::packet::classify;
+use twill::dataplane::packet::vnet_hdr::{Gso, PartialChecksum, VnetHdr};
 use twill::dataplane::pmtu::PathMtuCache;
-use twill::dataplane::split::Split;
-use twill::dataplane::underlay_error::{Quote, TooLong, UnderlayError};
-use twill::dataplane::vnet_hdr::{Gso, PartialChecksum, VnetHdr};
 use twill::dataplane::worker::{Turn, Worker};
-use twill::dataplane::{DropReason, Offloads, classify};
+use twill::dataplane::{DropReason, Offloads};
 use twill::routes::NextHop;
 use twill::routes::publish::{self, RouteChange, RoutePublisher};
 

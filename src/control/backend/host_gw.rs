@@ -15,11 +15,12 @@ use super::peer_routes::{
 };
 use super::{Backend, BackendError, kernel_mtu};
 use crate::control::conditions::Conditions;
-use crate::control::config::NetworkConfig;
-use crate::control::iface::{ExternalInterface, IfaceChoice};
-use crate::control::lease::{Lease, LeaseAttrs, LeaseEvent};
+use crate::control::config::network::NetworkConfig;
+use crate::control::host::iface::{ExternalInterface, IfaceChoice};
+use crate::control::host::net;
+use crate::control::host::net::Netlink;
+use crate::control::subnet::lease::{Lease, LeaseAttrs, LeaseEvent};
 use crate::routes::Subnet;
-use crate::routes::kernel::{self, Netlink};
 
 /// `BackendType` of our leases. Stock compares it letter by letter.
 const BACKEND_TYPE: &str = "host-gw";
@@ -96,7 +97,7 @@ impl Backend for HostGwBackend {
     ) -> Result<Self, BackendError> {
         let (connection, changes) = TableChanges::subscribe().map_err(BackendError::Kernel)?;
         tokio::spawn(connection);
-        let (connection, net) = kernel::connect().map_err(BackendError::Kernel)?;
+        let (connection, net) = net::connect().map_err(BackendError::Kernel)?;
         tokio::spawn(connection);
         let (connection, tables) = KernelTables::connect().map_err(BackendError::Kernel)?;
         tokio::spawn(connection);

@@ -12,6 +12,7 @@ mod shadows;
 mod source_ports;
 mod underlay;
 mod ways;
+pub mod host_state;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
@@ -29,18 +30,18 @@ pub use self::source_ports::SourcePorts;
 use self::underlay::Underlay;
 pub(in crate::control) use self::underlay::first_tun_mtu;
 use super::{Backend, BackendError, BackendStats};
+use crate::control::backend::udp::host_state::HostState;
 use crate::control::conditions::Conditions;
-use crate::control::config::NetworkConfig;
-use crate::control::host_id::HostId;
-use crate::control::host_state::HostState;
-use crate::control::iface::{ExternalInterface, IfaceChoice};
-use crate::control::lease::{Lease, LeaseAttrs, LeaseEvent};
+use crate::control::config::network::NetworkConfig;
+use crate::control::host::host_id::HostId;
+use crate::control::host::iface::{ExternalInterface, IfaceChoice};
+use crate::control::host::net;
+use crate::control::subnet::lease::{Lease, LeaseAttrs, LeaseEvent};
 use crate::dataplane::engine::Counters;
-use crate::dataplane::peer_counters::PeerCount;
-use crate::dataplane::tun::TunConfig;
-use crate::dataplane::udp::{KernelUdp, LongDatagrams};
+use crate::dataplane::io::tun::TunConfig;
+use crate::dataplane::io::udp::{KernelUdp, LongDatagrams};
+use crate::dataplane::stats::peers::PeerCount;
 use crate::dataplane::{EngineConfig, Offloads, ThreadConfig};
-use crate::routes::kernel;
 use crate::routes::publish;
 
 /// Whether the overlay's port could be bound now. It is closed again at once.
@@ -126,7 +127,7 @@ impl Backend for UdpBackend {
         let UdpSetup { iface, network, port, num_workers, offloads, threads, .. } = setup;
         let longest_whole = underlay::room(iface.mtu);
         // Before anything is made: no change is missed.
-        let (connection, net, changes) = kernel::watch().map_err(BackendError::Kernel)?;
+        let (connection, net, changes) = net::watch().map_err(BackendError::Kernel)?;
         let mut tasks = JoinSet::new();
         tasks.spawn(async {
             connection.await;

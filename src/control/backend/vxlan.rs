@@ -19,11 +19,13 @@ use self::lease_data::{BACKEND_TYPE, advertise, vtep_mac};
 use super::peer_routes::{KernelTables, Links, Mac, PeerRoutes, TableChanges, Underlay};
 use super::{Backend, BackendError};
 use crate::control::conditions::Conditions;
-use crate::control::config::{NetworkConfig, VxlanConfig};
-use crate::control::iface::{ExternalInterface, IfaceChoice};
-use crate::control::lease::{Lease, LeaseAttrs, LeaseEvent};
+use crate::control::config::backend::VxlanConfig;
+use crate::control::config::network::NetworkConfig;
+use crate::control::host::iface::{ExternalInterface, IfaceChoice};
+use crate::control::host::net;
+use crate::control::host::net::Netlink;
+use crate::control::subnet::lease::{Lease, LeaseAttrs, LeaseEvent};
 use crate::routes::Subnet;
-use crate::routes::kernel::{self, Netlink};
 
 /// Bytes of the outer headers: Ethernet 14, IPv4 20, UDP 8, VXLAN 8 (RFC 7348, section 5).
 pub(in crate::control) const ENCAP_OVERHEAD: u32 = 50;
@@ -109,7 +111,7 @@ impl Backend for VxlanBackend {
         // Before anything is made: no change is missed.
         let (connection, changes) = TableChanges::subscribe().map_err(BackendError::Kernel)?;
         tokio::spawn(connection);
-        let (connection, net) = kernel::connect().map_err(BackendError::Kernel)?;
+        let (connection, net) = net::connect().map_err(BackendError::Kernel)?;
         tokio::spawn(connection);
         let spec = DeviceSpec {
             name: format!("flannel.{vni}"),

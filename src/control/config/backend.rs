@@ -3,8 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::{BOOL, ConfigError, MAX_OVERLAY_MTU, MIN_OVERLAY_MTU};
-use crate::control::go_json::{Object, WrongType};
+use super::network::{BOOL, ConfigError, MAX_OVERLAY_MTU, MIN_OVERLAY_MTU};
+use crate::control::util::json_object::{Object, WrongType};
 
 /// A backend with its settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -160,7 +160,7 @@ impl BackendConfig {
     const UDP_PORT: u16 = 8285;
 
     /// Its settings by key, as text.
-    pub(super) fn settings(&self) -> Vec<(&'static str, String)> {
+    pub(crate) fn settings(&self) -> Vec<(&'static str, String)> {
         let or_not_set =
             |value: Option<u16>| value.map_or("not set".to_owned(), |it| it.to_string());
         match *self {

@@ -1,6 +1,6 @@
 use super::*;
-use crate::dataplane::classify;
-use crate::dataplane::packet_builder::PacketBuilder;
+use crate::dataplane::packet::builder::PacketBuilder;
+use crate::dataplane::packet::classify;
 
 const TUN_ADDR: Ipv4Addr = Ipv4Addr::new(10, 1, 15, 0);
 

@@ -15,8 +15,8 @@
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use super::super::underlay_error::Quote;
 use super::{Claim, Event, MIN_UNPROVEN_MTU};
+use crate::dataplane::io::underlay_error::Quote;
 
 /// How long an answer to a probe is waited for: longer than nearly all round trips on earth take.
 const ANSWER_TIME: Duration = Duration::from_millis(300);

@@ -3,12 +3,12 @@
 use std::io;
 use std::time::Instant;
 
-use super::super::drop_reason::DropReason;
 use super::super::icmp::{self, IcmpError, MAX_REPLY_LEN};
-use super::super::tun::{TunQueue, is_gone};
-use super::super::udp::UdpSocket;
-use super::super::vnet_hdr::VnetHdr;
 use super::{Lost, Turn, Worker, lost_tun};
+use crate::dataplane::io::tun::{TunQueue, is_gone};
+use crate::dataplane::io::udp::UdpSocket;
+use crate::dataplane::packet::vnet_hdr::VnetHdr;
+use crate::dataplane::stats::drop_reason::DropReason;
 
 /// Most packets or superpackets read from the TUN in one turn.
 const READS: usize = 64;

@@ -4,15 +4,15 @@ use std::io::{self, IoSlice};
 use std::net::Ipv4Addr;
 use std::time::Instant;
 
-use super::super::classify;
-use super::super::coalesce::PacketAt;
-use super::super::drop_reason::DropReason;
 use super::super::icmp::{self, IcmpError, MAX_REPLY_LEN};
-use super::super::send_queue::Path;
-use super::super::tun::TunQueue;
-use super::super::udp::UdpSocket;
-use super::super::underlay_error::may_be_of_another;
 use super::{Lost, Turn, Worker, lost_tun};
+use crate::dataplane::egress::gso_batch::Path;
+use crate::dataplane::ingress::coalesce::PacketAt;
+use crate::dataplane::io::tun::TunQueue;
+use crate::dataplane::io::udp::UdpSocket;
+use crate::dataplane::io::underlay_error::may_be_of_another;
+use crate::dataplane::packet::classify;
+use crate::dataplane::stats::drop_reason::DropReason;
 
 /// Most receive calls in one turn, of up to `MAX_BUFFERS` buffers each.
 const RECEIVE_CALLS: usize = 4;

@@ -8,11 +8,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::cpu::CpuTime;
-use super::field::{self, Ends};
 use super::matrix::Workload;
 use super::metric::Metric;
 use super::peers::{CONFIG, Peers, Watched};
 use super::sample::{self, Sample};
+use super::testbed;
+use super::testbed::Ends;
 use crate::lab::daemon::Daemon;
 use crate::lab::node::READY;
 use crate::lab::topology::GATEWAY;
@@ -56,7 +57,7 @@ impl Crowd {
         num_leases: usize,
     ) -> Result<Self, LabError> {
         let spec = LabSpec { config: Some(CONFIG.to_owned()), ..LabSpec::new(lab, daemon.clone()) };
-        let mut lab = field::lab(spec)?;
+        let mut lab = testbed::lab(spec)?;
         let taken = lab.etcd().leases()?.into_iter().map(|(key, _)| key).collect();
         let peers = Peers::write(lab.etcd(), &taken, num_leases);
         let peers = peers.map_err(LabError::io(format!("write {num_leases} leases")))?;
@@ -99,8 +100,8 @@ impl Crowd {
     }
 
     fn ends(&self) -> Result<Ends<'_>, LabError> {
-        let [client, server] = field::pods(&self.lab)?;
-        Ok(Ends { client, server, pids: field::pids(&self.lab), pod_mtu: self.pod_mtu })
+        let [client, server] = testbed::pods(&self.lab)?;
+        Ok(Ends { client, server, pids: testbed::pids(&self.lab), pod_mtu: self.pod_mtu })
     }
 
     /// How long the sending node's daemon takes from its start until it forwards to the last lease.
@@ -119,7 +120,7 @@ impl Crowd {
         drop(peer);
         self.lab.nodes_mut()[0].wait_ready()?;
         self.lab.save()?;
-        let [client, server] = field::pods(&self.lab)?;
+        let [client, server] = testbed::pods(&self.lab)?;
         wait_for(&format!("{} to carry a ping", self.name), READY, || {
             Ok(measure::reaches(&client.netns, server.addr)?.then_some(()))
         })?;
@@ -129,7 +130,7 @@ impl Crowd {
     /// Waits until the daemons have done what a start brings along, such as saving all leases for
     /// the next one.
     fn rest(&self) -> Result<(), LabError> {
-        let pids = field::pids(&self.lab);
+        let pids = testbed::pids(&self.lab);
         wait_for(&format!("{} to rest", self.name), PATIENCE, || {
             let before = CpuTime::read(&pids)?;
             thread::sleep(LOOK);
@@ -144,7 +145,7 @@ impl Crowd {
         addr: Ipv4Addr,
         start: Instant,
     ) -> Result<Duration, LabError> {
-        let [client, _] = field::pods(&self.lab)?;
+        let [client, _] = testbed::pods(&self.lab)?;
         let failed = || LabError::io(format!("send to {addr}"));
         let socket = client.netns.enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)));
         let socket = socket.map_err(failed())?;
@@ -181,7 +182,7 @@ impl Crowd {
     }
 
     fn resident_mib(&self) -> Result<f64, LabError> {
-        let pid = field::pids(&self.lab).first().copied().unwrap_or_default();
+        let pid = testbed::pids(&self.lab).first().copied().unwrap_or_default();
         let path = format!("/proc/{pid}/status");
         let status = fs::read_to_string(&path).map_err(LabError::io(format!("read {path}")))?;
         resident_kib(&status)

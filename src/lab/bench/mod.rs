@@ -14,7 +14,7 @@
 
 mod cli;
 mod matrix;
-mod field;
+mod testbed;
 mod sample;
 mod cpu;
 mod leases;
@@ -27,10 +27,10 @@ mod table;
 mod html;
 
 pub use cli::BenchArgs;
-pub use field::Contender;
 pub use html::render;
 pub use matrix::{Matrix, UnknownCase};
 pub use metric::{Better, Metric};
 pub use results::{Case, Figure, Machine, Results, Row};
 pub use run::{Plan, run};
 pub use table::text;
+pub use testbed::Contender;

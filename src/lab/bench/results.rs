@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::field::{OFF, RAW, VXLAN};
 use super::metric::{Better, Metric};
 use super::sample::Sample;
+use super::testbed::{OFF, RAW, VXLAN};
 use crate::lab::report::Spread;
 
 /// Everything a run found.

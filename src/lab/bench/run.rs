@@ -6,15 +6,16 @@ use std::thread;
 use std::time::Duration;
 
 use super::clock::Clock;
-use super::field::{self, Contender, Field, OFF, RAW, TWILL, VXLAN};
 use super::leases::Crowd;
 use super::matrix::{Matrix, Setting, Workload};
 use super::results::{self, Case, Machine, Results, Samples};
 use super::sample::{self, Sample};
+use super::testbed;
+use super::testbed::{Contender, Field, OFF, RAW, TWILL, VXLAN};
 use crate::lab::LabError;
-use crate::lab::carrier::OFFLOAD_OFF;
 use crate::lab::command::Tool;
 use crate::lab::daemon::Daemon;
+use crate::lab::datapath::OFFLOAD_OFF;
 use crate::lab::progress::{complain, step};
 
 /// What to run.
@@ -44,7 +45,7 @@ const LEASES_STEPS: u32 = 5;
 pub fn run(plan: &Plan) -> Result<Results, LabError> {
     let mut bench = Bench {
         plan,
-        daemons: field::daemons(&plan.twill, &plan.others),
+        daemons: testbed::daemons(&plan.twill, &plan.others),
         clock: Clock::start(Duration::ZERO),
         cases: Vec::new(),
         failures: Vec::new(),
@@ -88,11 +89,11 @@ impl Bench<'_> {
         let mut total = Duration::ZERO;
         for (_, workloads) in matrix.by_setting() {
             if workloads == [Workload::Leases] {
-                total += times(self.crowds().len(), field::LAB_TIME);
+                total += times(self.crowds().len(), testbed::LAB_TIME);
                 total += times(matrix.rounds * self.crowds().len(), self.leases_step());
             } else {
                 let num = workloads.len() * matrix.rounds * self.num_systems();
-                total += times(self.daemons.len(), field::LAB_TIME) + times(num, self.step());
+                total += times(self.daemons.len(), testbed::LAB_TIME) + times(num, self.step());
             }
         }
         total
@@ -110,7 +111,7 @@ impl Bench<'_> {
     fn setting(&mut self, setting: Setting, workloads: &[Workload]) -> Result<(), LabError> {
         step(&format!("{}: {}", setting, setting.title()));
         let mut field = Field::set_up(&self.plan.name, setting, &self.daemons)?;
-        let labs = times(self.daemons.len(), field::LAB_TIME);
+        let labs = times(self.daemons.len(), testbed::LAB_TIME);
         self.clock.done(labs, &format!("{setting}: {} systems stand", field.systems.len()));
         let empty: Vec<Samples> = field.systems.iter().map(|s| Samples::new(&s.name)).collect();
         let mut cases: Vec<Vec<Samples>> = workloads.iter().map(|_| empty.clone()).collect();
@@ -160,7 +161,8 @@ impl Bench<'_> {
             let made = Crowd::set_up(&lab, &name, &daemon, num_leases);
             let place = format!("{num_leases} leases");
             crowds.extend(self.unless_foreign(made, &name, &place)?);
-            self.clock.done(field::LAB_TIME, &format!("{name} stands beside {num_leases} leases"));
+            self.clock
+                .done(testbed::LAB_TIME, &format!("{name} stands beside {num_leases} leases"));
         }
         let mut all: Vec<Samples> = crowds.iter().map(|c| Samples::new(&c.name)).collect();
         for round in 0..self.plan.matrix.rounds {

@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use super::cpu::CpuTime;
-use super::field::Ends;
 use super::matrix::Workload;
 use super::metric::Metric;
+use super::testbed::Ends;
 use crate::lab::netns::Netns;
 use crate::lab::traffic::bulk::Bulk;
 use crate::lab::traffic::flood::Flood;

@@ -1,7 +1,7 @@
 //! The table for the terminal: medians with their spread, and ratios.
 
-use super::field::{OFF, RAW, VXLAN};
 use super::results::{Case, Figure, Results, Row};
+use super::testbed::{OFF, RAW, VXLAN};
 use crate::lab::report::table;
 
 /// All cases, one table each.

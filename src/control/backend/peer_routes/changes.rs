@@ -13,8 +13,8 @@ use rtnetlink::{MulticastGroup, new_multicast_connection};
 
 use super::entries::Entries;
 use super::tables::{Links, is_permanent, neighbour};
+use crate::control::host::net::KernelError;
 use crate::routes::Subnet;
-use crate::routes::kernel::KernelError;
 
 /// The kernel's messages on links, addresses, routes and neighbours, less those that our own
 /// changes cause.

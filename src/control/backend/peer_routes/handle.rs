@@ -9,7 +9,7 @@ use super::reconciler::{Command, PeerHost, PeerReconciler};
 use super::tables::Links;
 use crate::control::backend::BackendError;
 use crate::control::conditions::Conditions;
-use crate::control::lease::LeaseEvent;
+use crate::control::subnet::lease::LeaseEvent;
 use crate::routes::Subnet;
 
 /// Hands the leases of one kind of node to the reconciler. Dropping it ends the reconciler and

@@ -22,9 +22,9 @@ use super::entries::{Change, Entries, Hop, Key};
 use super::tables::{Links, Tables};
 use crate::control::backend::BackendError;
 use crate::control::conditions::{Condition, Conditions};
-use crate::control::lease::{LeaseAttrs, LeaseEvent};
-use crate::control::log_limit::LogLimit;
-use crate::control::one_line::one_line;
+use crate::control::subnet::lease::{LeaseAttrs, LeaseEvent};
+use crate::control::util::error_chain::one_line;
+use crate::control::util::log_limit::LogLimit;
 use crate::routes::Subnet;
 
 /// Time between two comparisons that nothing prompted: a route that goes with the address of its

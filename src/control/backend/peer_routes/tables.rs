@@ -18,8 +18,8 @@ use rtnetlink::sys::AsyncSocket;
 
 use super::entries::{Change, Entries, Hop, Via};
 use super::mac::Mac;
+use crate::control::host::net::{KernelError, RouteFields, failed};
 use crate::routes::Subnet;
-use crate::routes::kernel::{KernelError, RouteFields, failed};
 
 /// The protocol number of our routes by the external interface, in the range that
 /// `include/uapi/linux/rtnetlink.h` leaves to user space; nobody listed in

@@ -14,11 +14,11 @@ use super::tables::{Found, Links, Tables};
 use super::*;
 use crate::control::backend::BackendError;
 use crate::control::conditions::{Condition, Conditions};
-use crate::control::lease::{Lease, LeaseAttrs, LeaseEvent};
-use crate::control::registry::{Entry, Revision};
-use crate::control::test_log::Logs;
+use crate::control::host::net::KernelError;
+use crate::control::subnet::kv::registry::{Entry, Revision};
+use crate::control::subnet::lease::{Lease, LeaseAttrs, LeaseEvent};
+use crate::control::util::test_log::Logs;
 use crate::routes::Subnet;
-use crate::routes::kernel::KernelError;
 
 #[derive(Debug, Default)]
 struct Memory {

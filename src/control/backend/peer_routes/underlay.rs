@@ -6,9 +6,9 @@ use std::net::Ipv4Addr;
 use tokio::sync::watch;
 
 use crate::control::conditions::Condition;
-use crate::control::iface::{ExternalInterface, FollowedIface, IfaceChoice};
-use crate::control::lease::LeaseAttrs;
-use crate::routes::kernel::{KernelError, Link, Netlink};
+use crate::control::host::iface::{ExternalInterface, FollowedIface, IfaceChoice};
+use crate::control::host::net::{KernelError, Link, Netlink};
+use crate::control::subnet::lease::LeaseAttrs;
 use crate::routes::unusable;
 
 /// The external interface below a backend, and what our lease says of us: both change when the

@@ -7,12 +7,13 @@ use std::net::SocketAddrV4;
 use tokio::sync::mpsc;
 
 use crate::control::backend::BackendError;
+use crate::control::host::net;
+use crate::control::host::net::{Netlink, OverlayLink};
 use crate::dataplane::engine::Counters;
-use crate::dataplane::tun::TunConfig;
-use crate::dataplane::udp::{KernelUdp, LongDatagrams, UdpError, bind_group};
+use crate::dataplane::io::tun::TunConfig;
+use crate::dataplane::io::udp::{KernelUdp, LongDatagrams, UdpError, bind_group};
 use crate::dataplane::{Engine, EngineConfig, EngineError, Offloads};
 use crate::routes::Subnet;
-use crate::routes::kernel::{self, Netlink, OverlayLink};
 use crate::routes::publish::RouteSubscriber;
 
 /// The kernel gives the first number that is free.
@@ -24,7 +25,7 @@ pub(super) struct Recipe {
     /// The device's queues; the name does not count.
     pub(super) tun: TunConfig,
     /// Routed into the device.
-    pub(super) network: Subnet,
+    pub(crate) network: Subnet,
     /// What the sockets are bound to.
     pub(super) bind_addr: SocketAddrV4,
     /// What the workers must know.
@@ -75,7 +76,7 @@ impl Recipe {
         let (addr, network) = (self.engine.tun_addr, self.network);
         let link = |index| OverlayLink { index, addr, mtu, network };
         let (link, look) =
-            kernel::configure(net, &tun.name, link).await.map_err(BackendError::Kernel)?;
+            net::configure(net, &tun.name, link).await.map_err(BackendError::Kernel)?;
         let (routes, counters) = (self.routes.clone(), self.counters.clone());
         let engine = Engine::start(self.engine.clone(), tun, sockets, routes, counters);
         let engine = engine.map_err(BackendError::Engine)?;

@@ -17,19 +17,19 @@ use super::device::{Device, Recipe};
 use super::source_ports::{self, SourcePorts};
 use super::underlay::{Underlay, room};
 use crate::control::backend::BackendError;
-use crate::control::backoff::Backoff;
-use crate::control::host_id::HostId;
-use crate::control::host_state::{HostState, Part};
-use crate::control::iface::ExternalInterface;
-use crate::control::lease::LeaseAttrs;
-use crate::control::log_limit::LogLimit;
-use crate::control::one_line::one_line;
-use crate::dataplane::engine::Counters;
-use crate::dataplane::udp::KernelUdp;
-use crate::dataplane::{Engine, EngineError};
-use crate::routes::kernel::{
+use crate::control::backend::udp::host_state::{HostState, Part};
+use crate::control::host::host_id::HostId;
+use crate::control::host::iface::ExternalInterface;
+use crate::control::host::net::{
     HostChange, HostChanges, HostNet, KernelError, Look, Mended, Netlink, OverlayLink, mend,
 };
+use crate::control::subnet::lease::LeaseAttrs;
+use crate::control::util::backoff::Backoff;
+use crate::control::util::error_chain::one_line;
+use crate::control::util::log_limit::LogLimit;
+use crate::dataplane::engine::Counters;
+use crate::dataplane::io::udp::KernelUdp;
+use crate::dataplane::{Engine, EngineError};
 
 /// Changes come in rows: what is told within this time is one.
 const SETTLE: Duration = Duration::from_millis(50);

@@ -14,11 +14,11 @@ use tracing::info;
 use super::keeper::Running;
 use super::peers::{AddrChange, Peers};
 use super::ways::{Roads, Verdict, Ways};
-use crate::control::lease::LeaseEvent;
+use crate::control::host::net::{HostNet, Netlink, Way};
+use crate::control::subnet::lease::LeaseEvent;
 use crate::dataplane::engine::Counters;
 use crate::dataplane::pmtu::ENCAP_OVERHEAD_V4;
 use crate::routes::Subnet;
-use crate::routes::kernel::{HostNet, Netlink, Way};
 use crate::routes::publish::RoutePublisher;
 
 /// Time from a peer's leaving until its counters are freed, and once more: a worker has long sent by
@@ -207,9 +207,9 @@ impl Roads for HostRoads {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::lease::{Lease, LeaseAttrs};
-    use crate::control::registry::{Entry, Revision};
-    use crate::dataplane::peer_counters::PeerCount;
+    use crate::control::subnet::kv::registry::{Entry, Revision};
+    use crate::control::subnet::lease::{Lease, LeaseAttrs};
+    use crate::dataplane::stats::peers::PeerCount;
     use crate::routes::publish;
 
     /// A host on which 10.1.245.0/24 leaves by the overlay device, and all else by another.

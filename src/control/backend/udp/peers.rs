@@ -7,7 +7,7 @@ use tracing::{info, warn};
 
 use super::source_ports;
 use super::ways::{NoWay, Verdict};
-use crate::control::lease::{Lease, LeaseAttrs, LeaseEvent};
+use crate::control::subnet::lease::{Lease, LeaseAttrs, LeaseEvent};
 use crate::routes::publish::RouteChange;
 use crate::routes::{NextHop, Subnet};
 
@@ -165,8 +165,8 @@ fn tell(key: &str, subnet: Subnet, public_ip: Ipv4Addr, no_way: NoWay) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::registry::{Entry, Revision};
-    use crate::control::test_log::Logs;
+    use crate::control::subnet::kv::registry::{Entry, Revision};
+    use crate::control::util::test_log::Logs;
 
     const OWN: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(198, 51, 100, 1)];
 

@@ -17,12 +17,13 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{info, warn};
 
 use super::keeper::Running;
-use crate::control::host_state::{HostState, Part};
-use crate::control::lease::LeaseEvent;
-use crate::routes::Subnet;
-use crate::routes::kernel::{
-    self, HostChange, HostChanges, HostNet, KernelError, Netlink, RoutesInside,
+use crate::control::backend::udp::host_state::{HostState, Part};
+use crate::control::host::net;
+use crate::control::host::net::{
+    HostChange, HostChanges, HostNet, KernelError, Netlink, RoutesInside,
 };
+use crate::control::subnet::lease::LeaseEvent;
+use crate::routes::Subnet;
 
 /// Time between two looks that nothing prompted.
 const PERIOD: Duration = Duration::from_secs(60);
@@ -75,7 +76,7 @@ struct Shadow {
 /// Looks after the routes inside one Network.
 #[derive(Debug)]
 pub(super) struct Shadows {
-    pub(super) network: Subnet,
+    pub(crate) network: Subnet,
     /// Our own subnet: a bridge for it is what it is there for.
     pub(super) own: Subnet,
     pub(super) peers: Arc<PeerSubnets>,
@@ -92,7 +93,7 @@ impl Shadows {
     }
 
     async fn try_keep(&self) -> Result<(), KernelError> {
-        let (connection, net, mut changes) = kernel::watch()?;
+        let (connection, net, mut changes) = net::watch()?;
         tokio::spawn(connection);
         let mut routes = RoutesInside::new();
         let mut is_due = true;
@@ -102,7 +103,7 @@ impl Shadows {
                 // The routes are read now, so the events queued so far are covered.
                 changes.drain();
                 let (network, started) = (self.network, Instant::now());
-                let read = spawn_blocking(move || kernel::routes_inside(network)).await;
+                let read = spawn_blocking(move || net::routes_inside(network)).await;
                 routes = match read {
                     Ok(read) => read?,
                     Err(_) => return Ok(()),

@@ -7,9 +7,9 @@ use std::str::FromStr;
 
 use serde_json::json;
 
-use crate::control::host_id::HostId;
-use crate::control::iface::ExternalInterface;
-use crate::control::lease::LeaseAttrs;
+use crate::control::host::host_id::HostId;
+use crate::control::host::iface::ExternalInterface;
+use crate::control::subnet::lease::LeaseAttrs;
 
 /// The member of `BackendData`.
 const MEMBER: &str = "AnySourcePort";

@@ -3,11 +3,11 @@
 use tracing::{info, warn};
 
 use crate::control::backend::BackendError;
-use crate::control::host_state::Part;
-use crate::control::iface::{ExternalInterface, FollowedIface, IfaceChoice};
+use crate::control::backend::udp::host_state::Part;
+use crate::control::host::iface::{ExternalInterface, FollowedIface, IfaceChoice};
+use crate::control::host::net::Link;
+use crate::dataplane::io::udp::LongDatagrams;
 use crate::dataplane::pmtu::{ENCAP_OVERHEAD_V4, MIN_IPV4_MTU};
-use crate::dataplane::udp::LongDatagrams;
-use crate::routes::kernel::Link;
 
 /// The longest IPv4 packet, in bytes: RFC 791, section 3.1. A loopback's MTU is longer.
 const MAX_IPV4_LEN: u32 = 65535;
@@ -136,7 +136,7 @@ pub(in crate::control) fn first_tun_mtu(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::test_log::Logs;
+    use crate::control::util::test_log::Logs;
 
     fn iface(mtu: u32) -> ExternalInterface {
         let addr = "10.0.0.7".parse().unwrap();

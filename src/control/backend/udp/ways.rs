@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use super::peers::AddrChange;
-use crate::routes::kernel::Way;
+use crate::control::host::net::Way;
 use crate::routes::{Subnet, unusable};
 
 /// How often the ways are asked for again that lie in the overlay's range, or were none: routes

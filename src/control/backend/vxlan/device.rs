@@ -16,8 +16,9 @@ use rtnetlink::{LinkUnspec, LinkVxlan};
 use super::ENCAP_OVERHEAD;
 use crate::control::backend::MIN_MTU;
 use crate::control::backend::peer_routes::Mac;
+use crate::control::host::net;
+use crate::control::host::net::{HostNet, KernelError, Link, Netlink};
 use crate::routes::Subnet;
-use crate::routes::kernel::{self, HostNet, KernelError, Link, Netlink};
 
 /// What the kernel takes for a device without a port (`vxlan_port` in `drivers/net/vxlan`).
 const DEFAULT_PORT: u16 = 8472;
@@ -144,7 +145,7 @@ impl DeviceSpec {
                     );
                     let deleted = net.handle().link().del(link.index).execute().await;
                     deleted.map_err(|error| {
-                        kernel::failed(format!("delete device {}", self.name), error)
+                        net::failed(format!("delete device {}", self.name), error)
                     })?;
                 }
             }
@@ -156,9 +157,9 @@ impl DeviceSpec {
     async fn find(&self, net: &Netlink) -> Result<Option<(Link, Settings)>, KernelError> {
         let mut found = pin!(net.handle().link().get().match_name(&self.name).execute());
         match found.try_next().await {
-            Ok(message) => Ok(message.map(|it| (kernel::link_of(&it), settings(&it)))),
+            Ok(message) => Ok(message.map(|it| (net::link_of(&it), settings(&it)))),
             Err(error) => {
-                let error = kernel::failed(format!("find link {}", self.name), error);
+                let error = net::failed(format!("find link {}", self.name), error);
                 let is_gone = error.source.raw_os_error() == Some(libc::ENODEV);
                 if is_gone { Ok(None) } else { Err(error) }
             }
@@ -213,7 +214,7 @@ impl DeviceSpec {
             message.header.index = link.index;
             let changed = net.handle().link().set(message).execute().await;
             changed
-                .map_err(|error| kernel::failed(format!("set learning of {}", self.name), error))?;
+                .map_err(|error| net::failed(format!("set learning of {}", self.name), error))?;
         }
         Ok(Device { link: Link { mtu, ..link }, mac })
     }
@@ -239,7 +240,7 @@ impl DeviceSpec {
             builder.address(mac.octets().to_vec()).mtu(self.mtu_on(lower)).txqueuelen(0).build();
         let added = net.handle().link().add(message).execute().await;
         added.map_err(|error| {
-            let error = kernel::failed(format!("create vxlan device {}", self.name), error);
+            let error = net::failed(format!("create vxlan device {}", self.name), error);
             match error.source.raw_os_error() {
                 Some(libc::EOPNOTSUPP) => DeviceError::NoModule(error),
                 Some(libc::EEXIST) => DeviceError::VniTaken { vni: self.vni, source: error },
@@ -289,7 +290,7 @@ pub(super) async fn address(
         .execute()
         .try_collect()
         .await
-        .map_err(|error| kernel::failed(format!("list addresses of {}", link.name), error))?;
+        .map_err(|error| net::failed(format!("list addresses of {}", link.name), error))?;
     for message in listed {
         let local = message.attributes.iter().find_map(|attribute| {
             let AddressAttribute::Local(IpAddr::V4(local)) = attribute else { return None };
@@ -301,7 +302,7 @@ pub(super) async fn address(
                 let prefix_len = message.header.prefix_len;
                 let deleted = net.handle().address().del(message).execute().await;
                 deleted.map_err(|error| {
-                    kernel::failed(format!("delete address {local} of {}", link.name), error)
+                    net::failed(format!("delete address {local} of {}", link.name), error)
                 })?;
                 tracing::info!("removed IP address {local}/{prefix_len} from {}", link.name);
                 changed = true;
@@ -326,7 +327,7 @@ pub(super) async fn address(
 pub(super) async fn set_mac(net: &Netlink, link: &Link, mac: Mac) -> Result<(), KernelError> {
     let message = LinkUnspec::new_with_index(link.index).address(mac.octets().to_vec()).build();
     let result = net.handle().link().set(message).execute().await;
-    result.map_err(|error| kernel::failed(format!("set address {mac} on {}", link.name), error))
+    result.map_err(|error| net::failed(format!("set address {mac} on {}", link.name), error))
 }
 
 fn settings(message: &LinkMessage) -> Settings {

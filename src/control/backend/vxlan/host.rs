@@ -11,10 +11,10 @@ use crate::control::backend::peer_routes::{
     check_host, underlay_condition,
 };
 use crate::control::conditions::{Condition, Conditions};
-use crate::control::lease::LeaseAttrs;
-use crate::control::one_line::one_line;
+use crate::control::host::net::{Link, Netlink};
+use crate::control::subnet::lease::LeaseAttrs;
+use crate::control::util::error_chain::one_line;
 use crate::routes::Subnet;
-use crate::routes::kernel::{Link, Netlink};
 
 /// Names of the conditions.
 pub(super) const CONDITIONS: [&str; 3] = ["device", "underlay", "peers"];
@@ -31,7 +31,7 @@ pub(super) struct VxlanHost {
     /// The device as it was last seen, and the external interface's number.
     pub(super) links: Links,
     pub(super) underlay: Underlay,
-    pub(super) network: Subnet,
+    pub(crate) network: Subnet,
     /// The subnet of our lease.
     pub(super) own: Subnet,
     /// Peers on a network of the external interface's get plain routes.

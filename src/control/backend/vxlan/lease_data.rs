@@ -4,7 +4,7 @@
 use serde::Serialize;
 
 use crate::control::backend::peer_routes::Mac;
-use crate::control::lease::LeaseAttrs;
+use crate::control::subnet::lease::LeaseAttrs;
 
 /// `BackendType` of our leases. Stock compares it letter by letter.
 pub(super) const BACKEND_TYPE: &str = "vxlan";

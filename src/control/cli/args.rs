@@ -1,0 +1,358 @@
+//! The flags, as clap sees them. The doc comment of a field is its help text.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZero;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{ArgAction, Args, Command, Parser};
+
+use super::Config;
+use super::go_flags::{variable_flag, variable_of};
+use super::values::{self, Maybe};
+use crate::control::backend::udp::SourcePorts;
+use crate::control::config::backend::BackendType;
+use crate::control::host::firewall::FirewallConfig;
+use crate::control::host::iface::{IfaceRegex, IfaceSpec};
+use crate::control::subnet::kv::registry::RegistryKind;
+use crate::control::subnet::kv::registry::etcd3::EtcdConfig;
+use crate::control::subnet::kv::renew::OnLeaseLoss;
+use crate::dataplane::{Offloads, ThreadConfig};
+
+const ABOUT: &str = "\
+Joins this host to a flannel overlay network: leases a subnet in etcd or in a file, writes
+subnet.env, and carries packets between the hosts' subnets.
+
+Every flag may be written -name or --name, with its value behind = or as the next word, and may
+also be given as the variable named in brackets; the command line wins.";
+
+/// What the help text calls the value of a flag that is true or false.
+const BOOL: &str = "BOOL";
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "flanneld",
+    about = ABOUT,
+    override_usage = "flanneld [flags]",
+    args_override_self = true,
+    disable_help_flag = true,
+    disable_version_flag = true,
+    next_line_help = true,
+    term_width = 96
+)]
+pub(super) struct Cli {
+    #[command(flatten, next_help_heading = "Registry")]
+    registry: RegistryFlags,
+    #[command(flatten, next_help_heading = "etcd")]
+    etcd: EtcdFlags,
+    #[command(flatten, next_help_heading = "This host")]
+    host: HostFlags,
+    #[command(flatten, next_help_heading = "Subnet")]
+    pub(super) subnet: SubnetFlags,
+    #[command(flatten, next_help_heading = "Firewall")]
+    firewall: FirewallFlags,
+    #[command(flatten, next_help_heading = "Data plane")]
+    data_plane: DataPlaneFlags,
+    #[command(flatten, next_help_heading = "Health")]
+    health: HealthFlags,
+    #[command(flatten, next_help_heading = "Other")]
+    pub(super) other: OtherFlags,
+}
+
+#[derive(Debug, Args)]
+struct RegistryFlags {
+    /// Where network config and leases are kept: etcd, or file:PATH for a JSON file that the daemons
+    /// of one machine share.
+    #[arg(long, value_name = "REGISTRY", default_value = "etcd", value_parser = RegistryKind::from_str)]
+    registry: RegistryKind,
+}
+
+#[derive(Debug, Args)]
+struct EtcdFlags {
+    /// Comma list of etcd endpoints.
+    #[arg(
+        long,
+        value_name = "URLS",
+        default_value = "http://127.0.0.1:4001,http://127.0.0.1:2379",
+        value_parser = values::list
+    )]
+    etcd_endpoints: values::List,
+
+    /// Key prefix: the network config is read from PREFIX/config, leases live under
+    /// PREFIX/subnets.
+    #[arg(long, value_name = "PREFIX", default_value = "/coreos.com/network")]
+    etcd_prefix: String,
+
+    /// Private key of the client certificate, PEM; goes with --etcd-certfile.
+    #[arg(long, value_name = "FILE", default_value = "", value_parser = values::maybe::<PathBuf>)]
+    etcd_keyfile: Maybe<PathBuf>,
+
+    /// Client certificate, PEM; goes with --etcd-keyfile.
+    #[arg(long, value_name = "FILE", default_value = "", value_parser = values::maybe::<PathBuf>)]
+    etcd_certfile: Maybe<PathBuf>,
+
+    /// Certificate authority that signed etcd's certificate, PEM. Without it the system's are
+    /// trusted.
+    #[arg(long, value_name = "FILE", default_value = "", value_parser = values::maybe::<PathBuf>)]
+    etcd_cafile: Maybe<PathBuf>,
+
+    /// etcd user.
+    #[arg(long, value_name = "NAME", default_value = "", value_parser = values::maybe::<String>)]
+    etcd_username: Maybe<String>,
+
+    /// Password of the etcd user. Rather use the variable: anybody can read a command line.
+    #[arg(long, value_name = "PASSWORD", default_value = "", value_parser = values::maybe::<String>)]
+    etcd_password: Maybe<String>,
+}
+
+#[derive(Debug, Args)]
+struct HostFlags {
+    /// External interface, by name or IPv4 address; repeat to give several, tried in order.
+    /// Without it: the interface that owns --public-ip if that is given, else the default route's.
+    #[arg(long, value_name = "NAME|IP", value_parser = values::spec)]
+    iface: Vec<IfaceSpec>,
+
+    /// External interface, by a regular expression that an address of it, or else its name, matches
+    /// somewhere; repeat to give several. Tried after --iface.
+    #[arg(long, value_name = "REGEX", value_parser = IfaceRegex::from_str)]
+    iface_regex: Vec<IfaceRegex>,
+
+    /// External interface, by an IPv4 address that the host's routes reach through it. Tried last.
+    #[arg(long, value_name = "IP", default_value = "", value_parser = values::maybe_ipv4)]
+    iface_can_reach: Maybe<Ipv4Addr>,
+
+    /// IPv4 address peers send to. Without it: the address of the external interface.
+    #[arg(long, value_name = "IP", default_value = "", value_parser = values::public_ip)]
+    public_ip: Maybe<Ipv4Addr>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SubnetFlags {
+    /// File that tells others about the network, for docker and CNI plugins to read. The subnet in
+    /// it is asked for again at the next start.
+    #[arg(long, value_name = "FILE", default_value = "/run/flannel/subnet.env", value_parser = values::path)]
+    pub(super) subnet_file: PathBuf,
+
+    /// Minutes before its expiry at which the lease is renewed, 1 to 1439.
+    #[arg(long, value_name = "MINUTES", default_value = "60", value_parser = values::margin)]
+    subnet_lease_renew_margin: u16,
+
+    /// What to do when the lease is deleted before it expires: reacquire (the same subnet; exit if
+    /// another node has it), or exit.
+    #[arg(long, value_name = "ACTION", default_value = "reacquire", value_parser = OnLeaseLoss::from_str)]
+    on_lease_loss: OnLeaseLoss,
+}
+
+#[derive(Debug, Args)]
+struct FirewallFlags {
+    /// Accept forwarded packets from and to the network, whatever the policy of the host's FORWARD
+    /// chain.
+    #[arg(long, value_name = BOOL, default_value = "true", action = ArgAction::Set, value_parser = values::go_bool)]
+    iptables_forward_rules: bool,
+
+    /// Masquerade what leaves the network, and what enters it from the host.
+    #[arg(long, value_name = BOOL, default_value = "false", action = ArgAction::Set, value_parser = values::go_bool)]
+    ip_masq: bool,
+
+    /// Let the kernel pick the ports of masqueraded connections in order, not at random.
+    #[arg(long, value_name = BOOL, default_value = "false", action = ArgAction::Set, value_parser = values::go_bool)]
+    ip_masq_fully_random_disable: bool,
+
+    /// Seconds between two looks at the rules, and at the blackhole route, to mend what is amiss.
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = values::resync)]
+    iptables_resync: u32,
+
+    /// Keep a blackhole route for this host's subnet, so that packets for it are not sent out again
+    /// while it has no bridge.
+    #[arg(long, value_name = BOOL, default_value = "false", action = ArgAction::Set, value_parser = values::go_bool)]
+    ip_blackhole_route: bool,
+}
+
+/// An answer within one network takes less, and waking up a core may take as long: docs/adr/0009.
+const BUSY_POLL: Duration = Duration::from_micros(50);
+
+#[derive(Debug, Args)]
+struct DataPlaneFlags {
+    /// Backend to use whatever the network config's Backend.Type says: udp, vxlan or host-gw.
+    #[arg(long, value_name = "TYPE", default_value = "", value_parser = values::maybe::<BackendType>)]
+    backend: Maybe<BackendType>,
+
+    /// MTU of the overlay in bytes, 68 to 65507, whatever the network config's Backend.MTU says;
+    /// give all nodes the same. Without either: the external interface's less 28, with
+    /// vxlan less 50, with host-gw as it is.
+    #[arg(long, value_name = "BYTES", value_parser = values::mtu)]
+    mtu: Option<u16>,
+
+    /// Threads that carry packets, each with its own TUN queue and socket, 1 to 256. Without it:
+    /// one a core, up to 8.
+    #[arg(long, value_name = "NUMBER", value_parser = values::workers)]
+    workers: Option<u16>,
+
+    /// Kernel offloads to use where the kernel has them: auto, off, or a comma list of tso, uso,
+    /// gso, gro.
+    #[arg(long, value_name = "NAMES", default_value = "auto", value_parser = Offloads::from_str)]
+    offload: Offloads,
+
+    /// Outer source ports: auto gives flows ports of their own, towards peers that say they take
+    /// them, so that network cards and routers can spread the load; shared uses the network's port
+    /// alone, for firewalls that want that.
+    #[arg(long, value_name = "auto|shared", default_value = "auto", value_parser = SourcePorts::from_str)]
+    source_ports: SourcePorts,
+
+    /// Keep each worker on a core of its own, as far as there are enough.
+    #[arg(long, value_name = BOOL, default_value = "false", action = ArgAction::Set, value_parser = values::go_bool)]
+    pin_workers: bool,
+
+    /// Microseconds for which a worker with nothing to do looks again before it sleeps, 0 to
+    /// 1000000: what arrives meanwhile is not delayed by waking up. It yields its core to whoever
+    /// wants it, and stops looking for a second where little arrives in time. Without it: 50, with
+    /// --offload=off 0
+    #[arg(long, value_name = "MICROSECONDS", value_parser = values::busy_poll)]
+    busy_poll: Option<Duration>,
+}
+
+#[derive(Debug, Args)]
+struct HealthFlags {
+    /// Address of the health endpoint, which serves /healthz, /readyz, /metrics and /stats.
+    #[arg(long, value_name = "IP", default_value = "0.0.0.0", value_parser = values::ip)]
+    healthz_ip: IpAddr,
+
+    /// Port of the health endpoint; 0 for none.
+    #[arg(long, value_name = "PORT", default_value = "0", value_parser = values::healthz_port)]
+    healthz_port: u16,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct OtherFlags {
+    /// Log level: 0 info, 1 debug, 3 trace. RUST_LOG, if set, is followed instead.
+    #[arg(long, value_name = "LEVEL", default_value = "0", value_parser = values::verbosity)]
+    v: u8,
+
+    /// Remove what any flanneld made on this host, print it, and exit: rules, devices left over,
+    /// routes to peers, the blackhole route, and the subnet file.
+    #[arg(long, value_name = BOOL, default_value = "false", action = ArgAction::Set, value_parser = values::go_bool)]
+    pub(super) cleanup: bool,
+
+    /// Check flags, host, network config and ports, print what flanneld would do, and exit, with
+    /// status 1 if it could not. Nothing is changed. Ports that a running flanneld holds count as
+    /// taken.
+    #[arg(long, value_name = BOOL, default_value = "false", action = ArgAction::Set, value_parser = values::go_bool)]
+    pub(super) config_check: bool,
+
+    /// Print what --config-check finds as JSON.
+    #[arg(long, value_name = BOOL, default_value = "false", action = ArgAction::Set, value_parser = values::go_bool)]
+    pub(super) json: bool,
+
+    /// Print the version and exit.
+    #[arg(long, value_name = BOOL, default_value = "false", action = ArgAction::Set, value_parser = values::go_bool)]
+    pub(super) version: bool,
+
+    /// Print this help and exit.
+    #[arg(short, long, action = ArgAction::HelpLong)]
+    help: Option<bool>,
+}
+
+impl Cli {
+    /// The flags' values as the daemon wants them.
+    pub(super) fn into_config(self, notes: Vec<String>) -> Config {
+        let Self { registry, etcd, host, subnet, firewall, data_plane, health, other } = self;
+        let healthz = SocketAddr::new(health.healthz_ip, health.healthz_port);
+        let num_cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        Config {
+            registry: registry.registry,
+            etcd: etcd.into_config(),
+            backend: data_plane.backend,
+            mtu: data_plane.mtu,
+            ifaces: host.ifaces(),
+            public_ip: host.public_ip,
+            subnet_file: subnet.subnet_file,
+            renew_margin: Duration::from_secs(60) * subnet.subnet_lease_renew_margin.into(),
+            on_lease_loss: subnet.on_lease_loss,
+            firewall: firewall.into_config(),
+            healthz: (healthz.port() > 0).then_some(healthz),
+            num_workers: data_plane.workers.map_or(values::default_workers(num_cores), usize::from),
+            offloads: data_plane.offload,
+            source_ports: data_plane.source_ports,
+            threads: data_plane.threads(),
+            verbosity: other.v,
+            notes,
+        }
+    }
+}
+
+impl DataPlaneFlags {
+    /// With all offloads off packets are moved as stock moves them, so without further help.
+    fn threads(&self) -> ThreadConfig {
+        let default = if self.offload == Offloads::OFF { Duration::ZERO } else { BUSY_POLL };
+        ThreadConfig { pin: self.pin_workers, busy_poll: self.busy_poll.unwrap_or(default) }
+    }
+}
+
+impl HostFlags {
+    /// In stock's order: `LookupExtIface` in flannel's `pkg/ipmatch`.
+    fn ifaces(&self) -> Vec<IfaceSpec> {
+        let regexes = self.iface_regex.iter().cloned().map(IfaceSpec::Regex);
+        let reached = self.iface_can_reach.map(IfaceSpec::CanReach);
+        self.iface.iter().cloned().chain(regexes).chain(reached).collect()
+    }
+}
+
+impl EtcdFlags {
+    /// Endpoints and files are checked when the registry is opened.
+    fn into_config(self) -> EtcdConfig {
+        EtcdConfig {
+            endpoints: self.etcd_endpoints,
+            prefix: self.etcd_prefix,
+            ca_file: self.etcd_cafile,
+            cert_file: self.etcd_certfile,
+            key_file: self.etcd_keyfile,
+            username: self.etcd_username,
+            password: self.etcd_password,
+        }
+    }
+}
+
+impl FirewallFlags {
+    fn into_config(self) -> FirewallConfig {
+        FirewallConfig {
+            forward_rules: self.iptables_forward_rules,
+            ip_masq: self.ip_masq,
+            fully_random: !self.ip_masq_fully_random_disable,
+            resync: Duration::from_secs(self.iptables_resync.into()),
+            blackhole_route: self.ip_blackhole_route,
+        }
+    }
+}
+
+/// Makes Go's booleans of the flags whose value is called [`BOOL`]: they are true when they stand
+/// alone, and take a value only behind `=`.
+pub(super) fn with_go_booleans(command: Command) -> Command {
+    command.mut_args(|arg| {
+        let name = arg.get_value_names().and_then(|names| names.first());
+        if name.is_none_or(|name| *name != BOOL) {
+            return arg;
+        }
+        arg.num_args(0..=1)
+            .require_equals(true)
+            .default_missing_value("true")
+            .hide_default_value(true)
+            .hide_possible_values(true)
+    })
+}
+
+/// Adds to every flag's help the variable that stands for it, and its default.
+pub(super) fn describe_variables(command: Command) -> Command {
+    command.mut_args(|arg| match variable_flag(&arg).map(variable_of) {
+        None => arg,
+        Some(variable) => {
+            let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+            let default = arg.get_default_values().iter().map(|value| value.to_string_lossy());
+            let note = match default.collect::<String>().as_str() {
+                "" => format!("[{variable}]"),
+                default => format!("[{variable}, default {default}]"),
+            };
+            arg.help(format!("{help}\n{note}")).hide_default_value(true)
+        }
+    })
+}

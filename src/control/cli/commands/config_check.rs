@@ -1,0 +1,247 @@
+//! `--config-check`: what flanneld would do on this host, found out without doing any of it.
+
+use std::error::Error;
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use serde::{Serialize, Serializer};
+use tokio::runtime::Builder;
+use tokio::time::timeout;
+
+use crate::control::backend::udp::{check_port, first_tun_mtu};
+use crate::control::backend::{host_gw, vxlan};
+use crate::control::cli::Config;
+use crate::control::config::backend::BackendConfig;
+use crate::control::config::network::NetworkConfig;
+use crate::control::host::iface::ExternalInterface;
+use crate::control::host::net;
+use crate::control::host::{overlap, preflight};
+use crate::control::subnet::kv::acquire::{choose_own, is_reusable};
+use crate::control::subnet::kv::config_wait::read_config;
+use crate::control::subnet::kv::registry::etcd3::EtcdRegistry;
+use crate::control::subnet::kv::registry::file::FileRegistry;
+use crate::control::subnet::kv::registry::{Registry, RegistryKind, Scope};
+use crate::control::util::error_chain::one_line;
+use crate::control::{DaemonError, external_interface, observe, previous_subnet};
+use crate::routes::Subnet;
+
+/// How long the registry may take to answer, each time.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// What flanneld would do, and what keeps it from that. Prints as a table; serialises to the JSON
+/// of `--json`: `{"plan": {…}, "warnings": […], "problems": […]}`, where all values are texts.
+#[derive(Debug, Default, Serialize)]
+pub struct CheckReport {
+    /// Each part of it by name, in the order in which flanneld gets to it.
+    #[serde(serialize_with = "as_map")]
+    plan: Vec<(&'static str, String)>,
+    /// What is not followed.
+    warnings: Vec<String>,
+    /// Why it would not start, or would have to wait.
+    problems: Vec<String>,
+}
+
+/// Checks flags, host and network config. Changes nothing.
+///
+/// # Errors
+/// [`DaemonError::Runtime`]; all else is part of the report.
+pub fn check(config: &Config) -> Result<CheckReport, DaemonError> {
+    let runtime = Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(DaemonError::Runtime)?;
+    let report = runtime.block_on(async {
+        let mut report = CheckReport { warnings: config.notes.clone(), ..CheckReport::default() };
+        report.take(preflight::check_net_admin());
+        let iface = report.take(interface(config).await);
+        if let Some(addr) = config.healthz {
+            report.take(observe::check_addr(addr));
+        }
+        match &config.registry {
+            RegistryKind::Etcd => {
+                match timeout(DEADLINE, EtcdRegistry::connect(&config.etcd)).await {
+                    Ok(connected) => {
+                        if let Some(registry) = report.take(connected) {
+                            report.overlay(config, &registry, iface.as_ref()).await;
+                        }
+                    }
+                    Err(_) => {
+                        report.problems.push(format!("etcd does not answer within {DEADLINE:?}"))
+                    }
+                }
+            }
+            RegistryKind::File(path) => {
+                report.overlay(config, &FileRegistry::new(path), iface.as_ref()).await;
+            }
+        }
+        report
+    });
+    // A name that is still being looked up is not waited for.
+    runtime.shutdown_background();
+    Ok(report)
+}
+
+async fn interface(config: &Config) -> Result<ExternalInterface, DaemonError> {
+    let (connection, net) = net::connect()?;
+    tokio::spawn(connection);
+    external_interface(config, &net).await
+}
+
+impl CheckReport {
+    /// What is wrong, a line each; nothing if flanneld would start.
+    pub fn problems(&self) -> &[String] {
+        &self.problems
+    }
+
+    /// Looks at the network config, and with it at all that depends on it.
+    async fn overlay<R: Registry>(
+        &mut self,
+        config: &Config,
+        registry: &R,
+        iface: Option<&ExternalInterface>,
+    ) {
+        self.add("registry", registry.config_name());
+        let found = match timeout(DEADLINE, read_config(registry, config.backend)).await {
+            Ok(found) => self.take(found),
+            Err(_) => {
+                self.problems.push(format!("registry does not answer within {DEADLINE:?}"));
+                None
+            }
+        };
+        if let Some(iface) = iface {
+            self.add("interface", format!("{}, MTU {}", iface.name, iface.mtu));
+            self.add("public_ip", iface.public_ip);
+        }
+        let Some(network) = found.map(|found| found.network) else { return };
+        let NetworkConfig { network: range, subnet_len, subnet_min, subnet_max, .. } = network;
+        self.add("network", format!("{range}, as /{subnet_len}s, {subnet_min} to {subnet_max}"));
+        if let Some(iface) = iface {
+            let overlaps = overlaps(config, registry, range, iface).await;
+            let overlaps = self.take(overlaps).unwrap_or_default();
+            self.warnings.extend(overlaps);
+            let subnet = subnet(config, registry, &network, iface.public_ip).await;
+            self.add("subnet", subnet);
+            self.add("backend", network.backend.backend_type());
+            self.backend(config, &network, iface);
+        }
+        self.add("rules", rules(config, network.nftables));
+        self.add("subnet_file", config.subnet_file.display());
+        self.add("health", config.healthz.map_or("none".to_owned(), |addr| addr.to_string()));
+    }
+
+    /// What the backend would make on this host.
+    fn backend(&mut self, config: &Config, network: &NetworkConfig, iface: &ExternalInterface) {
+        let range = network.network;
+        match network.backend {
+            BackendConfig::Udp { port, mtu } => {
+                self.take(preflight::check_tun());
+                if let Some((mtu, _)) = self.take(first_tun_mtu(iface, config.mtu.or(mtu))) {
+                    let device = format!("the first free flannelN, MTU {mtu}, with {range} routed");
+                    self.add("device", device);
+                }
+                self.take(check_port(iface.addr, port));
+                let workers = config.num_workers;
+                self.add("listen", format!("UDP {}:{port}, by {workers} workers", iface.addr));
+            }
+            BackendConfig::Vxlan(vxlan) => {
+                if let Some(mtu) = self.take(vxlan::overlay_mtu(iface, &vxlan, config.mtu)) {
+                    self.add("device", format!("flannel.{}, MTU {mtu}", vxlan.vni));
+                }
+                let port =
+                    vxlan.port.map_or("the kernel's port, 8472".to_owned(), |it| it.to_string());
+                self.add("listen", format!("UDP {port}, by the kernel"));
+            }
+            BackendConfig::HostGw => {
+                self.take(host_gw::check_public_ip(iface));
+                if let Some(mtu) = self.take(host_gw::overlay_mtu(iface, config.mtu)) {
+                    self.add("device", format!("none: routes by {}, MTU {mtu}", iface.name));
+                }
+            }
+        }
+    }
+
+    fn add(&mut self, name: &'static str, text: impl fmt::Display) {
+        self.plan.push((name, text.to_string()));
+    }
+
+    /// The value, or `None` and a problem more.
+    fn take<T, E: Error>(&mut self, result: Result<T, E>) -> Option<T> {
+        result.map_err(|error| self.problems.push(one_line(&error))).ok()
+    }
+}
+
+/// A line for each address of the underlay, peers' included, that lies in the Network.
+async fn overlaps<R: Registry>(
+    config: &Config,
+    registry: &R,
+    network: Subnet,
+    iface: &ExternalInterface,
+) -> Result<Vec<String>, DaemonError> {
+    let listed = timeout(DEADLINE, registry.list(&Scope::All)).await.ok().and_then(Result::ok);
+    let mut peers: Vec<Ipv4Addr> =
+        listed.iter().flat_map(|found| found.leases()).map(|lease| lease.attrs.public_ip).collect();
+    peers.retain(|addr| *addr != iface.public_ip);
+    let endpoints = overlap::endpoints(config).await;
+    let (connection, net) = net::connect()?;
+    tokio::spawn(connection);
+    Ok(overlap::check(&net, network, iface, &endpoints, &peers).await?)
+}
+
+/// The subnet that would be asked for, as far as can be told beforehand: the registry has the last
+/// word.
+async fn subnet<R: Registry>(
+    config: &Config,
+    registry: &R,
+    network: &NetworkConfig,
+    public_ip: Ipv4Addr,
+) -> String {
+    let listed = timeout(DEADLINE, registry.list(&Scope::All)).await;
+    let previous = previous_subnet(config, registry);
+    let held = listed
+        .ok()
+        .and_then(Result::ok)
+        .and_then(|snapshot| choose_own(network, &snapshot, public_ip, previous).cloned());
+    let new = match previous.filter(|subnet| network.accepts(*subnet)) {
+        Some(subnet) => format!("{subnet}, as in the subnet file, if it is free"),
+        None => "any that is free".to_owned(),
+    };
+    match held {
+        Some(own) if is_reusable(network, &own) => {
+            format!("{}, which {public_ip} has leased", own.subnet)
+        }
+        Some(own) => format!("{new}; lease {}, which does not fit, is deleted", own.entry.key),
+        None => new,
+    }
+}
+
+fn rules(config: &Config, nftables: bool) -> String {
+    let firewall = &config.firewall;
+    let kinds = [(firewall.forward_rules, "forward"), (firewall.ip_masq, "masquerade")];
+    let kinds: Vec<&str> =
+        kinds.iter().filter(|(wanted, _)| *wanted).map(|(_, kind)| *kind).collect();
+    if kinds.is_empty() {
+        return "none".to_owned();
+    }
+    format!("{}, by {}", kinds.join(" and "), if nftables { "nftables" } else { "iptables" })
+}
+
+fn as_map<S: Serializer>(
+    plan: &[(&'static str, String)],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(plan.iter().map(|(name, text)| (name, text)))
+}
+
+impl fmt::Display for CheckReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, text) in &self.plan {
+            writeln!(f, "{:<12} {text}", name.replace('_', " "))?;
+        }
+        for warning in &self.warnings {
+            writeln!(f, "{:<12} {warning}", "warning")?;
+        }
+        for problem in &self.problems {
+            writeln!(f, "{:<12} {problem}", "problem")?;
+        }
+        Ok(())
+    }
+}

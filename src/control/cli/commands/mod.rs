@@ -1,0 +1,3 @@
+//! control::cli::commands.
+
+pub mod config_check;

@@ -1,0 +1,87 @@
+//! What is wrong with a command line, in one line.
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+
+use super::go_flags::Words;
+
+/// What is wrong with the command line or a `FLANNELD_*` variable, and what to do about it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FlagError {
+    /// No flag has this name.
+    #[error("unknown flag --{flag}: {advice}")]
+    Unknown {
+        /// The name given.
+        flag: String,
+        /// The flag that was probably meant, or where to look.
+        advice: String,
+    },
+    /// A flag that takes a value stands last.
+    #[error("flag --{flag} needs a value: write --{flag}=VALUE")]
+    MissingValue {
+        /// The flag's name.
+        flag: String,
+    },
+    /// A word of dashes and equals signs.
+    #[error("{word:?} is no flag: write --name=value (flanneld --help lists them)")]
+    Syntax {
+        /// The word given.
+        word: String,
+    },
+    /// A word or name with a character that none has.
+    #[error("{word:?} {fault}: write --name=value, with characters of the keyboard")]
+    Character {
+        /// The word, without a value.
+        word: String,
+        /// The character and where it stands.
+        fault: String,
+    },
+    /// A word that is not UTF-8.
+    #[error("{word} is not UTF-8 text")]
+    NotText {
+        /// The word, escaped.
+        word: String,
+    },
+    /// A value that its flag does not take.
+    #[error("{origin}: {reason}")]
+    Value {
+        /// `flag --healthz-port` or `variable FLANNELD_HEALTHZ_PORT`.
+        origin: String,
+        /// What is wrong with the value, and what would be right.
+        reason: String,
+    },
+    /// Not a mistake: somebody asked for this help text.
+    #[error("help was asked for")]
+    Help(String),
+}
+
+/// Puts clap's error, which takes several lines and knows no variables, into our words.
+pub(super) fn translate(error: &clap::Error, words: &Words) -> FlagError {
+    if error.kind() == ErrorKind::DisplayHelp {
+        return FlagError::Help(error.render().to_string());
+    }
+    // `--healthz-port <PORT>`, or for an unknown flag just `--name`
+    let arg = context(error, ContextKind::InvalidArg);
+    let flag = arg.split(' ').next().unwrap_or_default().trim_start_matches('-');
+    let flag = flag.split(['=', '[']).next().unwrap_or_default();
+    if error.kind() == ErrorKind::UnknownArgument {
+        let advice = match context(error, ContextKind::SuggestedArg) {
+            "" => "flanneld --help lists all flags".to_owned(),
+            suggestion => format!("did you mean {suggestion}? (flanneld --help lists all flags)"),
+        };
+        return FlagError::Unknown { flag: flag.to_owned(), advice };
+    }
+    let value = context(error, ContextKind::InvalidValue);
+    let reason = match std::error::Error::source(error) {
+        Some(source) => source.to_string(),
+        None => format!("{value:?} is not allowed here"),
+    };
+    FlagError::Value { origin: words.origin(flag), reason }
+}
+
+fn context(error: &clap::Error, kind: ContextKind) -> &str {
+    match error.get(kind) {
+        Some(ContextValue::String(text)) => text,
+        Some(ContextValue::Strings(texts)) => texts.first().map_or("", String::as_str),
+        _ => "",
+    }
+}

@@ -1,0 +1,153 @@
+//! flanneld's command line and `FLANNELD_*` variables: strings become a [`Config`] here, once.
+//!
+//! Names and defaults are flannel's (`main.go`); `cli` declares them. Go's way of writing flags
+//! is turned into clap's by `go_style`. Past this module nothing checks a setting again, except
+//! for what only the host can tell: [`preflight`](super::host::preflight) and [`iface`](super::host::iface).
+//!
+//! A wrong flag or variable is an error. Flannel prints its usage and exits 0, which leaves a unit
+//! with a typing mistake "successfully" stopped.
+
+mod characters;
+mod args;
+mod error;
+mod compat_flags;
+mod go_flags;
+mod values;
+mod variables;
+
+use std::ffi::OsString;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{CommandFactory, FromArgMatches};
+
+use self::args::Cli;
+pub use self::error::FlagError;
+use self::variables::Variables;
+use super::backend::udp::SourcePorts;
+use super::config::backend::BackendType;
+use super::host::firewall::FirewallConfig;
+use super::host::iface::IfaceSpec;
+use super::subnet::kv::registry::RegistryKind;
+use super::subnet::kv::registry::etcd3::EtcdConfig;
+use super::subnet::kv::renew::OnLeaseLoss;
+use crate::dataplane::{Offloads, ThreadConfig};
+
+/// Everything the daemon was told, as values.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where config and leases are kept.
+    pub registry: RegistryKind,
+    /// How to reach etcd, and the key prefix.
+    pub etcd: EtcdConfig,
+    /// Overrides the network config's `Backend.Type`.
+    pub backend: Option<BackendType>,
+    /// Overrides the overlay's MTU, in bytes.
+    pub mtu: Option<u16>,
+    /// External interfaces to try, in order; empty means that `public_ip`'s owner or the default
+    /// route's is taken.
+    pub ifaces: Vec<IfaceSpec>,
+    /// What peers send to, if not the external interface's address.
+    pub public_ip: Option<Ipv4Addr>,
+    /// Where `subnet.env` is written.
+    pub subnet_file: PathBuf,
+    /// How long before its expiry the lease is renewed.
+    pub renew_margin: Duration,
+    /// What to do when somebody deletes the lease.
+    pub on_lease_loss: OnLeaseLoss,
+    /// Which rules are kept on this host.
+    pub firewall: FirewallConfig,
+    /// Where the health endpoint listens; `None` without one.
+    pub healthz: Option<SocketAddr>,
+    /// Workers of the data plane, 1 to 256.
+    pub num_workers: usize,
+    /// Offloads the data plane may use.
+    pub offloads: Offloads,
+    /// Whether flows may be told apart by their outer source port.
+    pub source_ports: SourcePorts,
+    /// How the workers share the cores.
+    pub threads: ThreadConfig,
+    /// Log level: 0 info, 1 and 2 debug, 3 and up trace.
+    pub verbosity: u8,
+    /// What of the command line and environment is not followed: one line each, worth a warning.
+    pub notes: Vec<String>,
+}
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub enum Invocation {
+    /// Run the daemon.
+    Run(Box<Config>),
+    /// Say what the daemon would do, as JSON if `as_json`, and run none.
+    Check {
+        /// What it would be told.
+        config: Box<Config>,
+        /// Whether a program reads it.
+        as_json: bool,
+    },
+    /// Remove from this host what any flanneld made, with the help of this subnet.env.
+    CleanUp(PathBuf),
+    /// Print the version and end well.
+    Version,
+    /// Print this help text and end well.
+    Help(String),
+}
+
+/// Every flag with its help: for manual pages and completions, besides [`parse`].
+pub fn command() -> clap::Command {
+    let command = args::describe_variables(args::with_go_booleans(Cli::command()));
+    command.after_help(compat_flags::help())
+}
+
+/// Reads the command line `args` (without the program's name) and the environment's `variables`.
+///
+/// A flag on the command line wins over its variable; an empty variable counts as unset.
+///
+/// # Errors
+/// [`FlagError`], of one line, for the first flag or variable that is unknown or makes no sense.
+pub fn parse(
+    args: impl IntoIterator<Item = OsString>,
+    variables: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<Invocation, FlagError> {
+    let command = command();
+    let mut words = go_flags::read(&command, args)?;
+    let mut notes = Vec::new();
+    let mut taken = compat_flags::take(&mut words, &mut notes);
+
+    // Go's flanneld looks at -version before the environment, so a bad variable cannot hide it.
+    match parse_words(&command, &words) {
+        Ok(cli) if cli.other.version => return Ok(Invocation::Version),
+        Ok(_) => {}
+        Err(FlagError::Help(text)) => return Ok(Invocation::Help(text)),
+        Err(error) => return Err(error),
+    }
+    let variables = Variables::of(variables);
+    words.add_variables(&command, &taken, &variables)?;
+    taken.extend(compat_flags::take(&mut words, &mut notes));
+    let cli = parse_words(&command, &words)?;
+    if cli.other.cleanup {
+        return Ok(Invocation::CleanUp(cli.subnet.subnet_file));
+    }
+    notes.extend(compat_flags::judge(&taken)?);
+    notes.extend(std::mem::take(&mut words.notes));
+    notes.extend(variables.unread(&command, &words));
+    if let Some(word) = words.ignored.first() {
+        notes.push(format!("everything from {word:?} on is ignored: that is no flag"));
+    }
+    let (is_check, as_json) = (cli.other.config_check, cli.other.json);
+    let config = Box::new(cli.into_config(notes));
+    Ok(if is_check { Invocation::Check { config, as_json } } else { Invocation::Run(config) })
+}
+
+fn parse_words(command: &clap::Command, words: &go_flags::Words) -> Result<Cli, FlagError> {
+    command
+        .clone()
+        .try_get_matches_from(words.to_clap())
+        .and_then(|matches| Cli::from_arg_matches(&matches))
+        .map_err(|error| error::translate(&error, words))
+}
+
+#[cfg(test)]
+mod tests;
+pub mod commands;

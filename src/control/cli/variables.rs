@@ -1,0 +1,95 @@
+//! The environment's variables, as far as they are flanneld's or were meant to be.
+
+use std::ffi::{OsStr, OsString};
+
+use clap::Command;
+
+use super::compat_flags;
+use super::go_flags::{Words, variable_flag, variable_of};
+
+/// What the name of every variable of ours begins with.
+const PREFIX: &str = "FLANNELD_";
+
+/// Variables whose names begin like ours, in any letter case.
+#[derive(Debug)]
+pub(super) struct Variables(Vec<(OsString, OsString)>);
+
+impl Variables {
+    /// Takes them out of `all`.
+    pub(super) fn of(all: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
+        let begins = |name: &OsStr, prefix: &str| {
+            let start = name.as_encoded_bytes().get(..prefix.len());
+            start.is_some_and(|start| start.eq_ignore_ascii_case(prefix.as_bytes()))
+        };
+        let ours =
+            all.into_iter().filter(|(name, _)| begins(name, PREFIX) || begins(name, "FLANNEL_"));
+        Self(ours.collect())
+    }
+
+    /// The value of `name`, unless it is empty.
+    pub(super) fn value(&self, name: &str) -> Option<&OsStr> {
+        let last = self.0.iter().rev().find(|(found, _)| found.to_str() == Some(name));
+        last.map(|(_, value)| value.as_os_str()).filter(|value| !value.is_empty())
+    }
+
+    /// A line for each that no flag of `command` stands for. Names without the `D` are reported only
+    /// if they can have been meant for us: unit files and subnet.env have such names, too.
+    pub(super) fn unread(&self, command: &Command, words: &Words) -> Vec<String> {
+        let ours: Vec<&str> = command.get_arguments().filter_map(variable_flag).collect();
+        let known: Vec<String> =
+            ours.iter().copied().chain(compat_flags::variables()).map(variable_of).collect();
+        let line = |(name, value): &(OsString, OsString)| {
+            let name = name.to_string_lossy();
+            if value.is_empty() || known.iter().any(|known| *known == name) {
+                return None;
+            }
+            let upper = name.to_uppercase().replace('-', "_");
+            if !upper.starts_with(PREFIX) {
+                let meant = upper.replacen("FLANNEL_", PREFIX, 1);
+                let flag = ours.iter().find(|flag| variable_of(flag) == meant)?;
+                let is_set = words.flags.iter().any(|word| word.name == *flag);
+                // subnet.env tells the overlay's MTU by this name.
+                let is_told = is_set || name == "FLANNEL_MTU";
+                return (!is_told).then(|| did_you_mean(&name, &meant));
+            }
+            Some(match compat_flags::meaning(&upper).or_else(|| nearest(&upper, &ours)) {
+                Some(meant) => did_you_mean(&name, &meant),
+                None => format!("variable {} is not read: no flag has this name", shown(&name)),
+            })
+        };
+        self.0.iter().filter_map(line).collect()
+    }
+}
+
+fn did_you_mean(name: &str, meant: &str) -> String {
+    format!("variable {} is not read: did you mean {meant}?", shown(name))
+}
+
+/// A name in one line, whatever it holds.
+fn shown(name: &str) -> String {
+    name.escape_debug().to_string()
+}
+
+/// The variable of the flag whose name is `variable` but for a slip or two.
+fn nearest(variable: &str, flags: &[&str]) -> Option<String> {
+    let variables = flags.iter().map(|flag| variable_of(flag));
+    let distances = variables.map(|ours| (distance(variable, &ours), ours));
+    let (slips, ours) = distances.min()?;
+    (slips <= 2).then_some(ours)
+}
+
+/// How many bytes must be added, taken away or changed to make `b` of `a`: the Levenshtein
+/// distance, row by row.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.bytes().enumerate() {
+        let mut diagonal = i;
+        row[0] = i + 1;
+        for (j, to) in b.bytes().enumerate() {
+            let changed = diagonal + usize::from(from != to);
+            diagonal = row[j + 1];
+            row[j + 1] = changed.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}

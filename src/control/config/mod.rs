@@ -1,0 +1,4 @@
+//! control::config.
+
+pub mod backend;
+pub mod network;

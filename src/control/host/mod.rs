@@ -1,0 +1,9 @@
+//! control::host.
+
+pub mod cleanup;
+pub mod preflight;
+pub mod iface;
+pub mod host_id;
+pub mod overlap;
+pub mod firewall;
+pub mod net;

@@ -1,0 +1,140 @@
+//! [`Report`]: how the node is, at one moment. What the endpoint serves is made of it.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::time::SystemTime;
+
+use serde::Serialize;
+
+use crate::control::backend::BackendStats;
+use crate::control::host::firewall::RulesState;
+use crate::control::subnet::kv::conflicts::{Conflict, as_text};
+use crate::dataplane::stats::peers::PeerCount;
+use crate::routes::Subnet;
+
+/// How the node is.
+#[derive(Debug)]
+pub struct Report {
+    /// What `/stats` serves.
+    pub(in crate::control) stats: Stats,
+    /// What `/readyz` serves, by name.
+    pub(in crate::control) checks: BTreeMap<&'static str, Check>,
+    /// What else `/readyz` tells: what is not as it should be, though packets flow.
+    pub(in crate::control) warnings: BTreeMap<&'static str, String>,
+    /// When our lease ends unless it is renewed; `None` for a reservation, which never does.
+    pub(in crate::control) lease_expires: Option<SystemTime>,
+    /// Times that our lease was renewed, or created anew.
+    pub(in crate::control) lease_renewals: u64,
+    /// Times that the registry answered again after a silence.
+    pub(in crate::control) registry_reconnects: u64,
+    /// Entries of the registry that do not read as leases.
+    pub(in crate::control) num_malformed: usize,
+    /// The host's rules.
+    pub(in crate::control) rules: RulesState,
+    /// What each worker carried to each peer.
+    pub(in crate::control) to_peers: Vec<PeerCount>,
+    /// What each worker took in from each peer.
+    pub(in crate::control) from_peers: Vec<PeerCount>,
+}
+
+/// The state of the data plane, and who this node says that it is.
+#[derive(Debug, Serialize)]
+pub(in crate::control) struct Stats {
+    #[serde(serialize_with = "as_text")]
+    pub(in crate::control) network: Subnet,
+    #[serde(serialize_with = "as_text")]
+    pub(in crate::control) subnet: Subnet,
+    pub(in crate::control) public_ip: Ipv4Addr,
+    pub(in crate::control) conflicts: Vec<Conflict>,
+    pub(in crate::control) mtu: u16,
+    #[serde(flatten)]
+    pub(in crate::control) backend: BackendStats,
+}
+
+/// One condition of readiness.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(in crate::control) struct Check {
+    /// Whether it holds.
+    pub(in crate::control) ok: bool,
+    /// Why not, or what is special about it: one line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    /// Until when it does, in RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    valid_until: Option<String>,
+}
+
+/// The body of `/readyz`.
+#[derive(Debug, Serialize)]
+struct Readiness<'a> {
+    ready: bool,
+    /// In flannel's words, for whoever looks for those.
+    message: &'static str,
+    checks: &'a BTreeMap<&'static str, Check>,
+    warnings: Vec<&'a String>,
+}
+
+impl Check {
+    /// It holds.
+    pub(in crate::control) const fn holds() -> Self {
+        Self { ok: true, reason: None, valid_until: None }
+    }
+
+    /// It holds until `time`, which is RFC 3339.
+    pub(in crate::control) const fn holds_until(time: String) -> Self {
+        Self { ok: true, reason: None, valid_until: Some(time) }
+    }
+
+    /// It does not hold, for `reason`.
+    pub(in crate::control) fn fails(reason: impl Into<String>) -> Self {
+        Self { ok: false, reason: Some(reason.into()), valid_until: None }
+    }
+
+    /// The same, with a word on it.
+    pub(in crate::control) fn because(self, reason: impl Into<String>) -> Self {
+        Self { reason: Some(reason.into()), ..self }
+    }
+}
+
+/// Whether all of `checks` hold, and that with the reasons and with `warnings` as JSON.
+pub(super) fn readiness(
+    checks: &BTreeMap<&'static str, Check>,
+    warnings: &BTreeMap<&'static str, String>,
+) -> (bool, String) {
+    let ready = checks.values().all(|check| check.ok);
+    let message = if ready { "flanneld is ready" } else { "flanneld is not ready yet" };
+    (ready, to_json(&Readiness { ready, message, checks, warnings: warnings.values().collect() }))
+}
+
+/// Writing to memory fails only for maps with keys that are no text; there are none here.
+pub(super) fn to_json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default() + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readiness_names_what_fails_and_how_long_the_rest_holds() {
+        let until = Check::holds_until("2026-08-14T09:30:00Z".to_owned());
+        let mut checks = BTreeMap::from([("lease", until), ("registry", Check::holds())]);
+        let none = BTreeMap::new();
+        let (ready, json) = readiness(&checks, &none);
+        assert!(ready);
+        assert_eq!(
+            json,
+            "{\"ready\":true,\"message\":\"flanneld is ready\",\"checks\":{\"lease\":{\"ok\":true,\
+             \"valid_until\":\"2026-08-14T09:30:00Z\"},\"registry\":{\"ok\":true}},\"warnings\":[]}\n"
+        );
+        checks.insert("registry", Check::fails("it does not answer"));
+        let warnings = BTreeMap::from([("config", "it is another".to_owned())]);
+        let (ready, json) = readiness(&checks, &warnings);
+        assert!(!ready);
+        assert!(json.ends_with("},\"warnings\":[\"it is another\"]}\n"), "{json}");
+        assert!(
+            json.contains(r#""registry":{"ok":false,"reason":"it does not answer"}"#),
+            "{json}"
+        );
+    }
+}

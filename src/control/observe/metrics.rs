@@ -1,0 +1,198 @@
+//! What `/metrics` serves: a report in Prometheus' text format.
+//!
+//! All of it is read when somebody asks; nothing is kept up to date meanwhile but for [`TopPeers`].
+//! docs/metrics.md lists every metric; tests/health.rs compares it with a scrape.
+
+mod exposition;
+mod top_peers;
+
+use std::time::UNIX_EPOCH;
+
+use prometheus::core::Collector;
+use prometheus::process_collector::ProcessCollector;
+
+use self::exposition::Exposition;
+use self::top_peers::TopPeers;
+use super::api::Report;
+use crate::control::host::firewall::RulesState;
+use crate::control::subnet::kv::conflicts::ConflictKind;
+use crate::dataplane::stats::{DirectionSnapshot, WorkerSnapshot};
+
+/// What must be remembered from one scrape to the next.
+#[derive(Debug)]
+pub(super) struct Metrics {
+    peers: TopPeers,
+    process: ProcessCollector,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self { peers: TopPeers::default(), process: ProcessCollector::for_self() }
+    }
+}
+
+impl Metrics {
+    /// The metrics of the node that `report` is about, if there is one yet.
+    pub(super) fn text(&mut self, is_ready: bool, report: Option<&Report>) -> String {
+        let mut out = Exposition::default();
+        out.gauge("flannel_build_info", "Always 1; the labels tell what runs.")
+            .sample(&[("version", env!("CARGO_PKG_VERSION"))], 1.0);
+        out.gauge("flannel_ready", "Whether /readyz answers with 200: 1 or 0.")
+            .sample(&[], is_ready.into());
+        if let Some(report) = report {
+            node(&mut out, report);
+            lease(&mut out, report);
+            if let Some(dataplane) = &report.stats.backend.dataplane {
+                workers(&mut out, &dataplane.workers);
+            }
+            self.peers.read(&report.to_peers, &report.from_peers);
+            peers(&mut out, &self.peers);
+        }
+        out.extend(self.process.collect());
+        out.into_text()
+    }
+}
+
+fn node(out: &mut Exposition, report: &Report) {
+    let mut checks = out.gauge("flannel_check_ok", "Whether a condition of /readyz holds: 1 or 0.");
+    for (name, check) in &report.checks {
+        checks.sample(&[("check", name)], check.ok.into());
+    }
+    out.gauge("flannel_warnings", "What /readyz warns of.")
+        .sample(&[], report.warnings.len() as f64);
+    let (stats, rules) = (&report.stats, &report.rules);
+    out.gauge("flannel_peers", "Peers there is a route to.")
+        .sample(&[], stats.backend.num_peers as f64);
+    out.gauge("flannel_overlay_mtu_bytes", "Longest packet of the overlay.")
+        .sample(&[], stats.mtu.into());
+    let help = "Leases that contradict this node's own.";
+    let mut conflicts = out.gauge("flannel_conflicts", help);
+    for (kind, name) in ConflictKind::ALL {
+        let num = stats.conflicts.iter().filter(|conflict| conflict.kind == kind).count();
+        conflicts.sample(&[("kind", name)], num as f64);
+    }
+    let help = "Entries of the registry that do not read as leases; the log names each.";
+    out.gauge("flannel_malformed_leases", help).sample(&[], report.num_malformed as f64);
+    if let RulesState::InPlace { num_writes } | RulesState::Failed { num_writes, .. } = rules {
+        let help = "Times that rules were written: at the start, and to mend them.";
+        out.counter("flannel_rule_writes_total", help).sample(&[], *num_writes as f64);
+    }
+}
+
+fn lease(out: &mut Exposition, report: &Report) {
+    if let Some(expires) = report.lease_expires {
+        let time = expires.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let help = "When this node's lease ends unless it is renewed; absent if it never does.";
+        out.gauge("flannel_lease_expiry_timestamp_seconds", help)
+            .sample(&[], time.as_secs_f64().round());
+    }
+    let help = "Times that this node's lease was renewed, or created anew.";
+    out.counter("flannel_lease_renewals_total", help).sample(&[], report.lease_renewals as f64);
+    let help = "Times that the registry answered again after a silence.";
+    out.counter("flannel_registry_reconnects_total", help)
+        .sample(&[], report.registry_reconnects as f64);
+}
+
+/// One value of each direction of a worker: the metric's name, what it means, and where it is.
+type OfDirection = (&'static str, &'static str, fn(&DirectionSnapshot) -> u64);
+
+const OF_DIRECTION: [OfDirection; 3] = [
+    ("flannel_packets_total", "Inner packets carried.", |way| way.packets),
+    ("flannel_bytes_total", "Bytes of inner packets carried, headers included.", |way| way.bytes),
+    ("flannel_writes_total", "System calls that carried packets out.", |way| way.writes),
+];
+
+/// The same for the worker as a whole.
+type OfWorker = (&'static str, &'static str, fn(&WorkerSnapshot) -> u64);
+
+const OF_WORKER: [OfWorker; 13] = [
+    (
+        "flannel_queue_overflows_total",
+        "Datagrams that the kernel dropped because a worker's receive queue was full.",
+        |worker| worker.queue_overflows,
+    ),
+    ("flannel_ignored_ipv6_total", "The kernel's own IPv6 on the overlay device.", |worker| {
+        worker.ignored_ipv6
+    }),
+    ("flannel_icmp_sent_total", "ICMP errors sent.", |worker| worker.icmp_sent),
+    ("flannel_icmp_limited_total", "ICMP errors not sent: there were too many.", |worker| {
+        worker.icmp_limited
+    }),
+    ("flannel_socket_errors_total", "Receive calls that failed.", |worker| worker.socket_errors),
+    ("flannel_tun_errors_total", "Reads from the TUN that failed.", |worker| worker.tun_errors),
+    ("flannel_underlay_errors_total", "ICMP errors that came back about datagrams.", |worker| {
+        worker.underlay_errors
+    }),
+    ("flannel_paths_narrowed_total", "Paths found to take shorter packets than known.", |worker| {
+        worker.paths_narrowed
+    }),
+    ("flannel_paths_recovered_total", "Paths found to take longer packets again.", |worker| {
+        worker.paths_recovered
+    }),
+    ("flannel_pmtu_refused_total", "Claims of a narrow path that were not believed.", |worker| {
+        worker.pmtu_refused
+    }),
+    ("flannel_pmtu_probes_total", "Datagrams sent to see whether a path takes them.", |worker| {
+        worker.pmtu_probes
+    }),
+    ("flannel_turns_cut_total", "Turns that ended at their limit with more to do.", |worker| {
+        worker.turns_cut
+    }),
+    ("flannel_sleeps_total", "Times that a worker found nothing to do.", |worker| worker.polls),
+];
+
+fn workers(out: &mut Exposition, workers: &[WorkerSnapshot]) {
+    let numbered = || workers.iter().enumerate().map(|(number, w)| (number.to_string(), w));
+    for (name, help, value) in OF_DIRECTION {
+        let mut family = out.counter(name, help);
+        for (number, worker) in numbered() {
+            for (direction, way) in directions(worker) {
+                let labels = [("worker", number.as_str()), ("direction", direction)];
+                family.sample(&labels, value(way) as f64);
+            }
+        }
+    }
+    let mut drops = out.counter("flannel_dropped_packets_total", "Packets that ended here.");
+    for (number, worker) in numbered() {
+        for (direction, way) in directions(worker) {
+            for (reason, num) in &way.drops {
+                let labels = [("worker", &*number), ("direction", direction), ("reason", reason)];
+                drops.sample(&labels, *num as f64);
+            }
+        }
+    }
+    for (name, help, value) in OF_WORKER {
+        let mut family = out.counter(name, help);
+        for (number, worker) in numbered() {
+            family.sample(&[("worker", &number)], value(worker) as f64);
+        }
+    }
+    let mut offloads = out.gauge("flannel_offload_in_use", "Whether an offload is used: 1 or 0.");
+    for (number, worker) in numbered() {
+        for offload in ["tso", "uso", "gso", "gro"] {
+            let in_use = worker.offloads.split(',').any(|name| name == offload);
+            offloads.sample(&[("worker", &number), ("offload", offload)], in_use.into());
+        }
+    }
+}
+
+const fn directions(worker: &WorkerSnapshot) -> [(&'static str, &DirectionSnapshot); 2] {
+    [("egress", &worker.egress), ("ingress", &worker.ingress)]
+}
+
+fn peers(out: &mut Exposition, peers: &TopPeers) {
+    let named = peers.named().map(|(ip, both_ways)| (ip.to_string(), both_ways));
+    let all: Vec<_> = named.chain([("other".to_owned(), peers.other())]).collect();
+    for (name, help, is_bytes) in [
+        ("flannel_peer_packets_total", "Inner packets carried to a peer, or from it.", false),
+        ("flannel_peer_bytes_total", "Bytes of inner packets carried to a peer, or from it.", true),
+    ] {
+        let mut family = out.counter(name, help);
+        for (peer, both_ways) in &all {
+            for (direction, carried) in ["egress", "ingress"].into_iter().zip(both_ways) {
+                let value = if is_bytes { carried.bytes } else { carried.packets };
+                family.sample(&[("peer", peer), ("direction", direction)], value as f64);
+            }
+        }
+    }
+}

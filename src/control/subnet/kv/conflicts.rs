@@ -1,0 +1,269 @@
+//! [`Claim`]: this node's claim to its subnet, and whatever contradicts it or keeps it from being
+//! written.
+//!
+//! A conflict is told and shown, never resolved by force: which of two nodes is in the right, only
+//! the operator knows.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde::{Serialize, Serializer};
+
+use crate::control::host::host_id::HostId;
+use crate::control::subnet::lease::{Lease, print_key};
+use crate::routes::Subnet;
+
+/// What this node says is its own.
+#[derive(Debug)]
+pub struct Claim {
+    /// Our subnet.
+    pub subnet: Subnet,
+    /// Our public IP, which follows the interface.
+    public_ip: Mutex<Ipv4Addr>,
+    /// By the key of the entry that contradicts us.
+    conflicts: Mutex<BTreeMap<String, Conflict>>,
+    /// Why our lease could not be written when that was last tried.
+    write_failure: Mutex<Option<String>>,
+    /// Whether the registry has no entry of ours, as far as is known.
+    is_gone: AtomicBool,
+}
+
+/// Another claim that cannot be right if ours is. Part of the JSON that `/stats` serves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Conflict {
+    /// What is wrong.
+    pub kind: ConflictKind,
+    /// Our subnet.
+    #[serde(serialize_with = "as_text")]
+    pub subnet: Subnet,
+    /// Our public IP.
+    pub owner: Ipv4Addr,
+    /// The other lease's subnet.
+    #[serde(serialize_with = "as_text")]
+    pub other_subnet: Subnet,
+    /// The other lease's public IP.
+    pub other_owner: Ipv4Addr,
+    /// The host that the other lease names, if it names one.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "as_optional_text")]
+    pub other_host: Option<HostId>,
+}
+
+/// How two claims contradict each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ConflictKind {
+    /// Another node holds some of our addresses.
+    Overlap,
+    /// A second lease carries our public IP.
+    SamePublicIp,
+    /// Another node that has our public IP renews our lease.
+    SharedLease,
+}
+
+impl ConflictKind {
+    /// Every kind, with its name in `/stats` and in the metrics.
+    pub const ALL: [(Self, &'static str); 3] = [
+        (Self::Overlap, "overlap"),
+        (Self::SamePublicIp, "same-public-ip"),
+        (Self::SharedLease, "shared-lease"),
+    ];
+}
+
+impl Claim {
+    /// A claim that nobody contradicts yet.
+    pub fn new(subnet: Subnet, public_ip: Ipv4Addr) -> Self {
+        Self {
+            subnet,
+            public_ip: Mutex::new(public_ip),
+            conflicts: Mutex::default(),
+            write_failure: Mutex::default(),
+            is_gone: AtomicBool::new(false),
+        }
+    }
+
+    /// Our public IP.
+    pub fn public_ip(&self) -> Ipv4Addr {
+        *self.public_ip.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes note that our public IP is another now. What contradicted the old one shows again by
+    /// itself if it contradicts this one.
+    pub(crate) fn follow(&self, public_ip: Ipv4Addr) {
+        *self.public_ip.lock().unwrap_or_else(PoisonError::into_inner) = public_ip;
+        self.lock().retain(|_, conflict| conflict.kind != ConflictKind::SamePublicIp);
+    }
+
+    /// Every conflict that stands.
+    pub fn conflicts(&self) -> Vec<Conflict> {
+        self.lock().values().cloned().collect()
+    }
+
+    /// Whether our entry is gone and could not be written again.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.is_gone.load(Ordering::Relaxed)
+    }
+
+    /// Takes note of why our lease cannot be written, and whether it `is_gone`.
+    pub(crate) fn cannot_be_written(&self, failure: String, is_gone: bool) {
+        self.set_write_failure(Some(failure));
+        self.is_gone.store(is_gone, Ordering::Relaxed);
+    }
+
+    /// Takes note that our lease stands as we would write it.
+    pub(crate) fn is_written(&self) {
+        self.set_write_failure(None);
+        self.is_gone.store(false, Ordering::Relaxed);
+    }
+
+    fn set_write_failure(&self, failure: Option<String>) {
+        *self.write_failure.lock().unwrap_or_else(PoisonError::into_inner) = failure;
+    }
+
+    /// Why our lease could not be written when that was last tried.
+    pub(crate) fn write_failure(&self) -> Option<String> {
+        self.write_failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Compares another entry's lease with the claim.
+    pub(crate) fn compare(&self, other: &Lease) {
+        let is_own_key = other.entry.key == print_key(self.subnet);
+        let is_own_ip = other.attrs.public_ip == self.public_ip();
+        match (is_own_key, is_own_ip, self.subnet.overlaps(other.subnet)) {
+            // What becomes of our own entry is the concern of whoever renews it.
+            (true, _, _) => {}
+            (false, true, _) => self.tell(ConflictKind::SamePublicIp, other),
+            (false, false, true) => self.tell(ConflictKind::Overlap, other),
+            (false, false, false) => self.settle(&other.entry.key),
+        }
+    }
+
+    /// Takes note that somebody else writes our own entry, in our name.
+    pub(crate) fn share(&self, own: &Lease) {
+        self.tell(ConflictKind::SharedLease, own);
+    }
+
+    /// Takes note that the entry of `key` contradicts us no longer.
+    pub(crate) fn settle(&self, key: &str) {
+        if let Some(conflict) = self.lock().remove(key) {
+            tracing::info!("conflict is over: {conflict}");
+        }
+    }
+
+    fn tell(&self, kind: ConflictKind, other: &Lease) {
+        let conflict = Conflict {
+            kind,
+            subnet: self.subnet,
+            owner: self.public_ip(),
+            other_subnet: other.subnet,
+            other_owner: other.attrs.public_ip,
+            other_host: HostId::read(&other.attrs),
+        };
+        let known = self.lock().insert(other.entry.key.clone(), conflict.clone());
+        if known.as_ref() != Some(&conflict) {
+            tracing::error!("conflict: {conflict}");
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Conflict>> {
+        self.conflicts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Display for Conflict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kind, subnet, owner, other_subnet, other_owner, other_host } = self;
+        let host = match other_host {
+            Some(host) => format!(" (host {host})"),
+            None => String::new(),
+        };
+        match kind {
+            ConflictKind::Overlap => write!(
+                f,
+                "our lease {subnet} of {owner} overlaps lease {other_subnet} of {other_owner}{host}; \
+                 delete the wrong one"
+            ),
+            ConflictKind::SamePublicIp => write!(
+                f,
+                "our lease {subnet} of {owner} and lease {other_subnet} of {other_owner}{host} carry one \
+                 public IP; delete the second if it was left behind, or give its node another \
+                 --public-ip"
+            ),
+            ConflictKind::SharedLease => write!(
+                f,
+                "our lease {subnet} of {owner} is also written by another node of public IP \
+                 {other_owner}{host}; give one of them another --public-ip"
+            ),
+        }
+    }
+}
+
+/// For `serialize_with`: a subnet as it prints.
+pub(crate) fn as_text<S: Serializer>(subnet: &Subnet, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(subnet)
+}
+
+fn as_optional_text<S: Serializer>(
+    host: &Option<HostId>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&host.as_ref().map(HostId::to_string).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::subnet::kv::registry::{Entry, Revision};
+    use crate::control::subnet::lease::LeaseAttrs;
+    use crate::control::util::test_log::Logs;
+
+    #[test]
+    fn each_conflict_is_told_once_with_both_owners_and_shown_until_it_is_over() {
+        let logs = Logs::capture();
+        let claim = claim();
+        for _ in 0..3 {
+            claim.compare(&lease("10.1.0.0/23", "192.0.2.2"));
+            claim.compare(&lease("10.1.7.0/24", "192.0.2.1"));
+            claim.compare(&lease("10.1.8.0/24", "192.0.2.2"));
+        }
+        let overlap = "conflict: our lease 10.1.1.0/24 of 192.0.2.1 overlaps lease 10.1.0.0/23 of \
+                       192.0.2.2;";
+        assert_eq!(logs.count(overlap), 1);
+        let same =
+            "conflict: our lease 10.1.1.0/24 of 192.0.2.1 and lease 10.1.7.0/24 of 192.0.2.1";
+        assert_eq!(logs.count(same), 1);
+        let kinds: Vec<ConflictKind> = claim.conflicts().iter().map(|c| c.kind).collect();
+        assert_eq!(kinds, [ConflictKind::Overlap, ConflictKind::SamePublicIp]);
+        claim.settle("10.1.0.0-23");
+        claim.compare(&lease("10.1.7.0/24", "192.0.2.9"));
+        assert_eq!((claim.conflicts().len(), logs.count("conflict is over: ")), (0, 2));
+    }
+
+    #[test]
+    fn own_entry_is_no_conflict_with_itself_until_somebody_else_writes_it() {
+        let claim = claim();
+        let own = lease("10.1.1.0/24", "192.0.2.1");
+        claim.compare(&own);
+        assert_eq!(claim.conflicts(), []);
+        claim.share(&own);
+        let json = serde_json::to_value(claim.conflicts()).unwrap();
+        let expected = serde_json::json!([{
+            "kind": "shared-lease", "subnet": "10.1.1.0/24", "owner": "192.0.2.1",
+            "other_subnet": "10.1.1.0/24", "other_owner": "192.0.2.1",
+        }]);
+        assert_eq!(json, expected);
+    }
+
+    fn claim() -> Claim {
+        Claim::new("10.1.1.0/24".parse().unwrap(), "192.0.2.1".parse().unwrap())
+    }
+
+    fn lease(subnet: &str, public_ip: &str) -> Lease {
+        let subnet = subnet.parse().unwrap();
+        let attrs = LeaseAttrs::udp(public_ip.parse().unwrap());
+        let entry = Entry { key: print_key(subnet), revision: Revision(1), ttl_lease: None };
+        Lease { subnet, attrs, expires: None, entry }
+    }
+}

@@ -1,0 +1,193 @@
+//! [`LeaseTable`]: the leases known, and what a snapshot or a change makes of them.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use tokio::time::Instant;
+
+use super::list_watch::RESET_GRACE;
+use crate::control::subnet::kv::conflicts::Claim;
+use crate::control::subnet::kv::registry::{Change, Malformed, Read, Revision, Snapshot, key_of};
+use crate::control::subnet::lease::{Lease, LeaseEvent};
+use crate::routes::Subnet;
+
+/// The leases of all other nodes.
+///
+/// An entry that does not read as a lease changes nothing: what was known of its key stays, until
+/// the entry is deleted. Stock treats one such entry as the loss of all peers.
+#[derive(Debug)]
+pub(super) struct LeaseTable<'a> {
+    own: &'a Claim,
+    /// By key, not by subnet: on a dual-stack network two keys can name the same IPv4 subnet.
+    known: BTreeMap<String, Lease>,
+    /// How many of the known leases name a subnet.
+    holders: HashMap<Subnet, usize>,
+    /// Keys of leases that are known and that a listing did not have, though nobody reported
+    /// their end; and until when they stand.
+    doubted: BTreeMap<String, Instant>,
+    /// Keys of the malformed entries, with the revision that was complained about.
+    malformed: BTreeMap<String, Revision>,
+    /// How often one was written or deleted, or a key beside ours that stock cannot read either.
+    num_unreadable_writes: u64,
+}
+
+impl<'a> LeaseTable<'a> {
+    pub(super) fn new(own: &'a Claim, known: Vec<Lease>) -> Self {
+        let known: BTreeMap<String, Lease> =
+            known.into_iter().map(|lease| (lease.entry.key.clone(), lease)).collect();
+        let mut holders = HashMap::new();
+        for lease in known.values() {
+            *holders.entry(lease.subnet).or_default() += 1;
+        }
+        let (doubted, malformed) = (BTreeMap::new(), BTreeMap::new());
+        Self { own, known, holders, doubted, malformed, num_unreadable_writes: 0 }
+    }
+
+    /// How often anything was written or deleted that a stock node cannot read.
+    pub(super) const fn num_unreadable_writes(&self) -> u64 {
+        self.num_unreadable_writes
+    }
+
+    /// How many leases are known that the registry does not have.
+    pub(super) fn num_doubted(&self) -> usize {
+        self.doubted.len()
+    }
+
+    /// The leases that the registry does not have, such as `10.1.1.0/24 of 192.0.2.1`.
+    pub(super) fn doubted(&self) -> impl Iterator<Item = String> {
+        let leases = self.doubted.keys().filter_map(|key| self.known.get(key));
+        leases.map(|lease| format!("{} of {}", lease.subnet, lease.attrs))
+    }
+
+    /// When the first of them is due to be given up.
+    pub(super) fn give_up_at(&self) -> Option<Instant> {
+        self.doubted.values().min().copied()
+    }
+
+    /// How many leases are known.
+    pub(super) fn num_known(&self) -> usize {
+        self.known.len()
+    }
+
+    /// How many entries do not read as leases.
+    pub(super) fn num_malformed(&self) -> usize {
+        self.malformed.len()
+    }
+
+    /// Lets go of the leases whose time is up and which nobody wrote again.
+    pub(super) fn give_up(&mut self) -> Vec<LeaseEvent> {
+        let now = Instant::now();
+        let is_due = |(_, until): &(&String, &Instant)| **until <= now;
+        let due: Vec<String> =
+            self.doubted.iter().filter(is_due).map(|(key, _)| key.clone()).collect();
+        due.iter().filter_map(|key| self.forget(key)).collect()
+    }
+
+    /// Everybody who is in doubt now gets the whole grace again: until now no node could write
+    /// its lease.
+    pub(super) fn renew_grace(&mut self) {
+        self.doubted.values_mut().for_each(|until| *until = Instant::now() + RESET_GRACE);
+    }
+
+    /// Takes over everything there is. A lease that is not in there is in doubt: only a watch tells
+    /// that it was deleted. Returns how many came to be in doubt just now.
+    pub(super) fn replace(&mut self, snapshot: Snapshot) -> (Vec<LeaseEvent>, usize) {
+        let listed: HashSet<&str> = snapshot.entries.iter().map(key_of).collect();
+        let num_malformed = self.malformed.len();
+        self.malformed.retain(|key, _| listed.contains(key.as_str()));
+        if self.malformed.len() < num_malformed {
+            self.num_unreadable_writes += 1;
+        }
+        self.doubted.retain(|key, _| !listed.contains(key.as_str()));
+        let num_before = self.doubted.len();
+        let until = Instant::now() + RESET_GRACE;
+        for key in self.known.keys().filter(|key| !listed.contains(key.as_str())) {
+            self.doubted.entry(key.clone()).or_insert(until);
+        }
+        let num_new = self.doubted.len() - num_before;
+        (snapshot.entries.into_iter().filter_map(|entry| self.learn(entry)).collect(), num_new)
+    }
+
+    /// Takes over changes, in order.
+    pub(super) fn apply(&mut self, changes: Vec<Change>) -> Vec<LeaseEvent> {
+        let event = |change| match change {
+            Change::Put(entry) => self.learn(entry),
+            Change::Delete { key, .. } => self.forget(&key),
+            Change::Foreign => {
+                self.num_unreadable_writes += 1;
+                None
+            }
+        };
+        changes.into_iter().filter_map(event).collect()
+    }
+
+    fn learn(&mut self, entry: Read) -> Option<LeaseEvent> {
+        let lease = match entry {
+            Ok(lease) => lease,
+            Err(malformed) => {
+                self.complain(malformed);
+                return None;
+            }
+        };
+        self.malformed.remove(&lease.entry.key);
+        self.doubted.remove(&lease.entry.key);
+        self.own.compare(&lease);
+        if lease.subnet == self.own.subnet {
+            return None;
+        }
+        let before = self.known.insert(lease.entry.key.clone(), lease.clone());
+        if before.is_none() {
+            *self.holders.entry(lease.subnet).or_default() += 1;
+        }
+        if let Some(before) =
+            before.as_ref().filter(|before| before.attrs.public_ip != lease.attrs.public_ip)
+        {
+            let subnet = lease.subnet;
+            tracing::warn!(
+                "lease {subnet} of {} was overwritten: it is {}'s now",
+                before.attrs,
+                lease.attrs
+            );
+        }
+        let is_news = before.is_none_or(|before| before.attrs != lease.attrs);
+        is_news.then_some(LeaseEvent::Added(lease))
+    }
+
+    fn forget(&mut self, key: &str) -> Option<LeaseEvent> {
+        if self.malformed.remove(key).is_some() {
+            self.num_unreadable_writes += 1;
+        }
+        self.doubted.remove(key);
+        self.own.settle(key);
+        let gone = self.known.remove(key)?;
+        let heir = self.still_held(gone.subnet).then(|| self.holder(gone.subnet)).flatten();
+        Some(match heir {
+            Some(heir) => LeaseEvent::Added(heir.clone()),
+            None => LeaseEvent::Removed(gone.subnet),
+        })
+    }
+
+    /// Takes one holder off a subnet; returns whether another is left.
+    fn still_held(&mut self, subnet: Subnet) -> bool {
+        let Some(num) = self.holders.get_mut(&subnet) else { return false };
+        *num -= 1;
+        if *num == 0 {
+            self.holders.remove(&subnet);
+        }
+        self.holders.contains_key(&subnet)
+    }
+
+    /// A lease of `subnet`: a search through all of them, for a network where two keys name one.
+    fn holder(&self, subnet: Subnet) -> Option<&Lease> {
+        self.known.values().find(|lease| lease.subnet == subnet)
+    }
+
+    /// Once for each bad write.
+    fn complain(&mut self, malformed: Malformed) {
+        let complained = self.malformed.insert(malformed.key.clone(), malformed.revision);
+        if complained != Some(malformed.revision) {
+            self.num_unreadable_writes += 1;
+            let num = self.malformed.len();
+            tracing::warn!("skipped {malformed} (now {num} such entries)");
+        }
+    }
+}

@@ -1,0 +1,398 @@
+//! [`Servers`]: one client per endpoint, and calls that find one that answers.
+
+use std::error::Error as _;
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use etcd_client::{Client, ConnectOptions, Error};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::OnceCell;
+
+use super::settings::{EtcdConfig, EtcdConfigError};
+use super::tls::TlsFiles;
+use crate::control::subnet::kv::registry::RegistryError;
+use crate::control::util::log_limit::LogLimit;
+
+/// How long to wait for what.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Timings {
+    /// A connection, of one server.
+    pub(super) connect: Duration,
+    /// The answer to one call, of one server.
+    pub(super) call: Duration,
+    /// Between two pings on a connection with a watch. etcd hangs up on a client that pings more
+    /// often than every 5 s (its `--grpc-keepalive-min-time`).
+    pub(super) ping: Duration,
+    /// Without news on a watch until the server is asked for a sign of life.
+    pub(super) silence: Duration,
+}
+
+impl Timings {
+    pub(super) const DEFAULT: Self = Self {
+        connect: Duration::from_secs(2),
+        call: Duration::from_secs(5),
+        ping: Duration::from_secs(10),
+        silence: Duration::from_secs(60),
+    };
+}
+
+/// Every endpoint with its own client.
+///
+/// One client for all would choose a server for each call anew, and pay for a dead one again
+/// and again; this stays with the server that answered last.
+pub(super) struct Servers {
+    servers: Vec<Server>,
+    /// The one that answered last.
+    current: AtomicUsize,
+    /// It did, and they have not all failed since.
+    is_known: AtomicBool,
+    user: Option<(String, String)>,
+    /// Of every connection, but for TLS.
+    options: ConnectOptions,
+    /// Where the TLS files are.
+    config: EtcdConfig,
+    log: Mutex<LogLimit>,
+    pub(super) timings: Timings,
+}
+
+/// By how much a server is asked before the next one, while none is known to answer. One that is
+/// well answers in a fraction of this.
+const HEAD_START: Duration = Duration::from_millis(300);
+
+/// Why a server gave no answer.
+struct Miss {
+    reason: String,
+    /// Another server would say the same.
+    is_final: bool,
+}
+
+/// Why no server gave an answer so far.
+struct Misses {
+    operation: &'static str,
+    /// In the operator's order of servers.
+    reasons: Vec<String>,
+}
+
+struct Server {
+    url: String,
+    session: Mutex<Session>,
+}
+
+/// A connection, made and made again as needed by the client, and whether we have said there who
+/// we are.
+#[derive(Clone)]
+struct Session {
+    client: Client,
+    /// What it was made of, where there is TLS.
+    tls: Option<TlsFiles>,
+    signed_in: Arc<OnceCell<()>>,
+}
+
+impl Servers {
+    /// Makes the clients. Sends nothing.
+    pub(super) async fn new(
+        config: &EtcdConfig,
+        timings: Timings,
+    ) -> Result<Self, EtcdConfigError> {
+        let (urls, user) = (config.urls()?, config.user()?);
+        let options = ConnectOptions::new()
+            .with_connect_timeout(timings.connect)
+            .with_keep_alive(timings.ping, timings.call)
+            .with_keep_alive_while_idle(false)
+            .with_require_leader(true)
+            .with_auto_token_refresh(true);
+        // The files are checked even if no endpoint needs them: somebody thinks that one does.
+        let files = TlsFiles::read(config)?;
+        if config.wants_tls() && urls.iter().any(|url| url.starts_with("http:")) {
+            tracing::warn!(
+                "TLS files are given, but some of -etcd-endpoints are http: no TLS there"
+            );
+        }
+        let mut servers = Vec::new();
+        for url in urls {
+            let tls = url.starts_with("https:").then(|| files.clone());
+            let session = Session::prepare(&url, &options, tls).await;
+            let session = session.map_err(|error| EtcdConfigError::Connection {
+                endpoint: url.clone(),
+                reason: describe(&error),
+            })?;
+            servers.push(Server { url, session: Mutex::new(session) });
+        }
+        let (config, log) = (config.clone(), Mutex::default());
+        let (current, is_known) = (AtomicUsize::new(0), AtomicBool::new(false));
+        Ok(Self { servers, current, is_known, user, options, config, log, timings })
+    }
+
+    /// Asks the server that answered last, then the others, until one gives an answer or a
+    /// refusal that any other would give, too.
+    ///
+    /// A server that fell silent may have done what it was asked. `rpc` must be such that asking
+    /// another once more does no harm.
+    pub(super) async fn call<T, F>(
+        &self,
+        operation: &'static str,
+        rpc: impl Fn(Client) -> F,
+    ) -> Result<T, RegistryError>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let mut misses = Misses::new(operation, self.servers.len());
+        for index in self.order() {
+            match self.ask(index, &rpc).await {
+                Ok(answer) => return Ok(answer),
+                Err(miss) => misses.add(index, miss)?,
+            }
+        }
+        self.is_known.store(false, Ordering::Relaxed);
+        Err(misses.into_error())
+    }
+
+    /// Like [`call`](Self::call), for what changes nothing. As long as no server is known to
+    /// answer, as at the start, it does not wait for one to fail before it asks the next: the
+    /// lookup of a name alone may take many seconds.
+    pub(super) async fn read<T, F>(
+        &self,
+        operation: &'static str,
+        rpc: impl Fn(Client) -> F,
+    ) -> Result<T, RegistryError>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        if self.is_known.load(Ordering::Relaxed) {
+            return self.call(operation, rpc).await;
+        }
+        let (rpc, mut misses) = (&rpc, Misses::new(operation, self.servers.len()));
+        let mut asked: FuturesUnordered<_> = (0_u32..)
+            .zip(self.order())
+            .map(|(turn, index)| async move {
+                tokio::time::sleep(HEAD_START * turn).await;
+                (index, self.ask(index, rpc).await)
+            })
+            .collect();
+        while let Some((index, answer)) = asked.next().await {
+            match answer {
+                Ok(answer) => return Ok(answer),
+                Err(miss) => misses.add(index, miss)?,
+            }
+        }
+        Err(misses.into_error())
+    }
+
+    /// The servers in the order in which they are asked.
+    fn order(&self) -> impl Iterator<Item = usize> + use<> {
+        let (start, num) = (self.current.load(Ordering::Relaxed), self.servers.len());
+        (0..num).map(move |turn| (start + turn) % num)
+    }
+
+    /// Asks one server.
+    async fn ask<T, F>(&self, index: usize, rpc: &impl Fn(Client) -> F) -> Result<T, Miss>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let server = &self.servers[index];
+        let session = self.session(server).await;
+        let asked = async {
+            self.sign_in(server, &session).await?;
+            rpc(session.client.clone()).await
+        };
+        let (reason, is_final) = match tokio::time::timeout(self.timings.call, asked).await {
+            Ok(Ok(answer)) => {
+                self.current.store(index, Ordering::Relaxed);
+                self.is_known.store(true, Ordering::Relaxed);
+                return Ok(answer);
+            }
+            Ok(Err(error)) => (describe(&error), is_final(&error)),
+            Err(_) => {
+                self.abandon_session(server).await;
+                (format!("no answer within {:?}", self.timings.call), false)
+            }
+        };
+        Err(Miss { reason: format!("{}: {reason}", server.url), is_final })
+    }
+
+    /// The session to ask `server` in: another one than before if its TLS files were replaced. One
+    /// that is there keeps what it was made of, however often its connection is made again.
+    async fn session(&self, server: &Server) -> Session {
+        let session = server.session();
+        let Some(before) = &session.tls else {
+            return session;
+        };
+        match self.read_files().await {
+            Ok(files) if files == *before => session,
+            Ok(files) => match Session::prepare(&server.url, &self.options, Some(files)).await {
+                Ok(session) => {
+                    tracing::info!("{}: connecting with the TLS files as they are now", server.url);
+                    server.replace_session(session.clone());
+                    session
+                }
+                Err(error) => {
+                    self.keep_files(&describe(&error));
+                    session
+                }
+            },
+            Err(reason) => {
+                self.keep_files(&reason);
+                session
+            }
+        }
+    }
+
+    /// On a thread that may wait for the disk.
+    async fn read_files(&self) -> Result<TlsFiles, String> {
+        let config = self.config.clone();
+        let read = tokio::task::spawn_blocking(move || TlsFiles::read(&config));
+        match tokio::time::timeout(self.timings.connect, read).await {
+            Ok(Ok(files)) => files.map_err(|error| chain(&error)),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("the TLS files were not read within {:?}", self.timings.connect)),
+        }
+    }
+
+    fn keep_files(&self, reason: &str) {
+        if self.log.lock().unwrap_or_else(PoisonError::into_inner).is_due(reason) {
+            tracing::warn!("{reason}; going on with the TLS files as they were before");
+        }
+    }
+
+    /// Has the next call make a new connection. One on which a call got no answer may be dead
+    /// without anybody having said so, and pings look after connections with a watch only.
+    async fn abandon_session(&self, server: &Server) {
+        let tls = server.session().tls;
+        if let Ok(session) = Session::prepare(&server.url, &self.options, tls).await {
+            server.replace_session(session);
+        }
+    }
+
+    /// The same for all servers.
+    pub(super) async fn abandon_sessions(&self) {
+        for server in &self.servers {
+            self.abandon_session(server).await;
+        }
+    }
+
+    /// Shows name and password, once per server; its client keeps the token fresh from there on.
+    async fn sign_in(&self, server: &Server, session: &Session) -> Result<(), Error> {
+        let Some(user) = &self.user else {
+            return Ok(());
+        };
+        let sign_in = || async {
+            match session.client.clone().update_user(Some(user.clone())).await {
+                // As etcd's own client: a server without authentication takes everybody.
+                Err(Error::GRpcStatus(status)) if status.message().contains("not enabled") => {
+                    tracing::warn!(
+                        "-etcd-username is given, but {} asks nobody's name",
+                        server.url
+                    );
+                    Ok(())
+                }
+                result => result,
+            }
+        };
+        session.signed_in.get_or_try_init(sign_in).await.copied()
+    }
+
+    /// Has `client` ask for a new token: a watch shows the token it has, however old.
+    pub(super) async fn refresh_token(&self, client: &Client) -> Result<(), Error> {
+        match self.user {
+            Some(_) => client.refresh_token().await,
+            None => Ok(()),
+        }
+    }
+}
+
+impl Misses {
+    fn new(operation: &'static str, num_servers: usize) -> Self {
+        Self { operation, reasons: vec![String::new(); num_servers] }
+    }
+
+    /// Takes note of the miss of a server; an error if there is no use in asking another.
+    fn add(&mut self, index: usize, Miss { reason, is_final }: Miss) -> Result<(), RegistryError> {
+        if is_final {
+            return Err(RegistryError::Call { operation: self.operation, reason });
+        }
+        self.reasons[index] = reason;
+        Ok(())
+    }
+
+    fn into_error(self) -> RegistryError {
+        RegistryError::Call { operation: self.operation, reason: self.reasons.join("; ") }
+    }
+}
+
+impl Session {
+    /// Sends nothing: without a user, the client connects when it is first used.
+    async fn prepare(
+        url: &str,
+        options: &ConnectOptions,
+        tls: Option<TlsFiles>,
+    ) -> Result<Self, Error> {
+        let options = match &tls {
+            Some(files) => options.clone().with_tls(files.options()),
+            None => options.clone(),
+        };
+        let client = Client::connect([url], Some(options)).await?;
+        Ok(Self { client, tls, signed_in: Arc::default() })
+    }
+}
+
+impl Server {
+    fn session(&self) -> Session {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn replace_session(&self, session: Session) {
+        *self.session.lock().unwrap_or_else(PoisonError::into_inner) = session;
+    }
+}
+
+/// Whether another server would say the same: the gRPC status says that the request itself is at
+/// fault. The numbers are those of gRPC's `doc/statuscodes.md`.
+fn is_final(error: &Error) -> bool {
+    const INVALID_ARGUMENT: i32 = 3;
+    const NOT_FOUND: i32 = 5;
+    const PERMISSION_DENIED: i32 = 7;
+    const FAILED_PRECONDITION: i32 = 9;
+    const OUT_OF_RANGE: i32 = 11;
+    const UNAUTHENTICATED: i32 = 16;
+    let Error::GRpcStatus(status) = error else {
+        return false;
+    };
+    matches!(
+        status.code() as i32,
+        INVALID_ARGUMENT
+            | NOT_FOUND
+            | PERMISSION_DENIED
+            | FAILED_PRECONDITION
+            | OUT_OF_RANGE
+            | UNAUTHENTICATED
+    )
+}
+
+/// An error and what caused it, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+/// An error with its causes, which `Error` itself keeps to itself.
+pub(super) fn describe(error: &Error) -> String {
+    let (mut text, mut source) = (error.to_string(), None);
+    if let Error::GRpcStatus(status) = error {
+        (text, source) = (status.message().to_owned(), status.source());
+    } else if let Error::TransportError(error) = error {
+        source = error.source();
+    }
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}

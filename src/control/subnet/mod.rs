@@ -1,0 +1,4 @@
+//! control::subnet.
+
+pub mod kv;
+pub mod lease;

@@ -1,0 +1,14 @@
+//! control::util.
+
+pub mod log;
+pub mod panics;
+pub(crate) mod systemd;
+pub mod atomic_file;
+pub(crate) mod backoff;
+pub(crate) mod rng;
+pub(crate) mod json_object;
+pub(crate) mod log_limit;
+pub(crate) mod error_chain;
+#[cfg(test)]
+pub(crate) mod test_log;
+pub(crate) mod time_text;

@@ -1,0 +1,64 @@
+//! Panics are heard: one in any thread or task ends the daemon in good order.
+//!
+//! A panic ends the thread or task that it happens in and no other, so without this a daemon whose
+//! worker or keeper is gone would go on and say that all is in place. What can panic is not listed
+//! here, nor are the libraries' threads: the hook hears of each. Two threads make up for their own
+//! panics, because what others send must not end the daemon by way of them.
+
+use std::panic::{self, PanicHookInfo};
+use std::sync::{Mutex, Once, PoisonError};
+
+use tokio::sync::Notify;
+
+use super::log;
+use crate::control::observe;
+
+/// The first panic that nobody makes up for.
+static HEARD: Mutex<Option<String>> = Mutex::new(None);
+
+static NEWS: Notify = Notify::const_new();
+
+/// A thread or task panicked, which is a fault in flanneld.
+#[derive(Debug, Default, thiserror::Error)]
+#[error("{0}; this is a fault in flanneld, please report it")]
+pub struct Panicked(String);
+
+/// Has every panic logged as one line, and heard. It may be called again.
+pub(crate) fn install() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| panic::set_hook(Box::new(hear)));
+}
+
+/// Waits for a panic.
+///
+/// # Cancel safety
+/// Dropping the future loses none.
+pub(crate) async fn heard() -> Panicked {
+    loop {
+        if let Some(panicked) = last() {
+            return panicked;
+        }
+        NEWS.notified().await;
+    }
+}
+
+/// The panic that was heard, if there was one.
+pub(crate) fn last() -> Option<Panicked> {
+    HEARD.lock().unwrap_or_else(PoisonError::into_inner).clone().map(Panicked)
+}
+
+fn hear(info: &PanicHookInfo<'_>) {
+    let thread = std::thread::current();
+    let name = thread.name().unwrap_or("without a name");
+    let payload = info.payload();
+    let message = payload.downcast_ref::<&str>().copied();
+    let message = message.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    let message = message.unwrap_or("no message");
+    let place = info.location().map(|at| format!(" at {at}")).unwrap_or_default();
+    let what = format!("thread {name} panicked{place}: {message}");
+    tracing::error!("{what}");
+    if ![log::THREAD, observe::THREAD].contains(&name) {
+        HEARD.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(what);
+        NEWS.notify_one();
+    }
+}

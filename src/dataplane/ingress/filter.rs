@@ -1,0 +1,120 @@
+//! Datagram → inner packet for the TUN. Ingress, first stage; no I/O.
+//!
+//! Whatever arrives at the port is checked as a router would (RFC 1812 §5.2.2, §5.3.7), and more:
+//! it must be for our own subnet. Who sent the datagram does not matter, as with stock peers:
+//! they may stand behind a NAT, and their outer source is not always the address they publish.
+
+use std::net::Ipv4Addr;
+
+use crate::dataplane::packet::checksum::decrement_ttl;
+use crate::dataplane::packet::classify;
+use crate::dataplane::packet::classify::Inner;
+use crate::dataplane::stats::drop_reason::DropReason;
+use crate::routes::Subnet;
+
+/// What this node takes in.
+#[derive(Debug, Clone, Copy)]
+pub struct Accept {
+    /// Our lease: inner destinations lie in it.
+    pub subnet: Subnet,
+    /// MTU of the TUN, in bytes: the longest packet.
+    pub tun_mtu: usize,
+}
+
+impl Accept {
+    /// Checks the one packet that `datagram` is, and takes 1 from its TTL.
+    ///
+    /// # Errors
+    /// Why the packet ends here; it is unchanged then.
+    #[inline]
+    pub fn packet(&self, datagram: &mut [u8]) -> Result<Inner, DropReason> {
+        if datagram.len() > self.tun_mtu {
+            return Err(DropReason::Oversized);
+        }
+        let inner = classify::inner(datagram)?;
+        if !self.subnet.contains(inner.dst) {
+            return Err(DropReason::NotOurSubnet);
+        }
+        // What our own pods send reaches this node by the TUN, never by the wire.
+        if is_martian(inner.src) || self.subnet.contains(inner.src) {
+            return Err(DropReason::MartianSource);
+        }
+        if inner.ttl <= 1 {
+            return Err(DropReason::TtlExpired);
+        }
+        decrement_ttl(datagram);
+        Ok(inner)
+    }
+}
+
+/// Whether no packet from another host may carry this source (RFC 1812 §5.3.7): "this network",
+/// loopback, multicast and above.
+#[inline]
+const fn is_martian(src: Ipv4Addr) -> bool {
+    matches!(src.octets()[0], 0 | 127 | 224..)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataplane::packet::builder::PacketBuilder;
+
+    const ACCEPT: fn() -> Accept =
+        || Accept { subnet: "10.1.16.0/24".parse().unwrap(), tun_mtu: 1472 };
+
+    #[test]
+    fn packet_for_our_subnet_loses_one_hop() {
+        let mut packet = PacketBuilder::udp("10.1.15.2:1", "10.1.16.2:2").payload(&[1; 9]).build();
+        let before = packet.clone();
+        assert!(ACCEPT().packet(&mut packet).is_ok());
+        assert_eq!(packet[8], before[8] - 1);
+        assert!(classify::inner(&packet).is_ok());
+    }
+
+    #[test]
+    fn ttl_that_ends_here_is_dropped_unchanged() {
+        for ttl in [0, 1] {
+            let builder = PacketBuilder::udp("10.1.15.2:1", "10.1.16.2:2");
+            let mut packet = builder.ttl(ttl).build();
+            let before = packet.clone();
+            assert_eq!(ACCEPT().packet(&mut packet), Err(DropReason::TtlExpired));
+            assert_eq!(packet, before);
+        }
+    }
+
+    #[test]
+    fn packet_for_somebody_else_is_dropped() {
+        let mut packet = PacketBuilder::udp("10.1.15.2:1", "10.1.17.2:2").build();
+        assert_eq!(ACCEPT().packet(&mut packet), Err(DropReason::NotOurSubnet));
+    }
+
+    #[test]
+    fn impossible_sources_are_dropped() {
+        for src in ["0.1.2.3:1", "127.0.0.1:1", "224.0.0.1:1", "240.0.0.1:1", "255.255.255.255:1"] {
+            let mut packet = PacketBuilder::udp(src, "10.1.16.2:2").build();
+            assert_eq!(ACCEPT().packet(&mut packet), Err(DropReason::MartianSource), "{src}");
+        }
+    }
+
+    #[test]
+    fn source_of_our_own_subnet_is_spoofed() {
+        for src in ["10.1.16.0:1", "10.1.16.2:1", "10.1.16.77:1", "10.1.16.255:1"] {
+            let mut packet = PacketBuilder::udp(src, "10.1.16.2:2").build();
+            assert_eq!(ACCEPT().packet(&mut packet), Err(DropReason::MartianSource), "{src}");
+        }
+        for src in ["10.1.15.255:1", "10.1.17.0:1", "192.168.1.1:1"] {
+            let mut packet = PacketBuilder::udp(src, "10.1.16.2:2").build();
+            assert!(ACCEPT().packet(&mut packet).is_ok(), "{src}");
+        }
+    }
+
+    #[test]
+    fn longest_packet_is_the_mtu() {
+        let build = |payload_len| {
+            let payload = vec![7; payload_len];
+            PacketBuilder::udp("10.1.15.2:1", "10.1.16.2:2").payload(&payload).build()
+        };
+        assert!(ACCEPT().packet(&mut build(1472 - 28)).is_ok());
+        assert_eq!(ACCEPT().packet(&mut build(1472 - 27)), Err(DropReason::Oversized));
+    }
+}

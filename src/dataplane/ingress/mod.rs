@@ -1,0 +1,5 @@
+//! dataplane::ingress.
+
+pub mod filter;
+pub mod coalesce;
+pub mod writer;

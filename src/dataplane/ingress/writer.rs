@@ -1,0 +1,116 @@
+//! Coalesced packets → the TUN, and what to do when the kernel refuses one.
+
+use std::io::{self, IoSlice};
+
+use tracing::warn;
+
+use super::coalesce::{MAX_PIECES, Outgoing, PacketAt, Scratch, gather_plain};
+use crate::dataplane::egress::sender::Refusals;
+use crate::dataplane::io::recv_batch::RecvBatch;
+use crate::dataplane::io::tun::{TunQueue, is_gone};
+use crate::dataplane::offload::{Offload, Offloads};
+use crate::dataplane::stats::DirectionStats;
+use crate::dataplane::stats::drop_reason::DropReason;
+
+/// Writes packets to the TUN, falling back from superpackets where the kernel refuses them.
+#[derive(Debug)]
+pub struct Writer {
+    offloads: Offloads,
+    /// TCP's refusals, then UDP's.
+    refusals: [Refusals; SUPERPACKETS.len()],
+}
+
+/// The offloads that a write may need.
+pub const SUPERPACKETS: [Offload; 2] = [Offload::Tso, Offload::Uso];
+
+impl Writer {
+    /// A writer of superpackets as far as `offloads` allows, until one is refused.
+    pub fn new(offloads: Offloads) -> Self {
+        Self { offloads, refusals: Default::default() }
+    }
+
+    /// Writes superpackets of `offload` from now on, until one is refused.
+    pub const fn allow(&mut self, offload: Offload) {
+        self.offloads.set(offload, true);
+    }
+
+    /// Where `offload` was refused since this was last asked.
+    pub fn take_refusals(&mut self, offload: Offload) -> Refusals {
+        std::mem::take(self.refusals_of(offload))
+    }
+
+    fn refusals_of(&mut self, offload: Offload) -> &mut Refusals {
+        let [tso, uso] = &mut self.refusals;
+        if offload == Offload::Uso { uso } else { tso }
+    }
+
+    /// Writes `items`, counting each packet as written or dropped.
+    ///
+    /// # Errors
+    /// What the kernel said when the device is gone.
+    pub fn write(
+        &mut self,
+        tun: &impl TunQueue,
+        items: &[Outgoing],
+        batch: &RecvBatch,
+        stats: &DirectionStats,
+    ) -> io::Result<()> {
+        for item in items {
+            let superpacket = item.offload();
+            if superpacket.is_some_and(|offload| !self.offloads.has(offload)) {
+                write_singly(tun, item.segments(), batch, stats)?;
+                continue;
+            }
+            let mut scratch = Scratch::default();
+            let mut slices = [IoSlice::new(&[]); MAX_PIECES];
+            let pieces = item.gather(batch, &mut scratch, &mut slices);
+            match (tun.write(pieces), superpacket) {
+                (Err(error), Some(offload)) if error.raw_os_error() == Some(libc::EINVAL) => {
+                    self.refuse(offload, &error);
+                    write_singly(tun, item.segments(), batch, stats)?;
+                }
+                (result, _) => count(result, item.segments(), stats)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn refuse(&mut self, offload: Offload, error: &io::Error) {
+        warn!(%error, offload = offload.name(), "TUN refuses superpackets: none for a while");
+        self.offloads.set(offload, false);
+        let refusals = self.refusals_of(offload);
+        *refusals = Refusals { num: refusals.num + 1, off: error.raw_os_error() };
+    }
+}
+
+/// Writes the packets of a refused superpacket as they came.
+fn write_singly(
+    tun: &impl TunQueue,
+    segments: &[PacketAt],
+    batch: &RecvBatch,
+    stats: &DirectionStats,
+) -> io::Result<()> {
+    for at in segments {
+        let mut slices = [IoSlice::new(&[]); MAX_PIECES];
+        let result = tun.write(gather_plain(at.bytes(batch), &mut slices));
+        count(result, std::slice::from_ref(at), stats)?;
+    }
+    Ok(())
+}
+
+/// Counts the packets of one write by its result, which is an error only if the device is gone.
+fn count(result: io::Result<()>, packets: &[PacketAt], stats: &DirectionStats) -> io::Result<()> {
+    match result {
+        Ok(()) => {
+            stats.packets.add(packets.len() as u64);
+            stats.bytes.add(packets.iter().map(|at| at.len as u64).sum());
+            stats.writes.add(1);
+            Ok(())
+        }
+        Err(error) if is_gone(&error) => Err(error),
+        Err(_) => {
+            stats.drop(DropReason::TunRefused, packets.len() as u64);
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! dataplane::io.
+
+pub mod tun;
+pub mod udp;
+pub mod recv_batch;
+pub mod underlay_error;
+pub mod cmsg;
+pub(crate) mod kernel_release;
+pub mod memory;
+pub(crate) mod sys;

@@ -1,0 +1,162 @@
+use std::net::{Ipv4Addr, UdpSocket as StdSocket};
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::dataplane::DropReason;
+use crate::dataplane::ingress::filter::Accept;
+use crate::dataplane::io::memory;
+use crate::dataplane::worker::{Turn, Worker};
+use crate::routes::publish;
+
+/// One socket on a free port of the loopback, and its address.
+fn bound(long_datagrams: LongDatagrams) -> KernelUdp {
+    let free = StdSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let std::net::SocketAddr::V4(addr) = free else { panic!("not IPv4: {free}") };
+    bind_group(addr, 1, Offloads::AUTO, long_datagrams).unwrap().remove(0)
+}
+
+/// An address at which nobody listens.
+fn nobody() -> SocketAddrV4 {
+    let closed = StdSocket::bind("127.0.0.1:0").unwrap();
+    SocketAddrV4::new(Ipv4Addr::LOCALHOST, closed.local_addr().unwrap().port())
+}
+
+fn next_error(socket: &KernelUdp) -> UnderlayError {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        match socket.take_error() {
+            Ok(error) => return error,
+            Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+        }
+        assert!(Instant::now() < deadline, "no error came");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn icmp_about_a_datagram_comes_back_from_every_source_port() {
+    let socket = bound(LongDatagrams::Refused);
+    assert_eq!(socket.take_error().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    for source in [0, 1, NUM_SOURCE_PORTS] {
+        let to = nobody();
+        socket.send(Path { to, source }, None, &[IoSlice::new(b"anybody?")]).unwrap();
+        let expected = UnderlayError { to, from_own_port: source != 0, too_long: None };
+        assert_eq!(next_error(&socket), expected);
+    }
+    assert_eq!(socket.take_error().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+}
+
+#[test]
+fn datagram_that_no_packet_holds_is_refused_whole_and_in_fragments() {
+    let socket = bound(LongDatagrams::Refused);
+    let path = Path::shared(nobody());
+    let long = vec![0; 65_508];
+    for sent in [
+        socket.send(path, None, &[IoSlice::new(&long)]),
+        socket.send_in_fragments(path, &[IoSlice::new(&long)]),
+    ] {
+        assert_eq!(sent.unwrap_err().raw_os_error(), Some(libc::EMSGSIZE));
+    }
+}
+
+#[test]
+fn fragments_leave_from_the_groups_port_and_nothing_arrives_where_they_leave() {
+    let free = StdSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let std::net::SocketAddr::V4(addr) = free else { panic!("not IPv4: {free}") };
+    let group = bind_group(addr, 3, Offloads::AUTO, LongDatagrams::Refused).unwrap();
+    let peer = StdSocket::bind("127.0.0.1:0").unwrap();
+    peer.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
+    let std::net::SocketAddr::V4(to) = peer.local_addr().unwrap() else { panic!() };
+    for source in [0, 1] {
+        let path = Path { to, source };
+        group[1].send_in_fragments(path, &[IoSlice::new(&[7; 60_000])]).unwrap();
+        let (len, from) = peer.recv_from(&mut [0; 65_535]).unwrap();
+        assert_eq!((len, from), (60_000, addr.into()));
+    }
+    // From many ports, so that the kernel would pick any of the sockets that it may.
+    for _ in 0..100 {
+        StdSocket::bind("127.0.0.1:0").unwrap().send_to(b"anybody?", addr).unwrap();
+    }
+    let mut batch = RecvBatch::new(1);
+    let mut num_received = 0;
+    let deadline = Instant::now() + Duration::from_secs(15);
+    while num_received < 100 {
+        num_received += group.iter().filter(|socket| socket.recv(&mut batch).is_ok()).count();
+        assert!(Instant::now() < deadline, "{num_received} of 100");
+    }
+}
+
+#[test]
+fn nobody_else_gets_a_share_of_the_port() {
+    let socket = bound(LongDatagrams::Refused);
+    let addr = socket.socket.local_addr().unwrap();
+    let thief = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
+    thief.set_reuse_address(true).unwrap();
+    assert_eq!(thief.bind(&addr).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+}
+
+#[test]
+fn buffers_are_forced_past_the_limit_by_whoever_may() {
+    let limit = |name| {
+        let text = std::fs::read_to_string(format!("/proc/sys/net/core/{name}")).unwrap();
+        text.trim().parse::<usize>().unwrap()
+    };
+    let may_force = caps::has_cap(None, caps::CapSet::Effective, caps::Capability::CAP_NET_ADMIN);
+    let may_force = may_force.unwrap();
+    // Half of what an int holds is the kernel's own limit: `__sock_set_rcvbuf` in net/core/sock.c.
+    let asked = (2 * limit("rmem_max").max(limit("wmem_max"))).min(1 << 30) - 1;
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
+    grow_buffers(&socket, asked.try_into().unwrap());
+    // The kernel doubles what it is asked for, for its own bookkeeping: socket(7).
+    let expected = |limit: usize| 2 * if may_force { asked } else { limit.min(asked) };
+    assert_eq!(socket.recv_buffer_size().unwrap(), expected(limit("rmem_max")));
+    assert_eq!(socket.send_buffer_size().unwrap(), expected(limit("wmem_max")));
+}
+
+#[test]
+fn sockets_to_receive_and_to_send_have_large_buffers() {
+    let socket = bound(LongDatagrams::Refused);
+    let asked = usize::try_from(SOCKET_BUFFER_LEN).unwrap();
+    let default = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
+    for socket in std::iter::once(&socket.socket).chain(socket.sources.iter()) {
+        let lens = (socket.recv_buffer_size().unwrap(), socket.send_buffer_size().unwrap());
+        assert!(lens.0 > default.recv_buffer_size().unwrap(), "{lens:?}");
+        assert!(lens.1 > default.send_buffer_size().unwrap(), "{lens:?}");
+        assert!(lens.0.max(lens.1) <= 2 * asked, "{lens:?}");
+    }
+}
+
+#[test]
+fn datagrams_that_found_no_room_are_counted() {
+    let socket = bound(LongDatagrams::Refused);
+    let to = socket.socket.local_addr().unwrap().as_socket().unwrap();
+    let (tun, _host) = memory::tun(Offloads::OFF);
+    let accept = Accept { subnet: "10.1.16.0/24".parse().unwrap(), tun_mtu: 1472 };
+    let (_routes, subscriber) = publish::channel("10.1.0.0/16".parse().unwrap(), 24);
+    let mut worker = Worker::new(tun, socket, [10, 1, 16, 0].into(), accept, subscriber);
+    let mut drain = || while worker.turn(Instant::now()).unwrap() != Turn::Idle {};
+
+    // Twenty times what the buffer holds; then one that finds room and tells of the others.
+    let sender = StdSocket::bind("127.0.0.1:0").unwrap();
+    let too_long = [0; 60_000];
+    for _ in 0..20 * 2 * SOCKET_BUFFER_LEN / 60_000 {
+        sender.send_to(&too_long, to).unwrap();
+    }
+    drain();
+    sender.send_to(&too_long, to).unwrap();
+    drain();
+    let stats = worker.stats();
+    let num_sent = u64::try_from(20 * 2 * SOCKET_BUFFER_LEN / 60_000 + 1).unwrap();
+    let num_received = stats.ingress.dropped(DropReason::Oversized);
+    assert!((1..num_sent).contains(&num_received), "{num_received}");
+    assert_eq!(stats.queue_overflows.value(), num_sent - num_received);
+}
+
+/// RFC 6040 §4.1, compatibility mode: we do not pass marks on, so no router may set any.
+#[test]
+fn outer_header_is_not_ecn_capable() {
+    let socket = bound(LongDatagrams::Refused);
+    for socket in std::iter::once(&socket.socket).chain(socket.sources.iter()) {
+        assert_eq!(socket.tos_v4().unwrap(), 0);
+    }
+}

@@ -1,0 +1,252 @@
+//! What went to each peer, or came from it: counters found by the peer's public IP.
+//!
+//! A worker counts once for each run of datagrams, so a look at one cache line is all it costs.
+//! The table never grows: a worker must not allocate. So control marks the slots of peers that have
+//! left, and the worker, which alone gives slots away, gives those to others.
+
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+
+use super::Counter;
+
+/// Peers a worker tells apart, in each direction; what further ones get is counted together. It is
+/// 16 times what the most usual network has room for: a /16 of /24s. 24 bytes each.
+const NUM_SLOTS: usize = 4096;
+
+/// Slots looked at for one peer: at half load, a longer row of taken ones is rarer than 1 in 1000.
+const MAX_PROBES: usize = 16;
+
+/// The holder of a slot that nobody had yet; 0.0.0.0 is no peer's address.
+const FREE: u64 = 0;
+
+/// Added to the holder of a slot who has left.
+const LEFT: u64 = 1 << u32::BITS;
+
+/// 2³² divided by the golden ratio, odd: spreads neighbouring addresses (Knuth, TAOCP 3, §6.4).
+const SPREAD: u32 = 0x9e37_79b9;
+
+/// Counters of one direction of one worker, for each peer. One thread counts, anybody reads.
+#[derive(Debug)]
+pub struct PeerCounters {
+    slots: Box<[Slot]>,
+    /// Of peers that found no slot.
+    other: Slot,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    /// The peer's public IP, or [`FREE`]; with [`LEFT`] the next peer may have the slot.
+    holder: AtomicU64,
+    packets: Counter,
+    bytes: Counter,
+}
+
+/// A reading of one peer's counters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeerCount {
+    /// Its public IP; 0.0.0.0 stands for all peers that have no counters of their own.
+    pub peer: Ipv4Addr,
+    /// Inner packets.
+    pub packets: u64,
+    /// Their bytes, inner headers included.
+    pub bytes: u64,
+}
+
+impl Default for PeerCounters {
+    fn default() -> Self {
+        let slots = (0..NUM_SLOTS).map(|_| Slot::default()).collect();
+        Self { slots, other: Slot::default() }
+    }
+}
+
+impl PeerCounters {
+    /// Counts `packets` of `bytes` together. Only the worker whose counters they are calls this.
+    #[inline]
+    pub fn add(&self, peer: Ipv4Addr, packets: u64, bytes: u64) {
+        let slot = self.slot(peer);
+        slot.packets.add(packets);
+        slot.bytes.add(bytes);
+    }
+
+    #[inline]
+    fn slot(&self, peer: Ipv4Addr) -> &Slot {
+        let first = peer.to_bits().wrapping_mul(SPREAD) >> (u32::BITS - NUM_SLOTS.trailing_zeros());
+        let peer = u64::from(peer.to_bits());
+        let mut vacant = None;
+        for probe in 0..MAX_PROBES {
+            let slot = &self.slots[(first as usize + probe) % NUM_SLOTS];
+            let holder = slot.holder.load(Ordering::Relaxed);
+            if holder == peer {
+                return slot;
+            }
+            if holder == FREE || holder & LEFT != 0 {
+                vacant = vacant.or(Some(slot));
+            }
+            if holder == FREE {
+                break;
+            }
+        }
+        let Some(slot) = vacant else { return &self.other };
+        slot.begin(peer);
+        slot
+    }
+
+    /// Frees the counters of every peer of which `stays` says no. What was counted for them is
+    /// read no more; one that returns begins at zero. Anybody may call this at any time.
+    ///
+    /// A worker may yet count what it had taken in hand for one of them, which then has counters
+    /// again: call this once more a while after it left.
+    pub fn keep(&self, stays: impl Fn(Ipv4Addr) -> bool) {
+        for slot in &self.slots {
+            let holder = slot.holder.load(Ordering::Relaxed);
+            if let Some(peer) = peer(holder)
+                && !stays(peer)
+            {
+                // It cannot fail for good: a worker changes no slot that is held.
+                let (relaxed, left) = (Ordering::Relaxed, holder | LEFT);
+                let _ = slot.holder.compare_exchange(holder, left, relaxed, relaxed);
+            }
+        }
+    }
+
+    /// Every peer that was counted and has not left, in no order.
+    pub fn counts(&self) -> impl Iterator<Item = PeerCount> {
+        let other = std::iter::once(self.other.count(Ipv4Addr::UNSPECIFIED));
+        let counts = self.slots.iter().filter_map(Slot::read).chain(other);
+        counts.filter(|count| count.packets > 0)
+    }
+}
+
+/// Whose a slot is.
+fn peer(holder: u64) -> Option<Ipv4Addr> {
+    u32::try_from(holder).ok().filter(|peer| *peer != 0).map(Ipv4Addr::from_bits)
+}
+
+impl Slot {
+    /// Gives the slot, which is vacant, to a peer. There is no race between workers: each table has
+    /// one. A reader sees either nobody or the new peer with what was counted since.
+    #[cold]
+    fn begin(&self, peer: u64) {
+        fence(Ordering::Release);
+        self.packets.reset();
+        self.bytes.reset();
+        self.holder.store(peer, Ordering::Release);
+    }
+
+    /// `None` if nobody has the slot, or somebody else got it meanwhile.
+    fn read(&self) -> Option<PeerCount> {
+        let holder = self.holder.load(Ordering::Acquire);
+        let count = self.count(peer(holder)?);
+        fence(Ordering::Acquire);
+        (self.holder.load(Ordering::Relaxed) == holder).then_some(count)
+    }
+
+    fn count(&self, peer: Ipv4Addr) -> PeerCount {
+        PeerCount { peer, packets: self.packets.value(), bytes: self.bytes.value() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn ip(number: usize) -> Ipv4Addr {
+        (u32::from_be_bytes([10, 0, 0, 1]) + u32::try_from(number).unwrap()).into()
+    }
+
+    #[test]
+    fn each_peer_has_its_own_counters() {
+        let counters = PeerCounters::default();
+        for number in 0..1000 {
+            for _ in 0..2 {
+                counters.add(ip(number), 1, number as u64);
+            }
+        }
+        let counts: BTreeMap<Ipv4Addr, PeerCount> =
+            counters.counts().map(|count| (count.peer, count)).collect();
+        assert_eq!(counts.len(), 1000);
+        for number in 0..1000 {
+            let (peer, bytes) = (ip(number), 2 * number as u64);
+            assert_eq!(counts[&peer], PeerCount { peer, packets: 2, bytes });
+        }
+    }
+
+    fn of(counters: &PeerCounters, peer: Ipv4Addr) -> Vec<u64> {
+        let counts = counters.counts().filter(|count| count.peer == peer);
+        counts.map(|count| count.bytes).collect()
+    }
+
+    #[test]
+    fn ten_thousand_peers_that_come_and_go_each_have_their_own() {
+        let counters = PeerCounters::default();
+        for start in (0..10_000).step_by(500) {
+            let here = start..start + 500;
+            counters.keep(|peer| here.clone().any(|number| ip(number) == peer));
+            here.clone().for_each(|number| counters.add(ip(number), 1, number as u64 + 1));
+            let counts: BTreeMap<_, _> =
+                counters.counts().map(|count| (count.peer, count.bytes)).collect();
+            let expected = here.map(|number| (ip(number), number as u64 + 1));
+            assert_eq!(counts, expected.collect(), "from {start}: those here, and nothing else");
+        }
+    }
+
+    #[test]
+    fn peer_that_returns_begins_at_zero_and_one_that_stays_goes_on() {
+        let counters = PeerCounters::default();
+        counters.add(ip(1), 1, 100);
+        counters.add(ip(2), 1, 200);
+        counters.keep(|peer| peer == ip(2));
+        assert_eq!((of(&counters, ip(1)), of(&counters, ip(2))), (vec![], vec![200]));
+        counters.add(ip(1), 1, 5);
+        counters.add(ip(2), 1, 1);
+        assert_eq!((of(&counters, ip(1)), of(&counters, ip(2))), (vec![5], vec![201]));
+    }
+
+    #[test]
+    fn peers_beyond_the_slots_get_some_when_others_leave() {
+        let counters = PeerCounters::default();
+        (0..2 * NUM_SLOTS).for_each(|number| counters.add(ip(number), 1, 10));
+        let late = ip(2 * NUM_SLOTS);
+        counters.add(late, 1, 10);
+        assert_eq!(of(&counters, late), [0_u64; 0], "counted with the others");
+        counters.keep(|_| false);
+        counters.add(late, 1, 7);
+        assert_eq!(of(&counters, late), [7]);
+    }
+
+    /// A reader never gives one peer what was counted for another.
+    #[test]
+    fn counters_that_change_hands_while_they_are_read_are_nobodys() {
+        let counters = PeerCounters::default();
+        std::thread::scope(|scope| {
+            let worker = scope.spawn(|| {
+                for round in 0..20_000_u32 {
+                    let number = 1 + round % 3;
+                    counters.add(ip(number as usize), 1, u64::from(number));
+                    counters.keep(|_| false);
+                }
+            });
+            while !worker.is_finished() {
+                for count in counters.counts() {
+                    let number = u64::from(count.peer.to_bits() - ip(0).to_bits());
+                    // The two counters are read one after the other, so either may be ahead.
+                    assert!([0, number].contains(&count.bytes), "{count:?}");
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn what_finds_no_slot_is_counted_all_the_same() {
+        let counters = PeerCounters::default();
+        (0..2 * NUM_SLOTS).for_each(|number| counters.add(ip(number), 1, 10));
+        let (packets, bytes) = counters
+            .counts()
+            .fold((0, 0), |(packets, bytes), count| (packets + count.packets, bytes + count.bytes));
+        assert_eq!((packets, bytes), (2 * NUM_SLOTS as u64, 20 * NUM_SLOTS as u64));
+        let other = counters.counts().find(|count| count.peer.is_unspecified()).unwrap();
+        assert!(other.packets >= NUM_SLOTS as u64, "{other:?}");
+    }
+}

@@ -1,0 +1,146 @@
+//! Who takes part: the systems, and the labs they stand in.
+
+use std::time::Duration;
+
+use super::matrix::Setting;
+use crate::lab::daemon::Daemon;
+use crate::lab::datapath;
+use crate::lab::datapath::{Carrier, OFFLOAD_OFF};
+use crate::lab::node::READY;
+use crate::lab::pods::Pod;
+use crate::lab::process::Process;
+use crate::lab::traffic::flood;
+use crate::lab::wait::wait_for;
+use crate::lab::{Lab, LabError, LabSpec, measure};
+
+/// A daemon that takes part beside twill, under a name of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Contender {
+    /// Its name in the report.
+    pub name: String,
+    /// What runs on both nodes.
+    pub daemon: Daemon,
+}
+
+/// A way from pod to pod that is measured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct System {
+    /// Its name in the report.
+    pub(super) name: String,
+    /// Number of the lab it stands in.
+    lab: usize,
+    carrier: Carrier,
+}
+
+/// The systems of one setting, all standing.
+#[derive(Debug)]
+pub(super) struct Field {
+    pub(super) systems: Vec<System>,
+    labs: Vec<Lab>,
+}
+
+/// A system that is ready to be measured.
+#[derive(Debug)]
+pub(super) struct Ends<'lab> {
+    pub(super) client: &'lab Pod,
+    pub(super) server: &'lab Pod,
+    /// The daemons that carry its packets; the kernel's own ways have none.
+    pub(super) pids: Vec<u32>,
+    /// MTU of the pods, in bytes.
+    pub(super) pod_mtu: u16,
+}
+
+/// Names of the systems that are always there.
+pub(super) const RAW: &str = "raw";
+pub(super) const VXLAN: &str = "vxlan";
+pub(super) const TWILL: &str = "twill";
+pub(super) const OFF: &str = "off";
+
+/// What making one lab should take, for the time left.
+pub(super) const LAB_TIME: Duration = Duration::from_millis(2500);
+
+/// twill, twill as stock moves packets, and the others: each needs a lab of its own.
+pub(super) fn daemons(twill: &Daemon, others: &[Contender]) -> Vec<(String, Daemon)> {
+    let own = [(TWILL, twill.clone()), (OFF, twill.clone().with(OFFLOAD_OFF))];
+    let own = own.map(|(name, daemon)| (name.to_owned(), daemon));
+    let others = others.iter().map(|other| (other.name.clone(), other.daemon.clone()));
+    own.into_iter().chain(others).collect()
+}
+
+/// Two nodes with a pod each whose links cut up floods; called `name` with a suffix of its own.
+pub(super) fn lab(spec: LabSpec) -> Result<Lab, LabError> {
+    let lab = Lab::up(LabSpec { num_nodes: 2, num_pods: 1, ..spec })?;
+    for pod in pods(&lab)? {
+        flood::cut_up(&pod.netns)?;
+    }
+    Ok(lab)
+}
+
+/// The client's pod and the server's.
+pub(super) fn pods(lab: &Lab) -> Result<[&Pod; 2], LabError> {
+    let pod = |index: usize| lab.nodes().get(index).and_then(|node| node.pods().first());
+    let (Some(client), Some(server)) = (pod(0), pod(1)) else {
+        return Err(LabError::TooFew { what: "nodes with a pod each", least: 2 });
+    };
+    Ok([client, server])
+}
+
+/// The daemons of a lab.
+pub(super) fn pids(lab: &Lab) -> Vec<u32> {
+    lab.nodes().iter().filter_map(|node| node.process().map(Process::id)).map(|id| id.pid).collect()
+}
+
+impl Field {
+    /// Makes the labs of all systems. The kernel's own ways share the nodes of the first.
+    ///
+    /// # Errors
+    /// [`LabError`] of the lab that could not be made.
+    pub(super) fn set_up(
+        name: &str,
+        setting: Setting,
+        daemons: &[(String, Daemon)],
+    ) -> Result<Self, LabError> {
+        let mut labs = Vec::new();
+        let kernel = [(RAW, Carrier::Raw), (VXLAN, Carrier::Vxlan)];
+        let mut systems = kernel
+            .map(|(name, carrier)| System { name: name.to_owned(), lab: 0, carrier })
+            .to_vec();
+        for (number, (system, daemon)) in daemons.iter().enumerate() {
+            let spec = LabSpec {
+                mtu: setting.mtu,
+                frames_only: setting.frames_only,
+                ..LabSpec::new(format!("{name}-s{number}"), daemon.clone())
+            };
+            labs.push(lab(spec)?);
+            systems.push(System { name: system.clone(), lab: number, carrier: Carrier::Overlay });
+        }
+        if let Some(first) = labs.first() {
+            datapath::prepare(first)?;
+        }
+        Ok(Self { systems, labs })
+    }
+
+    /// Makes `system` the way between its pods, and waits until it carries a ping.
+    ///
+    /// # Errors
+    /// [`LabError`] when it does not.
+    pub(super) fn engage(&mut self, system: usize) -> Result<Ends<'_>, LabError> {
+        let System { name, lab, carrier } = &self.systems[system];
+        let lab = &mut self.labs[*lab];
+        let pod_mtu = carrier.engage(lab)?;
+        let [client, server] = pods(lab)?;
+        wait_for(&format!("{name} to carry a ping"), READY, || {
+            Ok(measure::reaches(&client.netns, server.addr)?.then_some(()))
+        })?;
+        let pids = if *carrier == Carrier::Overlay { pids(lab) } else { Vec::new() };
+        Ok(Ends { client, server, pids, pod_mtu })
+    }
+
+    /// Removes all labs.
+    ///
+    /// # Errors
+    /// [`LabError::Teardown`]; the labs after the one that fails are removed when dropped.
+    pub(super) fn remove(self) -> Result<(), LabError> {
+        self.labs.into_iter().try_for_each(Lab::remove)
+    }
+}

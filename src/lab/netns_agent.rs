@@ -1,0 +1,109 @@
+//! `flannel-lab inside …`: what the lab itself runs in its namespaces. Not for people.
+
+use std::io;
+use std::net::SocketAddrV4;
+use std::time::Duration;
+
+use clap::Subcommand;
+
+use super::LabError;
+use super::stock_emulator;
+use super::traffic::{self, Report, tcp, udp};
+use super::{probe, progress};
+
+/// The hidden command that all of these stand under.
+pub const COMMAND: &str = "inside";
+
+/// What runs in a namespace.
+#[derive(Debug, Subcommand)]
+pub enum Inside {
+    /// A stand-in for a stock node, with stock's flags
+    #[command(disable_help_flag = true)]
+    StandIn {
+        /// Stock's flags
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        flags: Vec<String>,
+    },
+    /// Answers the traffic generator
+    Serve {
+        /// Port for TCP and UDP
+        port: u16,
+    },
+    /// Sends checked TCP flows
+    Tcp {
+        /// The server
+        to: SocketAddrV4,
+        /// Bytes to the server in each flow
+        #[arg(long)]
+        up: u64,
+        /// Bytes from the server in each flow
+        #[arg(long)]
+        down: u64,
+        /// How long to start new flows
+        #[arg(long)]
+        millis: u64,
+    },
+    /// Sends checked UDP datagrams
+    Udp {
+        /// The server
+        to: SocketAddrV4,
+        /// Payload lengths, taken in turn
+        #[arg(long, value_delimiter = ',')]
+        sizes: Vec<usize>,
+        /// How many at most
+        #[arg(long)]
+        count: u64,
+        /// How long at most
+        #[arg(long)]
+        millis: u64,
+    },
+    /// Sends every line of standard input, which is hexadecimal, as one UDP datagram
+    Spray {
+        /// Where to
+        to: SocketAddrV4,
+    },
+    /// Prints what an HTTP server says to one GET
+    Fetch {
+        /// The server
+        from: SocketAddrV4,
+        /// The path
+        path: String,
+    },
+}
+
+impl Inside {
+    /// Does what was asked; some go on until they are killed.
+    ///
+    /// # Errors
+    /// [`LabError`] of the operation that failed.
+    pub fn run(self) -> Result<(), LabError> {
+        match self {
+            Self::StandIn { flags } => stock_emulator::run(&flags),
+            Self::Serve { port } => {
+                traffic::serve(port).map_err(LabError::io(format!("serve port {port}")))
+            }
+            Self::Tcp { to, up, down, millis } => {
+                let plan = tcp::Plan { up, down, time: Duration::from_millis(millis) };
+                print(&tcp::send(to, plan).map_err(LabError::io(format!("TCP flow to {to}")))?)
+            }
+            Self::Udp { to, sizes, count, millis } => {
+                let plan = udp::Plan { sizes, count, time: Duration::from_millis(millis) };
+                print(&udp::send(to, &plan).map_err(LabError::io(format!("datagrams to {to}")))?)
+            }
+            Self::Spray { to } => {
+                let sprayed = probe::spray(to, io::stdin().lock());
+                sprayed.map(drop).map_err(LabError::io(format!("datagrams to {to}")))
+            }
+            Self::Fetch { from, path } => {
+                let url = format!("fetch http://{from}{path}");
+                let body = probe::fetch(from, &path).map_err(LabError::io(url))?;
+                progress::print(&body)
+            }
+        }
+    }
+}
+
+fn print(report: &Report) -> Result<(), LabError> {
+    let json = serde_json::to_string(report).map_err(io::Error::from);
+    progress::print(&json.map_err(LabError::io("write the report"))?)
+}

@@ -1,0 +1,232 @@
+//! The stand-in's side of etcd, through `etcdctl`: config, a lease, and everybody else's.
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use rand::seq::IndexedRandom;
+use serde_json::Value;
+
+use crate::lab::LabError;
+use crate::lab::command::Tool;
+use crate::lab::daemon::SubnetEnv;
+use crate::lab::etcd;
+use crate::lab::signals;
+use crate::routes::Subnet;
+
+/// What the stand-in needs of the network config.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Config {
+    pub(crate) network: Subnet,
+    pub(super) subnet_len: u8,
+    pub(super) port: u16,
+}
+
+/// The leases in one etcd.
+#[derive(Debug)]
+pub(super) struct Leases {
+    endpoint: String,
+}
+
+const CONFIG: &str = "/coreos.com/network/config";
+const SUBNETS: &str = "/coreos.com/network/subnets/";
+
+/// How often the others' leases are looked at.
+const PERIOD: Duration = Duration::from_millis(250);
+
+/// How often it looks at its own, in periods: every two seconds.
+const ROUNDS_TO_RENEWAL: u32 = 8;
+
+/// flannel's default `-subnet-lease-renew-margin`, in seconds.
+const MARGIN: i64 = 60 * 60;
+
+/// The subnet that `subnet.env` names, if the file is there.
+pub(super) fn previous(subnet_file: &Path) -> Option<Subnet> {
+    SubnetEnv::read(subnet_file).ok().map(|env| env.subnet)
+}
+
+impl Leases {
+    pub(super) fn new(endpoint: &str) -> Self {
+        Self { endpoint: endpoint.to_owned() }
+    }
+
+    fn ctl(&self) -> Tool {
+        Tool::new("etcdctl").arg("--endpoints").arg(&self.endpoint)
+    }
+
+    /// Asks for the config once a second until it is there and sound.
+    pub(super) fn wait_for_config(&self) -> Result<Config, LabError> {
+        loop {
+            let get = self.ctl().words("get --print-value-only").arg(CONFIG).output()?;
+            if let Some(config) = parse_config(&get.stdout) {
+                return Ok(config);
+            }
+            if signals::interrupted() {
+                return Err(LabError::Interrupted);
+            }
+            thread::sleep(Duration::from_secs(1));
+        }
+    }
+
+    /// The lease of `public_ip`, an old one if possible.
+    ///
+    /// Stock exits when it loses the race for a new one, and its service manager starts it again.
+    pub(super) fn acquire(
+        &self,
+        config: &Config,
+        public_ip: Ipv4Addr,
+        previous: Option<Subnet>,
+    ) -> Result<Subnet, LabError> {
+        loop {
+            if let Some(subnet) = self.try_acquire(config, public_ip, previous)? {
+                return Ok(subnet);
+            }
+        }
+    }
+
+    /// `None` when somebody else was faster.
+    fn try_acquire(
+        &self,
+        config: &Config,
+        public_ip: Ipv4Addr,
+        previous: Option<Subnet>,
+    ) -> Result<Option<Subnet>, LabError> {
+        let leases = self.list()?;
+        let own = leases.iter().find(|(_, ip)| *ip == public_ip).map(|(subnet, _)| *subnet);
+        let free = |subnet: &Subnet| leases.iter().all(|(other, _)| !other.overlaps(*subnet));
+        let subnet = own
+            .or_else(|| previous.filter(|subnet| free(subnet)))
+            .or_else(|| pick(config, free))
+            .ok_or(LabError::TooMany { what: "leases", most: leases.len() })?;
+        if own.is_some() {
+            self.write(subnet, public_ip)?;
+            return Ok(Some(subnet));
+        }
+        let id = self.grant()?;
+        let (key, value) = (key_of(subnet), value_of(public_ip));
+        let txn = format!("version(\"{key}\") = \"0\"\n\nput {key} {value:?} --lease={id}\n\n\n");
+        let said = self.ctl().arg("txn").stdin(txn).run()?;
+        Ok(said.contains("SUCCESS").then_some(subnet))
+    }
+
+    /// Writes a lease without asking whose it is, bound to a new lease of etcd.
+    fn write(&self, subnet: Subnet, public_ip: Ipv4Addr) -> Result<(), LabError> {
+        let lease = format!("--lease={}", self.grant()?);
+        let put = self.ctl().arg("put").arg(key_of(subnet)).arg(value_of(public_ip));
+        put.arg(lease).run()?;
+        Ok(())
+    }
+
+    /// A new lease of etcd, by its number.
+    fn grant(&self) -> Result<String, LabError> {
+        let granted = self.ctl().words("lease grant 86400").run()?;
+        Ok(granted.split(' ').nth(1).unwrap_or_default().to_owned())
+    }
+
+    /// Hands every list of the others' leases to `sink`, for ever; keeps the last one when etcd
+    /// is away. Renews its own lease meanwhile.
+    pub(super) fn follow(
+        &self,
+        own: Subnet,
+        public_ip: Ipv4Addr,
+        mut sink: impl FnMut(Vec<(Subnet, Ipv4Addr)>),
+    ) {
+        for round in 0_u32.. {
+            if let Ok(mut leases) = self.list() {
+                leases.retain(|(subnet, _)| *subnet != own);
+                sink(leases);
+            }
+            if round.is_multiple_of(ROUNDS_TO_RENEWAL) {
+                // The next look is soon enough when etcd is away.
+                drop(self.renew(own, public_ip));
+            }
+            thread::sleep(PERIOD);
+        }
+    }
+
+    /// Renews a lease that ends within the margin. One that never ends counts as one that has
+    /// ended: that is how stock's reservations become leases.
+    fn renew(&self, own: Subnet, public_ip: Ipv4Addr) -> Result<(), LabError> {
+        match etcd::ttl(&self.ctl(), &key_of(own))? {
+            Some(ttl) if ttl < MARGIN => self.write(own, public_ip),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn list(&self) -> Result<Vec<(Subnet, Ipv4Addr)>, LabError> {
+        let text = self.ctl().words("get --prefix").arg(SUBNETS).run()?;
+        Ok(parse_leases(&text))
+    }
+}
+
+fn key_of(subnet: Subnet) -> String {
+    format!("{SUBNETS}{}", subnet.to_string().replace('/', "-"))
+}
+
+fn value_of(public_ip: Ipv4Addr) -> String {
+    format!(r#"{{"PublicIP":"{public_ip}","PublicIPv6":null}}"#)
+}
+
+/// One of the first hundred free subnets.
+fn pick(config: &Config, free: impl Fn(&Subnet) -> bool) -> Option<Subnet> {
+    let step = 1 << (32 - u32::from(config.subnet_len));
+    // The first subnet of the network is never leased.
+    let first = config.network.addr().to_bits() + step;
+    let addrs = (first..=config.network.last().to_bits()).step_by(step as usize);
+    let subnets = addrs.filter_map(|addr| Subnet::new(addr.into(), config.subnet_len).ok());
+    let candidates: Vec<Subnet> = subnets.filter(free).take(100).collect();
+    candidates.choose(&mut rand::rng()).copied()
+}
+
+fn parse_config(json: &str) -> Option<Config> {
+    let value: Value = serde_json::from_str(json).ok()?;
+    let network: Subnet = value["Network"].as_str()?.parse().ok()?;
+    let subnet_len = value["SubnetLen"].as_u64().map_or(Some(24), |len| u8::try_from(len).ok())?;
+    let port = value["Backend"]["Port"].as_u64().map_or(Some(8285), |p| u16::try_from(p).ok())?;
+    let fits = subnet_len > network.prefix_len() && subnet_len <= 30;
+    fits.then_some(Config { network, subnet_len, port })
+}
+
+/// Reads etcdctl's alternating lines of key and value.
+fn parse_leases(text: &str) -> Vec<(Subnet, Ipv4Addr)> {
+    let lines: Vec<&str> = text.lines().collect();
+    let lease = |pair: &[&str]| {
+        let subnet = pair[0].strip_prefix(SUBNETS)?.replace('-', "/").parse().ok()?;
+        let attrs: Value = serde_json::from_str(pair[1]).ok()?;
+        Some((subnet, attrs["PublicIP"].as_str()?.parse().ok()?))
+    };
+    lines.chunks_exact(2).filter_map(lease).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn config_has_stock_defaults() {
+        let config = parse_config(r#"{"Network":"10.5.0.0/16"}"#).unwrap();
+        assert_eq!((config.subnet_len, config.port), (24, 8285));
+        assert_eq!(parse_config(r#"{"Network":"10.5.0.0/24"}"#), None);
+        assert_eq!(parse_config(""), None);
+    }
+
+    #[test]
+    fn pick_skips_what_is_taken() {
+        let network = "10.5.0.0/22".parse().unwrap();
+        let config = Config { network, subnet_len: 24, port: 8285 };
+        let taken = ["10.5.1.0/24", "10.5.3.0/24"].map(|text| text.parse().unwrap());
+        let free = |subnet: &Subnet| !taken.contains(subnet);
+        assert_eq!(pick(&config, free).unwrap().to_string(), "10.5.2.0/24");
+        assert_eq!(pick(&config, |_| false), None);
+    }
+
+    #[test]
+    fn leases_without_an_address_are_passed_over() {
+        let text = format!(
+            "{SUBNETS}10.5.1.0-24\n{{\"PublicIP\":\"192.0.2.1\"}}\n{SUBNETS}10.5.2.0-24\n{{}}\n"
+        );
+        let leases = parse_leases(&text);
+        assert_eq!(leases, [("10.5.1.0/24".parse().unwrap(), Ipv4Addr::new(192, 0, 2, 1))]);
+    }
+}
