@@ -12,13 +12,13 @@ use clap::Parser;
 use twill::lab::cli::{
     Cli, DemoArgs, ExecArgs, InteropArgs, LabArgs, ShapeArgs, StatusArgs, Task, Wire,
 };
-use twill::lab::daemon::Daemon;
 use twill::lab::demo::{self, Plan};
 use twill::lab::interop::Meeting;
+use twill::lab::network::daemon::Daemon;
+use twill::lab::network::topology::Names;
 use twill::lab::progress::{print, step};
 use twill::lab::state::LabState;
 use twill::lab::status::LabStatus;
-use twill::lab::topology::Names;
 use twill::lab::{Lab, LabError, LabSpec, teardown};
 
 /// A shell's exit status after SIGINT.

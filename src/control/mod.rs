@@ -5,14 +5,13 @@
 //! the cores belong to the workers.
 
 pub mod cli;
-pub mod observe;
-pub mod conditions;
-
-pub mod backend;
-pub mod config;
-pub mod subnet;
-pub mod host;
 pub mod node;
+pub mod observe;
+pub mod backend;
+pub mod subnet;
+pub mod config;
+pub mod host;
+pub mod conditions;
 pub mod util;
 
 use std::convert::Infallible;

@@ -1,20 +1,19 @@
 //! HOW a packet gets there: plain threads between TUN queues and UDP sockets.
 //!
-//! Start at [`worker`]; the other modules stand in the order in which a packet meets them. Stages
-//! do no I/O: bytes come in, results go out. System calls stand in [`tun`], [`udp`] and `sys`.
+//! Start at [`worker`]. Stages ([`egress`], [`ingress`]) do no I/O: bytes come in, results go out.
+//! System calls are in [`io`].
 
-pub mod engine;
 pub mod worker;
-
-pub mod icmp;
-pub mod pmtu;
-
-pub mod offload;
-pub mod stats;
-pub mod io;
-pub mod packet;
 pub mod egress;
 pub mod ingress;
+pub mod packet;
+pub mod io;
+
+pub mod engine;
+pub mod icmp;
+pub mod offload;
+pub mod pmtu;
+pub mod stats;
 
 pub use engine::{Engine, EngineConfig, EngineError, ThreadConfig};
 pub use offload::Offloads;

@@ -4,11 +4,11 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
-use super::backend::Backend;
 use super::bench::BenchArgs;
-use super::netns_agent;
-use super::netns_agent::Inside;
-use super::registry::RegistryKind;
+use super::host::netns_agent;
+use super::host::netns_agent::Inside;
+use super::network::backend::Backend;
+use super::network::registry::RegistryKind;
 
 /// The program as clap sees it, for its manual pages and completions.
 pub fn command() -> clap::Command {

@@ -3,16 +3,17 @@
 use std::thread;
 
 use super::LabError;
-use super::command::Tool;
-use super::datapath;
-use super::datapath::Carrier;
-use super::measure::{self, TcpServer};
+use super::host::command::Tool;
+use super::host::wait::wait_for;
 use super::network::Lab;
-use super::node::Node;
-use super::pods::Pod;
+use super::network::datapath;
+use super::network::datapath::Carrier;
+use super::network::node::Node;
+use super::network::pods::Pod;
 use super::progress::step;
 use super::report::{Report, Row, Spread, median_of_sorted, table};
-use super::wait::wait_for;
+use super::traffic::measure;
+use super::traffic::measure::TcpServer;
 
 /// How long and how often to measure.
 #[derive(Debug, Clone, Copy)]
@@ -117,7 +118,7 @@ impl Samples {
     ) -> Result<(), LabError> {
         self.pod_mtu = self.carrier.engage(lab)?;
         let what = format!("{} to carry a ping", self.name);
-        wait_for(&what, super::node::READY, || {
+        wait_for(&what, super::network::node::READY, || {
             Ok(measure::reaches(&client.netns, server.addr)?.then_some(()))
         })?;
         let times = measure::round_trips(&client.netns, server.addr, NUM_PINGS)?;

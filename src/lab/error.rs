@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::bench::UnknownCase;
-use super::command::CommandError;
-use super::tools::PreflightError;
+use super::host::command::CommandError;
+use super::host::tools::PreflightError;
 
 /// Why a lab could not be made, used or removed. One line, with what to do where that is known.
 #[derive(Debug, thiserror::Error)]

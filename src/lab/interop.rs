@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
-use super::daemon::Daemon;
+use super::network::daemon::Daemon;
 use super::progress::{complain, step};
 use super::{Lab, LabError, LabSpec};
 

@@ -6,33 +6,18 @@
 
 pub mod cli;
 pub mod network;
-pub mod topology;
-pub mod node;
-pub mod pods;
-pub mod daemon;
-pub mod etcd;
-pub mod registry;
-pub mod state;
-pub mod teardown;
-pub mod datapath;
-pub mod measure;
-pub mod report;
-pub mod demo;
-pub mod backend;
-pub mod bench;
-pub mod interop;
-pub mod status;
-pub mod stock_emulator;
+pub mod host;
 pub mod traffic;
-pub mod probe;
-pub mod netns_agent;
-pub mod command;
-pub mod process;
-pub mod netns;
-pub mod tools;
-pub mod wait;
-pub mod signals;
+
+pub mod demo;
+pub mod interop;
+pub mod bench;
+
 pub mod progress;
+pub mod report;
+pub mod state;
+pub mod status;
+pub mod teardown;
 mod error;
 
 pub use error::LabError;

@@ -9,13 +9,13 @@ use std::process;
 use serde::{Deserialize, Serialize};
 
 use super::LabError;
-use super::daemon::{Daemon, SubnetEnv};
-use super::netns::Netns;
+use super::host::netns::Netns;
+use super::host::process::ProcessId;
 use super::network::LabSpec;
-use super::pods::Pod;
-use super::process::ProcessId;
-use super::registry::RegistryKind;
-use super::topology::{LABS_DIR, Names};
+use super::network::daemon::{Daemon, SubnetEnv};
+use super::network::pods::Pod;
+use super::network::registry::RegistryKind;
+use super::network::topology::{LABS_DIR, Names};
 
 /// A lab as it was when the file was written.
 #[derive(Debug, Clone, Serialize, Deserialize)]

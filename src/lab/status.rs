@@ -5,11 +5,11 @@ use std::net::Ipv4Addr;
 use serde::Serialize;
 
 use super::LabError;
-use super::measure;
-use super::process::ProcessId;
-use super::registry::RegistryKind;
+use super::host::process::ProcessId;
+use super::network::registry::RegistryKind;
 use super::report::table;
 use super::state::{LabState, NodeState};
+use super::traffic::measure;
 
 /// A lab, now.
 #[derive(Debug, Serialize)]

@@ -11,10 +11,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::LabError;
-use super::command::Tool;
-use super::netns::{NETNS_DIR, Netns};
-use super::process::ProcessId;
-use super::topology::Names;
+use super::host::command::Tool;
+use super::host::netns::{NETNS_DIR, Netns};
+use super::host::process::ProcessId;
+use super::network::topology::Names;
 
 /// A killed process is gone at once, unless the kernel is busy with it.
 const KILLED: Duration = Duration::from_secs(5);

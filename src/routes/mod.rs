@@ -1,8 +1,8 @@
 //! WHERE a packet goes: subnets, next hops, and the table that maps one to the other.
 //!
-//! One publisher changes a [`RouteTable`] under the eyes of all workers ([`publish`]), without a
-//! lock and without a copy of its many routes. The kernel's own side of routing (the device, its address, the Network route)
-//! stands in [`kernel`]. Who owns a subnet is decided elsewhere, in `control`.
+//! One publisher changes a [`RouteTable`] while all workers read it ([`publish`]), without a lock and
+//! without a copy of its many routes. The kernel's own routes are in `control::host::net`. Who owns
+//! a subnet is decided in `control`.
 
 mod direct;
 mod lpm;

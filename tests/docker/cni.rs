@@ -3,9 +3,9 @@
 use std::net::Ipv4Addr;
 
 use serde_json::{Value, json};
-use twill::lab::measure;
-use twill::lab::netns::Netns;
-use twill::lab::node::Node;
+use twill::lab::host::netns::Netns;
+use twill::lab::network::node::Node;
+use twill::lab::traffic::measure;
 
 use super::{env, eventually, fetched, two_nodes};
 

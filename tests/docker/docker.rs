@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use twill::lab::command::Tool;
-use twill::lab::node::Node;
+use twill::lab::host::command::Tool;
+use twill::lab::network::node::Node;
 
 use super::dockerd::Dockerd;
 use super::{env, forwarded, image, two_nodes};

@@ -8,9 +8,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use twill::lab::command::Tool;
-use twill::lab::node::Node;
-use twill::lab::process::Process;
+use twill::lab::host::command::Tool;
+use twill::lab::host::process::Process;
+use twill::lab::network::node::Node;
 
 use super::{eventually, image, path};
 

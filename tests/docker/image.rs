@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use twill::lab::command::Tool;
+use twill::lab::host::command::Tool;
 
 /// The name it is imported by.
 pub(crate) const NAME: &str = "busybox";

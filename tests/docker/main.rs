@@ -14,9 +14,9 @@ use std::path::PathBuf;
 use std::process;
 use std::time::Duration;
 
-use twill::lab::daemon::Daemon;
-use twill::lab::node::Node;
-use twill::lab::wait::wait_for;
+use twill::lab::host::wait::wait_for;
+use twill::lab::network::daemon::Daemon;
+use twill::lab::network::node::Node;
 use twill::lab::{Lab, LabSpec};
 
 /// A lab of two nodes, each with a flanneld running with `flags`, and nothing behind it yet.
@@ -45,7 +45,7 @@ fn path() -> String {
 }
 
 /// What `subnet.env` says is the node's network: its lease, the bridge's address, the MTU.
-fn env(node: &Node) -> twill::lab::daemon::SubnetEnv {
+fn env(node: &Node) -> twill::lab::network::daemon::SubnetEnv {
     node.overlay().unwrap().env
 }
 

@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use twill::lab::daemon::Daemon;
-use twill::lab::process::Process;
+use twill::lab::host::process::Process;
+use twill::lab::network::daemon::Daemon;
 use twill::lab::{Lab, LabSpec};
 
 use crate::harness::{FLANNELD, eventually, overlay, spec, up};

@@ -9,10 +9,10 @@ use std::fs;
 use std::thread;
 use std::time::Duration;
 
-use twill::lab::daemon::Daemon;
+use twill::lab::host::wait::wait_for;
 use twill::lab::network::DEFAULT_CONFIG;
-use twill::lab::node::Node;
-use twill::lab::wait::wait_for;
+use twill::lab::network::daemon::Daemon;
+use twill::lab::network::node::Node;
 use twill::lab::{Lab, LabSpec};
 
 use self::cluster::Cluster;

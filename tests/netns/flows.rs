@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::Pid;
-use twill::lab::netns::Netns;
-use twill::lab::pods::Pod;
+use twill::lab::host::netns::Netns;
+use twill::lab::network::pods::Pod;
 use twill::lab::traffic::pattern;
 
 /// What to send.

@@ -4,7 +4,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use twill::lab::daemon::Daemon;
+use twill::lab::network::daemon::Daemon;
 use twill::lab::traffic::flood::Flood;
 use twill::lab::traffic::{Report, tcp, udp};
 use twill::lab::{Lab, LabSpec};

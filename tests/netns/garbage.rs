@@ -6,8 +6,8 @@ use std::thread;
 use std::time::Duration;
 
 use twill::lab::Lab;
-use twill::lab::node::Node;
-use twill::lab::probe::spray_from;
+use twill::lab::network::node::Node;
+use twill::lab::traffic::probe::spray_from;
 use twill::lab::traffic::tcp;
 
 use crate::harness::{

@@ -7,13 +7,14 @@ use std::process;
 use std::time::Duration;
 
 use serde_json::Value;
-use twill::lab::daemon::{Daemon, HEALTH_PORT};
-use twill::lab::node::{Node, Overlay};
-use twill::lab::pods::Pod;
+use twill::lab::host::wait::wait_for;
+use twill::lab::network::daemon::{Daemon, HEALTH_PORT};
+use twill::lab::network::node::{Node, Overlay};
+use twill::lab::network::pods::Pod;
 use twill::lab::progress;
+use twill::lab::traffic::probe;
 use twill::lab::traffic::{Generator, Report, tcp, udp};
-use twill::lab::wait::wait_for;
-use twill::lab::{Lab, LabSpec, probe};
+use twill::lab::{Lab, LabSpec};
 
 pub const FLANNELD: &str = env!("CARGO_BIN_EXE_flanneld");
 pub const FLANNEL_LAB: &str = env!("CARGO_BIN_EXE_flannel-lab");

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use twill::lab::probe::fetch_health;
+use twill::lab::traffic::probe::fetch_health;
 
 use crate::harness::{FLANNEL_LAB, eventually, overlay, up, workers};
 

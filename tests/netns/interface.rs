@@ -14,10 +14,11 @@ use twill::control::host::net;
 use twill::control::host::net::{HostChange, HostNet, default_routes};
 use twill::dataplane::Offloads;
 use twill::dataplane::io::tun::TunConfig;
-use twill::lab::netns::Netns;
-use twill::lab::node::Node;
+use twill::lab::host::netns::Netns;
+use twill::lab::network::node::Node;
+use twill::lab::traffic::probe;
 use twill::lab::traffic::tcp;
-use twill::lab::{Lab, LabSpec, probe};
+use twill::lab::{Lab, LabSpec};
 
 use crate::harness::{
     FLANNEL_LAB, eventually, failing_checks, generator, overlay, ping, pod, spec, up,

@@ -3,9 +3,9 @@
 use std::thread;
 use std::time::Duration;
 
-use twill::lab::backend::Backend;
-use twill::lab::netns::Netns;
-use twill::lab::node::Node;
+use twill::lab::host::netns::Netns;
+use twill::lab::network::backend::Backend;
+use twill::lab::network::node::Node;
 use twill::lab::traffic::udp;
 use twill::lab::{Lab, LabSpec};
 
@@ -221,7 +221,7 @@ fn leases_that_cannot_be_followed_stop_nobody() {
     let etcd = lab.registry();
     let put = |subnet: &str, value: &str| {
         let key = format!("/coreos.com/network/subnets/{subnet}");
-        let twill::lab::registry::Registry::Etcd(etcd) = etcd else { panic!("no etcd") };
+        let twill::lab::network::registry::Registry::Etcd(etcd) = etcd else { panic!("no etcd") };
         etcd.ctl(&["put", &key, value]).unwrap();
     };
     for (subnet, value) in [

@@ -8,9 +8,9 @@ use std::path::Path;
 use std::process::{self, Child, Command, Output, Stdio};
 
 use serde_json::Value;
-use twill::lab::process::ProcessId;
-use twill::lab::registry::{Registry, RegistryFile};
-use twill::lab::topology::Names;
+use twill::lab::host::process::ProcessId;
+use twill::lab::network::registry::{Registry, RegistryFile};
+use twill::lab::network::topology::Names;
 
 use crate::harness::{FLANNEL_LAB, FLANNELD, eventually};
 

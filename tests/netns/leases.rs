@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use twill::lab::daemon::Daemon;
+use twill::lab::network::daemon::Daemon;
 use twill::lab::{Lab, LabSpec};
 
 use crate::harness::{FLANNELD, eventually, overlay, ping, pod, spec, up};

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::NamedTempFile;
 use twill::dataplane::Offloads;
-use twill::lab::daemon::Daemon;
+use twill::lab::network::daemon::Daemon;
 use twill::lab::traffic::tcp;
 use twill::lab::{Lab, LabSpec};
 

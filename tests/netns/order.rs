@@ -6,9 +6,9 @@
 
 use serde_json::Value;
 use twill::dataplane::ingress::coalesce::MAX_SEGMENTS;
-use twill::lab::daemon::Daemon;
-use twill::lab::netns::Netns;
-use twill::lab::node::Node;
+use twill::lab::host::netns::Netns;
+use twill::lab::network::daemon::Daemon;
+use twill::lab::network::node::Node;
 use twill::lab::{Lab, LabSpec};
 
 use crate::flows::{self, Plan};

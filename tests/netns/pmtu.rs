@@ -10,9 +10,9 @@ use serde_json::Value;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use twill::dataplane::packet::builder::PacketBuilder;
 use twill::dataplane::packet::checksum::Sum;
-use twill::lab::daemon::Daemon;
-use twill::lab::netns::Netns;
-use twill::lab::probe;
+use twill::lab::host::netns::Netns;
+use twill::lab::network::daemon::Daemon;
+use twill::lab::traffic::probe;
 use twill::lab::{Lab, LabSpec};
 
 use crate::harness::{

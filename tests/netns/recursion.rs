@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use twill::lab::Lab;
-use twill::lab::node::Node;
+use twill::lab::network::node::Node;
 
 use crate::harness::{eventually, overlay, ping, pod, up, workers};
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::process::{self, Command};
 
-use twill::lab::daemon::Daemon;
+use twill::lab::network::daemon::Daemon;
 use twill::lab::{Lab, LabSpec};
 
 use crate::harness::{

@@ -11,9 +11,9 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use twill::lab::daemon::Daemon;
-use twill::lab::process::ProcessId;
-use twill::lab::topology::Names;
+use twill::lab::host::process::ProcessId;
+use twill::lab::network::daemon::Daemon;
+use twill::lab::network::topology::Names;
 use twill::lab::{Lab, LabSpec};
 
 use self::sandbox::Sandbox;

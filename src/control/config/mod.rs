@@ -1,4 +1,4 @@
-//! control::config.
+//! Settings as plain data.
 
 pub mod backend;
 pub mod network;

@@ -1,4 +1,4 @@
-//! control::host.
+//! The host as the kernel shows it: links, addresses, routes, firewall, capabilities.
 
 pub mod cleanup;
 pub mod preflight;

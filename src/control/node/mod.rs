@@ -1,4 +1,4 @@
-//! control::node.
+//! This node: its life from lease to ready, its files, and the signals it gets.
 
 pub mod signals;
 pub(crate) mod supervisor;

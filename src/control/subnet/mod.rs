@@ -1,4 +1,4 @@
-//! control::subnet.
+//! Where leases come from, and what a lease is.
 
 pub mod kv;
 pub mod lease;

@@ -1,4 +1,4 @@
-//! control::util.
+//! Small helpers that know nothing of flannel: logging, back-off, files, random numbers, time.
 
 pub mod log;
 pub mod panics;

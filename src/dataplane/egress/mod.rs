@@ -1,4 +1,4 @@
-//! dataplane::egress.
+//! Stages from the TUN device to the wire: look up the peer, split, batch, send.
 
 pub mod encap;
 pub mod recursion;

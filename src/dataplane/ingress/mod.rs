@@ -1,4 +1,4 @@
-//! dataplane::ingress.
+//! Stages from the wire to the TUN device: filter, merge, write.
 
 pub mod filter;
 pub mod coalesce;

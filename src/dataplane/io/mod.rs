@@ -1,4 +1,4 @@
-//! dataplane::io.
+//! TUN queues and UDP sockets, the system calls behind them, and their twins in memory.
 
 pub mod tun;
 pub mod udp;

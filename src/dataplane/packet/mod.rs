@@ -1,4 +1,4 @@
-//! dataplane::packet.
+//! The bytes of a packet: reading, checking and building headers. No I/O.
 
 pub mod vnet_hdr;
 pub mod classify;

@@ -2,7 +2,7 @@
 //!
 //! A worker owns one TUN queue and one UDP socket. Each *turn* takes what is ready on both, within
 //! limits, and leaves nothing half done: so neither direction starves the other, and what is read
-//! together is sent together. When turns find nothing, the worker sleeps (`worker/poll.rs`).
+//! together is sent together. When turns find nothing, the worker sleeps (`worker/event_loop.rs`).
 //!
 //! ```text
 //! worker/egress.rs    tun.read → Encap::forward (classify, lookup, TTL, split, pack) → Sender

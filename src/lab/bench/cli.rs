@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::{Contender, Matrix, Plan, html, run, table};
 use crate::lab::LabError;
-use crate::lab::daemon::Daemon;
+use crate::lab::network::daemon::Daemon;
 use crate::lab::progress::{print, step};
 
 /// What to measure, and where to write what was found.

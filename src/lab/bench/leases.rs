@@ -14,11 +14,12 @@ use super::peers::{CONFIG, Peers, Watched};
 use super::sample::{self, Sample};
 use super::testbed;
 use super::testbed::Ends;
-use crate::lab::daemon::Daemon;
-use crate::lab::node::READY;
-use crate::lab::topology::GATEWAY;
-use crate::lab::wait::wait_for;
-use crate::lab::{Lab, LabError, LabSpec, measure};
+use crate::lab::host::wait::wait_for;
+use crate::lab::network::daemon::Daemon;
+use crate::lab::network::node::READY;
+use crate::lab::network::topology::GATEWAY;
+use crate::lab::traffic::measure;
+use crate::lab::{Lab, LabError, LabSpec};
 
 /// A lab of two nodes, and the leases of many more.
 #[derive(Debug)]

@@ -14,9 +14,10 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
-use crate::lab::etcd::{self, Etcd};
-use crate::lab::netns::Netns;
-use crate::lab::topology::{ETCD_ADDR, GATEWAY};
+use crate::lab::host::netns::Netns;
+use crate::lab::network::etcd;
+use crate::lab::network::etcd::Etcd;
+use crate::lab::network::topology::{ETCD_ADDR, GATEWAY};
 
 /// Length of a lease's prefix: /26 gives a /8 room for 262,144 leases.
 pub(super) const SUBNET_LEN: u8 = 26;

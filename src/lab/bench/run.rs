@@ -13,9 +13,9 @@ use super::sample::{self, Sample};
 use super::testbed;
 use super::testbed::{Contender, Field, OFF, RAW, TWILL, VXLAN};
 use crate::lab::LabError;
-use crate::lab::command::Tool;
-use crate::lab::daemon::Daemon;
-use crate::lab::datapath::OFFLOAD_OFF;
+use crate::lab::host::command::Tool;
+use crate::lab::network::daemon::Daemon;
+use crate::lab::network::datapath::OFFLOAD_OFF;
 use crate::lab::progress::{complain, step};
 
 /// What to run.

@@ -6,11 +6,12 @@ use super::cpu::CpuTime;
 use super::matrix::Workload;
 use super::metric::Metric;
 use super::testbed::Ends;
-use crate::lab::netns::Netns;
+use crate::lab::LabError;
+use crate::lab::host::netns::Netns;
+use crate::lab::host::signals;
 use crate::lab::traffic::bulk::Bulk;
 use crate::lab::traffic::flood::Flood;
 use crate::lab::traffic::round_trips;
-use crate::lab::{LabError, signals};
 
 /// What one measurement found.
 pub(super) type Sample = Vec<(Metric, f64)>;

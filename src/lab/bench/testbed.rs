@@ -3,15 +3,16 @@
 use std::time::Duration;
 
 use super::matrix::Setting;
-use crate::lab::daemon::Daemon;
-use crate::lab::datapath;
-use crate::lab::datapath::{Carrier, OFFLOAD_OFF};
-use crate::lab::node::READY;
-use crate::lab::pods::Pod;
-use crate::lab::process::Process;
+use crate::lab::host::process::Process;
+use crate::lab::host::wait::wait_for;
+use crate::lab::network::daemon::Daemon;
+use crate::lab::network::datapath;
+use crate::lab::network::datapath::{Carrier, OFFLOAD_OFF};
+use crate::lab::network::node::READY;
+use crate::lab::network::pods::Pod;
 use crate::lab::traffic::flood;
-use crate::lab::wait::wait_for;
-use crate::lab::{Lab, LabError, LabSpec, measure};
+use crate::lab::traffic::measure;
+use crate::lab::{Lab, LabError, LabSpec};
 
 /// A daemon that takes part beside twill, under a name of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]

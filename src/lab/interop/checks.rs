@@ -7,11 +7,11 @@ use std::time::Duration;
 use super::{CaseError, Meeting};
 use crate::lab::Lab;
 use crate::lab::LabError;
-use crate::lab::node::Node;
-use crate::lab::pods::Pod;
-use crate::lab::topology::GATEWAY;
+use crate::lab::host::wait::wait_for;
+use crate::lab::network::node::Node;
+use crate::lab::network::pods::Pod;
+use crate::lab::network::topology::GATEWAY;
 use crate::lab::traffic::{Generator, Report, tcp, udp};
-use crate::lab::wait::wait_for;
 
 const TWILL: usize = 0;
 const OTHER: usize = 1;

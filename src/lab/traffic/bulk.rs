@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use socket2::SockRef;
 
-use crate::lab::netns::Netns;
+use crate::lab::host::netns::Netns;
 
 /// Flows that run until this value is dropped, each with a thread at both ends.
 #[derive(Debug)]

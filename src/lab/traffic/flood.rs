@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
 
-use crate::lab::command::CommandError;
-use crate::lab::netns::Netns;
+use crate::lab::host::command::CommandError;
+use crate::lab::host::netns::Netns;
 
 /// Datagrams that are sent until this value is dropped.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::lab::netns::Netns;
+use crate::lab::host::netns::Netns;
 
 /// Payload of request and response, in bytes.
 pub const PAYLOAD_LEN: usize = 64;

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use twill::lab::Lab;
-use twill::lab::netns::Netns;
-use twill::lab::process::Process;
-use twill::lab::wait::wait_for;
+use twill::lab::host::netns::Netns;
+use twill::lab::host::process::Process;
+use twill::lab::host::wait::wait_for;
 
 /// How many members.
 pub const LEN: usize = 3;

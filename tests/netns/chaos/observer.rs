@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use twill::lab::node::Node;
+use twill::lab::network::node::Node;
 
 /// What one daemon had used and logged when the observation began.
 pub struct Observer {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use twill::lab::pods::Pod;
+use twill::lab::network::pods::Pod;
 
 /// Between two datagrams, and how often the echo looks whether it should end.
 const PAUSE: Duration = Duration::from_millis(5);

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
-use twill::lab::command::Tool;
+use twill::lab::host::command::Tool;
 
 use super::syscall_filter::SyscallFilter;
 

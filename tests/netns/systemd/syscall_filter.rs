@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
-use twill::lab::command::Tool;
+use twill::lab::host::command::Tool;
 
 /// `AUDIT_ARCH_*` of `include/uapi/linux/audit.h`.
 const ARCH: u32 = if cfg!(target_arch = "aarch64") { 0xc000_00b7 } else { 0xc000_003e };

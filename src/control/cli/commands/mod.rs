@@ -1,3 +1,3 @@
-//! control::cli::commands.
+//! What `flanneld` does apart from running the daemon.
 
 pub mod config_check;

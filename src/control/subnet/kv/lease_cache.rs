@@ -1,4 +1,4 @@
-//! [`LeaseTable`]: the leases known, and what a snapshot or a change makes of them.
+//! The leases known, and what a snapshot or a change makes of them.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 

@@ -1,4 +1,4 @@
-//! control::subnet::kv.
+//! Leases in a key-value store, as stock keeps them in etcd.
 
 pub mod config_follow;
 pub mod config_wait;
@@ -9,5 +9,5 @@ pub mod conflicts;
 pub mod list_watch;
 pub mod renew;
 #[cfg(test)]
-pub mod model_tests;
-pub mod lease_cache;
+mod model_tests;
+mod lease_cache;

@@ -3,7 +3,7 @@
 //! A registry is a small database with history: every write gets a [`Revision`], a list is a
 //! [`Snapshot`] at one revision, and a watch delivers every change after a revision, in order.
 //! Writes are conditional: an entry changes only if it still is as the writer saw it.
-//! [`etcd`] and [`file`](mod@file) implement it for real, [`memory`] in this process.
+//! [`etcd3`] and [`file`](mod@file) implement it for real, [`memory`] in this process.
 
 pub mod etcd3;
 pub mod file;

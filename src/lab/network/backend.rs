@@ -19,7 +19,7 @@ impl Backend {
     /// A network config such as flannel's documentation shows.
     pub fn config(self) -> String {
         match self {
-            Self::Udp => super::network::DEFAULT_CONFIG.to_owned(),
+            Self::Udp => super::DEFAULT_CONFIG.to_owned(),
             Self::Vxlan => r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#.to_owned(),
             Self::HostGw => r#"{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}"#.to_owned(),
         }

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::LabError;
-use super::command::CommandError;
-use super::netns::Netns;
-use super::process::Process;
-use super::wait::wait_for;
+use crate::lab::LabError;
+use crate::lab::host::command::CommandError;
+use crate::lab::host::netns::Netns;
+use crate::lab::host::process::Process;
+use crate::lab::host::wait::wait_for;
 
 /// Whether `addr` answers one ping from `netns` within half a second.
 ///

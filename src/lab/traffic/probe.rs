@@ -5,10 +5,10 @@ use std::net::{Ipv4Addr, SocketAddrV4, TcpStream, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
 
-use super::LabError;
-use super::daemon::HEALTH_PORT;
-use super::netns::Netns;
-use super::netns_agent;
+use crate::lab::LabError;
+use crate::lab::host::netns::Netns;
+use crate::lab::host::netns_agent;
+use crate::lab::network::daemon::HEALTH_PORT;
 
 /// Sends one UDP datagram to `to` for every line of `lines`, which is its payload in hexadecimal;
 /// gives how many.

@@ -3,9 +3,9 @@
 //! Every carrier uses the same pods, veths and underlay; a route for the peer's subnet, more
 //! specific than the overlay's Network route, is all that changes, and the pods' MTU.
 
-use super::LabError;
-use super::network::Lab;
+use super::Lab;
 use super::node::{Node, Overlay};
+use crate::lab::LabError;
 
 /// A way from pod to pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

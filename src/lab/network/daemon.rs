@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::LabError;
-use super::command::Tool;
-use super::netns_agent;
+use crate::lab::LabError;
+use crate::lab::host::command::Tool;
+use crate::lab::host::netns_agent;
 use crate::routes::Subnet;
 
 /// A program that takes stock flanneld's flags.

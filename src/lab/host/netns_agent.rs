@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use clap::Subcommand;
 
-use super::LabError;
-use super::stock_emulator;
-use super::traffic::{self, Report, tcp, udp};
-use super::{probe, progress};
+use crate::lab::LabError;
+use crate::lab::network::stock_emulator;
+use crate::lab::progress;
+use crate::lab::traffic;
+use crate::lab::traffic::probe;
+use crate::lab::traffic::{Report, tcp, udp};
 
 /// The hidden command that all of these stand under.
 pub const COMMAND: &str = "inside";

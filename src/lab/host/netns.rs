@@ -20,7 +20,7 @@ pub struct Netns {
 }
 
 /// Where `ip netns` keeps its names (ip-netns(8)).
-pub(super) const NETNS_DIR: &str = "/run/netns";
+pub(crate) const NETNS_DIR: &str = "/run/netns";
 
 impl Netns {
     /// The namespace called `name`, which may not exist yet.

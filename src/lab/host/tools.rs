@@ -4,7 +4,7 @@ use std::env;
 use std::path::Path;
 
 use super::command::Tool;
-use super::registry::RegistryKind;
+use crate::lab::network::registry::RegistryKind;
 
 /// What this machine lacks.
 #[derive(Debug, thiserror::Error)]

@@ -4,10 +4,10 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
-use super::LabError;
 use super::daemon::SubnetEnv;
-use super::netns::Netns;
 use super::topology::Names;
+use crate::lab::LabError;
+use crate::lab::host::netns::Netns;
 
 /// A namespace that stands for a container.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -13,8 +13,8 @@
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
-use super::LabError;
-use super::netns::Netns;
+use crate::lab::LabError;
+use crate::lab::host::netns::Netns;
 
 /// The names of everything that belongs to one lab.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub struct Underlay {
 }
 
 /// Where labs keep their state and logs.
-pub(super) const LABS_DIR: &str = "/run/flannel-lab";
+pub(crate) const LABS_DIR: &str = "/run/flannel-lab";
 
 /// Most nodes: their addresses are 192.168.64.11 to .210.
 pub(super) const MAX_NODES: usize = 200;

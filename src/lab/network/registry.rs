@@ -8,9 +8,9 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::LabError;
 use super::etcd::{self, Etcd};
 use super::topology::Names;
+use crate::lab::LabError;
 
 /// Which registry a lab has.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]

@@ -7,19 +7,19 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::LabError;
-use super::command::{CommandError, Tool};
-use super::netns::Netns;
-use super::process::{Process, ProcessId};
 use super::topology::ETCD_ADDR;
-use super::wait::wait_for;
+use crate::lab::LabError;
+use crate::lab::host::command::{CommandError, Tool};
+use crate::lab::host::netns::Netns;
+use crate::lab::host::process::{Process, ProcessId};
+use crate::lab::host::wait::wait_for;
 
 /// flannel's default `-etcd-prefix`.
-pub(super) const PREFIX: &str = "/coreos.com/network";
+pub(crate) const PREFIX: &str = "/coreos.com/network";
 
 /// Most operations in one transaction: leases come by the thousand. A request stays below etcd's
 /// limit of 1.5 MiB (`--max-request-bytes`).
-pub(super) const MAX_TXN_OPS: usize = 4096;
+pub(crate) const MAX_TXN_OPS: usize = 4096;
 
 /// etcd is ready in well under a second; a busy machine may take longer.
 const READY: Duration = Duration::from_secs(20);

@@ -9,10 +9,10 @@ use rand::seq::IndexedRandom;
 use serde_json::Value;
 
 use crate::lab::LabError;
-use crate::lab::command::Tool;
-use crate::lab::daemon::SubnetEnv;
-use crate::lab::etcd;
-use crate::lab::signals;
+use crate::lab::host::command::Tool;
+use crate::lab::host::signals;
+use crate::lab::network::daemon::SubnetEnv;
+use crate::lab::network::etcd;
 use crate::routes::Subnet;
 
 /// What the stand-in needs of the network config.

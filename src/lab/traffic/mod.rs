@@ -12,6 +12,8 @@ pub mod udp;
 pub mod bulk;
 pub mod flood;
 pub mod round_trips;
+pub mod measure;
+pub mod probe;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
@@ -22,11 +24,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::LabError;
-use super::command::Tool;
-use super::netns::Netns;
-use super::netns_agent;
-use super::process::Process;
-use super::wait::wait_for;
+use super::host::command::Tool;
+use super::host::netns::Netns;
+use super::host::netns_agent;
+use super::host::process::Process;
+use super::host::wait::wait_for;
 
 /// What a sender saw.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::LabError;
 use super::command::Tool;
 use super::netns::Netns;
 use super::wait::wait_for;
+use crate::lab::LabError;
 
 /// Which process: its pid, and when the kernel started it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

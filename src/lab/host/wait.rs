@@ -3,8 +3,8 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::LabError;
 use super::signals;
+use crate::lab::LabError;
 
 /// Asks `condition` until it holds; gives what it found.
 ///

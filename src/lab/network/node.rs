@@ -9,15 +9,15 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::LabError;
 use super::backend::Backend;
 use super::daemon::{Daemon, SubnetEnv};
-use super::netns::Netns;
 use super::pods::{self, Pod};
-use super::process::Process;
 use super::registry::RegistryKind;
 use super::topology::{Names, Underlay, node_addr};
-use super::wait::wait_for;
+use crate::lab::LabError;
+use crate::lab::host::netns::Netns;
+use crate::lab::host::process::Process;
+use crate::lab::host::wait::wait_for;
 
 /// How long a flanneld may take from its start to a device with a route.
 pub const READY: Duration = Duration::from_secs(20);

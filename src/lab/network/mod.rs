@@ -1,26 +1,37 @@
 //! [`Lab`]: a network of nodes, from its spec to its removal.
 
+pub mod topology;
+pub mod node;
+pub mod pods;
+pub mod daemon;
+pub mod etcd;
+pub mod registry;
+pub mod datapath;
+pub mod backend;
+pub mod stock_emulator;
+
 use std::collections::BTreeMap;
 use std::iter;
 use std::thread;
 use std::time::Duration;
 
+use self::backend::Backend;
+use self::daemon::Daemon;
+use self::etcd::Etcd;
+use self::node::Node;
+use self::pods::Pod;
+use self::registry::{Registry, RegistryFile, RegistryKind};
+use self::topology::{ETCD_ADDR, MAX_NODES, Names, Underlay};
 use super::LabError;
-use super::backend::Backend;
-use super::daemon::Daemon;
-use super::etcd::Etcd;
-use super::netns::Netns;
-use super::node::Node;
-use super::pods::Pod;
-use super::process::Process;
+use super::host::netns::Netns;
+use super::host::process::Process;
+use super::host::signals;
+use super::host::tools;
+use super::host::wait::wait_for;
 use super::progress::{complain, step};
-use super::registry::{Registry, RegistryFile, RegistryKind};
 use super::state::{self, LabState, NodeState};
 use super::teardown;
-use super::tools;
-use super::topology::{ETCD_ADDR, MAX_NODES, Names, Underlay};
-use super::wait::wait_for;
-use super::{measure, signals};
+use super::traffic::measure;
 
 /// What a lab should be like.
 #[derive(Debug, Clone)]

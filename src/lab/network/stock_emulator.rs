@@ -22,9 +22,9 @@ use serde_json::Value;
 use tun_rs::{DeviceBuilder, SyncDevice};
 
 use self::lease::{Config, Leases};
-use super::LabError;
-use super::command::Tool;
-use super::signals;
+use crate::lab::LabError;
+use crate::lab::host::command::Tool;
+use crate::lab::host::signals;
 use crate::routes::Subnet;
 
 /// The flags it understands, out of stock's; the others are accepted and ignored.
