@@ -5,6 +5,7 @@
 //! 0 flow u32 · 4 number u32, from 1 · 8.. the pattern of both     big-endian
 //! ```
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Mutex;
@@ -36,12 +37,13 @@ pub struct Report {
     pub sent: usize,
     pub received: usize,
     pub corrupt: usize,
-    /// Datagrams that came after a later one of their flow, or twice.
-    pub overtaken: usize,
+    /// Datagrams that came after a later one of their flow, or twice, by the shape of the flow.
+    pub overtaken: BTreeMap<Shape, usize>,
 }
 
 /// Payloads of a flow, in bytes. Flows take these in turn, so all lengths and shapes are mixed.
-enum Shape {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Shape {
     /// The same for all.
     Small(usize),
     /// All between these.
@@ -71,6 +73,10 @@ const WINDOW: usize = 400;
 /// What is not there by then is lost.
 const LOST: Duration = Duration::from_secs(3);
 const RECEIVE_BUFFER: usize = 64 << 20;
+
+const fn shape_of(flow: usize) -> Shape {
+    SHAPES[flow % SHAPES.len()]
+}
 
 /// What senders and receiver tell each other.
 #[derive(Default)]
@@ -146,9 +152,9 @@ fn send(server: SocketAddr, plan: Plan, number: usize, progress: &Progress) -> i
     for flow in (number..plan.num_flows).step_by(plan.num_senders) {
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
         socket.connect(server)?;
-        let shape = &SHAPES[flow % SHAPES.len()];
+        let shape = shape_of(flow);
         if let Shape::Segments(len) = shape {
-            setsockopt(&socket, sockopt::UdpGsoSegment, &i32::try_from(*len).unwrap())?;
+            setsockopt(&socket, sockopt::UdpGsoSegment, &i32::try_from(len).unwrap())?;
         }
         flows.push((socket, u32::try_from(flow).unwrap(), shape, 0));
     }
@@ -167,7 +173,7 @@ fn send(server: SocketAddr, plan: Plan, number: usize, progress: &Progress) -> i
             };
             for _ in 0..num {
                 *last += 1;
-                push(&mut block, *flow, *last, shape);
+                push(&mut block, *flow, *last, *shape);
                 num_sent += 1;
             }
             progress.wait_for_room();
@@ -182,8 +188,8 @@ fn send(server: SocketAddr, plan: Plan, number: usize, progress: &Progress) -> i
 }
 
 /// Appends a datagram.
-fn push(block: &mut Vec<u8>, flow: u32, number: u32, shape: &Shape) {
-    let len = match *shape {
+fn push(block: &mut Vec<u8>, flow: u32, number: u32, shape: Shape) {
+    let len = match shape {
         Shape::Small(len) | Shape::Segments(len) => len,
         Shape::Mixed(least, most) => {
             least + (number as usize).wrapping_mul(7919) % (most - least + 1)
@@ -221,7 +227,9 @@ fn receive(socket: &UdpSocket, plan: Plan, progress: &Progress) -> Report {
             continue;
         };
         let last = &mut last[flow as usize];
-        report.overtaken += usize::from(number <= *last);
+        if number <= *last {
+            *report.overtaken.entry(shape_of(flow as usize)).or_default() += 1;
+        }
         *last = number.max(*last);
     }
     report

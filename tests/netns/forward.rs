@@ -74,7 +74,7 @@ fn full_send_buffer_does_not_stall_what_arrives() {
     });
     let plan = Plan { num_flows: 20, num_datagrams: 100, num_senders: 1 };
     let report = flows::run(to, from, plan);
-    assert_eq!((report.corrupt, report.overtaken), (0, 0), "{report:?}");
+    assert!(report.corrupt == 0 && report.overtaken.is_empty(), "{report:?}");
     assert!(report.received * 10 >= report.sent * 9, "{report:?}");
 }
 
