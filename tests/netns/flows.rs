@@ -150,8 +150,10 @@ fn send(server: SocketAddr, plan: Plan, number: usize, progress: &Progress) -> i
     pin(number);
     let mut flows = Vec::new();
     for flow in (number..plan.num_flows).step_by(plan.num_senders) {
+        // Not connected: else the kernel counts IP identifications for each socket by itself, and two
+        // flows may use one at the same time. The receiver then takes fragments of both for one
+        // datagram, and counts the other as lost after 30 s only.
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-        socket.connect(server)?;
         let shape = shape_of(flow);
         if let Shape::Segments(len) = shape {
             setsockopt(&socket, sockopt::UdpGsoSegment, &i32::try_from(len).unwrap())?;
@@ -179,7 +181,7 @@ fn send(server: SocketAddr, plan: Plan, number: usize, progress: &Progress) -> i
             progress.wait_for_room();
             let cost = usize::max(num_packets(block.len()), num.try_into().unwrap());
             progress.sent.fetch_add(cost, Ordering::Relaxed);
-            socket.send(&block)?;
+            socket.send_to(&block, server)?;
         }
         if is_done {
             return Ok(num_sent);
