@@ -7,16 +7,18 @@ use std::hint::black_box;
 use std::net::Ipv4Addr;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use ipnetwork::Ipv4Network;
 use support::measured::stage;
 use twill::routes::publish::{self, RouteChange};
-use twill::routes::{NextHop, Route, RouteTable, Subnet};
+use twill::routes::{NextHop, Prefix, Route, RouteTable};
 
 /// Destinations per iteration: enough that the loop around them costs nothing.
 const NUM_LOOKUPS: usize = 4096;
 
 fn routes(num: u32) -> Vec<Route> {
     let route = |number: u32| Route {
-        subnet: Subnet::new(Ipv4Addr::from_bits(0x0a00_0000 + (number << 8)), 24).unwrap(),
+        subnet: Ipv4Network::containing(Ipv4Addr::from_bits(0x0a00_0000 + (number << 8)), 24)
+            .unwrap(),
         next_hop: NextHop::new(format!("192.0.2.{}:8285", number % 250).parse().unwrap()),
     };
     (0..num).map(route).collect()

@@ -4,9 +4,11 @@
 pub mod measured;
 pub mod node;
 
+use ipnetwork::Ipv4Network;
+
 use twill::dataplane::packet::builder::PacketBuilder;
 use twill::dataplane::packet::vnet_hdr::{Gso, PartialChecksum, VnetHdr};
-use twill::routes::{NextHop, Route, RouteTable, Subnet};
+use twill::routes::{NextHop, Route, RouteTable};
 
 /// Payload of a TCP segment with timestamps in an overlay of MTU 1472.
 pub const MSS: usize = 1420;
@@ -49,7 +51,7 @@ pub fn small() -> (VnetHdr, Vec<u8>) {
 }
 
 /// The whole overlay.
-pub fn network() -> Subnet {
+pub fn network() -> Ipv4Network {
     "10.1.0.0/16".parse().unwrap()
 }
 

@@ -21,6 +21,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnetwork::Ipv4Network;
 use sd_notify::NotifyState;
 use tokio::runtime::Builder;
 use tokio::time::timeout;
@@ -54,7 +55,6 @@ use self::util::panics::Panicked;
 use self::util::systemd::notify;
 use crate::control::host::net;
 use crate::control::host::net::{KernelError, Netlink};
-use crate::routes::Subnet;
 
 /// Why the daemon ended by itself.
 #[derive(Debug, thiserror::Error)]
@@ -278,7 +278,7 @@ fn state_file<R: Registry>(config: &Config, registry: &R) -> StateFile {
 }
 
 /// The subnet this node had: subnet.env says so or, where that is gone, the state file.
-fn previous_subnet<R: Registry>(config: &Config, registry: &R) -> Option<Subnet> {
+fn previous_subnet<R: Registry>(config: &Config, registry: &R) -> Option<Ipv4Network> {
     let previous = subnet_env::previous_subnet(&config.subnet_file);
     previous.or_else(|| state_file(config, registry).own_subnet())
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 use crossbeam_utils::CachePadded;
+use ipnetwork::Ipv4Network;
 use mio::{Poll, Waker};
 use nix::sched::{self, CpuSet};
 use nix::unistd::Pid;
@@ -21,14 +22,13 @@ use super::pmtu::{PathMtuCache, SharedPaths};
 use super::stats::peers::PeerCount;
 use super::stats::{StatsSnapshot, WorkerStats};
 use super::worker::{Lost, WAKE, Worker};
-use crate::routes::Subnet;
 use crate::routes::publish::RouteSubscriber;
 
 /// What the workers must know of this node.
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
     /// Our lease; what arrives for another subnet is dropped.
-    pub subnet: Subnet,
+    pub subnet: Ipv4Network,
     /// Address of the TUN device: the source of ICMP errors.
     pub tun_addr: Ipv4Addr,
     /// MTU of the TUN device, in bytes; longer datagrams are dropped.
@@ -302,11 +302,11 @@ mod tests {
     #[test]
     fn worker_that_panics_is_reported_as_one_that_lost_its_device_is() {
         let (report, failures) = crossbeam_channel::bounded(2);
-        let subnet: Subnet = "10.1.15.0/24".parse().unwrap();
+        let subnet: Ipv4Network = "10.1.15.0/24".parse().unwrap();
         let (_publisher, routes) = publish::channel("10.1.0.0/16".parse().unwrap(), 24);
         let (udp, _wire) = memory::udp(Offloads::OFF);
         let accept = Accept { subnet, tun_mtu: 1472 };
-        let mut worker = Worker::new(PanickingTun, udp, subnet.addr(), accept, routes);
+        let mut worker = Worker::new(PanickingTun, udp, subnet.network(), accept, routes);
         tell_end(3, &report, || worker.turn(Instant::now()).map(drop));
         assert!(matches!(failures.try_recv(), Ok(EngineError::Panicked { worker: 3 })));
         let lost = || Err(Lost { what: "TUN queue", source: io::ErrorKind::NotFound.into() });

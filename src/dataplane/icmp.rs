@@ -3,11 +3,12 @@
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
+use ipnetwork::Ipv4Network;
+
 use super::packet::checksum::{Sum, write_ipv4_checksum};
 use super::packet::classify::Inner;
 use super::packet::headers::{IPV4_HEADER_LEN, ipv4, protocol, set_u16};
 use super::stats::drop_reason::DropReason;
-use crate::routes::Subnet;
 
 /// Longest reply: IPv4 header, ICMP header, the offender's header and 8 bytes behind it.
 pub const MAX_REPLY_LEN: usize = IPV4_HEADER_LEN + 8 + 60 + 8;
@@ -114,9 +115,9 @@ const fn is_host(addr: Ipv4Addr) -> bool {
 /// Whether an error about `offender` would go to a host of `network`. Another source is one that
 /// nobody of ours has: an answer would reach a stranger. `subnet` is our own lease; both have a
 /// broadcast address.
-pub fn is_from_network(offender: &Inner, network: Subnet, subnet: Subnet) -> bool {
+pub fn is_from_network(offender: &Inner, network: Ipv4Network, subnet: Ipv4Network) -> bool {
     let is_broadcast = |addr| {
-        [network, subnet].iter().any(|range| range.prefix_len() < 31 && addr == range.last())
+        [network, subnet].iter().any(|range| range.prefix() < 31 && addr == range.broadcast())
     };
     network.contains(offender.src) && !is_broadcast(offender.src) && !is_broadcast(offender.dst)
 }

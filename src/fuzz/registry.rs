@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::SystemTime;
 
+use ipnetwork::Ipv4Network;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -15,7 +16,7 @@ use crate::control::node::subnet_env;
 use crate::control::subnet::kv::registry::file::document::{Document, expires};
 use crate::control::subnet::kv::registry::{Entry, Revision, read_entry};
 use crate::control::subnet::lease::{Lease, LeaseAttrs, parse_key, print_key};
-use crate::routes::Subnet;
+use crate::routes::Prefix;
 
 /// `<prefix>/config`: a config that is taken is one that can be leased from.
 ///
@@ -31,10 +32,10 @@ pub fn network_config(bytes: &[u8]) {
                 continue;
             }
         };
-        assert!(network.network.prefix_len() < network.subnet_len, "{network:?}");
+        assert!(network.network.prefix() < network.subnet_len, "{network:?}");
         for addr in [network.subnet_min, network.subnet_max] {
-            let subnet = Subnet::new(addr, network.subnet_len).unwrap();
-            assert_eq!(subnet.addr(), addr, "an aligned bound: {network:?}");
+            let subnet = Ipv4Network::containing(addr, network.subnet_len).unwrap();
+            assert_eq!(subnet.network(), addr, "an aligned bound: {network:?}");
             assert!(network.accepts(subnet) && network.network.contains(addr), "{network:?}");
         }
         assert!(network.subnet_min <= network.subnet_max, "{network:?}");
@@ -48,7 +49,7 @@ pub fn network_config(bytes: &[u8]) {
 pub fn lease_key(bytes: &[u8]) {
     let Ok(key) = str::from_utf8(bytes) else { return };
     if let Ok(subnet) = parse_key(key) {
-        assert!(subnet.prefix_len() <= 31, "{subnet}");
+        assert!(subnet.prefix() <= 31, "{subnet}");
         assert_eq!(parse_key(&print_key(subnet)), Ok(subnet));
     }
 }
@@ -140,7 +141,7 @@ pub fn subnet_env(bytes: &[u8]) {
     let [network, subnet] =
         ["FLANNEL_NETWORK", "FLANNEL_SUBNET"].map(|name| subnet_env::range_in(&text, name));
     // A /32 has no first host for a bridge, and is never leased.
-    if let (Some(network), Some(subnet)) = (network, subnet.filter(|it| it.prefix_len() < 32)) {
+    if let (Some(network), Some(subnet)) = (network, subnet.filter(|it| it.prefix() < 32)) {
         let env = subnet_env::SubnetEnv { network, subnet, mtu: 1472, ip_masq: false };
         let written = env.to_string();
         assert_eq!(subnet_env::range_in(&written, "FLANNEL_NETWORK"), Some(network));

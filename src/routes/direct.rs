@@ -3,7 +3,9 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use super::{NextHop, Subnet};
+use ipnetwork::Ipv4Network;
+
+use super::NextHop;
 
 /// Most slots of the array: 4 Mi slots of 8 bytes are 32 MiB. A Network that would need more
 /// (a /8 cut into /31s, say) is looked up by longest-prefix match alone.
@@ -16,7 +18,7 @@ const MAX_SLOT_BITS: u32 = 22;
 /// old or its new next hop, never half of one, and no order between slots is promised or needed.
 #[derive(Debug)]
 pub(super) struct DirectArray {
-    network: Subnet,
+    network: Ipv4Network,
     subnet_len: u8,
     /// First address of the network, in host order.
     base: u32,
@@ -29,14 +31,14 @@ pub(super) struct DirectArray {
 
 impl DirectArray {
     /// No routes yet. Memory is taken page by page, as slots come into use.
-    pub(super) fn new(network: Subnet, subnet_len: u8) -> Self {
-        let slot_bits = u32::from(subnet_len.saturating_sub(network.prefix_len()));
+    pub(super) fn new(network: Ipv4Network, subnet_len: u8) -> Self {
+        let slot_bits = u32::from(subnet_len.saturating_sub(network.prefix()));
         let fits = subnet_len <= 32 && slot_bits <= MAX_SLOT_BITS;
         let num_slots = if fits { 1 << slot_bits } else { 0 };
         Self {
             network,
             subnet_len,
-            base: network.addr().to_bits(),
+            base: network.network().to_bits(),
             shift: 32 - u32::from(subnet_len.min(32)),
             slots: bytemuck::zeroed_slice_box(num_slots),
             num_routes: AtomicUsize::new(0),
@@ -44,20 +46,20 @@ impl DirectArray {
     }
 
     /// The range that is cut into slots.
-    pub(crate) const fn network(&self) -> Subnet {
+    pub(crate) const fn network(&self) -> Ipv4Network {
         self.network
     }
 
     /// Whether routes to `subnet` have a slot here.
-    pub(super) fn holds(&self, subnet: Subnet) -> bool {
+    pub(super) fn holds(&self, subnet: Ipv4Network) -> bool {
         !self.slots.is_empty()
-            && subnet.prefix_len() == self.subnet_len
-            && self.network.contains(subnet.addr())
+            && subnet.prefix() == self.subnet_len
+            && self.network.contains(subnet.network())
     }
 
     /// Sets or removes the route to a `subnet` that the array [`holds`](Self::holds).
-    pub(super) fn set(&self, subnet: Subnet, next_hop: Option<NextHop>) {
-        let Some(slot) = self.slots.get(self.slot_of(subnet.addr())) else { return };
+    pub(super) fn set(&self, subnet: Ipv4Network, next_hop: Option<NextHop>) {
+        let Some(slot) = self.slots.get(self.slot_of(subnet.network())) else { return };
         // Relaxed: a slot is all there is to see; nothing else is published by it.
         let before = slot.swap(next_hop.map_or(NO_ROUTE, pack), Ordering::Relaxed);
         match (before, next_hop) {
@@ -143,7 +145,7 @@ mod tests {
         ] {
             array.set(subnet, next_hop);
             assert_eq!(array.len(), num, "{next_hop:?}");
-            assert_eq!(array.lookup(subnet.last()), next_hop);
+            assert_eq!(array.lookup(subnet.broadcast()), next_hop);
         }
     }
 }

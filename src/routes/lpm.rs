@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use ipnetwork::Ipv4Network;
 use prefix_trie::PrefixMap;
 
-use super::{NextHop, Subnet};
+use super::NextHop;
 
 /// Subnets of any length → next hops; the longest match wins.
 #[derive(Debug, Default)]
@@ -16,8 +16,8 @@ pub(super) struct Lpm {
 
 impl Lpm {
     /// Adds a route; a later one replaces an equal subnet's.
-    pub(super) fn insert(&mut self, subnet: Subnet, next_hop: NextHop) {
-        self.num_routes += usize::from(self.map.insert(subnet.into(), next_hop).is_none());
+    pub(super) fn insert(&mut self, subnet: Ipv4Network, next_hop: NextHop) {
+        self.num_routes += usize::from(self.map.insert(subnet, next_hop).is_none());
     }
 
     /// The next hop of the longest subnet that holds `dst`.

@@ -8,11 +8,11 @@ mod direct;
 mod lpm;
 mod next_hop;
 pub mod publish;
-mod subnet;
+mod prefix;
 mod table;
 mod unusable;
 
 pub use next_hop::NextHop;
-pub use subnet::{Subnet, SubnetError};
+pub use prefix::{Prefix, PrefixError};
 pub use table::{Route, RouteTable};
 pub use unusable::unusable;

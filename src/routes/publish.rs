@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use ipnetwork::Ipv4Network;
 
-use super::{NextHop, RouteTable, Subnet};
+use super::{NextHop, RouteTable};
 
 /// What becomes of the route to a subnet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RouteChange {
     /// The destinations.
-    pub subnet: Subnet,
+    pub subnet: Ipv4Network,
     /// Where they are sent from now on; `None` ends the route.
     pub next_hop: Option<NextHop>,
 }
@@ -21,7 +22,7 @@ pub struct RouteChange {
 pub struct RoutePublisher {
     current: Arc<ArcSwap<RouteTable>>,
     /// The routes that the table's array does not hold, few if any.
-    odd: BTreeMap<Subnet, NextHop>,
+    odd: BTreeMap<Ipv4Network, NextHop>,
 }
 
 /// A worker's end: holds the table that was current at the last [`refresh`](Self::refresh).
@@ -36,7 +37,7 @@ pub struct RouteSubscriber {
 
 /// The publisher of a table without routes, for an overlay whose `network` is cut into subnets of
 /// `subnet_len` bits, and a subscriber to clone for each worker.
-pub fn channel(network: Subnet, subnet_len: u8) -> (RoutePublisher, RouteSubscriber) {
+pub fn channel(network: Ipv4Network, subnet_len: u8) -> (RoutePublisher, RouteSubscriber) {
     let current = Arc::new(ArcSwap::from_pointee(RouteTable::new(network, subnet_len)));
     let publisher = RoutePublisher { current: Arc::clone(&current), odd: BTreeMap::new() };
     let table = current.load_full();

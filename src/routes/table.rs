@@ -3,15 +3,20 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use ipnetwork::Ipv4Network;
+
+use super::NextHop;
 use super::direct::DirectArray;
 use super::lpm::Lpm;
-use super::{NextHop, Subnet};
+
+/// 0.0.0.0/0.
+const EVERY_ADDRESS: Ipv4Network = Ipv4Network::new_checked(Ipv4Addr::UNSPECIFIED, 0).unwrap();
 
 /// One entry of a [`RouteTable`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Route {
     /// Destinations that take this route.
-    pub subnet: Subnet,
+    pub subnet: Ipv4Network,
     /// Where they are sent.
     pub next_hop: NextHop,
 }
@@ -37,12 +42,12 @@ pub struct RouteTable {
 impl RouteTable {
     /// A table without routes: every lookup fails.
     pub fn empty() -> Self {
-        Self::new(Subnet::DEFAULT, 0)
+        Self::new(EVERY_ADDRESS, 0)
     }
 
     /// A table without routes, for an overlay whose `network` is cut into subnets of `subnet_len`
     /// bits.
-    pub fn new(network: Subnet, subnet_len: u8) -> Self {
+    pub fn new(network: Ipv4Network, subnet_len: u8) -> Self {
         let direct = Arc::new(DirectArray::new(network, subnet_len));
         Self { direct, subnet_len, longer: Lpm::default(), shorter: Lpm::default() }
     }
@@ -50,7 +55,11 @@ impl RouteTable {
     /// Builds the table of an overlay whose `network` is cut into subnets of `subnet_len` bits.
     ///
     /// Routes may have any subnet, inside `network` or not; of two equal subnets the later wins.
-    pub fn build(network: Subnet, subnet_len: u8, routes: impl IntoIterator<Item = Route>) -> Self {
+    pub fn build(
+        network: Ipv4Network,
+        subnet_len: u8,
+        routes: impl IntoIterator<Item = Route>,
+    ) -> Self {
         let mut table = Self::new(network, subnet_len);
         for Route { subnet, next_hop } in routes {
             if table.direct.holds(subnet) {
@@ -65,7 +74,7 @@ impl RouteTable {
     /// The same array, and `odd` routes in place of all that the array does not hold.
     pub(super) fn with_odd<'a>(
         &self,
-        odd: impl IntoIterator<Item = (&'a Subnet, &'a NextHop)>,
+        odd: impl IntoIterator<Item = (&'a Ipv4Network, &'a NextHop)>,
     ) -> Self {
         let (direct, subnet_len) = (Arc::clone(&self.direct), self.subnet_len);
         let mut table =
@@ -76,8 +85,8 @@ impl RouteTable {
         table
     }
 
-    fn insert_odd(&mut self, subnet: Subnet, next_hop: NextHop) {
-        let is_longer = subnet.prefix_len() >= self.subnet_len;
+    fn insert_odd(&mut self, subnet: Ipv4Network, next_hop: NextHop) {
+        let is_longer = subnet.prefix() >= self.subnet_len;
         let lpm = if is_longer { &mut self.longer } else { &mut self.shorter };
         lpm.insert(subnet, next_hop);
     }
@@ -97,7 +106,7 @@ impl RouteTable {
     }
 
     /// The overlay's whole range.
-    pub fn network(&self) -> Subnet {
+    pub fn network(&self) -> Ipv4Network {
         self.direct.network()
     }
 

@@ -6,6 +6,7 @@
 
 use std::net::Ipv4Addr;
 
+use ipnetwork::Ipv4Network;
 use tokio::sync::watch;
 use tracing::info;
 
@@ -20,7 +21,6 @@ use crate::control::host::iface::{ExternalInterface, IfaceChoice};
 use crate::control::host::net;
 use crate::control::host::net::Netlink;
 use crate::control::subnet::lease::{Lease, LeaseAttrs, LeaseEvent};
-use crate::routes::Subnet;
 
 /// `BackendType` of our leases. Stock compares it letter by letter.
 const BACKEND_TYPE: &str = "host-gw";
@@ -161,8 +161,8 @@ struct HostGwHost {
     changes: TableChanges,
     links: Links,
     underlay: Underlay,
-    network: Subnet,
-    own: Subnet,
+    network: Ipv4Network,
+    own: Ipv4Network,
 }
 
 impl PeerHost for HostGwHost {
@@ -172,11 +172,11 @@ impl PeerHost for HostGwHost {
         &self.tables
     }
 
-    fn network(&self) -> Subnet {
+    fn network(&self) -> Ipv4Network {
         self.network
     }
 
-    fn own(&self) -> Subnet {
+    fn own(&self) -> Ipv4Network {
         self.own
     }
 
@@ -192,7 +192,7 @@ impl PeerHost for HostGwHost {
         Ok(self.links)
     }
 
-    async fn peer(&self, _: Subnet, attrs: &LeaseAttrs) -> Result<PeerEntries, String> {
+    async fn peer(&self, _: Ipv4Network, attrs: &LeaseAttrs) -> Result<PeerEntries, String> {
         let gateway = attrs.public_ip;
         check_host(self.underlay.iface(), gateway)?;
         self.check_on_link(gateway).await?;

@@ -134,7 +134,7 @@ impl Backend for UdpBackend {
             BackendError::NetlinkLost
         });
         let (publisher, routes) = publish::channel(network.network, network.subnet_len);
-        let (subnet, tun_addr) = (lease.subnet, lease.subnet.addr());
+        let (subnet, tun_addr) = (lease.subnet, lease.subnet.network());
         let recipe = Recipe {
             tun: TunConfig { name: String::new(), num_queues: num_workers, offloads },
             network: network.network,

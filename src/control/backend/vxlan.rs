@@ -9,6 +9,7 @@ mod lease_data;
 
 use std::net::Ipv4Addr;
 
+use ipnetwork::Ipv4Network;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -25,7 +26,6 @@ use crate::control::host::iface::{ExternalInterface, IfaceChoice};
 use crate::control::host::net;
 use crate::control::host::net::Netlink;
 use crate::control::subnet::lease::{Lease, LeaseAttrs, LeaseEvent};
-use crate::routes::Subnet;
 
 /// Bytes of the outer headers: Ethernet 14, IPv4 20, UDP 8, VXLAN 8 (RFC 7348, section 5).
 pub(in crate::control) const ENCAP_OVERHEAD: u32 = 50;
@@ -48,7 +48,7 @@ pub struct VxlanSetup {
 /// The device, before there is a lease.
 #[derive(Debug)]
 pub struct PreparedVxlan {
-    network: Subnet,
+    network: Ipv4Network,
     direct_routing: bool,
     net: Netlink,
     underlay: Underlay,
@@ -168,7 +168,7 @@ impl Backend for VxlanBackend {
         let lower = lower.ok_or(BackendError::NoUnderlay { addr: underlay.iface().addr })?;
         let spec = DeviceSpec { local: underlay.iface().addr, ..spec };
         let Device { link, .. } = spec.ensure(&net, &lower, mac).await?;
-        let (own, addr) = (lease.subnet, lease.subnet.addr());
+        let (own, addr) = (lease.subnet, lease.subnet.network());
         address(&net, &link, addr, network).await.map_err(BackendError::Kernel)?;
         if !link.is_up {
             spec.bring_up(&net, &link).await?;

@@ -7,15 +7,17 @@ use super::backend::{BackendConfig, BackendType, UnknownBackend, read_backend};
 
 use std::net::Ipv4Addr;
 
+use ipnetwork::Ipv4Network;
+
 use crate::control::util::json_object::{Object, WrongType};
 use crate::dataplane::pmtu::MIN_IPV4_MTU;
-use crate::routes::{Subnet, SubnetError};
+use crate::routes::{Prefix, PrefixError};
 
 /// The overlay: its range, how it is cut into subnets, and how packets travel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetworkConfig {
     /// The whole overlay's range.
-    pub network: Subnet,
+    pub network: Ipv4Network,
     /// Prefix length of every node's subnet, in bits.
     pub subnet_len: u8,
     /// First subnet that may be leased.
@@ -42,7 +44,7 @@ pub enum ConfigError {
     Missing(&'static str),
     /// The network is not a range.
     #[error("Network: {0}")]
-    Network(SubnetError),
+    Network(PrefixError),
     /// The network is everything there is.
     #[error("Network: 0.0.0.0/0 is every address there is; an overlay needs a range of its own")]
     WholeInternet,
@@ -50,28 +52,28 @@ pub enum ConfigError {
     #[error("Network: {network} has addresses of {}, which {what}", taken)]
     Unusable {
         /// What was asked for.
-        network: Subnet,
+        network: Ipv4Network,
         /// The range that is no network's to have.
-        taken: Subnet,
+        taken: Ipv4Network,
         /// What it is for.
         what: &'static str,
     },
     /// Too few addresses for four subnets.
     #[error("Network: {0} is longer than /28, too small to be cut into subnets")]
-    TooSmall(Subnet),
+    TooSmall(Ipv4Network),
     /// Subnets of fewer than four addresses.
     #[error("SubnetLen: {0} is longer than 30")]
     SubnetTooLong(u64),
     /// Fewer than four subnets.
     #[error(
         "SubnetLen: {len} leaves fewer than four subnets in {network}; take {} or more",
-        .network.prefix_len() + 2
+        .network.prefix() + 2
     )]
     TooFewSubnets {
         /// What was asked for.
         len: u64,
         /// What it was asked for.
-        network: Subnet,
+        network: Ipv4Network,
     },
     /// A limit outside the network.
     #[error("{key}: {addr} is outside {network}")]
@@ -81,7 +83,7 @@ pub enum ConfigError {
         /// Its value.
         addr: Ipv4Addr,
         /// Where it should lie.
-        network: Subnet,
+        network: Ipv4Network,
     },
     /// A limit that is no subnet's first address.
     #[error("{key}: {addr} is not on a /{len} boundary")]
@@ -166,21 +168,21 @@ fn require_ipv4(object: &Object) -> Result<(), ConfigError> {
     Ok(())
 }
 
-fn read_network(object: &Object) -> Result<Subnet, ConfigError> {
+fn read_network(object: &Object) -> Result<Ipv4Network, ConfigError> {
     let text = object.text("Network", "an IPv4 range in quotes, such as \"10.5.0.0/16\"")?;
     let text = text.ok_or(ConfigError::Missing("Network"))?;
-    let network: Subnet = text.parse().map_err(ConfigError::Network)?;
-    if network.prefix_len() == 0 {
+    let network = Ipv4Network::parse(&text).map_err(ConfigError::Network)?;
+    if network.prefix() == 0 {
         return Err(ConfigError::WholeInternet);
     }
     for (octet, len, what) in RESERVED {
-        if let Ok(taken) = Subnet::new(Ipv4Addr::new(octet, 0, 0, 0), len)
+        if let Ok(taken) = Ipv4Network::containing(Ipv4Addr::new(octet, 0, 0, 0), len)
             && network.overlaps(taken)
         {
             return Err(ConfigError::Unusable { network, taken, what });
         }
     }
-    match network.prefix_len() {
+    match network.prefix() {
         ..=28 => Ok(network),
         _ => Err(ConfigError::TooSmall(network)),
     }
@@ -197,8 +199,8 @@ const RESERVED: [(u8, u8, &str); 4] = [
 
 /// Given, the length must leave four subnets of four addresses; not given (or 0), it is 24, or
 /// whatever leaves four subnets in a network smaller than a /22.
-fn read_subnet_len(object: &Object, network: Subnet) -> Result<u8, ConfigError> {
-    let shortest = network.prefix_len() + 2;
+fn read_subnet_len(object: &Object, network: Ipv4Network) -> Result<u8, ConfigError> {
+    let shortest = network.prefix() + 2;
     let len = match object.read::<u64>("SubnetLen", "a whole number")? {
         None | Some(0) => return Ok(shortest.max(24)),
         Some(len) => len,
@@ -214,12 +216,12 @@ fn read_subnet_len(object: &Object, network: Subnet) -> Result<u8, ConfigError> 
 
 fn read_limits(
     object: &Object,
-    network: Subnet,
+    network: Ipv4Network,
     len: u8,
 ) -> Result<(Ipv4Addr, Ipv4Addr), ConfigError> {
     let size = 1_u32 << (32 - u32::from(len));
-    let second = Ipv4Addr::from_bits(network.addr().to_bits() + size);
-    let last = Ipv4Addr::from_bits(network.last().to_bits() & !(size - 1));
+    let second = Ipv4Addr::from_bits(network.network().to_bits() + size);
+    let last = Ipv4Addr::from_bits(network.broadcast().to_bits() & !(size - 1));
     let min = read_limit(object, "SubnetMin", network, len)?.unwrap_or(second);
     let max = read_limit(object, "SubnetMax", network, len)?.unwrap_or(last);
     if min > max {
@@ -231,7 +233,7 @@ fn read_limits(
 fn read_limit(
     object: &Object,
     key: &'static str,
-    network: Subnet,
+    network: Ipv4Network,
     len: u8,
 ) -> Result<Option<Ipv4Addr>, ConfigError> {
     const IP: &str = "an IPv4 address in quotes";
@@ -245,7 +247,7 @@ fn read_limit(
     if !network.contains(addr) {
         return Err(ConfigError::OutsideNetwork { key, addr, network });
     }
-    if Subnet::new(addr, len).is_ok_and(|subnet| subnet.addr() != addr) {
+    if Ipv4Network::containing(addr, len).is_ok_and(|subnet| subnet.network() != addr) {
         return Err(ConfigError::Unaligned { key, addr, len });
     }
     Ok(Some(addr))
@@ -253,9 +255,9 @@ fn read_limit(
 
 impl NetworkConfig {
     /// Whether a node may hold `subnet`: of the right length, and within the limits.
-    pub fn accepts(&self, subnet: Subnet) -> bool {
-        subnet.prefix_len() == self.subnet_len
-            && (self.subnet_min..=self.subnet_max).contains(&subnet.addr())
+    pub fn accepts(&self, subnet: Ipv4Network) -> bool {
+        subnet.prefix() == self.subnet_len
+            && (self.subnet_min..=self.subnet_max).contains(&subnet.network())
     }
 }
 

@@ -16,6 +16,7 @@ mod rules;
 
 use std::time::Duration;
 
+use ipnetwork::Ipv4Network;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
@@ -28,7 +29,6 @@ use self::nftables::Nftables;
 pub use self::rules::Ranges;
 pub use super::cleanup::{CleanUpError, clean_up};
 use crate::control::util::log_limit::LogLimit;
-use crate::routes::Subnet;
 
 /// Which rules and routes are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,7 +97,7 @@ impl Firewall {
         config: FirewallConfig,
         tool: RuleTool,
         ranges: Ranges,
-        (previous_network, previous): (Option<Subnet>, Option<Subnet>),
+        (previous_network, previous): (Option<Ipv4Network>, Option<Ipv4Network>),
     ) -> Self {
         let uses_iptables = config.has_rules() && tool == RuleTool::Iptables;
         for advice in host::advice(uses_iptables) {
@@ -160,7 +160,7 @@ struct Keeper {
     tool: RuleTool,
     ranges: Ranges,
     /// Networks whose rules are ours, from an earlier life.
-    stale: Vec<Subnet>,
+    stale: Vec<Ipv4Network>,
     /// The tool, once it has been found to work.
     found: Option<Found>,
     tell: watch::Sender<RulesState>,

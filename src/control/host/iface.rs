@@ -10,13 +10,14 @@ use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
+use ipnetwork::Ipv4Network;
 use regex::Regex;
 use tracing::info;
 
 pub use self::followed::FollowedIface;
 pub use self::host::read;
 use crate::control::host::net::{KernelError, KernelRoute, Netlink};
-use crate::routes::{Subnet, unusable};
+use crate::routes::{Prefix, unusable};
 
 /// An external interface as the operator names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -343,7 +344,8 @@ fn broadcasts_to(host: &HostView, addr: Ipv4Addr) -> Option<&str> {
     // A shorter range than /30 has none: RFC 3021.
     let is_it = |own: &HostAddr| {
         own.prefix_len <= 30
-            && Subnet::new(own.addr, own.prefix_len).is_ok_and(|s| s.last() == addr)
+            && Ipv4Network::containing(own.addr, own.prefix_len)
+                .is_ok_and(|s| s.broadcast() == addr)
     };
     let link = host.links.iter().find(|link| link.addrs.iter().any(is_it))?;
     Some(&link.name)
@@ -358,7 +360,7 @@ fn by_default_route<'a>(host: &'a HostView, say: &dyn Fn(&str)) -> Result<Choice
     let route = host
         .routes
         .iter()
-        .filter(|route| route.dst.prefix_len() == 0)
+        .filter(|route| route.dst.prefix() == 0)
         .min_by_key(|route| route.metric)
         .ok_or_else(|| IfaceError::NoDefaultRoute { present: present(host) })?;
     let link = host

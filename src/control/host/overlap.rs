@@ -8,13 +8,13 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
+use ipnetwork::Ipv4Network;
 use tokio::time::timeout;
 
 use super::iface::ExternalInterface;
 use crate::control::cli::Config;
 use crate::control::host::net::{HostNet, Netlink, RouteFields};
 use crate::control::subnet::kv::registry::RegistryKind;
-use crate::routes::Subnet;
 
 /// How long a name may take to be looked up.
 const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(1);
@@ -29,7 +29,7 @@ const FAR_AWAY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
      the Network is routed to the overlay; take another Network, or add a route to {addr} first"
 )]
 pub struct OverlapError {
-    network: Subnet,
+    network: Ipv4Network,
     what: String,
     addr: Ipv4Addr,
 }
@@ -51,7 +51,7 @@ struct Covered {
 /// [`OverlapError`] if the node could not live with it.
 pub(crate) async fn check(
     net: &Netlink,
-    network: Subnet,
+    network: Ipv4Network,
     iface: &ExternalInterface,
     endpoints: &[(String, Ipv4Addr)],
     peers: &[Ipv4Addr],
@@ -90,7 +90,7 @@ pub(crate) async fn check(
 }
 
 impl Covered {
-    fn warning(&self, network: Subnet) -> String {
+    fn warning(&self, network: Ipv4Network) -> String {
         let Self { what, is_lost, .. } = self;
         let effect = if *is_lost {
             "no longer route leads to it, so it will be out of reach"
@@ -102,7 +102,7 @@ impl Covered {
 }
 
 /// What is not known counts as in reach: a node is not kept from its work by a guess.
-async fn look(net: &Netlink, network: Subnet, what: String, addr: Ipv4Addr) -> Covered {
+async fn look(net: &Netlink, network: Ipv4Network, what: String, addr: Ipv4Addr) -> Covered {
     let is_lost = match net.matched_route(addr).await {
         Ok(None) => true,
         Ok(Some(route)) => route.yields_to(network) || is_overlays(net, network, route).await,
@@ -113,7 +113,7 @@ async fn look(net: &Netlink, network: Subnet, what: String, addr: Ipv4Addr) -> C
 
 /// Whether `route` is that of an overlay device which is there already: `--config-check` may run
 /// beside it.
-async fn is_overlays(net: &Netlink, network: Subnet, route: RouteFields) -> bool {
+async fn is_overlays(net: &Netlink, network: Ipv4Network, route: RouteFields) -> bool {
     let Some(link) = route.link.filter(|_| route.dst == network) else { return false };
     let link = net.link_at(link).await.ok().flatten();
     link.is_some_and(|link| link.name.starts_with("flannel"))

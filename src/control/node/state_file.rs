@@ -9,6 +9,7 @@
 mod clock;
 mod recorder;
 
+use ipnetwork::Ipv4Network;
 pub(super) use recorder::Recorder;
 
 use std::io;
@@ -32,7 +33,6 @@ use crate::control::subnet::kv::registry::{
 use crate::control::subnet::lease::{Lease, LeaseAttrs, parse_key};
 use crate::control::util::atomic_file::read_file;
 use crate::control::util::log_limit::LogLimit;
-use crate::routes::Subnet;
 
 /// How long the registry may take to say which store it is.
 const IDENTITY_TIMEOUT: Duration = Duration::from_secs(1);
@@ -84,9 +84,9 @@ pub(crate) enum StateError {
     #[error("it does not say which lease is ours")]
     Own,
     #[error("subnet.env and network config do not agree with its subnet {0}")]
-    OtherSubnet(Subnet),
+    OtherSubnet(Ipv4Network),
     #[error("lease {0} has expired")]
-    Expired(Subnet),
+    Expired(Ipv4Network),
     #[error("the clock says {now}, but it was written at {written}: set the clock")]
     Clock { now: String, written: String },
     #[error("it is that of {then}, but {now} answers")]
@@ -129,7 +129,7 @@ impl StateFile {
     }
 
     /// The subnet of our lease, even if the lease has expired: it is the one to ask for again.
-    pub(crate) fn own_subnet(&self) -> Option<Subnet> {
+    pub(crate) fn own_subnet(&self) -> Option<Ipv4Network> {
         let document = Document::parse(&read_file(&self.path).ok()?).ok()?;
         let is_of_registry = member(&document, "registry").as_ref() == Some(&self.registry);
         parse_key(&member(&document, "own").filter(|_| is_of_registry)?).ok()
@@ -148,7 +148,7 @@ impl StateFile {
     /// [`StateError`]. Not a reason to stop: there is the registry to be waited for.
     pub(super) fn load(
         &self,
-        previous: Option<Subnet>,
+        previous: Option<Ipv4Network>,
         backend: Option<BackendType>,
     ) -> Result<Option<Remembered>, StateError> {
         match read_file(&self.path) {
@@ -162,7 +162,7 @@ impl StateFile {
     pub(crate) fn read(
         &self,
         text: &[u8],
-        previous: Option<Subnet>,
+        previous: Option<Ipv4Network>,
         backend: Option<BackendType>,
     ) -> Result<Remembered, StateError> {
         let document = Document::parse(text)?;
@@ -202,7 +202,7 @@ impl StateFile {
     pub(crate) async fn recall<R: Registry>(
         &self,
         registry: &R,
-        previous: Option<Subnet>,
+        previous: Option<Ipv4Network>,
         backend: Option<BackendType>,
         public_ip: Ipv4Addr,
         log: &mut LogLimit,

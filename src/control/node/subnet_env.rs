@@ -2,6 +2,7 @@
 
 mod keeper;
 
+use ipnetwork::Ipv4Network;
 pub(super) use keeper::SubnetFile;
 
 use std::fmt;
@@ -12,7 +13,7 @@ use std::path::Path;
 use tracing::warn;
 
 use crate::control::util::atomic_file::{FileError, read_file, replace_file};
-use crate::routes::Subnet;
+use crate::routes::Prefix;
 
 /// The contents of subnet.env.
 ///
@@ -22,9 +23,9 @@ use crate::routes::Subnet;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SubnetEnv {
     /// The whole overlay.
-    pub network: Subnet,
+    pub network: Ipv4Network,
     /// Our lease.
-    pub subnet: Subnet,
+    pub subnet: Ipv4Network,
     /// MTU for the containers: the overlay device's, in bytes.
     pub mtu: u16,
     /// Whether we masquerade.
@@ -34,9 +35,9 @@ pub struct SubnetEnv {
 impl fmt::Display for SubnetEnv {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { network, subnet, mtu, ip_masq } = self;
-        let bridge = Ipv4Addr::from_bits(subnet.addr().to_bits() | 1);
+        let bridge = Ipv4Addr::from_bits(subnet.network().to_bits() | 1);
         writeln!(f, "FLANNEL_NETWORK={network}")?;
-        writeln!(f, "FLANNEL_SUBNET={bridge}/{}", subnet.prefix_len())?;
+        writeln!(f, "FLANNEL_SUBNET={bridge}/{}", subnet.prefix())?;
         writeln!(f, "FLANNEL_MTU={mtu}")?;
         writeln!(f, "FLANNEL_IPMASQ={ip_masq}")
     }
@@ -58,16 +59,16 @@ impl SubnetEnv {
 /// The subnet that the file at `path` names, if there is one file and one subnet.
 ///
 /// Foreign lines are passed over: unit files exist that run `mk-docker-opts.sh` over this file.
-pub fn previous_subnet(path: &Path) -> Option<Subnet> {
+pub fn previous_subnet(path: &Path) -> Option<Ipv4Network> {
     read_range(path, "FLANNEL_SUBNET")
 }
 
 /// The network that the file at `path` names, as [`previous_subnet`].
-pub fn previous_network(path: &Path) -> Option<Subnet> {
+pub fn previous_network(path: &Path) -> Option<Ipv4Network> {
     read_range(path, "FLANNEL_NETWORK")
 }
 
-fn read_range(path: &Path, wanted: &str) -> Option<Subnet> {
+fn read_range(path: &Path, wanted: &str) -> Option<Ipv4Network> {
     match read_file(path) {
         Ok(text) => range_in(&String::from_utf8_lossy(&text), wanted),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -80,7 +81,7 @@ fn read_range(path: &Path, wanted: &str) -> Option<Subnet> {
 
 /// Reads dotenv lines: comments, `export`, quotes, and a comma list of which one entry must fit.
 /// `ReadCIDRsFromSubnetFile` in `pkg/subnet/subnet.go`.
-pub(crate) fn range_in(text: &str, wanted: &str) -> Option<Subnet> {
+pub(crate) fn range_in(text: &str, wanted: &str) -> Option<Ipv4Network> {
     let value = text.lines().rev().find_map(|line| {
         let line = line.trim();
         let line = line.strip_prefix("export ").unwrap_or(line);
@@ -92,7 +93,7 @@ pub(crate) fn range_in(text: &str, wanted: &str) -> Option<Subnet> {
         .into_iter()
         .find_map(|quote| value.strip_prefix(quote).and_then(|value| value.strip_suffix(quote)))
         .unwrap_or(value);
-    let mut subnets = value.split(',').filter_map(|entry| entry.trim().parse::<Subnet>().ok());
+    let mut subnets = value.split(',').filter_map(|entry| Ipv4Network::parse(entry.trim()).ok());
     match (subnets.next(), subnets.next()) {
         (Some(only), None) => Some(only),
         (None, _) | (Some(_), Some(_)) => {

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::pin::pin;
 use std::time::Duration;
 
+use ipnetwork::Ipv4Network;
 use sd_notify::NotifyState;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, interval, sleep, timeout, timeout_at};
@@ -34,7 +35,6 @@ use crate::control::subnet::kv::renew::{AnnounceCauses, KeepPolicy, keep_lease_s
 use crate::control::subnet::lease::{Lease, LeaseAttrs, LeaseEvent};
 use crate::control::util::log_limit::LogLimit;
 use crate::control::util::systemd::{Watchdog, notify};
-use crate::routes::Subnet;
 
 /// How long the registry may take to list all leases before we start with what we remember.
 const LIST_TIMEOUT: Duration = Duration::from_secs(3);
@@ -61,9 +61,9 @@ pub(crate) struct Node<'a, R> {
     /// The text of its config.
     pub(crate) config_text: &'a str,
     /// The subnet we had before.
-    pub(crate) previous: Option<Subnet>,
+    pub(crate) previous: Option<Ipv4Network>,
     /// The subnet that subnet.env names.
-    pub(crate) in_use: Option<Subnet>,
+    pub(crate) in_use: Option<Ipv4Network>,
     /// The live host with our public IP, whose lease we left alone.
     pub(crate) rival: Option<HostId>,
     /// What to start with while the registry is away.
@@ -162,7 +162,7 @@ impl<R: Registry> Node<'_, R> {
         let acquired = match acquire(listed, Some(MAX_FAILURES)).await {
             Err(AcquireError::NotWritten(_)) => {
                 let listed = timeout(LIST_TIMEOUT, list_leases(self.registry)).await;
-                let is_free = |subnet: Subnet| {
+                let is_free = |subnet: Ipv4Network| {
                     let all = listed.iter().flat_map(Snapshot::leases);
                     !all.filter(|lease| lease.attrs.owner().is_some())
                         .any(|lease| lease.subnet.overlaps(subnet))

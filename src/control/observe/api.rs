@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::SystemTime;
 
+use ipnetwork::Ipv4Network;
 use serde::Serialize;
 
 use crate::control::backend::BackendStats;
 use crate::control::host::firewall::RulesState;
-use crate::control::subnet::kv::conflicts::{Conflict, as_text};
+use crate::control::subnet::kv::conflicts::Conflict;
 use crate::dataplane::stats::peers::PeerCount;
-use crate::routes::Subnet;
 
 /// How the node is.
 #[derive(Debug)]
@@ -40,10 +40,8 @@ pub struct Report {
 /// The state of the data plane, and who this node says that it is.
 #[derive(Debug, Serialize)]
 pub(in crate::control) struct Stats {
-    #[serde(serialize_with = "as_text")]
-    pub(in crate::control) network: Subnet,
-    #[serde(serialize_with = "as_text")]
-    pub(in crate::control) subnet: Subnet,
+    pub(in crate::control) network: Ipv4Network,
+    pub(in crate::control) subnet: Ipv4Network,
     pub(in crate::control) public_ip: Ipv4Addr,
     pub(in crate::control) conflicts: Vec<Conflict>,
     pub(in crate::control) mtu: u16,

@@ -6,18 +6,19 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ipnetwork::Ipv4Network;
 use serde::Serialize;
 use tokio::time::Instant;
 
 use super::kv::registry::Entry;
 use crate::control::util::json_object::{Object, WrongType};
-use crate::routes::{Subnet, unusable};
+use crate::routes::{Prefix, unusable};
 
 /// One node's claim to a subnet.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Lease {
     /// The slice of the overlay.
-    pub subnet: Subnet,
+    pub subnet: Ipv4Network,
     /// Who holds it.
     pub attrs: LeaseAttrs,
     /// When the registry drops it unless it is renewed. Known for our own lease only; `None` for
@@ -44,7 +45,7 @@ pub enum LeaseEvent {
     /// The lease is new, or has new attributes.
     Added(Lease),
     /// Nobody holds the subnet any more.
-    Removed(Subnet),
+    Removed(Ipv4Network),
 }
 
 /// Why an entry is no lease.
@@ -161,8 +162,8 @@ impl fmt::Display for LeaseAttrs {
 }
 
 /// The last part of the key of `subnet`'s entry: `10.5.52.0-24`.
-pub fn print_key(subnet: Subnet) -> String {
-    format!("{}-{}", subnet.addr(), subnet.prefix_len())
+pub fn print_key(subnet: Ipv4Network) -> String {
+    format!("{}-{}", subnet.network(), subnet.prefix())
 }
 
 /// The subnet a key ends in; anything may precede it, and `&fd00:12:13::-56` may follow it on a
@@ -173,7 +174,7 @@ pub fn print_key(subnet: Subnet) -> String {
 ///
 /// # Errors
 /// [`LeaseError::Key`].
-pub fn parse_key(key: &str) -> Result<Subnet, LeaseError> {
+pub fn parse_key(key: &str) -> Result<Ipv4Network, LeaseError> {
     let v4 = match key.rsplit_once('&') {
         Some((v4, v6)) if is_v6_range(v6) => v4,
         _ => key,
@@ -189,11 +190,11 @@ fn is_v6_range(text: &str) -> bool {
     lower_case && addr.parse::<Ipv6Addr>().is_ok() && parse_digits(len, 127).is_some()
 }
 
-fn parse_v4_range(text: &str) -> Option<Subnet> {
+fn parse_v4_range(text: &str) -> Option<Ipv4Network> {
     let (addr, len) = text.rsplit_once('-')?;
     let start = addr.rmatch_indices('.').nth(2).map(|(dot, _)| first_digit_of_run(&addr[..dot]))?;
     let addr: Ipv4Addr = addr[start..].parse().ok()?;
-    Subnet::new(addr, parse_digits(len, 31)?).ok()
+    Ipv4Network::containing(addr, parse_digits(len, 31)?).ok()
 }
 
 /// Where the run of digits that ends `text` begins.

@@ -6,17 +6,18 @@
 
 use std::net::Ipv4Addr;
 
+use ipnetwork::Ipv4Network;
+
 use crate::dataplane::packet::checksum::decrement_ttl;
 use crate::dataplane::packet::classify;
 use crate::dataplane::packet::classify::Inner;
 use crate::dataplane::stats::drop_reason::DropReason;
-use crate::routes::Subnet;
 
 /// What this node takes in.
 #[derive(Debug, Clone, Copy)]
 pub struct Accept {
     /// Our lease: inner destinations lie in it.
-    pub subnet: Subnet,
+    pub subnet: Ipv4Network,
     /// MTU of the TUN, in bytes: the longest packet.
     pub tun_mtu: usize,
 }

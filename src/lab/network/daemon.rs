@@ -4,12 +4,13 @@ use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
+use ipnetwork::Ipv4Network;
 use serde::{Deserialize, Serialize};
 
 use crate::lab::LabError;
 use crate::lab::host::command::Tool;
 use crate::lab::host::netns_agent;
-use crate::routes::Subnet;
+use crate::routes::Prefix;
 
 /// A program that takes stock flanneld's flags.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,11 +27,9 @@ pub struct Daemon {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SubnetEnv {
     /// The overlay's whole range.
-    #[serde(with = "text")]
-    pub network: Subnet,
+    pub network: Ipv4Network,
     /// The node's lease.
-    #[serde(with = "text")]
-    pub subnet: Subnet,
+    pub subnet: Ipv4Network,
     /// First address of the lease: the bridge's.
     pub bridge: Ipv4Addr,
     /// MTU that pods should use, in bytes.
@@ -111,8 +110,8 @@ impl SubnetEnv {
             |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
         let subnet = value("FLANNEL_SUBNET")?;
         Some(Self {
-            network: value("FLANNEL_NETWORK")?.parse().ok()?,
-            subnet: subnet.parse().ok()?,
+            network: Ipv4Network::parse(value("FLANNEL_NETWORK")?).ok()?,
+            subnet: Ipv4Network::parse(subnet).ok()?,
             bridge: subnet.split_once('/')?.0.parse().ok()?,
             mtu: value("FLANNEL_MTU")?.parse().ok()?,
         })
@@ -121,21 +120,6 @@ impl SubnetEnv {
     /// The lease as its etcd key has it: `10.5.7.0-24`.
     pub fn key(&self) -> String {
         self.subnet.to_string().replace('/', "-")
-    }
-}
-
-/// Subnets as text in JSON.
-mod text {
-    use serde::{Deserialize, Deserializer, Serializer, de};
-
-    use crate::routes::Subnet;
-
-    pub(super) fn serialize<S: Serializer>(subnet: &Subnet, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(subnet)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Subnet, D::Error> {
-        String::deserialize(from)?.parse().map_err(de::Error::custom)
     }
 }
 

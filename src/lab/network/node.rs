@@ -171,7 +171,7 @@ impl Node {
             return Ok(Some(Overlay { env, device: "eth0".to_owned() }));
         }
         let addrs = self.netns.ip("-j -4 addr show")?;
-        let Some(device) = device_with(&addrs, env.subnet.addr()) else {
+        let Some(device) = device_with(&addrs, env.subnet.network()) else {
             return Ok(None);
         };
         if self.backend == Backend::Vxlan {

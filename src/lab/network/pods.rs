@@ -36,8 +36,8 @@ pub(super) fn attach(
     num_pods: usize,
 ) -> Result<Vec<Pod>, LabError> {
     let (_, netns) = node;
-    let (bridge, len, mtu) = (env.bridge, env.subnet.prefix_len(), env.mtu);
-    let room = (env.subnet.last().to_bits() - bridge.to_bits()).saturating_sub(1) as usize;
+    let (bridge, len, mtu) = (env.bridge, env.subnet.prefix(), env.mtu);
+    let room = (env.subnet.broadcast().to_bits() - bridge.to_bits()).saturating_sub(1) as usize;
     if num_pods > room {
         return Err(LabError::TooMany { what: "pods on a node with such a lease", most: room });
     }
@@ -69,7 +69,7 @@ fn attach_one(
         format!("link set {port} master docker0 up"),
     ])?;
     netns.ip_batch(&[
-        format!("addr add {addr}/{} dev eth0", env.subnet.prefix_len()),
+        format!("addr add {addr}/{} dev eth0", env.subnet.prefix()),
         "link set eth0 up".to_owned(),
         format!("route add default via {}", env.bridge),
     ])?;

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use ipnetwork::Ipv4Network;
 use mio::net::UdpSocket;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
@@ -25,7 +26,6 @@ use self::lease::{Config, Leases};
 use crate::lab::LabError;
 use crate::lab::host::command::Tool;
 use crate::lab::host::signals;
-use crate::routes::Subnet;
 
 /// The flags it understands, out of stock's; the others are accepted and ignored.
 #[derive(Debug, Default)]
@@ -36,7 +36,7 @@ struct Flags {
 }
 
 /// Subnet → the public IP of the node that leases it; replaced as a whole.
-type Peers = Arc<Mutex<Arc<Vec<(Subnet, Ipv4Addr)>>>>;
+type Peers = Arc<Mutex<Arc<Vec<(Ipv4Network, Ipv4Addr)>>>>;
 
 /// Both headers that stock's backend puts before a packet: IPv4 20, UDP 8.
 const ENCAP_OVERHEAD: u16 = 28;
@@ -94,11 +94,11 @@ fn interface(name: &str) -> Result<(Ipv4Addr, u16), LabError> {
         .ok_or_else(|| LabError::Unreadable { what: format!("address of {name}"), text })
 }
 
-fn open_tun(config: &Config, subnet: Subnet, mtu: u16) -> io::Result<SyncDevice> {
+fn open_tun(config: &Config, subnet: Ipv4Network, mtu: u16) -> io::Result<SyncDevice> {
     let tun = DeviceBuilder::new().name("flannel0").mtu(mtu).build_sync()?;
     tun.set_nonblocking(true)?;
     let ip = |args: String| Tool::new("ip").words(&args).run().map_err(io::Error::other);
-    ip(format!("addr add {}/32 dev flannel0", subnet.addr()))?;
+    ip(format!("addr add {}/32 dev flannel0", subnet.network()))?;
     // Stock leaves the scope at its default, universe; `ip` would choose link.
     ip(format!("route add {} dev flannel0 scope global", config.network))?;
     Ok(tun)
@@ -107,14 +107,14 @@ fn open_tun(config: &Config, subnet: Subnet, mtu: u16) -> io::Result<SyncDevice>
 fn write_subnet_file(
     path: &Path,
     config: &Config,
-    subnet: Subnet,
+    subnet: Ipv4Network,
     mtu: u16,
 ) -> Result<(), LabError> {
-    let bridge = Ipv4Addr::from_bits(subnet.addr().to_bits() + 1);
+    let bridge = Ipv4Addr::from_bits(subnet.network().to_bits() + 1);
     let text = format!(
         "FLANNEL_NETWORK={}\nFLANNEL_SUBNET={bridge}/{}\nFLANNEL_MTU={mtu}\nFLANNEL_IPMASQ=false\n",
         config.network,
-        subnet.prefix_len()
+        subnet.prefix()
     );
     let fresh = path.with_extension("fresh");
     fs::write(&fresh, text)
@@ -152,7 +152,7 @@ impl Proxy {
     }
 
     /// One packet from the TUN to a peer; whether there was one.
-    fn egress(&self, buffer: &mut [u8], peers: &[(Subnet, Ipv4Addr)]) -> io::Result<bool> {
+    fn egress(&self, buffer: &mut [u8], peers: &[(Ipv4Network, Ipv4Addr)]) -> io::Result<bool> {
         let Some(len) = unless_empty(self.tun.recv(buffer))? else {
             return Ok(false);
         };

@@ -4,9 +4,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use proptest::prelude::*;
 
 use super::*;
+use crate::routes::Prefix;
 use crate::routes::Route;
 
-fn network() -> Subnet {
+fn network() -> Ipv4Network {
     "10.1.0.0/16".parse().unwrap()
 }
 
@@ -75,7 +76,7 @@ proptest! {
         let mut left = BTreeMap::new();
         for (&(number, len, added), id) in changes.iter().zip(0..) {
             let addr = Ipv4Addr::from_bits(0x0a01_0000 + (number << 7));
-            let subnet = Subnet::new(addr, len).unwrap();
+            let subnet = Ipv4Network::containing(addr, len).unwrap();
             let next_hop = added.then(|| hop(id));
             publisher.apply([RouteChange { subnet, next_hop }]);
             match next_hop {

@@ -3,12 +3,13 @@ use std::net::SocketAddrV4;
 use proptest::prelude::*;
 
 use super::*;
+use crate::routes::Prefix;
 
 fn hop(id: u32) -> NextHop {
     NextHop::new(SocketAddrV4::new(Ipv4Addr::from_bits(id), 8285))
 }
 
-fn subnet(text: &str) -> Subnet {
+fn subnet(text: &str) -> Ipv4Network {
     text.parse().unwrap()
 }
 
@@ -72,7 +73,7 @@ fn linear_scan(routes: &[Route], dst: Ipv4Addr) -> Option<NextHop> {
     routes
         .iter()
         .filter(|route| route.subnet.contains(dst))
-        .max_by_key(|route| route.subnet.prefix_len())
+        .max_by_key(|route| route.subnet.prefix())
         .map(|route| route.next_hop)
 }
 
@@ -84,17 +85,17 @@ proptest! {
         entries in prop::collection::vec((any::<u32>(), 0_u8..=32, any::<bool>(), any::<bool>()), 0..60),
         probes in prop::collection::vec(any::<u32>(), 0..60),
     ) {
-        let network = Subnet::new(ip("10.20.30.40"), network_len).unwrap();
+        let network = Ipv4Network::containing(ip("10.20.30.40"), network_len).unwrap();
         let subnet_len = (network_len + subnet_bits).min(32);
-        let host_bits = network.last().to_bits() ^ network.addr().to_bits();
+        let host_bits = network.broadcast().to_bits() ^ network.network().to_bits();
         // Most entries are leases as flannel makes them; some lie elsewhere or have another length.
         let routes: Vec<Route> = entries.iter().zip(1..).map(|(&(addr, len, inside, lease), id)| {
-            let addr = if inside { network.addr().to_bits() | addr & host_bits } else { addr };
+            let addr = if inside { network.network().to_bits() | addr & host_bits } else { addr };
             let len = if lease { subnet_len } else { len };
-            Route { subnet: Subnet::new(Ipv4Addr::from_bits(addr), len).unwrap(), next_hop: hop(id) }
+            Route { subnet: Ipv4Network::containing(Ipv4Addr::from_bits(addr), len).unwrap(), next_hop: hop(id) }
         }).collect();
         let table = RouteTable::build(network, subnet_len, routes.iter().copied());
-        let edges = routes.iter().flat_map(|route| [route.subnet.addr(), route.subnet.last()]);
+        let edges = routes.iter().flat_map(|route| [route.subnet.network(), route.subnet.broadcast()]);
         for dst in edges.chain(probes.into_iter().map(Ipv4Addr::from_bits)) {
             prop_assert_eq!(table.lookup(dst), linear_scan(&routes, dst), "{}", dst);
         }

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use std::pin::Pin;
 
 use futures_util::{FutureExt, Stream, StreamExt};
+use ipnetwork::Ipv4Network;
 use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::packet_route::neighbour::NeighbourMessage;
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
@@ -14,7 +15,7 @@ use rtnetlink::{MulticastGroup, new_multicast_connection};
 use super::entries::Entries;
 use super::tables::{Links, is_permanent, neighbour};
 use crate::control::host::net::KernelError;
-use crate::routes::Subnet;
+use crate::routes::Prefix;
 
 /// The kernel's messages on links, addresses, routes and neighbours, less those that our own
 /// changes cause.
@@ -110,12 +111,12 @@ fn is_there(message: &NeighbourMessage, there: &Entries) -> bool {
         }
 }
 
-fn destination(route: &RouteMessage) -> Option<Subnet> {
+fn destination(route: &RouteMessage) -> Option<Ipv4Network> {
     let addr = route.attributes.iter().find_map(|attribute| {
         let RouteAttribute::Destination(RouteAddress::Inet(addr)) = attribute else { return None };
         Some(*addr)
     })?;
-    Subnet::new(addr, route.header.destination_prefix_length).ok()
+    Ipv4Network::containing(addr, route.header.destination_prefix_length).ok()
 }
 
 fn gateway_of(route: &RouteMessage) -> Option<Ipv4Addr> {

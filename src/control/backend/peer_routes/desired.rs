@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
+use ipnetwork::Ipv4Network;
+
 use super::entries::{Entries, Hop, Key};
 use super::mac::Mac;
-use crate::routes::Subnet;
 
 /// What one peer needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,13 +20,13 @@ pub struct PeerEntries {
 /// The entries of all peers.
 #[derive(Debug, Default)]
 pub struct Desired {
-    peers: BTreeMap<Subnet, PeerEntries>,
+    peers: BTreeMap<Ipv4Network, PeerEntries>,
     /// A device may hold several subnets. The kernel keeps one destination per address: that of
     /// the first subnet, whatever the order in which the leases were written.
-    holders: BTreeMap<Mac, BTreeSet<Subnet>>,
+    holders: BTreeMap<Mac, BTreeSet<Ipv4Network>>,
     /// The subnets that begin with one address, which is their gateway: leases from before
     /// `SubnetLen` was changed and from after. The neighbour is that of the last of them.
-    gateways: BTreeMap<Ipv4Addr, BTreeSet<Subnet>>,
+    gateways: BTreeMap<Ipv4Addr, BTreeSet<Ipv4Network>>,
     entries: Entries,
 }
 
@@ -36,13 +37,13 @@ impl Desired {
     }
 
     /// The peers by subnet.
-    pub fn peers(&self) -> &BTreeMap<Subnet, PeerEntries> {
+    pub fn peers(&self) -> &BTreeMap<Ipv4Network, PeerEntries> {
         &self.peers
     }
 
     /// Gives the peer of `subnet` these entries, or none. Returns what may have changed, in the
     /// order in which it is to be programmed.
-    pub fn set(&mut self, subnet: Subnet, peer: Option<PeerEntries>) -> BTreeSet<Key> {
+    pub fn set(&mut self, subnet: Ipv4Network, peer: Option<PeerEntries>) -> BTreeSet<Key> {
         let before = match peer {
             Some(peer) => self.peers.insert(subnet, peer),
             None => self.peers.remove(&subnet),
@@ -78,9 +79,9 @@ impl Desired {
 
     /// The other subnets whose peers have the tunnel address `mac` too, but on another host than
     /// `host`: one of them does not get its packets.
-    pub fn rivals(&self, mac: Mac, host: Ipv4Addr) -> Vec<Subnet> {
+    pub fn rivals(&self, mac: Mac, host: Ipv4Addr) -> Vec<Ipv4Network> {
         let holders = self.holders.get(&mac).into_iter().flatten();
-        let elsewhere = |subnet: &&Subnet| self.host_of(**subnet).is_some_and(|it| it != host);
+        let elsewhere = |subnet: &&Ipv4Network| self.host_of(**subnet).is_some_and(|it| it != host);
         holders.filter(elsewhere).copied().collect()
     }
 
@@ -106,7 +107,7 @@ impl Desired {
         }
     }
 
-    fn host_of(&self, subnet: Subnet) -> Option<Ipv4Addr> {
+    fn host_of(&self, subnet: Ipv4Network) -> Option<Ipv4Addr> {
         Some(self.peers.get(&subnet)?.vtep?.1)
     }
 }
@@ -115,9 +116,10 @@ impl Desired {
 mod tests {
     use super::*;
     use crate::control::backend::peer_routes::entries::{Change, Via};
+    use crate::routes::Prefix;
 
-    fn subnet(third: u8) -> Subnet {
-        Subnet::new(Ipv4Addr::new(10, 5, third, 0), 24).unwrap()
+    fn subnet(third: u8) -> Ipv4Network {
+        Ipv4Network::containing(Ipv4Addr::new(10, 5, third, 0), 24).unwrap()
     }
 
     fn mac(last: u8) -> Mac {
@@ -129,7 +131,7 @@ mod tests {
     }
 
     fn tunnelled(third: u8, last: u8, mac_of: u8) -> PeerEntries {
-        let hop = Hop { gateway: subnet(third).addr(), via: Via::Overlay };
+        let hop = Hop { gateway: subnet(third).network(), via: Via::Overlay };
         PeerEntries { hop, vtep: Some((mac(mac_of), host(last))) }
     }
 
@@ -187,8 +189,9 @@ mod tests {
 
     #[test]
     fn subnets_of_two_lengths_share_a_neighbour_until_the_last_of_them_goes() {
-        let long = Subnet::new(subnet(2).addr(), 25).unwrap();
-        let neighbour = |desired: &Desired| desired.entries().neighbours.get(&long.addr()).copied();
+        let long = Ipv4Network::containing(subnet(2).network(), 25).unwrap();
+        let neighbour =
+            |desired: &Desired| desired.entries().neighbours.get(&long.network()).copied();
         for gone in [subnet(2), long] {
             let mut desired = Desired::default();
             desired.set(subnet(2), Some(tunnelled(2, 7, 1)));

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::Ipv4Addr;
 
+use ipnetwork::Ipv4Network;
+
 use super::mac::Mac;
-use crate::routes::Subnet;
 
 /// By which link a route leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +36,7 @@ pub struct Entries {
     /// Permanent entries of the overlay device's forwarding database.
     pub fdb: BTreeMap<Mac, Ipv4Addr>,
     /// Routes of the main table.
-    pub routes: BTreeMap<Subnet, Hop>,
+    pub routes: BTreeMap<Ipv4Network, Hop>,
 }
 
 /// Names one entry. The order is that in which a peer's entries are made: a route never leads to a
@@ -47,7 +48,7 @@ pub enum Key {
     /// The forwarding entry for this address.
     Fdb(Mac),
     /// The route to this subnet.
-    Route(Subnet),
+    Route(Ipv4Network),
 }
 
 /// One thing to do to the kernel's tables.
@@ -62,9 +63,9 @@ pub enum Change {
     /// Delete the forwarding entry to this destination.
     DeleteFdb(Mac, Ipv4Addr),
     /// Add the route, or let it lead elsewhere.
-    SetRoute(Subnet, Hop),
+    SetRoute(Ipv4Network, Hop),
     /// Delete the route.
-    DeleteRoute(Subnet, Hop),
+    DeleteRoute(Ipv4Network, Hop),
 }
 
 impl Entries {

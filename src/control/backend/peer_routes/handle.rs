@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use ipnetwork::Ipv4Network;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -10,7 +11,6 @@ use super::tables::Links;
 use crate::control::backend::BackendError;
 use crate::control::conditions::Conditions;
 use crate::control::subnet::lease::LeaseEvent;
-use crate::routes::Subnet;
 
 /// Hands the leases of one kind of node to the reconciler. Dropping it ends the reconciler and
 /// leaves the kernel's entries, so that packets go on.
@@ -19,7 +19,7 @@ pub struct PeerRoutes {
     /// `BackendType` of the peers.
     kind: &'static str,
     /// Whether each lease known is one of ours.
-    leases: BTreeMap<Subnet, bool>,
+    leases: BTreeMap<Ipv4Network, bool>,
     commands: mpsc::UnboundedSender<Command>,
     conditions: watch::Receiver<Conditions>,
     tasks: JoinSet<()>,

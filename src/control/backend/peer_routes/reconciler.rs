@@ -14,6 +14,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use ipnetwork::Ipv4Network;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
@@ -25,7 +26,6 @@ use crate::control::conditions::{Condition, Conditions};
 use crate::control::subnet::lease::{LeaseAttrs, LeaseEvent};
 use crate::control::util::error_chain::one_line;
 use crate::control::util::log_limit::LogLimit;
-use crate::routes::Subnet;
 
 /// Time between two comparisons that nothing prompted: a route that goes with the address of its
 /// link is not announced, and a message may be lost. Stock's host-gw takes the same
@@ -48,10 +48,10 @@ pub trait PeerHost {
     fn tables(&self) -> &Self::Tables;
 
     /// The whole overlay: entries outside of it are not ours.
-    fn network(&self) -> Subnet;
+    fn network(&self) -> Ipv4Network;
 
     /// Our own part of it.
-    fn own(&self) -> Subnet;
+    fn own(&self) -> Ipv4Network;
 
     /// Puts its device right, if it has one, and looks at the external interface. Sets a condition
     /// for each.
@@ -65,7 +65,7 @@ pub trait PeerHost {
     ///
     /// # Errors
     /// One line that says why its lease cannot be followed.
-    async fn peer(&self, subnet: Subnet, attrs: &LeaseAttrs) -> Result<PeerEntries, String>;
+    async fn peer(&self, subnet: Ipv4Network, attrs: &LeaseAttrs) -> Result<PeerEntries, String>;
 
     /// Waits until the kernel reports a change to what is ours, of which `there` is how we left it;
     /// for ever if there will be none.
@@ -102,7 +102,7 @@ pub struct PeerReconciler<H> {
     commands: mpsc::UnboundedReceiver<Command>,
     conditions: watch::Sender<Conditions>,
     /// The other nodes of our kind.
-    leases: BTreeMap<Subnet, LeaseAttrs>,
+    leases: BTreeMap<Ipv4Network, LeaseAttrs>,
     desired: Desired,
     /// The entries as we left them.
     there: Entries,
@@ -110,7 +110,7 @@ pub struct PeerReconciler<H> {
     is_synced: bool,
     failures: BTreeMap<Key, Failure>,
     /// Why a lease cannot be followed.
-    faults: BTreeMap<Subnet, String>,
+    faults: BTreeMap<Ipv4Network, String>,
     /// Why the tables cannot be compared.
     trouble: Option<String>,
     log: LogLimit,
@@ -195,7 +195,7 @@ impl<H: PeerHost> PeerReconciler<H> {
     }
 
     /// Asks again what the peer of `subnet` needs. Returns what may have changed.
-    async fn evaluate(&mut self, subnet: Subnet) -> BTreeSet<Key> {
+    async fn evaluate(&mut self, subnet: Ipv4Network) -> BTreeSet<Key> {
         let wanted = match self.leases.get(&subnet) {
             Some(attrs) => match self.misplaced(subnet) {
                 Some(fault) => Err(fault),
@@ -243,17 +243,18 @@ impl<H: PeerHost> PeerReconciler<H> {
 
     /// Why the kernel must have no route to `subnet`: it would take packets away from this host's
     /// own links, or from its containers.
-    fn misplaced(&self, subnet: Subnet) -> Option<String> {
+    fn misplaced(&self, subnet: Ipv4Network) -> Option<String> {
         let (network, own) = (self.host.network(), self.host.own());
-        let is_within =
-            |outer: Subnet| outer.contains(subnet.addr()) && outer.contains(subnet.last());
+        let is_within = |outer: Ipv4Network| {
+            outer.contains(subnet.network()) && outer.contains(subnet.broadcast())
+        };
         if !is_within(network) {
             return Some(format!("it is not inside the Network {network}"));
         }
         is_within(own).then(|| format!("it is inside our own subnet {own}"))
     }
 
-    fn warn_of_rivals(&mut self, subnet: Subnet, peer: &PeerEntries) {
+    fn warn_of_rivals(&mut self, subnet: Ipv4Network, peer: &PeerEntries) {
         let Some((mac, host)) = peer.vtep else { return };
         if let Some(rival) = self.desired.rivals(mac, host).first()
             && *rival != subnet
@@ -280,7 +281,7 @@ impl<H: PeerHost> PeerReconciler<H> {
             }
         };
         self.links = Some(links);
-        let subnets: Vec<Subnet> = self.leases.keys().copied().collect();
+        let subnets: Vec<Ipv4Network> = self.leases.keys().copied().collect();
         for subnet in subnets {
             self.evaluate(subnet).await;
         }

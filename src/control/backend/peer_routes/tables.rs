@@ -5,6 +5,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 
 use futures_util::TryStreamExt;
+use ipnetwork::Ipv4Network;
 use rtnetlink::Handle;
 use rtnetlink::RouteMessageBuilder;
 use rtnetlink::packet_route::AddressFamily;
@@ -19,7 +20,6 @@ use rtnetlink::sys::AsyncSocket;
 use super::entries::{Change, Entries, Hop, Via};
 use super::mac::Mac;
 use crate::control::host::net::{KernelError, RouteFields, failed};
-use crate::routes::Subnet;
 
 /// The protocol number of our routes by the external interface, in the range that
 /// `include/uapi/linux/rtnetlink.h` leaves to user space; nobody listed in
@@ -52,7 +52,7 @@ pub trait Tables {
     ///
     /// # Errors
     /// [`KernelError`] when the kernel does not answer.
-    async fn read(&self, links: Links, network: Subnet) -> Result<Found, KernelError>;
+    async fn read(&self, links: Links, network: Ipv4Network) -> Result<Found, KernelError>;
 
     /// Makes one change. To delete what is not there is no error.
     ///
@@ -147,7 +147,7 @@ impl KernelTables {
         Ok(link.filter(|_| is_unicast && !has_gateway))
     }
 
-    async fn set_route(&self, links: Links, subnet: Subnet, hop: Hop) -> io::Result<()> {
+    async fn set_route(&self, links: Links, subnet: Ipv4Network, hop: Hop) -> io::Result<()> {
         let message = route_message(links, subnet, hop)?;
         let added = self.handle.route().add(message.clone()).execute().await;
         match added.map_err(|error| failed(String::new(), error).source) {
@@ -165,10 +165,10 @@ impl KernelTables {
 }
 
 impl Tables for KernelTables {
-    async fn read(&self, links: Links, network: Subnet) -> Result<Found, KernelError> {
+    async fn read(&self, links: Links, network: Ipv4Network) -> Result<Found, KernelError> {
         let mut found = Found::default();
         let is_ours = |route: &KernelHop| {
-            route.metric == 0 && network.contains(route.subnet.addr()) && route.is_marked(links)
+            route.metric == 0 && network.contains(route.subnet.network()) && route.is_marked(links)
         };
         if let Some(overlay) = links.overlay {
             for message in self.neighbours(AddressFamily::Inet, overlay).await? {
@@ -284,9 +284,9 @@ fn any_route() -> RouteMessage {
 }
 
 /// The route to `subnet`; for a deletion, one without a gateway has none in it.
-fn route_message(links: Links, subnet: Subnet, hop: Hop) -> io::Result<RouteMessage> {
+fn route_message(links: Links, subnet: Ipv4Network, hop: Hop) -> io::Result<RouteMessage> {
     let message = RouteMessageBuilder::<Ipv4Addr>::new()
-        .destination_prefix(subnet.addr(), subnet.prefix_len());
+        .destination_prefix(subnet.network(), subnet.prefix());
     let message = match hop.gateway {
         Ipv4Addr::UNSPECIFIED => message,
         gateway => message.gateway(gateway),
@@ -309,7 +309,7 @@ fn route_message(links: Links, subnet: Subnet, hop: Hop) -> io::Result<RouteMess
 /// A route of the main table.
 #[derive(Debug, Clone, Copy)]
 struct KernelHop {
-    subnet: Subnet,
+    subnet: Ipv4Network,
     gateway: Option<Ipv4Addr>,
     link: Option<u32>,
     metric: u32,

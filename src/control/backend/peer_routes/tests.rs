@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use std::{io, net::Ipv4Addr};
 
+use ipnetwork::Ipv4Network;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
@@ -18,7 +19,7 @@ use crate::control::host::net::KernelError;
 use crate::control::subnet::kv::registry::{Entry, Revision};
 use crate::control::subnet::lease::{Lease, LeaseAttrs, LeaseEvent};
 use crate::control::util::test_log::Logs;
-use crate::routes::Subnet;
+use crate::routes::Prefix;
 
 #[derive(Debug, Default)]
 struct Memory {
@@ -39,7 +40,7 @@ impl MemoryTables {
 }
 
 impl Tables for MemoryTables {
-    async fn read(&self, _: Links, _: Subnet) -> Result<Found, KernelError> {
+    async fn read(&self, _: Links, _: Ipv4Network) -> Result<Found, KernelError> {
         Ok(Found { entries: self.lock().entries.clone(), strays: Vec::new() })
     }
 
@@ -67,11 +68,11 @@ impl PeerHost for MemoryHost {
         &self.tables
     }
 
-    fn network(&self) -> Subnet {
+    fn network(&self) -> Ipv4Network {
         "10.5.0.0/16".parse().unwrap()
     }
 
-    fn own(&self) -> Subnet {
+    fn own(&self) -> Ipv4Network {
         "10.5.99.0/24".parse().unwrap()
     }
 
@@ -87,12 +88,12 @@ impl PeerHost for MemoryHost {
         Err(BackendError::NoUnderlay { addr: Ipv4Addr::LOCALHOST })
     }
 
-    async fn peer(&self, subnet: Subnet, attrs: &LeaseAttrs) -> Result<PeerEntries, String> {
+    async fn peer(&self, subnet: Ipv4Network, attrs: &LeaseAttrs) -> Result<PeerEntries, String> {
         if attrs.public_ip.is_unspecified() {
             return Err("its PublicIP 0.0.0.0 names no host".to_owned());
         }
         let mac = Mac::from_slice(&[2, 0, 0, 0, 0, attrs.public_ip.octets()[3]]).unwrap();
-        let hop = Hop { gateway: subnet.addr(), via: Via::Overlay };
+        let hop = Hop { gateway: subnet.network(), via: Via::Overlay };
         Ok(PeerEntries { hop, vtep: Some((mac, attrs.public_ip)) })
     }
 
@@ -142,8 +143,8 @@ impl Node {
     }
 }
 
-fn subnet(third: u8) -> Subnet {
-    Subnet::new(Ipv4Addr::new(10, 5, third, 0), 24).unwrap()
+fn subnet(third: u8) -> Ipv4Network {
+    Ipv4Network::containing(Ipv4Addr::new(10, 5, third, 0), 24).unwrap()
 }
 
 fn added(third: u8, host: &str, kind: Option<&str>) -> LeaseEvent {

@@ -4,6 +4,7 @@
 use std::io;
 use std::net::SocketAddrV4;
 
+use ipnetwork::Ipv4Network;
 use tokio::sync::mpsc;
 
 use crate::control::backend::BackendError;
@@ -13,7 +14,6 @@ use crate::dataplane::engine::Counters;
 use crate::dataplane::io::tun::TunConfig;
 use crate::dataplane::io::udp::{KernelUdp, LongDatagrams, UdpError, bind_group};
 use crate::dataplane::{Engine, EngineConfig, EngineError, Offloads};
-use crate::routes::Subnet;
 use crate::routes::publish::RouteSubscriber;
 
 /// The kernel gives the first number that is free.
@@ -25,7 +25,7 @@ pub(super) struct Recipe {
     /// The device's queues; the name does not count.
     pub(super) tun: TunConfig,
     /// Routed into the device.
-    pub(crate) network: Subnet,
+    pub(crate) network: Ipv4Network,
     /// What the sockets are bound to.
     pub(super) bind_addr: SocketAddrV4,
     /// What the workers must know.

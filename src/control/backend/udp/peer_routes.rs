@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnetwork::Ipv4Network;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -18,7 +19,6 @@ use crate::control::host::net::{HostNet, Netlink, Way};
 use crate::control::subnet::lease::LeaseEvent;
 use crate::dataplane::engine::Counters;
 use crate::dataplane::pmtu::ENCAP_OVERHEAD_V4;
-use crate::routes::Subnet;
 use crate::routes::publish::RoutePublisher;
 
 /// Time from a peer's leaving until its counters are freed, and once more: a worker has long sent by
@@ -68,7 +68,7 @@ impl PeerRoutes {
         peers: Peers,
         publisher: RoutePublisher,
         counters: Counters,
-        network: Subnet,
+        network: Ipv4Network,
         roads: impl Roads + Send + Sync + 'static,
     ) -> Self {
         let (addrs, changes) = mpsc::unbounded_channel();
@@ -210,6 +210,7 @@ mod tests {
     use crate::control::subnet::kv::registry::{Entry, Revision};
     use crate::control::subnet::lease::{Lease, LeaseAttrs};
     use crate::dataplane::stats::peers::PeerCount;
+    use crate::routes::Prefix;
     use crate::routes::publish;
 
     /// A host on which 10.1.245.0/24 leaves by the overlay device, and all else by another.
@@ -236,7 +237,7 @@ mod tests {
 
     fn lease(subnet: u8, public_ip: Ipv4Addr) -> Lease {
         let entry = Entry { key: String::new(), revision: Revision(1), ttl_lease: None };
-        let subnet = Subnet::new([10, 1, subnet, 0].into(), 24).unwrap();
+        let subnet = Ipv4Network::containing([10, 1, subnet, 0].into(), 24).unwrap();
         Lease { subnet, attrs: LeaseAttrs::udp(public_ip), expires: None, entry }
     }
 

@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
+use ipnetwork::Ipv4Network;
 use tracing::{info, warn};
 
 use super::source_ports;
 use super::ways::{NoWay, Verdict};
 use crate::control::subnet::lease::{Lease, LeaseAttrs, LeaseEvent};
+use crate::routes::NextHop;
 use crate::routes::publish::RouteChange;
-use crate::routes::{NextHop, Subnet};
 
 /// The peers, by their leases, and how each is reached.
 #[derive(Debug)]
@@ -20,7 +21,7 @@ pub(super) struct Peers {
     spreads_flows: bool,
     /// Addresses at which we are ourselves.
     own: [Ipv4Addr; 2],
-    leases: HashMap<Subnet, Known>,
+    leases: HashMap<Ipv4Network, Known>,
     /// The public IPs of all leases.
     addrs: HashMap<Ipv4Addr, Addr>,
 }
@@ -38,7 +39,7 @@ struct Known {
 #[derive(Debug, Default)]
 struct Addr {
     /// The subnets of its leases, one as a rule.
-    subnets: Vec<Subnet>,
+    subnets: Vec<Ipv4Network>,
     /// Why nothing can be sent there.
     no_way: Option<NoWay>,
 }
@@ -123,7 +124,7 @@ impl Peers {
         RouteChange { subnet, next_hop: has_way.then_some(next_hop) }
     }
 
-    fn leave(&mut self, subnet: Subnet, ip: Ipv4Addr, addrs: &mut Vec<AddrChange>) {
+    fn leave(&mut self, subnet: Ipv4Network, ip: Ipv4Addr, addrs: &mut Vec<AddrChange>) {
         let Some(addr) = self.addrs.get_mut(&ip) else { return };
         addr.subnets.retain(|other| *other != subnet);
         if addr.subnets.is_empty() {
@@ -139,7 +140,7 @@ impl Peers {
         if std::mem::replace(&mut addr.no_way, no_way) == no_way {
             return Vec::new();
         }
-        let change = |subnet: &Subnet| {
+        let change = |subnet: &Ipv4Network| {
             let Known { key, next_hop, .. } = self.leases.get(subnet)?;
             match no_way {
                 Some(no_way) => tell(key, *subnet, ip, no_way),
@@ -158,7 +159,7 @@ impl Peers {
     }
 }
 
-fn tell(key: &str, subnet: Subnet, public_ip: Ipv4Addr, no_way: NoWay) {
+fn tell(key: &str, subnet: Ipv4Network, public_ip: Ipv4Addr, no_way: NoWay) {
     warn!("lease {key} names no peer: {public_ip} is {no_way}; there is no route to {subnet}");
 }
 
@@ -167,6 +168,7 @@ mod tests {
     use super::*;
     use crate::control::subnet::kv::registry::{Entry, Revision};
     use crate::control::util::test_log::Logs;
+    use crate::routes::Prefix;
 
     const OWN: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(198, 51, 100, 1)];
 
@@ -174,7 +176,7 @@ mod tests {
         Peers::new(8290, spreads_flows, OWN)
     }
 
-    fn subnet() -> Subnet {
+    fn subnet() -> Ipv4Network {
         "10.1.2.0/24".parse().unwrap()
     }
 
@@ -297,7 +299,8 @@ mod tests {
         for number in 0..10_000_u32 {
             let ip = Ipv4Addr::from_bits(0x0b00_0000 + number).to_string();
             let mut lease = lease(&ip);
-            lease.subnet = Subnet::new((0x0a01_0000 + (number % 4) * 256).into(), 24).unwrap();
+            lease.subnet =
+                Ipv4Network::containing((0x0a01_0000 + (number % 4) * 256).into(), 24).unwrap();
             after(&mut peers, [LeaseEvent::Added(lease)]);
         }
         assert_eq!((peers.leases.len(), peers.addrs.len()), (4, 4));

@@ -11,6 +11,7 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use ipnetwork::Ipv4Network;
 use tokio::sync::{Notify, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -23,7 +24,6 @@ use crate::control::host::net::{
     HostChange, HostChanges, HostNet, KernelError, Netlink, RoutesInside,
 };
 use crate::control::subnet::lease::LeaseEvent;
-use crate::routes::Subnet;
 
 /// Time between two looks that nothing prompted.
 const PERIOD: Duration = Duration::from_secs(60);
@@ -40,7 +40,7 @@ const REST: u32 = 20;
 /// The peers' subnets, and word of their changes.
 #[derive(Debug, Default)]
 pub(super) struct PeerSubnets {
-    subnets: Mutex<BTreeSet<Subnet>>,
+    subnets: Mutex<BTreeSet<Ipv4Network>>,
     changed: Notify,
 }
 
@@ -58,7 +58,7 @@ impl PeerSubnets {
         self.changed.notify_one();
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeSet<Subnet>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<Ipv4Network>> {
         self.subnets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -66,9 +66,9 @@ impl PeerSubnets {
 /// A route that takes packets for a peer away from the overlay.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Shadow {
-    route: Subnet,
+    route: Ipv4Network,
     link: Option<u32>,
-    peer: Subnet,
+    peer: Ipv4Network,
     /// The table that a rule of the operator's leads to, if it is not by `main` or `local`.
     table: Option<u32>,
 }
@@ -76,9 +76,9 @@ struct Shadow {
 /// Looks after the routes inside one Network.
 #[derive(Debug)]
 pub(super) struct Shadows {
-    pub(crate) network: Subnet,
+    pub(crate) network: Ipv4Network,
     /// Our own subnet: a bridge for it is what it is there for.
-    pub(super) own: Subnet,
+    pub(super) own: Ipv4Network,
     pub(super) peers: Arc<PeerSubnets>,
     pub(super) running: Arc<Running>,
     pub(super) state: watch::Sender<HostState>,
@@ -251,16 +251,15 @@ impl fmt::Display for Others {
 /// What is within our own subnet is our host's.
 fn suspects(
     routes: &RoutesInside,
-    peers: &BTreeSet<Subnet>,
-    own: Subnet,
+    peers: &BTreeSet<Ipv4Network>,
+    own: Ipv4Network,
     overlay: Option<u32>,
 ) -> Vec<Shadow> {
-    let is_within_own =
-        |route: Subnet| own.prefix_len() <= route.prefix_len() && own.overlaps(route);
+    let is_within_own = |route: Ipv4Network| own.prefix() <= route.prefix() && own.overlaps(route);
     let leads_elsewhere = |link: Option<u32>| link.is_none() || link != overlay;
     let others =
         routes.iter().filter(|(route, link)| leads_elsewhere(**link) && !is_within_own(**route));
-    let shadow = |(route, link): (&Subnet, &Option<u32>)| {
+    let shadow = |(route, link): (&Ipv4Network, &Option<u32>)| {
         let peer = peer_within(peers, *route)?;
         Some(Shadow { route: *route, link: *link, peer, table: None })
     };
@@ -268,7 +267,7 @@ fn suspects(
 }
 
 /// The first peer's subnet that shares an address with `route`.
-fn peer_within(peers: &BTreeSet<Subnet>, route: Subnet) -> Option<Subnet> {
+fn peer_within(peers: &BTreeSet<Ipv4Network>, route: Ipv4Network) -> Option<Ipv4Network> {
     let around = peers.range(..route).next_back().filter(|peer| peer.overlaps(route));
     let behind = || peers.range(route..).next().filter(|peer| peer.overlaps(route));
     around.or_else(behind).copied()
@@ -276,16 +275,16 @@ fn peer_within(peers: &BTreeSet<Subnet>, route: Subnet) -> Option<Subnet> {
 
 /// An address that is neither the network's nor, mostly, the bridge's own: both may be routes of
 /// their own.
-fn first_host(route: Subnet) -> std::net::Ipv4Addr {
-    let room = route.last().to_bits() - route.addr().to_bits();
-    std::net::Ipv4Addr::from_bits(route.addr().to_bits() + room.min(2))
+fn first_host(route: Ipv4Network) -> std::net::Ipv4Addr {
+    let room = route.broadcast().to_bits() - route.network().to_bits();
+    std::net::Ipv4Addr::from_bits(route.network().to_bits() + room.min(2))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn subnets(texts: &[&str]) -> BTreeSet<Subnet> {
+    fn subnets(texts: &[&str]) -> BTreeSet<Ipv4Network> {
         texts.iter().map(|text| text.parse().unwrap()).collect()
     }
 

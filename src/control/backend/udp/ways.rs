@@ -12,12 +12,13 @@ use std::net::Ipv4Addr;
 use std::ops::Bound;
 use std::time::Duration;
 
+use ipnetwork::Ipv4Network;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use super::peers::AddrChange;
 use crate::control::host::net::Way;
-use crate::routes::{Subnet, unusable};
+use crate::routes::unusable;
 
 /// How often the ways are asked for again that lie in the overlay's range, or were none: routes
 /// change, and the kernel does not announce each that goes.
@@ -63,7 +64,7 @@ pub(super) trait Roads {
 #[derive(Debug)]
 pub(super) struct Ways<R> {
     roads: R,
-    network: Subnet,
+    network: Ipv4Network,
     changes: mpsc::UnboundedReceiver<AddrChange>,
     verdicts: mpsc::UnboundedSender<Verdict>,
     /// The last answer for every public IP.
@@ -106,7 +107,7 @@ impl fmt::Display for NoWay {
 impl<R: Roads> Ways<R> {
     pub(super) fn new(
         roads: R,
-        network: Subnet,
+        network: Ipv4Network,
         changes: mpsc::UnboundedReceiver<AddrChange>,
         verdicts: mpsc::UnboundedSender<Verdict>,
     ) -> Self {

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::pin::pin;
 
 use futures_util::TryStreamExt;
+use ipnetwork::Ipv4Network;
 use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::packet_route::link::{
     InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkInfo, LinkMessage,
@@ -18,7 +19,6 @@ use crate::control::backend::MIN_MTU;
 use crate::control::backend::peer_routes::Mac;
 use crate::control::host::net;
 use crate::control::host::net::{HostNet, KernelError, Link, Netlink};
-use crate::routes::Subnet;
 
 /// What the kernel takes for a device without a port (`vxlan_port` in `drivers/net/vxlan`).
 const DEFAULT_PORT: u16 = 8472;
@@ -281,7 +281,7 @@ pub(super) async fn address(
     net: &Netlink,
     link: &Link,
     addr: Ipv4Addr,
-    network: Subnet,
+    network: Ipv4Network,
 ) -> Result<bool, KernelError> {
     let mut has_addr = false;
     let mut changed = false;

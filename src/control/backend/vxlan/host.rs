@@ -3,6 +3,8 @@
 
 use std::net::Ipv4Addr;
 
+use ipnetwork::Ipv4Network;
+
 use super::device::{Device, DeviceError, DeviceSpec, address, set_mac};
 use super::lease_data::vtep_mac;
 use crate::control::backend::BackendError;
@@ -14,7 +16,6 @@ use crate::control::conditions::{Condition, Conditions};
 use crate::control::host::net::{Link, Netlink};
 use crate::control::subnet::lease::LeaseAttrs;
 use crate::control::util::error_chain::one_line;
-use crate::routes::Subnet;
 
 /// Names of the conditions.
 pub(super) const CONDITIONS: [&str; 3] = ["device", "underlay", "peers"];
@@ -31,9 +32,9 @@ pub(super) struct VxlanHost {
     /// The device as it was last seen, and the external interface's number.
     pub(super) links: Links,
     pub(super) underlay: Underlay,
-    pub(crate) network: Subnet,
+    pub(crate) network: Ipv4Network,
     /// The subnet of our lease.
-    pub(super) own: Subnet,
+    pub(super) own: Ipv4Network,
     /// Peers on a network of the external interface's get plain routes.
     pub(super) direct_routing: bool,
 }
@@ -54,7 +55,8 @@ impl VxlanHost {
             device.mac = self.mac;
         }
         let is_other = before != Some(device.link.index);
-        let mut changed = address(&self.net, &device.link, self.own.addr(), self.network).await?;
+        let mut changed =
+            address(&self.net, &device.link, self.own.network(), self.network).await?;
         if !device.link.is_up {
             self.spec.bring_up(&self.net, &device.link).await?;
             changed = true;
@@ -75,11 +77,11 @@ impl PeerHost for VxlanHost {
         &self.tables
     }
 
-    fn network(&self) -> Subnet {
+    fn network(&self) -> Ipv4Network {
         self.network
     }
 
-    fn own(&self) -> Subnet {
+    fn own(&self) -> Ipv4Network {
         self.own
     }
 
@@ -111,7 +113,7 @@ impl PeerHost for VxlanHost {
         }
     }
 
-    async fn peer(&self, subnet: Subnet, attrs: &LeaseAttrs) -> Result<PeerEntries, String> {
+    async fn peer(&self, subnet: Ipv4Network, attrs: &LeaseAttrs) -> Result<PeerEntries, String> {
         let host = attrs.public_ip;
         check_host(self.underlay.iface(), host)?;
         if self.direct_routing && self.is_on_link(host).await {
@@ -122,7 +124,7 @@ impl PeerHost for VxlanHost {
         if mac == self.mac {
             return Err(format!("its VtepMAC {mac} is our own: delete {} there", self.spec.name));
         }
-        let hop = Hop { gateway: subnet.addr(), via: Via::Overlay };
+        let hop = Hop { gateway: subnet.network(), via: Via::Overlay };
         Ok(PeerEntries { hop, vtep: Some((mac, host)) })
     }
 

@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use ipnetwork::Ipv4Network;
 use serde::{Serialize, Serializer};
 use tokio::runtime::Builder;
 use tokio::time::timeout;
@@ -24,7 +25,6 @@ use crate::control::subnet::kv::registry::file::FileRegistry;
 use crate::control::subnet::kv::registry::{Registry, RegistryKind, Scope};
 use crate::control::util::error_chain::one_line;
 use crate::control::{DaemonError, external_interface, observe, previous_subnet};
-use crate::routes::Subnet;
 
 /// How long the registry may take to answer, each time.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -173,7 +173,7 @@ impl CheckReport {
 async fn overlaps<R: Registry>(
     config: &Config,
     registry: &R,
-    network: Subnet,
+    network: Ipv4Network,
     iface: &ExternalInterface,
 ) -> Result<Vec<String>, DaemonError> {
     let listed = timeout(DEADLINE, registry.list(&Scope::All)).await.ok().and_then(Result::ok);

@@ -7,6 +7,7 @@ use std::io;
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
+use ipnetwork::Ipv4Network;
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 use rtnetlink::{Handle, RouteMessageBuilder};
 use tokio::time::{MissedTickBehavior, interval};
@@ -15,7 +16,6 @@ use tracing::{info, warn};
 use crate::control::host::net;
 use crate::control::host::net::{KernelError, Netlink};
 use crate::control::util::log_limit::LogLimit;
-use crate::routes::Subnet;
 
 /// The last priority there is. At flannel's, 0, the route would come before that of a bridge made
 /// later (the kernel appends those), and cut its containers off.
@@ -27,8 +27,8 @@ const METRIC: u32 = u32::MAX;
 /// # Errors
 /// [`KernelError`] when there is no way to the kernel's routes.
 pub(super) async fn keep(
-    subnet: Subnet,
-    stale: Option<Subnet>,
+    subnet: Ipv4Network,
+    stale: Option<Ipv4Network>,
     period: Duration,
 ) -> Result<Infallible, KernelError> {
     let (connection, net) = net::connect()?;
@@ -43,8 +43,8 @@ pub(super) async fn keep(
 
 async fn keep_with(
     net: &Netlink,
-    subnet: Subnet,
-    stale: Option<Subnet>,
+    subnet: Ipv4Network,
+    stale: Option<Ipv4Network>,
     period: Duration,
 ) -> Infallible {
     let mut log = LogLimit::default();
@@ -70,9 +70,9 @@ async fn keep_with(
 }
 
 /// Adds the route, unless it is there.
-async fn add(handle: &Handle, subnet: Subnet) -> Result<bool, KernelError> {
+async fn add(handle: &Handle, subnet: Ipv4Network) -> Result<bool, KernelError> {
     let message = RouteMessageBuilder::<std::net::Ipv4Addr>::new()
-        .destination_prefix(subnet.addr(), subnet.prefix_len())
+        .destination_prefix(subnet.network(), subnet.prefix())
         .kind(RouteType::BlackHole)
         .priority(METRIC)
         .build();
@@ -90,7 +90,7 @@ async fn add(handle: &Handle, subnet: Subnet) -> Result<bool, KernelError> {
 ///
 /// # Errors
 /// [`KernelError`] when the kernel refuses.
-pub(crate) async fn remove(net: &Netlink, subnet: Subnet) -> Result<usize, KernelError> {
+pub(crate) async fn remove(net: &Netlink, subnet: Ipv4Network) -> Result<usize, KernelError> {
     let failed = |verb, error| net::failed(format!("{verb} route blackhole {subnet}"), error);
     let all = RouteMessageBuilder::<std::net::Ipv4Addr>::new().build();
     let routes: Vec<RouteMessage> = net
@@ -109,9 +109,9 @@ pub(crate) async fn remove(net: &Netlink, subnet: Subnet) -> Result<usize, Kerne
     Ok(found)
 }
 
-fn is_blackhole(message: &RouteMessage, subnet: Subnet) -> bool {
-    let to_subnet = |attribute: &RouteAttribute| matches!(attribute, RouteAttribute::Destination(RouteAddress::Inet(addr)) if *addr == subnet.addr());
+fn is_blackhole(message: &RouteMessage, subnet: Ipv4Network) -> bool {
+    let to_subnet = |attribute: &RouteAttribute| matches!(attribute, RouteAttribute::Destination(RouteAddress::Inet(addr)) if *addr == subnet.network());
     message.header.kind == RouteType::BlackHole
-        && message.header.destination_prefix_length == subnet.prefix_len()
+        && message.header.destination_prefix_length == subnet.prefix()
         && message.attributes.iter().any(to_subnet)
 }

@@ -6,6 +6,7 @@
 mod layout;
 mod saved;
 
+use ipnetwork::Ipv4Network;
 use tracing::info;
 
 use self::layout::{FORWARD, Layout, MASQUERADE};
@@ -13,7 +14,6 @@ use self::saved::SavedTable;
 use super::FirewallConfig;
 use super::command::{CommandError, run};
 use super::rules::{self, OwnRule, Ranges};
-use crate::routes::Subnet;
 
 /// iptables as it is on this host.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ pub(super) struct Chain {
     layout: Layout,
     rules: Vec<OwnRule>,
     /// What else is about these networks is from an earlier life; empty once it is gone.
-    stale: Vec<Subnet>,
+    stale: Vec<Ipv4Network>,
     /// The rules have been in place since we run.
     is_set_up: bool,
 }
@@ -60,7 +60,7 @@ impl Iptables {
         &self,
         config: &FirewallConfig,
         ranges: Ranges,
-        stale: &[Subnet],
+        stale: &[Ipv4Network],
     ) -> Vec<Chain> {
         let chain = |layout: Layout, rules: Vec<rules::Rule>| {
             let rules = rules.iter().map(|rule| layout.rule(rule)).collect();
@@ -134,7 +134,7 @@ impl Iptables {
     pub(super) async fn withdraw(
         &self,
         ranges: Ranges,
-        networks: &[Subnet],
+        networks: &[Ipv4Network],
     ) -> Result<Vec<String>, CommandError> {
         let tables = SavedTable::parse_all(&self.save(&[]).await?);
         let mut removed = Vec::new();
@@ -184,8 +184,8 @@ pub(crate) struct OlderLayouts {
 impl OlderLayouts {
     /// Those of flannel before 0.16.2, which carry no comment: they are flannel's if they are
     /// about its ranges.
-    pub(crate) fn about(network: Subnet, subnet: Option<Subnet>) -> Self {
-        let multicast = Subnet::MULTICAST;
+    pub(crate) fn about(network: Ipv4Network, subnet: Option<Ipv4Network>) -> Self {
+        let multicast = rules::MULTICAST;
         let mut rules = vec![
             (FORWARD.table, format!("-s {network} -j ACCEPT")),
             (FORWARD.table, format!("-d {network} -j ACCEPT")),

@@ -7,20 +7,21 @@
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
+use ipnetwork::Ipv4Network;
+
 use super::rules::Ranges;
-use crate::routes::Subnet;
 
 /// The claim to one network.
 #[derive(Debug)]
 pub(super) struct Claim {
-    network: Subnet,
+    network: Ipv4Network,
     /// `None` while another flanneld of this host has it.
     socket: Option<UnixDatagram>,
 }
 
 impl Claim {
     /// Claims `network`.
-    pub(super) fn new(network: Subnet) -> Self {
+    pub(super) fn new(network: Ipv4Network) -> Self {
         let mut claim = Self { network, socket: None };
         claim.hold();
         claim
@@ -37,17 +38,17 @@ impl Claim {
 
 /// The networks whose rules are from an earlier life of ours, unless they are the ones wanted now:
 /// our own, and `previous` if no flanneld that lives has claimed it.
-pub(super) fn ours(ranges: Ranges, previous: Option<Subnet>) -> Vec<Subnet> {
+pub(super) fn ours(ranges: Ranges, previous: Option<Ipv4Network>) -> Vec<Ipv4Network> {
     let previous = previous.filter(|network| *network != ranges.network && !is_claimed(*network));
     std::iter::once(ranges.network).chain(previous).collect()
 }
 
-fn is_claimed(network: Subnet) -> bool {
+fn is_claimed(network: Ipv4Network) -> bool {
     let asked = || UnixDatagram::unbound()?.connect_addr(&name_of(network)?);
     asked().is_ok()
 }
 
-fn name_of(network: Subnet) -> std::io::Result<SocketAddr> {
+fn name_of(network: Ipv4Network) -> std::io::Result<SocketAddr> {
     SocketAddr::from_abstract_name(format!("flanneld rules {network}"))
 }
 

@@ -3,6 +3,7 @@
 mod listing;
 mod script;
 
+use ipnetwork::Ipv4Network;
 use tracing::info;
 
 use self::listing::Listing;
@@ -10,15 +11,14 @@ use self::script::{ALL_TABLES, Chain, PROBE_FULLY_RANDOM, TABLE};
 use super::FirewallConfig;
 use super::command::{CommandError, run};
 use super::rules::{self, OwnRule, Ranges};
-use crate::routes::Subnet;
 
 /// Our table, and what we know of it.
 #[derive(Debug)]
 pub(super) struct Nftables {
     version: String,
-    network: Subnet,
+    network: Ipv4Network,
     /// What is about these networks is from an earlier life, until we have made our rules.
-    stale: Vec<Subnet>,
+    stale: Vec<Ipv4Network>,
     chains: Vec<Chain>,
     /// Our rules as this `nft` lists them, for each chain: how it writes a rule is up to its
     /// version. Known once we have made the table.
@@ -34,7 +34,7 @@ impl Nftables {
     pub(super) async fn find(
         config: &FirewallConfig,
         ranges: Ranges,
-        stale: &[Subnet],
+        stale: &[Ipv4Network],
     ) -> Result<Self, CommandError> {
         let version = run("nft", &["--version"], "").await?.trim().to_owned();
         let mut chains = Vec::new();
@@ -103,7 +103,7 @@ impl Nftables {
 ///
 /// # Errors
 /// [`CommandError`] when there may be something left.
-pub(super) async fn withdraw(networks: &[Subnet]) -> Result<Vec<String>, CommandError> {
+pub(super) async fn withdraw(networks: &[Ipv4Network]) -> Result<Vec<String>, CommandError> {
     let tables = match run("nft", &["list", "tables"], "").await {
         Err(error) if error.is_missing() => return Ok(Vec::new()),
         tables => tables?,

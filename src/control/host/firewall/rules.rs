@@ -1,14 +1,16 @@
 //! What is to be accepted and masqueraded, as data: the same for iptables and nftables.
 
-use crate::routes::Subnet;
+use std::net::Ipv4Addr;
+
+use ipnetwork::Ipv4Network;
 
 /// The ranges that the rules are about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ranges {
     /// The whole overlay.
-    pub network: Subnet,
+    pub network: Ipv4Network,
     /// This node's lease.
-    pub subnet: Subnet,
+    pub subnet: Ipv4Network,
 }
 
 /// One rule: what it is for, and what becomes of that.
@@ -30,9 +32,9 @@ pub(super) enum Addrs {
     /// All there are.
     Any,
     /// Those of a range.
-    In(Subnet),
+    In(Ipv4Network),
     /// All but those of a range.
-    NotIn(Subnet),
+    NotIn(Ipv4Network),
 }
 
 /// What becomes of a packet.
@@ -48,6 +50,10 @@ pub(super) enum Verdict {
         fully_random: bool,
     },
 }
+
+/// All multicast groups: RFC 5771.
+pub(super) const MULTICAST: Ipv4Network =
+    Ipv4Network::new_checked(Ipv4Addr::new(224, 0, 0, 0), 4).unwrap();
 
 /// kube-proxy's mark for what it masquerades itself: `iptablesMasqueradeBit` 14.
 const KUBE_PROXY_MARK: u32 = 0x4000;
@@ -66,7 +72,7 @@ pub(super) fn forward(Ranges { network, .. }: Ranges) -> Vec<Rule> {
 /// fits counts.
 pub(super) fn masquerade(Ranges { network, subnet }: Ranges, fully_random: bool) -> Vec<Rule> {
     let (overlay, outside) = (Addrs::In(network), Addrs::NotIn(network));
-    let (ours, unicast) = (Addrs::In(subnet), Addrs::NotIn(Subnet::MULTICAST));
+    let (ours, unicast) = (Addrs::In(subnet), Addrs::NotIn(MULTICAST));
     let masquerade = Verdict::Masquerade { fully_random };
     let marked = Rule::new(Addrs::Any, Addrs::Any, Verdict::Return);
     vec![
@@ -133,7 +139,7 @@ pub(super) fn is_right<T: AsRef<str>>(rules: &[OwnRule], found: &[T]) -> bool {
 }
 
 /// Whether the text of a rule has this range in it.
-pub(super) fn is_about(text: &str, range: Subnet) -> bool {
+pub(super) fn is_about(text: &str, range: Ipv4Network) -> bool {
     let range = range.to_string();
     text.split(' ').any(|word| word == range)
 }

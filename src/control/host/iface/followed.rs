@@ -91,7 +91,7 @@ impl FollowedIface {
             HostChange::Addr(index, addr) => {
                 addr == self.iface.addr || Some(index) == self.index || self.lost_since.is_some()
             }
-            HostChange::Route(dst) => dst.prefix_len() == 0 && self.lost_since.is_some(),
+            HostChange::Route(dst) => dst.prefix() == 0 && self.lost_since.is_some(),
             HostChange::Missed => true,
         }
     }

@@ -6,6 +6,7 @@ use std::pin::{Pin, pin};
 
 use futures_util::future::select;
 use futures_util::{FutureExt, Stream, StreamExt};
+use ipnetwork::Ipv4Network;
 use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::sys::AsyncSocket;
@@ -13,7 +14,6 @@ use rtnetlink::{MulticastGroup, new_connection, new_multicast_connection};
 
 use super::netlink::local_addr;
 use super::{KernelError, Netlink, RouteFields};
-use crate::routes::Subnet;
 
 /// Something that changed on the host, or may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub enum HostChange {
     Addr(u32, Ipv4Addr),
     /// A route to exactly this range came, went, or is another now. The routes that go with their
     /// link or its last address go unannounced.
-    Route(Subnet),
+    Route(Ipv4Network),
     /// The kernel had more to tell than we took in time: anything may have changed.
     Missed,
 }

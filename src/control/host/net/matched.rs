@@ -4,21 +4,21 @@ use std::net::Ipv4Addr;
 use std::pin::pin;
 
 use futures_util::TryStreamExt;
+use ipnetwork::Ipv4Network;
 use rtnetlink::packet_route::route::RouteFlags;
 
 use super::netlink::failed;
 use super::one_route::request_for;
 use super::route_message::RT_TABLE_DEFAULT;
 use super::{KernelError, Netlink, RouteFields};
-use crate::routes::Subnet;
 
 impl RouteFields {
     /// Whether a route to `network` in the main table, of metric 0, would come before this one.
     ///
     /// Of the tables that the usual rules ask, `local` and those of the operator's own rules come
     /// before `main`, and `default` after it: ip-rule(8).
-    pub fn yields_to(&self, network: Subnet) -> bool {
-        let (here, ours) = (self.dst.prefix_len(), network.prefix_len());
+    pub fn yields_to(&self, network: Ipv4Network) -> bool {
+        let (here, ours) = (self.dst.prefix(), network.prefix());
         if self.is_in_main_table() {
             here < ours || (here == ours && self.metric > 0)
         } else {

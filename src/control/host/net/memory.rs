@@ -6,8 +6,9 @@ use std::pin::pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use ipnetwork::Ipv4Network;
+
 use super::{HostNet, KernelError, KernelRoute, Link, LinkAddr, RouteAdded};
-use crate::routes::Subnet;
 
 /// The output of a future that never waits, as none of [`MemoryNet`]'s does.
 pub fn at_once<T>(future: impl Future<Output = T>) -> T {
@@ -156,7 +157,7 @@ impl HostNet for MemoryNet {
         Ok(())
     }
 
-    async fn add_route(&self, dst: Subnet, link: &Link) -> Result<RouteAdded, KernelError> {
+    async fn add_route(&self, dst: Ipv4Network, link: &Link) -> Result<RouteAdded, KernelError> {
         if !self.state(&link.name).up {
             let operation = format!("add route {dst} dev {}", link.name);
             return Err(KernelError::new(operation, io::ErrorKind::NetworkDown));
@@ -169,12 +170,12 @@ impl HostNet for MemoryNet {
         Ok(RouteAdded::Added)
     }
 
-    async fn replace_route(&self, dst: Subnet, link: &Link) -> Result<(), KernelError> {
+    async fn replace_route(&self, dst: Ipv4Network, link: &Link) -> Result<(), KernelError> {
         self.lock().routes.retain(|route| route.dst != dst || route.metric != 0);
         self.add_route(dst, link).await.map(drop)
     }
 
-    async fn has_route(&self, dst: Subnet, link: &Link) -> Result<bool, KernelError> {
+    async fn has_route(&self, dst: Ipv4Network, link: &Link) -> Result<bool, KernelError> {
         let own = KernelRoute { dst, link: Some(link.index), metric: 0 };
         Ok(self.lock().routes.contains(&own))
     }

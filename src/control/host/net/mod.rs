@@ -18,13 +18,14 @@ mod scan;
 use std::io;
 use std::net::Ipv4Addr;
 
+use ipnetwork::Ipv4Network;
+
 pub use self::changes::{HostChange, HostChanges, watch};
 pub use self::netlink::{Netlink, connect};
 pub(crate) use self::netlink::{failed, link_of};
 pub use self::overlay::{Look, Mended, OverlayLink, configure, mend};
 pub use self::route_message::RouteFields;
 pub use self::scan::{RoutesInside, default_routes, routes_inside};
-use crate::routes::Subnet;
 
 /// A link of this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,7 +59,7 @@ pub enum Way {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KernelRoute {
     /// Destinations that take it.
-    pub dst: Subnet,
+    pub dst: Ipv4Network,
     /// Index of the link that all its next hops leave by; `None` if there are several, or none.
     pub link: Option<u32>,
     /// The kernel's priority: of two routes to one destination the lower is taken.
@@ -161,19 +162,19 @@ pub trait HostNet {
     ///
     /// # Errors
     /// [`KernelError`] when the kernel refuses for another reason than that a route exists.
-    async fn add_route(&self, dst: Subnet, link: &Link) -> Result<RouteAdded, KernelError>;
+    async fn add_route(&self, dst: Ipv4Network, link: &Link) -> Result<RouteAdded, KernelError>;
 
     /// Puts a unicast route to `dst` by `link`, as [`add_route`](Self::add_route) would add it, in
     /// the place of the one there is.
     ///
     /// # Errors
     /// [`KernelError`] when the kernel refuses.
-    async fn replace_route(&self, dst: Subnet, link: &Link) -> Result<(), KernelError>;
+    async fn replace_route(&self, dst: Ipv4Network, link: &Link) -> Result<(), KernelError>;
 
     /// Whether the main table has a unicast route of metric 0 to exactly `dst` by `link`, as far as
     /// possible without going through the table.
     ///
     /// # Errors
     /// [`KernelError`] when the kernel does not answer.
-    async fn has_route(&self, dst: Subnet, link: &Link) -> Result<bool, KernelError>;
+    async fn has_route(&self, dst: Ipv4Network, link: &Link) -> Result<bool, KernelError>;
 }

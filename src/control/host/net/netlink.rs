@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::pin::pin;
 
 use futures_util::TryStreamExt;
+use ipnetwork::Ipv4Network;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{
@@ -17,7 +18,6 @@ use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 
 use super::one_route::{has_route, request_for};
 use super::{HostNet, KernelError, KernelRoute, Link, LinkAddr, RouteAdded, RouteFields, Way};
-use crate::routes::Subnet;
 
 /// The host's network, changed through netlink.
 #[derive(Debug, Clone)]
@@ -183,7 +183,7 @@ impl HostNet for Netlink {
         result.map_err(|error| failed(format!("bring {} up", link.name), error))
     }
 
-    async fn add_route(&self, dst: Subnet, link: &Link) -> Result<RouteAdded, KernelError> {
+    async fn add_route(&self, dst: Ipv4Network, link: &Link) -> Result<RouteAdded, KernelError> {
         let message = network_route(dst, link);
         match self.handle.route().add(message).execute().await.map_err(into_io) {
             Ok(()) => Ok(RouteAdded::Added),
@@ -194,13 +194,13 @@ impl HostNet for Netlink {
         }
     }
 
-    async fn replace_route(&self, dst: Subnet, link: &Link) -> Result<(), KernelError> {
+    async fn replace_route(&self, dst: Ipv4Network, link: &Link) -> Result<(), KernelError> {
         let request = self.handle.route().add(network_route(dst, link)).replace();
         let result = request.execute().await;
         result.map_err(|error| failed(format!("replace route {dst} dev {}", link.name), error))
     }
 
-    async fn has_route(&self, dst: Subnet, link: &Link) -> Result<bool, KernelError> {
+    async fn has_route(&self, dst: Ipv4Network, link: &Link) -> Result<bool, KernelError> {
         has_route(self, dst, link).await
     }
 }
@@ -230,10 +230,10 @@ pub(super) fn local_addr(message: &AddressMessage) -> Option<(u32, LinkAddr)> {
 }
 
 /// A unicast route to `dst` by `link`, of the protocol `boot`.
-fn network_route(dst: Subnet, link: &Link) -> RouteMessage {
+fn network_route(dst: Ipv4Network, link: &Link) -> RouteMessage {
     // The builder's other defaults are what is wanted: table main, scope universe, unicast.
     RouteMessageBuilder::<Ipv4Addr>::new()
-        .destination_prefix(dst.addr(), dst.prefix_len())
+        .destination_prefix(dst.network(), dst.prefix())
         .output_interface(link.index)
         .protocol(RouteProtocol::Boot)
         .build()

@@ -8,17 +8,17 @@ use std::net::Ipv4Addr;
 use std::pin::pin;
 
 use futures_util::TryStreamExt;
+use ipnetwork::Ipv4Network;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage};
 
 use super::netlink::{failed, route};
 use super::{KernelError, KernelRoute, Link, Netlink};
-use crate::routes::Subnet;
 
 /// As [`HostNet::has_route`](super::HostNet::has_route).
 pub(super) async fn has_route(
     net: &Netlink,
-    dst: Subnet,
+    dst: Ipv4Network,
     link: &Link,
 ) -> Result<bool, KernelError> {
     let is_it = |route: &KernelRoute| {
@@ -26,7 +26,7 @@ pub(super) async fn has_route(
     };
     // The last address is one that hardly any other route leads to. It decides only if its route
     // is that to `dst`: there may be one to less, or a rule for another table.
-    if let Ok(Some(found)) = net.matched_route(dst.last()).await
+    if let Ok(Some(found)) = net.matched_route(dst.broadcast()).await
         && found.is_in_main_table()
         && found.dst == dst
         && found.metric == 0

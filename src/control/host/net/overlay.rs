@@ -2,8 +2,9 @@
 
 use std::net::Ipv4Addr;
 
+use ipnetwork::Ipv4Network;
+
 use super::{HostNet, KernelError, Link, LinkAddr, RouteAdded};
-use crate::routes::Subnet;
 
 /// The overlay device as the kernel is to see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,7 +17,7 @@ pub struct OverlayLink {
     /// Its MTU, in bytes.
     pub mtu: u16,
     /// The whole overlay, routed into it.
-    pub network: Subnet,
+    pub network: Ipv4Network,
 }
 
 /// Something that a look finds wrong, and puts right.
@@ -132,7 +133,7 @@ impl Look {
 /// Routes `network` to `link`. Returns whether it is: somebody else's route may be there.
 async fn put_route(
     net: &impl HostNet,
-    network: Subnet,
+    network: Ipv4Network,
     link: &Link,
     replaces: bool,
 ) -> Result<bool, KernelError> {

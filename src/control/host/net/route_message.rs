@@ -2,12 +2,13 @@
 
 use std::net::Ipv4Addr;
 
+use ipnetwork::Ipv4Network;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteNextHop,
 };
 
-use crate::routes::Subnet;
+use crate::routes::Prefix;
 
 /// The table of the host's own addresses: `include/uapi/linux/rtnetlink.h`.
 pub(super) const RT_TABLE_LOCAL: u32 = 255;
@@ -18,7 +19,7 @@ pub(super) const RT_TABLE_DEFAULT: u32 = 253;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RouteFields {
     /// Destinations that take it.
-    pub dst: Subnet,
+    pub dst: Ipv4Network,
     /// The table that it is in.
     pub table: u32,
     /// The link that all next hops leave by, if it is one.
@@ -54,7 +55,7 @@ impl RouteFields {
                 table = *id;
             }
         }
-        let dst = Subnet::new(addr, header.destination_prefix_length).ok()?;
+        let dst = Ipv4Network::containing(addr, header.destination_prefix_length).ok()?;
         Some(Self { dst, table, link, gateway, metric })
     }
 

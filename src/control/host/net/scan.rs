@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::Ipv4Addr;
 
+use ipnetwork::Ipv4Network;
 use rtnetlink::RouteMessageBuilder;
 use rtnetlink::packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
@@ -14,7 +15,6 @@ use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use super::netlink::route;
 use super::route_message::RT_TABLE_LOCAL;
 use super::{KernelError, KernelRoute, RouteFields};
-use crate::routes::Subnet;
 
 /// Most routes that are kept of one look.
 const MAX_ROUTES: usize = 4096;
@@ -24,14 +24,14 @@ const MAX_ROUTES: usize = 4096;
 const BUFFER_LEN: usize = 32 << 10;
 
 /// Routes to parts of a range, each with its link if it is one.
-pub type RoutesInside = BTreeMap<Subnet, Option<u32>>;
+pub type RoutesInside = BTreeMap<Ipv4Network, Option<u32>>;
 
 /// Reads the routes to parts of `network`, but not to all of it, in the tables `main` and `local`:
 /// local addresses are routes, too. Blocks while the kernel answers.
 ///
 /// # Errors
 /// [`KernelError`] when the kernel does not answer.
-pub fn routes_inside(network: Subnet) -> Result<RoutesInside, KernelError> {
+pub fn routes_inside(network: Ipv4Network) -> Result<RoutesInside, KernelError> {
     let mut found = RoutesInside::new();
     dump(|message| {
         if found.len() < MAX_ROUTES
@@ -97,9 +97,9 @@ fn dump(mut each: impl FnMut(&RouteMessage)) -> io::Result<()> {
 }
 
 /// Range and link of a route that takes packets for a part of `network`.
-fn inside(message: &RouteMessage, network: Subnet) -> Option<(Subnet, Option<u32>)> {
+fn inside(message: &RouteMessage, network: Ipv4Network) -> Option<(Ipv4Network, Option<u32>)> {
     let header = &message.header;
-    if header.destination_prefix_length <= network.prefix_len() {
+    if header.destination_prefix_length <= network.prefix() {
         return None;
     }
     let is_address = header.kind == RouteType::Local;
@@ -108,5 +108,5 @@ fn inside(message: &RouteMessage, network: Subnet) -> Option<(Subnet, Option<u32
     }
     let route = RouteFields::of(message)?;
     let takes_part = route.is_in_main_table() || route.table == RT_TABLE_LOCAL;
-    (takes_part && network.contains(route.dst.addr())).then_some((route.dst, route.link))
+    (takes_part && network.contains(route.dst.network())).then_some((route.dst, route.link))
 }

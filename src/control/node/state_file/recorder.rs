@@ -11,6 +11,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ipnetwork::Ipv4Network;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -19,7 +20,6 @@ use crate::control::subnet::lease::{Lease, LeaseEvent};
 use crate::control::util::atomic_file::{FileError, replace_file};
 use crate::control::util::error_chain::one_line;
 use crate::control::util::log_limit::LogLimit;
-use crate::routes::Subnet;
 
 /// How long a change waits for others that come with it.
 const SETTLE_TIME: Duration = Duration::from_millis(200);
@@ -45,7 +45,7 @@ pub(crate) struct Recorder<'a> {
     file: &'a StateFile,
     config: &'a str,
     own: Lease,
-    peers: BTreeMap<Subnet, Lease>,
+    peers: BTreeMap<Ipv4Network, Lease>,
     due: Option<Instant>,
     not_before: Instant,
     check_at: Instant,

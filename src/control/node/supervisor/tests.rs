@@ -388,11 +388,11 @@ impl World {
     }
 
     /// The subnet in our name.
-    async fn leased(&self) -> Option<Subnet> {
+    async fn leased(&self) -> Option<Ipv4Network> {
         self.leased_by(ip("192.0.2.1")).await
     }
 
-    async fn leased_by(&self, public_ip: Ipv4Addr) -> Option<Subnet> {
+    async fn leased_by(&self, public_ip: Ipv4Addr) -> Option<Ipv4Network> {
         let snapshot = self.registry.list(&Scope::All).await.ok()?;
         let ours = snapshot.leases().find(|lease| lease.attrs.public_ip == public_ip);
         ours.map(|lease| lease.subnet)

@@ -6,6 +6,7 @@ mod previous;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use ipnetwork::Ipv4Network;
 use tokio::time::{Instant, timeout};
 
 use self::previous::taken_by;
@@ -20,7 +21,6 @@ use crate::control::util::backoff::Backoff;
 use crate::control::util::log_limit::LogLimit;
 use crate::control::util::rng::dice;
 use crate::control::util::time_text;
-use crate::routes::Subnet;
 
 /// How long the renewal of a lease that stands already may take before we go on without it.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -81,7 +81,7 @@ pub async fn acquire_lease<R: Registry>(
     registry: &R,
     config: &NetworkConfig,
     attrs: &LeaseAttrs,
-    previous: Option<Subnet>,
+    previous: Option<Ipv4Network>,
 ) -> Result<Acquired, AcquireError> {
     let listed = list_leases(registry).await;
     acquire_from(registry, config, attrs, previous, listed, None).await
@@ -117,7 +117,7 @@ pub(crate) async fn acquire_from<R: Registry>(
     registry: &R,
     config: &NetworkConfig,
     attrs: &LeaseAttrs,
-    previous: Option<Subnet>,
+    previous: Option<Ipv4Network>,
     listed: Snapshot,
     max_failures: Option<u32>,
 ) -> Result<Acquired, AcquireError> {
@@ -173,7 +173,7 @@ struct Acquirer<'a, R> {
     registry: &'a R,
     config: &'a NetworkConfig,
     attrs: &'a LeaseAttrs,
-    previous: Option<Subnet>,
+    previous: Option<Ipv4Network>,
     /// A listing that no attempt has used yet.
     listed: Option<Snapshot>,
     /// Keys of leases that carry our public IP and are another live host's.
@@ -185,7 +185,7 @@ struct Acquirer<'a, R> {
 enum Attempt {
     Acquired(Lease),
     /// The entry of this subnet is no longer what the listing said.
-    TooLate(Subnet),
+    TooLate(Ipv4Network),
     OutOfSubnets(AcquireError),
 }
 
@@ -201,14 +201,14 @@ pub(crate) fn choose_own<'a>(
     config: &NetworkConfig,
     listed: &'a Snapshot,
     public_ip: Ipv4Addr,
-    previous: Option<Subnet>,
+    previous: Option<Ipv4Network>,
 ) -> Option<&'a Lease> {
     let own = listed.leases().filter(|lease| lease.attrs.public_ip == public_ip);
     own.min_by_key(|lease| own_rank(config, lease, previous))
 }
 
 /// Of two leases that carry our public IP, we take up that with the lower rank.
-fn own_rank(config: &NetworkConfig, lease: &Lease, previous: Option<Subnet>) -> (bool, bool) {
+fn own_rank(config: &NetworkConfig, lease: &Lease, previous: Option<Ipv4Network>) -> (bool, bool) {
     (!is_reusable(config, lease), Some(lease.subnet) != previous)
 }
 
@@ -362,7 +362,7 @@ impl<R: Registry> Acquirer<'_, R> {
     }
 
     /// The previous subnet while it is to be had, then any.
-    fn choose(&mut self, snapshot: &Snapshot) -> Option<Subnet> {
+    fn choose(&mut self, snapshot: &Snapshot) -> Option<Ipv4Network> {
         if let Some(previous) = self.previous {
             if !self.config.accepts(previous) {
                 tracing::warn!(

@@ -1,10 +1,11 @@
 //! Which free subnet to ask for. Pure: the listing and the dice come in, a subnet goes out.
 
+use ipnetwork::Ipv4Network;
 use rand::Rng;
 use rand::seq::IndexedRandom;
 
 use crate::control::config::network::NetworkConfig;
-use crate::routes::Subnet;
+use crate::routes::Prefix;
 
 /// How many free subnets are thrown into the hat, as in flannel's
 /// `pkg/subnet/etcd/local_manager.go`.
@@ -16,12 +17,12 @@ const MAX_CANDIDATES: usize = 100;
 /// that start together from all asking for the same one.
 pub fn pick(
     config: &NetworkConfig,
-    taken: impl IntoIterator<Item = Subnet>,
+    taken: impl IntoIterator<Item = Ipv4Network>,
     rng: &mut impl Rng,
-) -> Option<Subnet> {
-    let mut taken: Vec<Subnet> = taken.into_iter().collect();
+) -> Option<Ipv4Network> {
+    let mut taken: Vec<Ipv4Network> = taken.into_iter().collect();
     taken.sort_unstable();
-    let free: Vec<Subnet> = free(config, &taken).take(MAX_CANDIDATES).collect();
+    let free: Vec<Ipv4Network> = free(config, &taken).take(MAX_CANDIDATES).collect();
     free.choose(rng).copied()
 }
 
@@ -29,23 +30,23 @@ pub fn pick(
 ///
 /// Walks both lists once. `blocked` is the last address of all ranges that begin at or before
 /// the end of the subnet at hand, so the subnet is free if it begins after that.
-fn free(config: &NetworkConfig, taken: &[Subnet]) -> impl Iterator<Item = Subnet> {
+fn free(config: &NetworkConfig, taken: &[Ipv4Network]) -> impl Iterator<Item = Ipv4Network> {
     let mut taken = taken.iter().peekable();
     let mut blocked = None;
     subnets(config).filter(move |subnet| {
-        while let Some(range) = taken.next_if(|range| range.addr() <= subnet.last()) {
-            blocked = blocked.max(Some(range.last()));
+        while let Some(range) = taken.next_if(|range| range.network() <= subnet.broadcast()) {
+            blocked = blocked.max(Some(range.broadcast()));
         }
-        blocked < Some(subnet.addr())
+        blocked < Some(subnet.network())
     })
 }
 
 /// Every subnet from `SubnetMin` to `SubnetMax`.
-fn subnets(config: &NetworkConfig) -> impl Iterator<Item = Subnet> {
+fn subnets(config: &NetworkConfig) -> impl Iterator<Item = Ipv4Network> {
     let len = config.subnet_len;
     let size = 1_usize << (32 - u32::from(len));
     let addrs = config.subnet_min.to_bits()..=config.subnet_max.to_bits();
-    addrs.step_by(size).filter_map(move |addr| Subnet::new(addr.into(), len).ok())
+    addrs.step_by(size).filter_map(move |addr| Ipv4Network::containing(addr.into(), len).ok())
 }
 
 #[cfg(test)]
@@ -61,7 +62,7 @@ mod tests {
         parse(text, None).unwrap()
     }
 
-    fn subnet(text: &str) -> Subnet {
+    fn subnet(text: &str) -> Ipv4Network {
         text.parse().unwrap()
     }
 
@@ -78,7 +79,7 @@ mod tests {
     fn only_the_first_hundred_free_are_candidates_and_all_of_them_are() {
         let config = config(r#"{"Network": "10.3.0.0/16"}"#);
         let mut rng = StdRng::seed_from_u64(2);
-        let picked: std::collections::BTreeSet<Subnet> =
+        let picked: std::collections::BTreeSet<Ipv4Network> =
             (0..5000).filter_map(|_| pick(&config, [], &mut rng)).collect();
         assert_eq!(picked.len(), MAX_CANDIDATES);
         assert_eq!(picked.first(), Some(&subnet("10.3.1.0/24")));
@@ -111,11 +112,11 @@ mod tests {
         ) {
             let text = format!(r#"{{"Network":"10.0.0.0/{network}","SubnetLen":{}}}"#, network + extra);
             let config = config(&text);
-            let taken: Vec<Subnet> = taken
+            let taken: Vec<Ipv4Network> = taken
                 .into_iter()
-                .map(|(addr, len)| Subnet::new((0x0a00_0000 | addr >> 8).into(), len).unwrap())
+                .map(|(addr, len)| Ipv4Network::containing((0x0a00_0000 | addr >> 8).into(), len).unwrap())
                 .collect();
-            let all_free: Vec<Subnet> = subnets(&config)
+            let all_free: Vec<Ipv4Network> = subnets(&config)
                 .filter(|subnet| taken.iter().all(|other| !subnet.overlaps(*other)))
                 .collect();
             match pick(&config, taken.iter().copied(), &mut StdRng::seed_from_u64(seed)) {

@@ -10,17 +10,17 @@ use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use ipnetwork::Ipv4Network;
 use serde::{Serialize, Serializer};
 
 use crate::control::host::host_id::HostId;
 use crate::control::subnet::lease::{Lease, print_key};
-use crate::routes::Subnet;
 
 /// What this node says is its own.
 #[derive(Debug)]
 pub struct Claim {
     /// Our subnet.
-    pub subnet: Subnet,
+    pub subnet: Ipv4Network,
     /// Our public IP, which follows the interface.
     public_ip: Mutex<Ipv4Addr>,
     /// By the key of the entry that contradicts us.
@@ -37,13 +37,11 @@ pub struct Conflict {
     /// What is wrong.
     pub kind: ConflictKind,
     /// Our subnet.
-    #[serde(serialize_with = "as_text")]
-    pub subnet: Subnet,
+    pub subnet: Ipv4Network,
     /// Our public IP.
     pub owner: Ipv4Addr,
     /// The other lease's subnet.
-    #[serde(serialize_with = "as_text")]
-    pub other_subnet: Subnet,
+    pub other_subnet: Ipv4Network,
     /// The other lease's public IP.
     pub other_owner: Ipv4Addr,
     /// The host that the other lease names, if it names one.
@@ -74,7 +72,7 @@ impl ConflictKind {
 
 impl Claim {
     /// A claim that nobody contradicts yet.
-    pub fn new(subnet: Subnet, public_ip: Ipv4Addr) -> Self {
+    pub fn new(subnet: Ipv4Network, public_ip: Ipv4Addr) -> Self {
         Self {
             subnet,
             public_ip: Mutex::new(public_ip),
@@ -198,11 +196,6 @@ impl fmt::Display for Conflict {
             ),
         }
     }
-}
-
-/// For `serialize_with`: a subnet as it prints.
-pub(crate) fn as_text<S: Serializer>(subnet: &Subnet, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(subnet)
 }
 
 fn as_optional_text<S: Serializer>(

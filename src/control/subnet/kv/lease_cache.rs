@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use ipnetwork::Ipv4Network;
 use tokio::time::Instant;
 
 use super::list_watch::RESET_GRACE;
 use crate::control::subnet::kv::conflicts::Claim;
 use crate::control::subnet::kv::registry::{Change, Malformed, Read, Revision, Snapshot, key_of};
 use crate::control::subnet::lease::{Lease, LeaseEvent};
-use crate::routes::Subnet;
 
 /// The leases of all other nodes.
 ///
@@ -20,7 +20,7 @@ pub(super) struct LeaseTable<'a> {
     /// By key, not by subnet: on a dual-stack network two keys can name the same IPv4 subnet.
     known: BTreeMap<String, Lease>,
     /// How many of the known leases name a subnet.
-    holders: HashMap<Subnet, usize>,
+    holders: HashMap<Ipv4Network, usize>,
     /// Keys of leases that are known and that a listing did not have, though nobody reported
     /// their end; and until when they stand.
     doubted: BTreeMap<String, Instant>,
@@ -167,7 +167,7 @@ impl<'a> LeaseTable<'a> {
     }
 
     /// Takes one holder off a subnet; returns whether another is left.
-    fn still_held(&mut self, subnet: Subnet) -> bool {
+    fn still_held(&mut self, subnet: Ipv4Network) -> bool {
         let Some(num) = self.holders.get_mut(&subnet) else { return false };
         *num -= 1;
         if *num == 0 {
@@ -177,7 +177,7 @@ impl<'a> LeaseTable<'a> {
     }
 
     /// A lease of `subnet`: a search through all of them, for a network where two keys name one.
-    fn holder(&self, subnet: Subnet) -> Option<&Lease> {
+    fn holder(&self, subnet: Ipv4Network) -> Option<&Lease> {
         self.known.values().find(|lease| lease.subnet == subnet)
     }
 

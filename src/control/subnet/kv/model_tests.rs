@@ -14,6 +14,7 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use ipnetwork::Ipv4Network;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -32,7 +33,7 @@ use super::renew::{AnnounceCauses, KeepPolicy, OnLeaseLoss, keep_lease};
 use crate::control::config::network::{NetworkConfig, parse};
 use crate::control::subnet::lease::{Lease, LeaseAttrs};
 use crate::control::util::rng;
-use crate::routes::Subnet;
+use crate::routes::Prefix;
 
 const NUM_SEEDS: u64 = 30;
 const NUM_STEPS: usize = 200;
@@ -105,7 +106,7 @@ struct Node {
     public_ip: Ipv4Addr,
     link: Link,
     /// Its subnet.env.
-    previous: Option<Subnet>,
+    previous: Option<Ipv4Network>,
     suspended: Arc<Suspension>,
     /// The lease that it forwards for.
     held: Arc<Mutex<Option<Lease>>>,
@@ -120,7 +121,7 @@ impl World {
             public_ip: Ipv4Addr::new(192, 0, 2, i),
             link: Link::new(registry.clone()),
             // Some remember the same subnet.
-            previous: Subnet::new(Ipv4Addr::new(10, 1, 1 + i % 3, 0), 24).ok(),
+            previous: Ipv4Network::containing(Ipv4Addr::new(10, 1, 1 + i % 3, 0), 24).ok(),
             suspended: Arc::default(),
             held: Arc::default(),
             task: None,
@@ -258,7 +259,7 @@ impl World {
     }
 
     fn no_two_live_owners(&self) {
-        let mut live: BTreeMap<Subnet, Ipv4Addr> = BTreeMap::new();
+        let mut live: BTreeMap<Ipv4Network, Ipv4Addr> = BTreeMap::new();
         for node in &self.nodes {
             let Some(lease) = node.held() else { continue };
             if lease.expires.is_some_and(|expires| expires <= Instant::now()) {
@@ -335,7 +336,7 @@ impl Node {
 async fn live(
     link: Link,
     public_ip: Ipv4Addr,
-    mut previous: Option<Subnet>,
+    mut previous: Option<Ipv4Network>,
     on_loss: OnLeaseLoss,
     held: Arc<Mutex<Option<Lease>>>,
 ) {
@@ -448,7 +449,11 @@ impl Registry for Link {
         Ok(LinkWatch { watch, link: self.clone() })
     }
 
-    async fn create(&self, subnet: Subnet, attrs: &LeaseAttrs) -> Result<Write, RegistryError> {
+    async fn create(
+        &self,
+        subnet: Ipv4Network,
+        attrs: &LeaseAttrs,
+    ) -> Result<Write, RegistryError> {
         self.carry(self.registry.create(subnet, attrs)).await
     }
 

@@ -21,8 +21,9 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use ipnetwork::Ipv4Network;
+
 use crate::control::subnet::lease::{Lease, LeaseAttrs, LeaseError, excerpt};
-use crate::routes::Subnet;
 
 /// Which registry the daemon is to use. Parses from `etcd` or `file:PATH`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,7 +85,7 @@ pub struct Malformed {
     /// The key, less what all entries share.
     pub key: String,
     /// The subnet, if the key at least names one: it is taken.
-    pub subnet: Option<Subnet>,
+    pub subnet: Option<Ipv4Network>,
     /// The revision of its last write.
     pub revision: Revision,
     /// What is wrong with it.
@@ -104,7 +105,7 @@ const MAX_SHOWN: usize = 60;
 impl Malformed {
     pub(crate) fn new(
         Entry { key, revision, .. }: Entry,
-        subnet: Option<Subnet>,
+        subnet: Option<Ipv4Network>,
         reason: LeaseError,
         value: &[u8],
     ) -> Self {
@@ -265,7 +266,7 @@ pub trait Registry: Send + Sync {
     /// Creates the entry of `subnet` for [`LEASE_TTL`]. Refused when there is one already.
     fn create(
         &self,
-        subnet: Subnet,
+        subnet: Ipv4Network,
         attrs: &LeaseAttrs,
     ) -> impl Future<Output = Result<Write, RegistryError>> + Send;
 
@@ -326,7 +327,7 @@ pub trait LeaseWatch: Send {
 
 impl Snapshot {
     /// Every subnet that an entry names, be the rest of the entry readable or not.
-    pub fn taken(&self) -> impl Iterator<Item = Subnet> {
+    pub fn taken(&self) -> impl Iterator<Item = Ipv4Network> {
         self.entries.iter().filter_map(|entry| match entry {
             Ok(lease) => Some(lease.subnet),
             Err(malformed) => malformed.subnet,

@@ -10,6 +10,7 @@ use std::net::Ipv4Addr;
 use std::str::FromStr;
 use std::time::Duration;
 
+use ipnetwork::Ipv4Network;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -20,7 +21,6 @@ use super::conflicts::Claim;
 use super::list_watch::Feed;
 use super::registry::{Registry, Revision, Scope};
 use crate::control::subnet::lease::{Lease, LeaseAttrs};
-use crate::routes::Subnet;
 
 /// What to do when our lease is gone though it should still stand. Parses from `reacquire` and
 /// `exit`.
@@ -66,7 +66,7 @@ pub enum LeaseLost {
     #[error("lease {subnet} of {owner} was deleted before it expired")]
     Deleted {
         /// Our subnet.
-        subnet: Subnet,
+        subnet: Ipv4Network,
         /// Our public IP.
         owner: Ipv4Addr,
     },
@@ -74,7 +74,7 @@ pub enum LeaseLost {
     #[error("lease {subnet} of {owner} now belongs to {new_owner}")]
     TakenOver {
         /// Our subnet.
-        subnet: Subnet,
+        subnet: Ipv4Network,
         /// Our public IP.
         owner: Ipv4Addr,
         /// The other node's public IP.

@@ -4,7 +4,7 @@ use super::*;
 
 const VXLAN: &str = r#"{"PublicIP":"192.168.64.3","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:44"}}"#;
 
-fn subnet(text: &str) -> Subnet {
+fn subnet(text: &str) -> Ipv4Network {
     text.parse().unwrap()
 }
 
@@ -107,7 +107,7 @@ fn value_that_is_no_lease_is_an_error_that_names_the_member() {
 proptest! {
     #[test]
     fn printed_key_parses_back(addr: u32, len in 0_u8..=31) {
-        let subnet = Subnet::new(addr.into(), len).unwrap();
+        let subnet = Ipv4Network::containing(addr.into(), len).unwrap();
         prop_assert_eq!(parse_key(&print_key(subnet)), Ok(subnet));
     }
 
@@ -124,7 +124,7 @@ proptest! {
         len in 0_u8..=31,
         v6 in proptest::option::of((any::<u128>(), 0_u8..=127)),
     ) {
-        let subnet = Subnet::new(addr.into(), len).unwrap();
+        let subnet = Ipv4Network::containing(addr.into(), len).unwrap();
         let v6 = v6.map_or(String::new(), |(addr, len)| {
             format!("&{}-{len}", Ipv6Addr::from_bits(addr | 1 << 127))
         });

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
+use ipnetwork::Ipv4Network;
 use rand::seq::IndexedRandom;
 use serde_json::Value;
 
@@ -13,12 +14,12 @@ use crate::lab::host::command::Tool;
 use crate::lab::host::signals;
 use crate::lab::network::daemon::SubnetEnv;
 use crate::lab::network::etcd;
-use crate::routes::Subnet;
+use crate::routes::Prefix;
 
 /// What the stand-in needs of the network config.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Config {
-    pub(crate) network: Subnet,
+    pub(crate) network: Ipv4Network,
     pub(super) subnet_len: u8,
     pub(super) port: u16,
 }
@@ -42,7 +43,7 @@ const ROUNDS_TO_RENEWAL: u32 = 8;
 const MARGIN: i64 = 60 * 60;
 
 /// The subnet that `subnet.env` names, if the file is there.
-pub(super) fn previous(subnet_file: &Path) -> Option<Subnet> {
+pub(super) fn previous(subnet_file: &Path) -> Option<Ipv4Network> {
     SubnetEnv::read(subnet_file).ok().map(|env| env.subnet)
 }
 
@@ -76,8 +77,8 @@ impl Leases {
         &self,
         config: &Config,
         public_ip: Ipv4Addr,
-        previous: Option<Subnet>,
-    ) -> Result<Subnet, LabError> {
+        previous: Option<Ipv4Network>,
+    ) -> Result<Ipv4Network, LabError> {
         loop {
             if let Some(subnet) = self.try_acquire(config, public_ip, previous)? {
                 return Ok(subnet);
@@ -90,11 +91,11 @@ impl Leases {
         &self,
         config: &Config,
         public_ip: Ipv4Addr,
-        previous: Option<Subnet>,
-    ) -> Result<Option<Subnet>, LabError> {
+        previous: Option<Ipv4Network>,
+    ) -> Result<Option<Ipv4Network>, LabError> {
         let leases = self.list()?;
         let own = leases.iter().find(|(_, ip)| *ip == public_ip).map(|(subnet, _)| *subnet);
-        let free = |subnet: &Subnet| leases.iter().all(|(other, _)| !other.overlaps(*subnet));
+        let free = |subnet: &Ipv4Network| leases.iter().all(|(other, _)| !other.overlaps(*subnet));
         let subnet = own
             .or_else(|| previous.filter(|subnet| free(subnet)))
             .or_else(|| pick(config, free))
@@ -111,7 +112,7 @@ impl Leases {
     }
 
     /// Writes a lease without asking whose it is, bound to a new lease of etcd.
-    fn write(&self, subnet: Subnet, public_ip: Ipv4Addr) -> Result<(), LabError> {
+    fn write(&self, subnet: Ipv4Network, public_ip: Ipv4Addr) -> Result<(), LabError> {
         let lease = format!("--lease={}", self.grant()?);
         let put = self.ctl().arg("put").arg(key_of(subnet)).arg(value_of(public_ip));
         put.arg(lease).run()?;
@@ -128,9 +129,9 @@ impl Leases {
     /// is away. Renews its own lease meanwhile.
     pub(super) fn follow(
         &self,
-        own: Subnet,
+        own: Ipv4Network,
         public_ip: Ipv4Addr,
-        mut sink: impl FnMut(Vec<(Subnet, Ipv4Addr)>),
+        mut sink: impl FnMut(Vec<(Ipv4Network, Ipv4Addr)>),
     ) {
         for round in 0_u32.. {
             if let Ok(mut leases) = self.list() {
@@ -147,20 +148,20 @@ impl Leases {
 
     /// Renews a lease that ends within the margin. One that never ends counts as one that has
     /// ended: that is how stock's reservations become leases.
-    fn renew(&self, own: Subnet, public_ip: Ipv4Addr) -> Result<(), LabError> {
+    fn renew(&self, own: Ipv4Network, public_ip: Ipv4Addr) -> Result<(), LabError> {
         match etcd::ttl(&self.ctl(), &key_of(own))? {
             Some(ttl) if ttl < MARGIN => self.write(own, public_ip),
             Some(_) | None => Ok(()),
         }
     }
 
-    fn list(&self) -> Result<Vec<(Subnet, Ipv4Addr)>, LabError> {
+    fn list(&self) -> Result<Vec<(Ipv4Network, Ipv4Addr)>, LabError> {
         let text = self.ctl().words("get --prefix").arg(SUBNETS).run()?;
         Ok(parse_leases(&text))
     }
 }
 
-fn key_of(subnet: Subnet) -> String {
+fn key_of(subnet: Ipv4Network) -> String {
     format!("{SUBNETS}{}", subnet.to_string().replace('/', "-"))
 }
 
@@ -169,30 +170,31 @@ fn value_of(public_ip: Ipv4Addr) -> String {
 }
 
 /// One of the first hundred free subnets.
-fn pick(config: &Config, free: impl Fn(&Subnet) -> bool) -> Option<Subnet> {
+fn pick(config: &Config, free: impl Fn(&Ipv4Network) -> bool) -> Option<Ipv4Network> {
     let step = 1 << (32 - u32::from(config.subnet_len));
     // The first subnet of the network is never leased.
-    let first = config.network.addr().to_bits() + step;
-    let addrs = (first..=config.network.last().to_bits()).step_by(step as usize);
-    let subnets = addrs.filter_map(|addr| Subnet::new(addr.into(), config.subnet_len).ok());
-    let candidates: Vec<Subnet> = subnets.filter(free).take(100).collect();
+    let first = config.network.network().to_bits() + step;
+    let addrs = (first..=config.network.broadcast().to_bits()).step_by(step as usize);
+    let subnets =
+        addrs.filter_map(|addr| Ipv4Network::containing(addr.into(), config.subnet_len).ok());
+    let candidates: Vec<Ipv4Network> = subnets.filter(free).take(100).collect();
     candidates.choose(&mut rand::rng()).copied()
 }
 
 fn parse_config(json: &str) -> Option<Config> {
     let value: Value = serde_json::from_str(json).ok()?;
-    let network: Subnet = value["Network"].as_str()?.parse().ok()?;
+    let network = Ipv4Network::parse(value["Network"].as_str()?).ok()?;
     let subnet_len = value["SubnetLen"].as_u64().map_or(Some(24), |len| u8::try_from(len).ok())?;
     let port = value["Backend"]["Port"].as_u64().map_or(Some(8285), |p| u16::try_from(p).ok())?;
-    let fits = subnet_len > network.prefix_len() && subnet_len <= 30;
+    let fits = subnet_len > network.prefix() && subnet_len <= 30;
     fits.then_some(Config { network, subnet_len, port })
 }
 
 /// Reads etcdctl's alternating lines of key and value.
-fn parse_leases(text: &str) -> Vec<(Subnet, Ipv4Addr)> {
+fn parse_leases(text: &str) -> Vec<(Ipv4Network, Ipv4Addr)> {
     let lines: Vec<&str> = text.lines().collect();
     let lease = |pair: &[&str]| {
-        let subnet = pair[0].strip_prefix(SUBNETS)?.replace('-', "/").parse().ok()?;
+        let subnet = Ipv4Network::parse(&pair[0].strip_prefix(SUBNETS)?.replace('-', "/")).ok()?;
         let attrs: Value = serde_json::from_str(pair[1]).ok()?;
         Some((subnet, attrs["PublicIP"].as_str()?.parse().ok()?))
     };
@@ -216,7 +218,7 @@ mod tests {
         let network = "10.5.0.0/22".parse().unwrap();
         let config = Config { network, subnet_len: 24, port: 8285 };
         let taken = ["10.5.1.0/24", "10.5.3.0/24"].map(|text| text.parse().unwrap());
-        let free = |subnet: &Subnet| !taken.contains(subnet);
+        let free = |subnet: &Ipv4Network| !taken.contains(subnet);
         assert_eq!(pick(&config, free).unwrap().to_string(), "10.5.2.0/24");
         assert_eq!(pick(&config, |_| false), None);
     }

@@ -3,9 +3,10 @@
 //! All pure: texts of `iptables-save` come in, input of `iptables-restore --noflush` goes out. A
 //! batch is one transaction, so that there is never a moment with half of the rules.
 
+use ipnetwork::Ipv4Network;
+
 use super::saved::SavedTable;
 use crate::control::host::firewall::rules::{Addrs, OwnRule, Rule, Verdict, is_about, is_right};
-use crate::routes::Subnet;
 
 /// A chain of ours, and the chain of the kernel's that leads into it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +71,7 @@ impl Layout {
         self,
         rules: &[OwnRule],
         actual: &SavedTable,
-        stale: &[Subnet],
+        stale: &[Ipv4Network],
     ) -> Option<String> {
         let (chain, hook, jump) = (self.chain, self.hook, self.jump());
         let mut batch = Batch::new(self.table);
@@ -102,7 +103,7 @@ impl Layout {
     }
 
     /// Whether `rule` is a flannel's and about one of `networks`.
-    fn is_about_any(self, rule: &str, networks: &[Subnet]) -> bool {
+    fn is_about_any(self, rule: &str, networks: &[Ipv4Network]) -> bool {
         rule.contains(&format!("--comment \"{}\"", self.comment))
             && networks.iter().any(|network| is_about(rule, *network))
     }
@@ -113,7 +114,7 @@ impl Layout {
         self,
         rules: &[OwnRule],
         actual: &SavedTable,
-        networks: &[Subnet],
+        networks: &[Ipv4Network],
     ) -> Option<(String, Vec<String>)> {
         let found = actual.chains.get(self.chain)?;
         let is_shared =

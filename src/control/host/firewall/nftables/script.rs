@@ -1,8 +1,9 @@
 //! Our rules as input of `nft -f -`, one transaction each. All pure.
 
+use ipnetwork::Ipv4Network;
+
 use super::listing::{ListedRule, Listing};
 use crate::control::host::firewall::rules::{Addrs, OwnRule, Rule, Verdict, is_about, is_right};
-use crate::routes::Subnet;
 
 /// Our table. flannel makes one for each address family; we carry IPv4.
 /// `pkg/trafficmngr/nftables/nftables.go`.
@@ -58,7 +59,11 @@ impl Chain {
 
     /// Our rules as `listed`: how this version of `nft` writes them. They are recognised by our network,
     /// and their order. `None` if they are not all there.
-    pub(super) fn read_back(&self, listed: &[ListedRule], network: Subnet) -> Option<Vec<OwnRule>> {
+    pub(super) fn read_back(
+        &self,
+        listed: &[ListedRule],
+        network: Ipv4Network,
+    ) -> Option<Vec<OwnRule>> {
         let mut ours = listed.iter().filter(|rule| is_about(&rule.text, network));
         let mut rules = Vec::new();
         for rule in &self.rules {
@@ -101,7 +106,7 @@ fn own(rule: &Rule) -> OwnRule {
 
 /// Puts `chains` into our table, in the place of whatever else is about the networks in `stale`;
 /// rules of others, such as a second flanneld with another network, stay.
-pub(super) fn set_up(chains: &[Chain], actual: &Listing, stale: &[Subnet]) -> String {
+pub(super) fn set_up(chains: &[Chain], actual: &Listing, stale: &[Ipv4Network]) -> String {
     let mut script = String::new();
     declare_table(&mut script);
     let is_stale = |rule: &ListedRule| stale.iter().any(|network| is_about(&rule.text, *network));
@@ -154,7 +159,7 @@ pub(super) fn repair(chains: &[Chain], ours: &[Vec<OwnRule>], actual: &Listing) 
 
 /// Removes our rules about `networks`; a chain goes too if nothing else is in it, and the table
 /// with its last one. `None` if there is nothing.
-pub(super) fn withdraw(actual: &Listing, networks: &[Subnet]) -> Option<String> {
+pub(super) fn withdraw(actual: &Listing, networks: &[Ipv4Network]) -> Option<String> {
     let mut script = set_up(&[], actual, networks);
     let declared = script.find('\n')?;
     script.replace_range(..=declared, "");

@@ -2,17 +2,21 @@
 
 use std::net::Ipv4Addr;
 
+use ipnetwork::Ipv4Network;
+
 use super::{Acquirer, Attempt};
 use crate::control::subnet::kv::registry::{
     Entry, Malformed, Read, Registry, RegistryError, Snapshot, TtlLease, Write, key_of,
 };
 use crate::control::subnet::lease::{Lease, print_key};
-use crate::routes::Subnet;
 
 impl<R: Registry> Acquirer<'_, R> {
     /// The previous subnet and its entry, if that names no owner and no other node has any of the
     /// subnet.
-    pub(super) fn overwritten<'s>(&self, snapshot: &'s Snapshot) -> Option<(Subnet, &'s Read)> {
+    pub(super) fn overwritten<'s>(
+        &self,
+        snapshot: &'s Snapshot,
+    ) -> Option<(Ipv4Network, &'s Read)> {
         let previous = self.previous.filter(|previous| self.config.accepts(*previous))?;
         let key = print_key(previous);
         let overlapping = || snapshot.entries.iter().filter(|e| overlaps(e, previous));
@@ -23,7 +27,7 @@ impl<R: Registry> Acquirer<'_, R> {
 
     pub(super) async fn take_back(
         &self,
-        subnet: Subnet,
+        subnet: Ipv4Network,
         found: &Read,
     ) -> Result<Attempt, RegistryError> {
         let (revision, found) = match found {
@@ -47,7 +51,7 @@ impl<R: Registry> Acquirer<'_, R> {
     }
 }
 
-fn overlaps(entry: &Read, subnet: Subnet) -> bool {
+fn overlaps(entry: &Read, subnet: Ipv4Network) -> bool {
     let named = match entry {
         Ok(lease) => Some(lease.subnet),
         Err(malformed) => malformed.subnet,
@@ -60,7 +64,7 @@ fn owner_of(entry: &Read) -> Option<Ipv4Addr> {
 }
 
 /// Who or what has some of `subnet`: a node, if an entry names one.
-pub(super) fn taken_by(snapshot: &Snapshot, subnet: Subnet) -> Option<String> {
+pub(super) fn taken_by(snapshot: &Snapshot, subnet: Ipv4Network) -> Option<String> {
     let mut overlapping = snapshot.entries.iter().filter(|entry| overlaps(entry, subnet));
     let first = overlapping.clone().next()?;
     Some(match overlapping.find_map(owner_of) {

@@ -402,12 +402,12 @@ async fn race<R: Registry>(registry: &R) {
     });
     let leases = futures_util::future::join_all(nodes);
     let leases = tokio::time::timeout(Duration::from_secs(100), leases).await.unwrap();
-    let subnets: BTreeSet<Subnet> =
+    let subnets: BTreeSet<Ipv4Network> =
         leases.into_iter().map(|lease| lease.unwrap().lease.subnet).collect();
     assert_eq!(subnets.len(), usize::from(NUM_RACERS));
 }
 
-fn subnet(text: &str) -> Subnet {
+fn subnet(text: &str) -> Ipv4Network {
     text.parse().unwrap()
 }
 

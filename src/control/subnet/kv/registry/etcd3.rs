@@ -16,6 +16,7 @@ mod stream;
 mod ttl_leases;
 mod tls;
 
+use ipnetwork::Ipv4Network;
 pub use settings::{EtcdConfig, EtcdConfigError};
 pub use stream::EtcdWatch;
 
@@ -37,7 +38,6 @@ use super::{
     TtlLease, Write, read_entry,
 };
 use crate::control::subnet::lease::{Lease, LeaseAttrs, LeaseError, parse_key, print_key};
-use crate::routes::Subnet;
 
 /// Largest message taken from etcd. What is larger is asked for in pieces: a listing by shorter
 /// pages, a watch by fragments, or by a new listing where etcd knows none (before 3.4).
@@ -184,7 +184,11 @@ impl Registry for EtcdRegistry {
         Ok(EtcdWatch::new(stream, self.keys.clone(), after, self.servers.timings))
     }
 
-    async fn create(&self, subnet: Subnet, attrs: &LeaseAttrs) -> Result<Write, RegistryError> {
+    async fn create(
+        &self,
+        subnet: Ipv4Network,
+        attrs: &LeaseAttrs,
+    ) -> Result<Write, RegistryError> {
         let expires = Instant::now() + LEASE_TTL;
         let granted = self.grant().await?;
         let ttl_lease = Some(granted.ttl_lease());

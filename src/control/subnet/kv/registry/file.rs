@@ -10,6 +10,7 @@ pub(crate) mod document;
 mod view;
 mod watch;
 
+use ipnetwork::Ipv4Network;
 pub use watch::FileWatch;
 
 use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
@@ -31,7 +32,6 @@ use super::{
 };
 use crate::control::subnet::lease::{Lease, LeaseAttrs, print_key};
 use crate::control::util::atomic_file::{read_file, replace_file};
-use crate::routes::Subnet;
 
 /// How long a write waits for others to finish theirs.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -153,7 +153,11 @@ impl Registry for FileRegistry {
         set_up.await.and_then(|watch| watch).map_err(call("watch leases"))
     }
 
-    async fn create(&self, subnet: Subnet, attrs: &LeaseAttrs) -> Result<Write, RegistryError> {
+    async fn create(
+        &self,
+        subnet: Ipv4Network,
+        attrs: &LeaseAttrs,
+    ) -> Result<Write, RegistryError> {
         let edit = Edit::Put { attrs: attrs.clone(), is_reservation: false };
         self.edit("create lease", print_key(subnet), Cas::Absent, edit).await
     }

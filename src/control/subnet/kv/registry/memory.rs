@@ -10,6 +10,7 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use ipnetwork::Ipv4Network;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -20,7 +21,6 @@ use super::{
     StoreId, TtlLease, Write, read_entry,
 };
 use crate::control::subnet::lease::{Lease, LeaseAttrs, print_key};
-use crate::routes::Subnet;
 
 /// A registry in this process. Clones share it.
 #[derive(Debug, Clone)]
@@ -220,7 +220,11 @@ impl Registry for MemoryRegistry {
         Ok(self.watch_now(scope, after))
     }
 
-    async fn create(&self, subnet: Subnet, attrs: &LeaseAttrs) -> Result<Write, RegistryError> {
+    async fn create(
+        &self,
+        subnet: Ipv4Network,
+        attrs: &LeaseAttrs,
+    ) -> Result<Write, RegistryError> {
         self.check_writable("create lease")?;
         self.call("create lease", |store| {
             let key = print_key(subnet);

@@ -162,7 +162,7 @@ fn removal_asks_about_rules_of_the_kernels_chain() {
     assert_eq!(removed, [format!("rule -A FORWARD {older}")]);
 }
 
-fn repair(text: &str, stale: &[Subnet]) -> Option<String> {
+fn repair(text: &str, stale: &[Ipv4Network]) -> Option<String> {
     let rules: Vec<OwnRule> =
         rules::forward(ranges()).iter().map(|rule| FORWARD.rule(rule)).collect();
     FORWARD.repair(&rules, &table(text), stale)
@@ -201,7 +201,7 @@ fn delete(rule: &str) -> String {
     rule.replacen("-A", "-D", 1)
 }
 
-fn network(text: &str) -> Subnet {
+fn network(text: &str) -> Ipv4Network {
     text.parse().unwrap()
 }
 

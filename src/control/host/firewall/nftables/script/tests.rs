@@ -148,7 +148,7 @@ fn repaired(text: &str) -> Option<String> {
     repair(&chains, &ours, &listing::parse(text))
 }
 
-fn network() -> Subnet {
+fn network() -> Ipv4Network {
     "10.1.0.0/16".parse().unwrap()
 }
 

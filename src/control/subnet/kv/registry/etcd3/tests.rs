@@ -12,6 +12,7 @@ use crate::control::subnet::kv::registry::conformance;
 use crate::control::subnet::kv::registry::conformance::Rig;
 use crate::control::subnet::kv::registry::test_etcd::EtcdServer;
 use crate::control::subnet::kv::registry::{Change, LeaseWatch};
+use crate::routes::Prefix;
 
 mod access;
 mod giants;
@@ -137,16 +138,16 @@ async fn listing_of_a_hundred_thousand_leases_is_complete_and_sorted() {
     let mut client = server.client().await;
     // One more than fits on the last page.
     let num = 100_001;
-    let subnets: Vec<Subnet> =
-        (0..num).map(|i| Subnet::new((i << 8).into(), 24).unwrap()).collect();
+    let subnets: Vec<Ipv4Network> =
+        (0..num).map(|i| Ipv4Network::containing((i << 8).into(), 24).unwrap()).collect();
     for some in subnets.chunks(100) {
-        let put = |subnet: &Subnet| {
+        let put = |subnet: &Ipv4Network| {
             TxnOp::put(registry.keys.full(&print_key(*subnet)), attrs().to_json(), None)
         };
         client.txn(Txn::new().and_then(some.iter().map(put).collect::<Vec<_>>())).await.unwrap();
     }
     let snapshot = registry.list(&Scope::All).await.unwrap();
-    let mut listed: Vec<Subnet> = snapshot.leases().map(|lease| lease.subnet).collect();
+    let mut listed: Vec<Ipv4Network> = snapshot.leases().map(|lease| lease.subnet).collect();
     assert!(snapshot.leases().map(|lease| &lease.entry.key).is_sorted());
     listed.sort_unstable();
     assert_eq!(listed, subnets);

@@ -3,6 +3,7 @@
 use super::*;
 use crate::control::subnet::kv::registry::LeaseWatch;
 use crate::control::subnet::kv::renew::announcer::Announcer;
+use crate::routes::Prefix;
 
 #[tokio::test(start_paused = true)]
 async fn lease_is_announced_3_and_30_seconds_after_joining_and_then_every_few_minutes() {
@@ -68,7 +69,7 @@ async fn fifty_nodes_announce_what_is_needed_and_cause_no_storm() {
     let registry = MemoryRegistry::new();
     let claims: Vec<Claim> = (1..=50)
         .map(|i| {
-            let subnet = Subnet::new(Ipv4Addr::new(10, 1, i, 0), 24).unwrap();
+            let subnet = Ipv4Network::containing(Ipv4Addr::new(10, 1, i, 0), 24).unwrap();
             Claim::new(subnet, Ipv4Addr::new(192, 0, 2, i))
         })
         .collect();
