@@ -51,7 +51,7 @@ fn tutorial(topic: &str, flags: &str, docker_masquerades: bool) {
 
     // Docker masquerades whatever leaves its host, flannel only what leaves the network.
     let seen = second.docker("logs web").output().unwrap().stderr;
-    let source = if docker_masquerades { env(n1).subnet.addr() } else { client };
+    let source = if docker_masquerades { env(n1).subnet.network() } else { client };
     assert!(seen.contains(&format!("{source}]:")), "not from {source}: {seen}");
     // The underlay's gateway knows no route to any container.
     let ping = first.exec("client", &format!("ping -c 2 -i 0.2 -w 10 {}", gateway(n1)));
@@ -82,7 +82,7 @@ fn docker_on(node: &Node, masquerades: bool, image: &Path) -> Dockerd {
     script.words("-k DOCKER_NETWORK_OPTIONS").run().unwrap();
     let written = fs::read_to_string(output).unwrap();
     let env = env(node);
-    let (bridge, len) = (env.bridge, env.subnet.prefix_len());
+    let (bridge, len) = (env.bridge, env.subnet.prefix());
     let options = format!(" --bip={bridge}/{len} --ip-masq={masquerades} --mtu={}", env.mtu);
     let combined = format!("DOCKER_NETWORK_OPTIONS=\"{options}\"");
     assert_eq!(written.lines().last(), Some(combined.as_str()));

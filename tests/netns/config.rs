@@ -27,10 +27,7 @@ fn assert_goes_on_with_a_sound_config(mut lab: Lab) {
     lab.etcd().put_config(SOUND).unwrap();
     for node in lab.nodes_mut() {
         let env = node.wait_ready().unwrap().env;
-        assert_eq!(
-            (env.network.to_string().as_str(), env.subnet.prefix_len()),
-            ("10.9.0.0/16", 26)
-        );
+        assert_eq!((env.network.to_string().as_str(), env.subnet.prefix()), ("10.9.0.0/16", 26));
         node.attach_pods(1).unwrap();
     }
     lab.wait_reachable().unwrap();

@@ -40,7 +40,7 @@ fn each_end_of_the_overlay_tells_that_a_ttl_ended_there() {
     // Hop 1 is the pod's own node; then flanneld there, then flanneld at the far end.
     for (ttl, index) in [(2, 0), (3, 1)] {
         let (_, said) = ping(pod(&lab, 0), &format!("-c 1 -W 2 -t {ttl}"), pod(&lab, 1).addr);
-        let tun_addr = overlay(&lab.nodes()[index]).env.subnet.addr();
+        let tun_addr = overlay(&lab.nodes()[index]).env.subnet.network();
         assert!(said.contains(&format!("From {tun_addr} ")), "ttl {ttl}: {said}");
         assert!(said.contains("Time to live exceeded"), "ttl {ttl}: {said}");
     }

@@ -17,7 +17,7 @@ fn device_and_route_look_like_stocks() {
     assert!(link.contains("<POINTOPOINT,MULTICAST,NOARP,UP,LOWER_UP> mtu 1472 "), "{link}");
     assert!(link.contains("link/none"), "{link}");
     let addrs = node.netns().ip("-4 -o addr show flannel0").unwrap();
-    let addr = format!("inet {}/32 scope global flannel0\\", subnet.addr());
+    let addr = format!("inet {}/32 scope global flannel0\\", subnet.network());
     assert!(addrs.contains(&addr) && addrs.lines().count() == 1, "{addrs}");
     let routes = node.netns().ip("-4 route show dev flannel0").unwrap();
     assert_eq!(routes.trim(), "10.5.0.0/16");

@@ -213,8 +213,7 @@ fn large_host_costs_nothing_and_its_own_routes_are_kept_all_the_same() {
     // What a start without --iface reads of them all.
     node.netns().ip("route add default via 192.168.64.1 metric 50").unwrap();
     let defaults = node.netns().enter(|| Ok(default_routes())).unwrap().unwrap();
-    let read: Vec<_> =
-        defaults.iter().map(|route| (route.dst.prefix_len(), route.metric)).collect();
+    let read: Vec<_> = defaults.iter().map(|route| (route.dst.prefix(), route.metric)).collect();
     assert_eq!(read, [(0, 0), (0, 50)]);
     let (cpu, memory) = (ticks(pid), resident(pid));
     for n in 0..20 {

@@ -24,7 +24,7 @@ fn egress_drops(node: &Node, reason: &str) -> u64 {
 
 /// Numbers of subnets that no node has.
 fn free_subnets(lab: &Lab) -> impl Iterator<Item = u8> + use<> {
-    let taken: Vec<_> = lab.nodes().iter().map(|node| overlay(node).env.subnet.addr()).collect();
+    let taken: Vec<_> = lab.nodes().iter().map(|node| overlay(node).env.subnet.network()).collect();
     (1..=254).rev().filter(move |number| !taken.contains(&Ipv4Addr::new(10, 5, *number, 0)))
 }
 
@@ -91,7 +91,7 @@ fn public_ip_that_is_no_peer_gets_no_route_and_one_warning() {
         Ipv4Addr::new(240, 0, 0, 1),
         Ipv4Addr::new(a, b, c, 255), // the link's own broadcast address
         Ipv4Addr::new(a, b, c, d),
-        overlay(node).env.subnet.addr(),
+        overlay(node).env.subnet.network(),
     ]
     .into_iter()
     .map(|public_ip| (format!("10.5.{}.0-24", numbers.next().unwrap()), public_ip))
