@@ -27,9 +27,12 @@ use tokio::runtime::Builder;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-use self::backend::{BackendError, BackendSetup, UdpOptions};
+use self::backend::BackendError;
+use self::backend::host_gw::{HostGwBackend, HostGwSetup};
+use self::backend::udp::{UdpBackend, UdpSetup};
+use self::backend::vxlan::{VxlanBackend, VxlanSetup};
 use self::cli::Config;
-use self::config::network::NetworkConfig;
+use self::config::backend::{BackendConfig, BackendType};
 use self::host::host_id::HostId;
 use self::host::iface::{ExternalInterface, IfaceChoice, IfaceError};
 use self::host::overlap::OverlapError;
@@ -42,7 +45,8 @@ use self::node::supervisor::Node;
 use self::observe::{BEAT, Health, HealthError, Loop};
 use self::subnet::kv::acquire::AcquireError;
 use self::subnet::kv::config_wait::{ConfigWait, FoundConfig, NotYet, POLL_INTERVAL, read_config};
-use self::subnet::kv::registry::etcd3::{EtcdConfigError, EtcdRegistry};
+use self::subnet::kv::registry::any_etcd::AnyEtcd;
+use self::subnet::kv::registry::etcd3::EtcdConfigError;
 use self::subnet::kv::registry::file::FileRegistry;
 use self::subnet::kv::registry::{Registry, RegistryKind};
 use self::subnet::kv::renew::{KeepPolicy, LeaseLost};
@@ -98,7 +102,7 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
         runtime.block_on(async {
             match &config.registry {
                 RegistryKind::Etcd => {
-                    let registry = EtcdRegistry::connect(&config.etcd).await?;
+                    let registry = AnyEtcd::connect(&config.etcd).await?;
                     run_with(&config, &registry).await
                 }
                 RegistryKind::File(path) => run_with(&config, &FileRegistry::new(path)).await,
@@ -120,7 +124,12 @@ const LAST_WRITE_TIMEOUT: Duration = Duration::from_millis(200);
 async fn run_with<R: Registry>(config: &Config, registry: &R) -> Result<(), DaemonError> {
     // 1. What the operator and the host got wrong, before anything is touched.
     preflight::check_net_admin()?;
-    backend::preflight(config.backend)?;
+    match (config.backend, preflight::check_tun()) {
+        (Some(BackendType::Udp), checked) => checked?,
+        // The network config says later whether it is needed.
+        (None, Err(error)) => warn!("{error}; the udp backend needs it"),
+        (Some(BackendType::Vxlan | BackendType::HostGw) | None, _) => {}
+    }
     for note in &config.notes {
         warn!("{note}");
     }
@@ -222,29 +231,47 @@ async fn join<R: Registry>(
         firewall: config.firewall,
         health,
     };
-    let driver = backend::create(backend_setup(config, node.network.clone(), iface));
-    node.live(driver).await
+    live(node, config, iface).await
 }
 
-/// What the backend is made from: flags, network config and interface.
-fn backend_setup(
+/// The node's life with the backend that its network asks for.
+async fn live<R: Registry>(
+    node: Node<'_, R>,
     config: &Config,
-    network: NetworkConfig,
     iface: ExternalInterface,
-) -> BackendSetup {
-    let udp = UdpOptions {
-        num_workers: config.num_workers,
-        offloads: config.offloads,
-        source_ports: config.source_ports,
-        host: HostId::of(&config.subnet_file),
-        threads: config.threads,
-    };
+) -> Result<Infallible, DaemonError> {
     let choice = IfaceChoice { specs: config.ifaces.clone(), public_ip: config.public_ip };
-    BackendSetup { iface, choice, network, mtu: config.mtu, udp }
+    let network = node.network.clone();
+    match network.backend {
+        BackendConfig::Udp { port, mtu } => {
+            let setup = UdpSetup {
+                iface,
+                choice,
+                network,
+                port,
+                mtu: config.mtu.or(mtu),
+                num_workers: config.num_workers,
+                offloads: config.offloads,
+                source_ports: config.source_ports,
+                host: HostId::of(&config.subnet_file),
+                threads: config.threads,
+            };
+            preflight::check_tun()?;
+            node.live::<UdpBackend>(setup).await
+        }
+        BackendConfig::Vxlan(vxlan) => {
+            let setup = VxlanSetup { iface, choice, network, vxlan, mtu: config.mtu };
+            node.live::<VxlanBackend>(setup).await
+        }
+        BackendConfig::HostGw => {
+            let setup = HostGwSetup { iface, choice, network, mtu: config.mtu };
+            node.live::<HostGwBackend>(setup).await
+        }
+    }
 }
 
 fn state_file<R: Registry>(config: &Config, registry: &R) -> StateFile {
-    let state = StateFile::beside(&config.subnet_file, registry.config_name());
+    let state = StateFile::beside(&config.subnet_file, registry.name_in_state());
     match config.registry {
         RegistryKind::Etcd => state.at(&config.etcd.urls().unwrap_or_default()),
         RegistryKind::File(_) => state,

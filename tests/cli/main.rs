@@ -8,6 +8,7 @@
 #[path = "../host/mod.rs"]
 mod host;
 
+mod etcd2;
 mod life;
 mod log;
 mod mistakes;

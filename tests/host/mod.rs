@@ -43,7 +43,11 @@ impl Host {
     }
 
     pub fn start_etcd(&mut self) {
-        let mut etcd = self.command(&["etcd", "--data-dir"]);
+        self.start_etcd_with(&[]);
+    }
+
+    pub fn start_etcd_with(&mut self, args: &[&str]) {
+        let mut etcd = self.command(&[&["etcd"], args, &["--data-dir"]].concat());
         etcd.arg(self.dir.path().join("etcd")).stdout(Stdio::null()).stderr(Stdio::null());
         self.etcd = Some(etcd.spawn().unwrap());
         let healthy = || self.command(&["etcdctl", "endpoint", "health"]).output().unwrap();

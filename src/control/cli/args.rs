@@ -11,12 +11,12 @@ use clap::{ArgAction, Args, Command, Parser};
 use super::Config;
 use super::go_flags::{variable_flag, variable_of};
 use super::values::{self, Maybe};
-use crate::control::backend::SourcePorts;
+use crate::control::backend::udp::SourcePorts;
 use crate::control::config::backend::BackendType;
 use crate::control::host::firewall::FirewallConfig;
 use crate::control::host::iface::{IfaceRegex, IfaceSpec};
 use crate::control::subnet::kv::registry::RegistryKind;
-use crate::control::subnet::kv::registry::etcd3::EtcdConfig;
+use crate::control::subnet::kv::registry::etcd3::{EtcdApi, EtcdConfig};
 use crate::control::subnet::kv::renew::OnLeaseLoss;
 use crate::dataplane::{Offloads, ThreadConfig};
 
@@ -83,6 +83,11 @@ struct EtcdFlags {
     /// PREFIX/subnets.
     #[arg(long, value_name = "PREFIX", default_value = "/coreos.com/network")]
     etcd_prefix: String,
+
+    /// API by which etcd keeps config and leases: 3 as flannel from 0.18 on, 2 as flannel up to 0.17,
+    /// or auto: 3, unless the network config is found in 2 alone.
+    #[arg(long, value_name = "auto|3|2", default_value = "auto", value_parser = EtcdApi::from_str)]
+    etcd_api: EtcdApi,
 
     /// Private key of the client certificate, PEM; goes with --etcd-certfile.
     #[arg(long, value_name = "FILE", default_value = "", value_parser = values::maybe::<PathBuf>)]
@@ -304,6 +309,7 @@ impl EtcdFlags {
         EtcdConfig {
             endpoints: self.etcd_endpoints,
             prefix: self.etcd_prefix,
+            api: self.etcd_api,
             ca_file: self.etcd_cafile,
             cert_file: self.etcd_certfile,
             key_file: self.etcd_keyfile,

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::api::{Check, Report, Stats};
 use crate::control::backend::Backend;
+use crate::control::backend::udp::host_state::Part;
 use crate::control::conditions::{Condition, Conditions};
 use crate::control::host::firewall::{Firewall, RulesState};
 use crate::control::host::host_id::HostId;
@@ -18,7 +19,7 @@ use crate::control::util::time_text;
 /// What is known of the lease and of the registry, and how often they changed.
 #[derive(Debug)]
 pub(in crate::control) struct Vitals {
-    subnet_file: Condition,
+    subnet_file: Part,
     in_touch: bool,
     num_malformed: usize,
     reconnects: u64,
@@ -50,7 +51,7 @@ impl Vitals {
     }
 
     /// Takes note of how subnet.env is; `None` before anybody keeps it.
-    pub(in crate::control) fn subnet_file(&mut self, state: Option<Condition>) {
+    pub(in crate::control) fn subnet_file(&mut self, state: Option<Part>) {
         self.subnet_file = state.unwrap_or_else(no_subnet_file);
     }
 
@@ -96,7 +97,7 @@ impl Vitals {
     pub(in crate::control) fn report(
         &self,
         stats: Stats,
-        backend: &dyn Backend,
+        backend: &impl Backend,
         firewall: &Firewall,
     ) -> Report {
         let (rules, now) = (firewall.state(), Instant::now());
@@ -129,6 +130,10 @@ impl Vitals {
         let holds_if = |condition, reason| {
             if condition { Check::holds() } else { Check::fails(reason) }
         };
+        let part = |part: &Part| match part {
+            Part::InPlace => Check::holds(),
+            Part::Amiss(reason) => Check::fails(reason.as_str()),
+        };
         let check = |condition: &Condition| match condition {
             Condition::Ok => Check::holds(),
             // The others are served all the same.
@@ -146,7 +151,7 @@ impl Vitals {
             Some(_) => Check::fails("it has expired"),
         };
         let own = [
-            ("subnet_file", check(&self.subnet_file)),
+            ("subnet_file", part(&self.subnet_file)),
             ("registry", holds_if(self.in_touch, "it does not answer; packets go on")),
             ("lease", lease),
             ("rules", check_rules(rules)),
@@ -156,8 +161,8 @@ impl Vitals {
     }
 }
 
-fn no_subnet_file() -> Condition {
-    Condition::Failed("subnet.env is not written yet".to_owned())
+fn no_subnet_file() -> Part {
+    Part::Amiss("subnet.env is not written yet".to_owned())
 }
 
 impl Vitals {
@@ -220,7 +225,7 @@ mod tests {
             RulesState::NotWanted,
         );
         assert_eq!(failing(&vitals, &well, &rules), ["subnet_file"]);
-        vitals.subnet_file(Some(Condition::Ok));
+        vitals.subnet_file(Some(Part::InPlace));
         assert_eq!(failing(&vitals, &well, &rules), [""; 0]);
         for in_touch in [false, false, true, false, true] {
             vitals.touch(in_touch);

@@ -60,6 +60,9 @@ pub enum LeaseError {
     /// The entry is longer than a message may be. Not even its length is known.
     #[error("the value has more bytes than a message may have; no lease has as many")]
     Giant,
+    /// There are keys below it, and no value.
+    #[error("it is a directory")]
+    Directory,
     /// The value is no JSON object.
     #[error("the value is not a JSON object: {0}")]
     Json(String),

@@ -36,11 +36,11 @@ pub(in crate::control) async fn follow_config<R: Registry>(
     num_nodes: impl Fn() -> usize,
     mut sink: impl FnMut(Option<String>),
 ) -> Infallible {
-    let name = registry.config_name();
     let mut said = None;
     loop {
         let found = match read_config(registry, backend).await {
             Ok(found) => Some(difference(in_use, &found.network).map(|what| {
+                let name = registry.config_name();
                 format!(
                     "{name} is not what this node runs with: {what}; restart to follow it, or \
                      change it back"
@@ -56,7 +56,10 @@ pub(in crate::control) async fn follow_config<R: Registry>(
         if let Some(found) = found.filter(|found| *found != said) {
             match &found {
                 Some(warning) => tracing::warn!("{warning}"),
-                None => tracing::info!("{name} is again what this node runs with"),
+                None => {
+                    let name = registry.config_name();
+                    tracing::info!("{name} is again what this node runs with");
+                }
             }
             sink(found.clone());
             said = found;

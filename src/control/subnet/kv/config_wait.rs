@@ -31,6 +31,20 @@ pub enum NotYet {
     Registry(RegistryError),
 }
 
+impl NotYet {
+    /// What is wrong, and where else there is a config if there is none here.
+    pub(crate) async fn explain<R: Registry>(&self, registry: &R) -> String {
+        let elsewhere = match self {
+            Self::Missing { .. } => registry.config_elsewhere().await,
+            Self::Invalid { .. } | Self::Registry(_) => None,
+        };
+        match elsewhere {
+            Some(elsewhere) => format!("{self}, but {elsewhere}"),
+            None => self.to_string(),
+        }
+    }
+}
+
 /// The network config, as soon as there is one without fault. Waits for ever if need be, and
 /// says what for: each different problem once, and again after a minute.
 ///
@@ -78,8 +92,8 @@ impl ConfigWait {
             }
             Ok(_) => {}
             Err(problem) => {
-                let problem = problem.to_string();
-                if self.log.is_due(&problem) {
+                if self.log.is_due(&problem.to_string()) {
+                    let problem = problem.explain(registry).await;
                     tracing::warn!(
                         "Couldn't fetch network config: {problem}; \
                          waiting; will go on by itself once it is right"

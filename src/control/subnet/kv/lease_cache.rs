@@ -109,15 +109,21 @@ impl<'a> LeaseTable<'a> {
 
     /// Takes over changes, in order.
     pub(super) fn apply(&mut self, changes: Vec<Change>) -> Vec<LeaseEvent> {
-        let event = |change| match change {
-            Change::Put(entry) => self.learn(entry),
-            Change::Delete { key, .. } => self.forget(&key),
-            Change::Foreign => {
-                self.num_unreadable_writes += 1;
-                None
+        let mut events = Vec::new();
+        for change in changes {
+            match change {
+                Change::Put(entry) => events.extend(self.learn(entry)),
+                Change::Delete { key, .. } => events.extend(self.forget(&key)),
+                Change::Cleared { .. } => events.extend(self.forget_all()),
+                Change::Foreign => self.num_unreadable_writes += 1,
             }
-        };
-        changes.into_iter().filter_map(event).collect()
+        }
+        events
+    }
+
+    fn forget_all(&mut self) -> Vec<LeaseEvent> {
+        let keys: Vec<String> = self.known.keys().chain(self.malformed.keys()).cloned().collect();
+        keys.iter().filter_map(|key| self.forget(key)).collect()
     }
 
     fn learn(&mut self, entry: Read) -> Option<LeaseEvent> {

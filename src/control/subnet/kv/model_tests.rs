@@ -254,7 +254,7 @@ impl World {
             }
             Change::Put(Err(malformed)) => panic!("{malformed}"),
             Change::Delete { key, .. } => drop(self.owners.remove(&key)),
-            Change::Foreign => panic!("a foreign key in memory"),
+            Change::Cleared { .. } | Change::Foreign => panic!("not in memory"),
         }
     }
 

@@ -3,14 +3,21 @@
 //! A registry is a small database with history: every write gets a [`Revision`], a list is a
 //! [`Snapshot`] at one revision, and a watch delivers every change after a revision, in order.
 //! Writes are conditional: an entry changes only if it still is as the writer saw it.
-//! [`etcd3`] and [`file`](mod@file) implement it for real, [`memory`] in this process.
+//! [`etcd3`], [`etcd2`] and [`file`](mod@file) implement it for real, [`memory`] in this process.
+//! [`any_etcd`] is etcd by whichever of its APIs has the network config.
 
 pub mod etcd3;
+pub mod etcd2;
+pub mod any_etcd;
 pub mod file;
 pub mod memory;
+mod bounds;
+mod failover;
 mod history;
 #[cfg(test)]
 mod conformance;
+#[cfg(test)]
+pub(crate) mod test_certificates;
 #[cfg(test)]
 pub(crate) mod test_etcd;
 
@@ -161,6 +168,11 @@ pub enum Change {
         /// The revision of the deletion.
         revision: Revision,
     },
+    /// Every entry was deleted, or expired, at once: the directory that they were in.
+    Cleared {
+        /// The revision of the deletion.
+        revision: Revision,
+    },
     /// A key was written or deleted that is no entry of ours, but one to a stock node, which it
     /// makes forget all its peers. No listing has it.
     Foreign,
@@ -247,8 +259,21 @@ pub trait Registry: Send + Sync {
     /// Where the network config is kept, for messages: `etcd key /coreos.com/network/config`.
     fn config_name(&self) -> String;
 
+    /// What the state file calls the registry: the same in every life of this node.
+    fn name_in_state(&self) -> String {
+        self.config_name()
+    }
+
     /// The network config's text; `None` when nobody has written one yet.
     fn config(&self) -> impl Future<Output = Result<Option<String>, RegistryError>> + Send;
+
+    /// Where else there is a network config, when there is none at [`config_name`]: what it is
+    /// called, and the flags that lead there. For messages.
+    ///
+    /// [`config_name`]: Self::config_name
+    fn config_elsewhere(&self) -> impl Future<Output = Option<String>> + Send {
+        std::future::ready(None)
+    }
 
     /// Which store answers now: `etcd cluster cdf818194e3a8c32`.
     fn identity(&self) -> impl Future<Output = Result<StoreId, RegistryError>> + Send;

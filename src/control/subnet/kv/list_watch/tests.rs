@@ -256,6 +256,23 @@ async fn leases_that_no_listing_has_stand_until_they_are_written_again_or_given_
     assert_eq!(table.num_doubted(), 0);
 }
 
+#[tokio::test(start_paused = true)]
+async fn deletion_of_every_entry_at_once_removes_all_peers_in_doubt_or_not() {
+    let own = Claim::new("10.1.0.0/24".parse().unwrap(), Ipv4Addr::new(192, 0, 2, 0));
+    let mut table = LeaseTable::new(&own, Vec::new());
+    let store = StoreId("test".to_owned());
+    for of in [&[1, 2, 3][..], &[2, 3]] {
+        let entries = of.iter().map(|i| Ok(lease(*i))).collect();
+        table.replace(Snapshot { store: store.clone(), revision: Revision(9), entries });
+    }
+    assert_eq!(table.num_doubted(), 1);
+    let changes = vec![Change::Cleared { revision: Revision(12) }, Change::Put(Ok(lease(2)))];
+    let texts: Vec<String> = table.apply(changes).iter().map(text).collect();
+    let removed = ["-10.1.1.0/24", "-10.1.2.0/24", "-10.1.3.0/24"];
+    assert_eq!(texts, [&removed[..], &["+10.1.2.0/24 192.0.2.2"]].concat());
+    assert_eq!((table.num_known(), table.num_doubted()), (1, 0));
+}
+
 #[tokio::test]
 async fn etcd_watch_that_is_compacted_away_lists_anew() {
     let server = EtcdServer::start().await;

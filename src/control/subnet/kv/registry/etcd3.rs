@@ -10,17 +10,16 @@
 //! and then our lease is written again. Only subnet keys are written. etcd's own "lease", the expiry that a key is bound to, is a [`TtlLease`] here.
 
 mod pages;
-mod servers;
+pub(super) mod servers;
 pub(crate) mod settings;
 mod stream;
 mod ttl_leases;
-mod tls;
+pub(super) mod tls;
 
 use ipnetwork::Ipv4Network;
-pub use settings::{EtcdConfig, EtcdConfigError};
+pub use settings::{EtcdApi, EtcdConfig, EtcdConfigError, UnknownEtcdApi};
 pub use stream::EtcdWatch;
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::num::NonZeroI64;
 
 use std::time::Duration;
@@ -33,6 +32,7 @@ use tokio::time::Instant;
 
 use self::servers::{Servers, Timings};
 use self::ttl_leases::{Leftovers, says};
+use super::bounds::{MAX_KEY_LEN, MAX_VALUE_LEN, shorten};
 use super::{
     Entry, LEASE_TTL, Malformed, Read, Registry, RegistryError, Revision, Scope, Snapshot, StoreId,
     TtlLease, Write, read_entry,
@@ -42,12 +42,6 @@ use crate::control::subnet::lease::{Lease, LeaseAttrs, LeaseError, parse_key, pr
 /// Largest message taken from etcd. What is larger is asked for in pieces: a listing by shorter
 /// pages, a watch by fragments, or by a new listing where etcd knows none (before 3.4).
 const MAX_MESSAGE_LEN: usize = 8 << 20;
-
-/// Longest value that is read. A lease has some hundred bytes.
-const MAX_VALUE_LEN: usize = 64 << 10;
-
-/// Longest key that is kept, in bytes. A subnet's has some twenty.
-const MAX_KEY_LEN: usize = 512;
 
 /// The registry in etcd.
 pub struct EtcdRegistry {
@@ -82,6 +76,13 @@ impl EtcdRegistry {
         };
         let servers = Servers::new(config, timings).await?;
         Ok(Self { servers, keys, leftovers: Leftovers::default() })
+    }
+
+    /// The value of `key`, where a network config may be.
+    pub(super) async fn config_at(&self, key: &str) -> Result<Option<String>, RegistryError> {
+        let get = |client| pages::get(client, key, GetOptions::new());
+        let answer = self.servers.read("read network config", get).await?;
+        Ok(answer.kvs().first().map(|kv| String::from_utf8_lossy(kv.value()).into_owned()))
     }
 
     /// Writes `lease` with `attrs` if its entry is as `expected`.
@@ -136,9 +137,7 @@ impl Registry for EtcdRegistry {
     }
 
     async fn config(&self) -> Result<Option<String>, RegistryError> {
-        let get = |client| pages::get(client, self.keys.config.clone(), GetOptions::new());
-        let answer = self.servers.read("read network config", get).await?;
-        Ok(answer.kvs().first().map(|kv| String::from_utf8_lossy(kv.value()).into_owned()))
+        self.config_at(&self.keys.config).await
     }
 
     async fn identity(&self) -> Result<StoreId, RegistryError> {
@@ -296,17 +295,9 @@ impl Keys {
         format!("{}{key}", self.subnets)
     }
 
-    /// A key of etcd's, less what all entries share. One that is too long to be of any use is
-    /// told by its beginning and its hash.
+    /// A key of etcd's, less what all entries share.
     fn short(&self, key: &[u8]) -> String {
-        let short = key.strip_prefix(self.subnets.as_bytes()).unwrap_or(key);
-        if short.len() <= MAX_KEY_LEN {
-            return String::from_utf8_lossy(short).into_owned();
-        }
-        let mut hasher = DefaultHasher::new();
-        short.hash(&mut hasher);
-        let start = String::from_utf8_lossy(&short[..MAX_KEY_LEN]);
-        format!("{start}... ({} bytes, hash {:x})", short.len(), hasher.finish())
+        shorten(key.strip_prefix(self.subnets.as_bytes()).unwrap_or(key))
     }
 
     fn read(&self, kv: &KeyValue) -> Read {

@@ -136,7 +136,7 @@ impl Change {
         match self {
             Self::Put(entry) => Some(key_of(entry)),
             Self::Delete { key, .. } => Some(key),
-            Self::Foreign => None,
+            Self::Cleared { .. } | Self::Foreign => None,
         }
     }
 }

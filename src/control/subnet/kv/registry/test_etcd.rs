@@ -34,9 +34,19 @@ impl EtcdServer {
     /// One that speaks TLS. Its certificate must be good for 127.0.0.1. If there is a `client_ca`,
     /// it takes only clients with a certificate of that.
     pub(crate) async fn start_with_tls(cert: &Path, key: &Path, client_ca: Option<&Path>) -> Self {
+        Self::start_with_tls_and(cert, key, client_ca, &[]).await
+    }
+
+    /// The same, with more arguments.
+    pub(crate) async fn start_with_tls_and(
+        cert: &Path,
+        key: &Path,
+        client_ca: Option<&Path>,
+        more: &[&str],
+    ) -> Self {
         let [cert, key, ca] = [Some(cert), Some(key), client_ca]
             .map(|path| path.map_or(String::new(), |path| path.display().to_string()));
-        let mut args = vec!["--cert-file", &cert, "--key-file", &key];
+        let mut args = [&["--cert-file", &cert, "--key-file", &key], more].concat();
         if client_ca.is_some() {
             args.extend(["--client-cert-auth", "--trusted-ca-file", &ca]);
         }

@@ -189,9 +189,10 @@ impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
             match change {
                 Change::Put(Ok(lease)) if lease.entry.revision <= known => {}
                 Change::Put(Err(Malformed { revision, .. })) if revision <= known => {}
-                Change::Delete { revision, .. } if revision <= known => {}
+                Change::Delete { revision, .. } | Change::Cleared { revision }
+                    if revision <= known => {}
                 Change::Put(entry) => self.settle(entry).await?,
-                Change::Delete { .. } => self.judge(None).await?,
+                Change::Delete { .. } | Change::Cleared { .. } => self.judge(None).await?,
                 Change::Foreign => {}
             }
         }

@@ -1,37 +1,38 @@
 //! [`Servers`]: one client per endpoint, and calls that find one that answers.
+//!
+//! One client for all would choose a server for each call anew, and pay for a dead one again and
+//! again; [`Failover`] stays with the server that answered last.
 
 use std::error::Error as _;
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use etcd_client::{Client, ConnectOptions, Error};
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
 use tokio::sync::OnceCell;
 
 use super::settings::{EtcdConfig, EtcdConfigError};
 use super::tls::TlsFiles;
 use crate::control::subnet::kv::registry::RegistryError;
+use crate::control::subnet::kv::registry::failover::{Failover, Miss};
 use crate::control::util::log_limit::LogLimit;
 
 /// How long to wait for what.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Timings {
+pub(in crate::control::subnet::kv::registry) struct Timings {
     /// A connection, of one server.
-    pub(super) connect: Duration,
+    pub(in crate::control::subnet::kv::registry) connect: Duration,
     /// The answer to one call, of one server.
-    pub(super) call: Duration,
+    pub(in crate::control::subnet::kv::registry) call: Duration,
     /// Between two pings on a connection with a watch. etcd hangs up on a client that pings more
     /// often than every 5 s (its `--grpc-keepalive-min-time`).
-    pub(super) ping: Duration,
+    pub(in crate::control::subnet::kv::registry) ping: Duration,
     /// Without news on a watch until the server is asked for a sign of life.
-    pub(super) silence: Duration,
+    pub(in crate::control::subnet::kv::registry) silence: Duration,
 }
 
 impl Timings {
-    pub(super) const DEFAULT: Self = Self {
+    pub(in crate::control::subnet::kv::registry) const DEFAULT: Self = Self {
         connect: Duration::from_secs(2),
         call: Duration::from_secs(5),
         ping: Duration::from_secs(10),
@@ -40,15 +41,9 @@ impl Timings {
 }
 
 /// Every endpoint with its own client.
-///
-/// One client for all would choose a server for each call anew, and pay for a dead one again
-/// and again; this stays with the server that answered last.
 pub(super) struct Servers {
     servers: Vec<Server>,
-    /// The one that answered last.
-    current: AtomicUsize,
-    /// It did, and they have not all failed since.
-    is_known: AtomicBool,
+    failover: Failover,
     user: Option<(String, String)>,
     /// Of every connection, but for TLS.
     options: ConnectOptions,
@@ -56,24 +51,6 @@ pub(super) struct Servers {
     config: EtcdConfig,
     log: Mutex<LogLimit>,
     pub(super) timings: Timings,
-}
-
-/// By how much a server is asked before the next one, while none is known to answer. One that is
-/// well answers in a fraction of this.
-const HEAD_START: Duration = Duration::from_millis(300);
-
-/// Why a server gave no answer.
-struct Miss {
-    reason: String,
-    /// Another server would say the same.
-    is_final: bool,
-}
-
-/// Why no server gave an answer so far.
-struct Misses {
-    operation: &'static str,
-    /// In the operator's order of servers.
-    reasons: Vec<String>,
 }
 
 struct Server {
@@ -122,15 +99,11 @@ impl Servers {
             servers.push(Server { url, session: Mutex::new(session) });
         }
         let (config, log) = (config.clone(), Mutex::default());
-        let (current, is_known) = (AtomicUsize::new(0), AtomicBool::new(false));
-        Ok(Self { servers, current, is_known, user, options, config, log, timings })
+        let failover = Failover::new(servers.len());
+        Ok(Self { servers, failover, user, options, config, log, timings })
     }
 
-    /// Asks the server that answered last, then the others, until one gives an answer or a
-    /// refusal that any other would give, too.
-    ///
-    /// A server that fell silent may have done what it was asked. `rpc` must be such that asking
-    /// another once more does no harm.
+    /// See [`Failover::call`].
     pub(super) async fn call<T, F>(
         &self,
         operation: &'static str,
@@ -139,20 +112,10 @@ impl Servers {
     where
         F: Future<Output = Result<T, Error>>,
     {
-        let mut misses = Misses::new(operation, self.servers.len());
-        for index in self.order() {
-            match self.ask(index, &rpc).await {
-                Ok(answer) => return Ok(answer),
-                Err(miss) => misses.add(index, miss)?,
-            }
-        }
-        self.is_known.store(false, Ordering::Relaxed);
-        Err(misses.into_error())
+        self.failover.call(operation, |index| self.ask(index, &rpc)).await
     }
 
-    /// Like [`call`](Self::call), for what changes nothing. As long as no server is known to
-    /// answer, as at the start, it does not wait for one to fail before it asks the next: the
-    /// lookup of a name alone may take many seconds.
+    /// See [`Failover::read`].
     pub(super) async fn read<T, F>(
         &self,
         operation: &'static str,
@@ -161,30 +124,7 @@ impl Servers {
     where
         F: Future<Output = Result<T, Error>>,
     {
-        if self.is_known.load(Ordering::Relaxed) {
-            return self.call(operation, rpc).await;
-        }
-        let (rpc, mut misses) = (&rpc, Misses::new(operation, self.servers.len()));
-        let mut asked: FuturesUnordered<_> = (0_u32..)
-            .zip(self.order())
-            .map(|(turn, index)| async move {
-                tokio::time::sleep(HEAD_START * turn).await;
-                (index, self.ask(index, rpc).await)
-            })
-            .collect();
-        while let Some((index, answer)) = asked.next().await {
-            match answer {
-                Ok(answer) => return Ok(answer),
-                Err(miss) => misses.add(index, miss)?,
-            }
-        }
-        Err(misses.into_error())
-    }
-
-    /// The servers in the order in which they are asked.
-    fn order(&self) -> impl Iterator<Item = usize> + use<> {
-        let (start, num) = (self.current.load(Ordering::Relaxed), self.servers.len());
-        (0..num).map(move |turn| (start + turn) % num)
+        self.failover.read(operation, |index| self.ask(index, &rpc)).await
     }
 
     /// Asks one server.
@@ -199,11 +139,7 @@ impl Servers {
             rpc(session.client.clone()).await
         };
         let (reason, is_final) = match tokio::time::timeout(self.timings.call, asked).await {
-            Ok(Ok(answer)) => {
-                self.current.store(index, Ordering::Relaxed);
-                self.is_known.store(true, Ordering::Relaxed);
-                return Ok(answer);
-            }
+            Ok(Ok(answer)) => return Ok(answer),
             Ok(Err(error)) => (describe(&error), is_final(&error)),
             Err(_) => {
                 self.abandon_session(server).await;
@@ -300,25 +236,6 @@ impl Servers {
             Some(_) => client.refresh_token().await,
             None => Ok(()),
         }
-    }
-}
-
-impl Misses {
-    fn new(operation: &'static str, num_servers: usize) -> Self {
-        Self { operation, reasons: vec![String::new(); num_servers] }
-    }
-
-    /// Takes note of the miss of a server; an error if there is no use in asking another.
-    fn add(&mut self, index: usize, Miss { reason, is_final }: Miss) -> Result<(), RegistryError> {
-        if is_final {
-            return Err(RegistryError::Call { operation: self.operation, reason });
-        }
-        self.reasons[index] = reason;
-        Ok(())
-    }
-
-    fn into_error(self) -> RegistryError {
-        RegistryError::Call { operation: self.operation, reason: self.reasons.join("; ") }
     }
 }
 

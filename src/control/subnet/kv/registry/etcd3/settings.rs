@@ -2,8 +2,40 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use hyper::Uri;
+
+/// Which of etcd's APIs, and with it which of its two stores: neither shows the keys of the other.
+/// Parses from `auto`, `3` and `2`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum EtcdApi {
+    /// v3, unless the network config is in v2 alone.
+    #[default]
+    Auto,
+    /// v3, as flannel from 0.18 on.
+    V3,
+    /// v2, as flannel up to 0.17.
+    V2,
+}
+
+/// A text that is no [`EtcdApi`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is none of auto, 3 and 2")]
+pub struct UnknownEtcdApi(String);
+
+impl FromStr for EtcdApi {
+    type Err = UnknownEtcdApi;
+
+    fn from_str(text: &str) -> Result<Self, UnknownEtcdApi> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "3" => Ok(Self::V3),
+            "2" => Ok(Self::V2),
+            _ => Err(UnknownEtcdApi(text.to_owned())),
+        }
+    }
+}
 
 /// Where etcd is and how to talk to it: the values of flannel's `-etcd-*` flags.
 #[derive(Clone, Default)]
@@ -12,6 +44,8 @@ pub struct EtcdConfig {
     pub endpoints: Vec<String>,
     /// `-etcd-prefix`: what all keys begin with.
     pub prefix: String,
+    /// `-etcd-api`: where the keys are.
+    pub api: EtcdApi,
     /// `-etcd-cafile`: who may sign a server's certificate; the system's list when not given.
     pub ca_file: Option<PathBuf>,
     /// `-etcd-certfile`: our certificate, if servers ask for one.
@@ -115,7 +149,7 @@ impl EtcdConfig {
     }
 
     /// Whether any TLS file is given.
-    pub(super) fn wants_tls(&self) -> bool {
+    pub(in crate::control::subnet::kv::registry) fn wants_tls(&self) -> bool {
         [&self.ca_file, &self.cert_file, &self.key_file].into_iter().any(Option::is_some)
     }
 }
@@ -126,6 +160,7 @@ impl fmt::Debug for EtcdConfig {
         f.debug_struct("EtcdConfig")
             .field("endpoints", &self.endpoints)
             .field("prefix", &self.prefix)
+            .field("api", &self.api)
             .field("ca_file", &self.ca_file)
             .field("cert_file", &self.cert_file)
             .field("key_file", &self.key_file)
@@ -177,7 +212,7 @@ pub(crate) fn clean_prefix(prefix: &str) -> String {
 }
 
 /// `name` under a cleaned `prefix`.
-pub(super) fn join(prefix: &str, name: &str) -> String {
+pub(in crate::control::subnet::kv::registry) fn join(prefix: &str, name: &str) -> String {
     match prefix {
         "" | "/" => format!("{prefix}{name}"),
         _ => format!("{prefix}/{name}"),

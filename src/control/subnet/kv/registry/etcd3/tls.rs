@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use etcd_client::{Certificate, Identity, TlsOptions};
 
 use super::settings::{EtcdConfig, EtcdConfigError};
+use crate::control::util::http_client::TlsMaterial;
 
 const CA_FLAG: &str = "-etcd-cafile";
 const CERT_FLAG: &str = "-etcd-certfile";
@@ -18,7 +19,7 @@ const KEY: (&str, &str) = ("PRIVATE KEY-----", "private key");
 
 /// The content of all TLS files.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct TlsFiles {
+pub(in crate::control::subnet::kv::registry) struct TlsFiles {
     ca: Option<Vec<u8>>,
     /// Certificate and key.
     pair: Option<(Vec<u8>, Vec<u8>)>,
@@ -26,7 +27,9 @@ pub(super) struct TlsFiles {
 
 impl TlsFiles {
     /// Reads the files that `config` names.
-    pub(super) fn read(config: &EtcdConfig) -> Result<Self, EtcdConfigError> {
+    pub(in crate::control::subnet::kv::registry) fn read(
+        config: &EtcdConfig,
+    ) -> Result<Self, EtcdConfigError> {
         let ca = config.ca_file.as_ref().map(|path| read_pem(CA_FLAG, path, CERTIFICATE));
         let pair = match (&config.cert_file, &config.key_file) {
             (Some(cert), Some(key)) => {
@@ -51,6 +54,12 @@ impl TlsFiles {
             Some((cert, key)) => tls.identity(Identity::from_pem(cert, key)),
             None => tls,
         }
+    }
+}
+
+impl From<TlsFiles> for TlsMaterial {
+    fn from(TlsFiles { ca, pair }: TlsFiles) -> Self {
+        Self { ca, identity: pair }
     }
 }
 

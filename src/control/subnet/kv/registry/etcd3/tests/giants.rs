@@ -82,7 +82,7 @@ async fn key_of_any_length_is_one_short_error() {
                 Change::Put(Err(malformed)) => puts.push(malformed.key),
                 Change::Delete { key, .. } => assert_eq!(puts.last(), Some(&key)),
                 Change::Put(Ok(lease)) => panic!("{lease:?}"),
-                Change::Foreign => panic!("a foreign key"),
+                Change::Cleared { .. } | Change::Foreign => panic!("none of ours"),
             }
         }
     }
@@ -114,7 +114,7 @@ async fn learns(feed: &mut Feed<'_, EtcdRegistry>, key: &str) {
                 .into_iter()
                 .filter_map(|change| match change {
                     Change::Put(entry) => Some(entry),
-                    Change::Delete { .. } | Change::Foreign => None,
+                    Change::Delete { .. } | Change::Cleared { .. } | Change::Foreign => None,
                 })
                 .collect(),
             Update::Snapshot(all) | Update::Relisted(all, _) | Update::Reset(all) => all.entries,

@@ -1,0 +1,134 @@
+//! [`Failover`]: which of several servers to ask, and what each said that gave no answer.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+
+use super::RegistryError;
+
+/// By how much a server is asked before the next one, while none is known to answer. One that is
+/// well answers in a fraction of this.
+const HEAD_START: Duration = Duration::from_millis(300);
+
+/// Asks the server that answered last, and the others if it fails.
+#[derive(Debug)]
+pub(super) struct Failover {
+    num_servers: usize,
+    /// The one that answered last.
+    current: AtomicUsize,
+    /// It did, and they have not all failed since.
+    is_known: AtomicBool,
+}
+
+/// Why a server gave no answer.
+#[derive(Debug)]
+pub(super) struct Miss {
+    /// What happened, and at which server.
+    pub(super) reason: String,
+    /// Another server would say the same.
+    pub(super) is_final: bool,
+}
+
+/// Why no server gave an answer so far.
+struct Misses {
+    operation: &'static str,
+    /// In the operator's order of servers.
+    reasons: Vec<String>,
+}
+
+impl Failover {
+    pub(super) const fn new(num_servers: usize) -> Self {
+        Self { num_servers, current: AtomicUsize::new(0), is_known: AtomicBool::new(false) }
+    }
+
+    /// Asks the server that answered last, then the others, until one gives an answer or a
+    /// refusal that any other would give, too.
+    ///
+    /// A server that fell silent may have done what it was asked. `ask` must be such that asking
+    /// another once more does no harm.
+    pub(super) async fn call<T, F>(
+        &self,
+        operation: &'static str,
+        ask: impl Fn(usize) -> F,
+    ) -> Result<T, RegistryError>
+    where
+        F: Future<Output = Result<T, Miss>>,
+    {
+        let mut misses = Misses::new(operation, self.num_servers);
+        for index in self.order() {
+            // On the heap: what a client needs for a call would else be a part of every future above.
+            match self.note(index, Box::pin(ask(index)).await) {
+                Ok(answer) => return Ok(answer),
+                Err(miss) => misses.add(index, miss)?,
+            }
+        }
+        self.is_known.store(false, Ordering::Relaxed);
+        Err(misses.into_error())
+    }
+
+    /// Like [`call`](Self::call), for what changes nothing. As long as no server is known to
+    /// answer, as at the start, it does not wait for one to fail before it asks the next: the
+    /// lookup of a name alone may take many seconds.
+    pub(super) async fn read<T, F>(
+        &self,
+        operation: &'static str,
+        ask: impl Fn(usize) -> F,
+    ) -> Result<T, RegistryError>
+    where
+        F: Future<Output = Result<T, Miss>>,
+    {
+        if self.is_known.load(Ordering::Relaxed) {
+            return self.call(operation, ask).await;
+        }
+        let (ask, mut misses) = (&ask, Misses::new(operation, self.num_servers));
+        let mut asked: FuturesUnordered<_> = (0_u32..)
+            .zip(self.order())
+            .map(|(turn, index)| async move {
+                tokio::time::sleep(HEAD_START * turn).await;
+                (index, self.note(index, ask(index).await))
+            })
+            .collect();
+        while let Some((index, answer)) = asked.next().await {
+            match answer {
+                Ok(answer) => return Ok(answer),
+                Err(miss) => misses.add(index, miss)?,
+            }
+        }
+        Err(misses.into_error())
+    }
+
+    fn note<T>(&self, index: usize, answer: Result<T, Miss>) -> Result<T, Miss> {
+        if answer.is_ok() {
+            self.current.store(index, Ordering::Relaxed);
+            self.is_known.store(true, Ordering::Relaxed);
+        }
+        answer
+    }
+
+    /// The servers in the order in which they are asked.
+    fn order(&self) -> impl Iterator<Item = usize> + use<> {
+        let (start, num) = (self.current.load(Ordering::Relaxed), self.num_servers);
+        (0..num).map(move |turn| (start + turn) % num)
+    }
+}
+
+impl Misses {
+    fn new(operation: &'static str, num_servers: usize) -> Self {
+        Self { operation, reasons: vec![String::new(); num_servers] }
+    }
+
+    /// Takes note of the miss of a server; an error if there is no use in asking another.
+    fn add(&mut self, index: usize, Miss { reason, is_final }: Miss) -> Result<(), RegistryError> {
+        if is_final {
+            return Err(RegistryError::Call { operation: self.operation, reason });
+        }
+        self.reasons[index] = reason;
+        Ok(())
+    }
+
+    fn into_error(self) -> RegistryError {
+        RegistryError::Call { operation: self.operation, reason: self.reasons.join("; ") }
+    }
+}
