@@ -60,3 +60,25 @@ fn unsafe_stands_in_sys_alone() {
         assert!(!code(&text).any(is_unsafe), "{}", path.display());
     }
 }
+
+#[test]
+fn one_backend_never_imports_another_and_one_file_knows_them_all() {
+    const BACKENDS: [&str; 3] = ["udp", "vxlan", "host_gw"];
+    for (path, text) in sources("src/control") {
+        let path = path.to_str().unwrap();
+        if path.ends_with("control/backend/mod.rs") {
+            continue;
+        }
+        let is_own = |name: &str| {
+            path.contains(&format!("/backend/{name}/"))
+                || path.ends_with(&format!("/backend/{name}.rs"))
+        };
+        for name in BACKENDS.iter().filter(|name| !is_own(name)) {
+            let imports = [format!("backend::{name}"), format!("super::{name}::")];
+            let is_import = |line: &str| imports.iter().any(|import| line.contains(import));
+            // The data plane and the lab have modules of these names, too.
+            let line = code(&text).find(|line| is_import(line) && !line.contains("dataplane"));
+            assert_eq!(line, None, "{path}");
+        }
+    }
+}

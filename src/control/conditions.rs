@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use tracing::{info, warn};
+
+use super::util::log_limit::LogLimit;
 
 /// How one thing is.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
@@ -15,6 +18,13 @@ pub enum Condition {
     Degraded(String),
     /// The node does not do its part, for this reason: one line.
     Failed(String),
+}
+
+impl Condition {
+    /// Whether it is `Ok`.
+    pub fn is_ok(&self) -> bool {
+        *self == Self::Ok
+    }
 }
 
 /// All of them. Each backend has its own; the names are those that `/readyz` shows.
@@ -40,5 +50,24 @@ impl Conditions {
     /// Every condition with its name, in the order of the names.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, &Condition)> {
         self.0.iter().map(|(name, condition)| (*name, condition))
+    }
+
+    /// Logs what differs from `before`, and repeats at the pace of `log` what is still not ok.
+    /// Conditions named in `quiet` are logged by their own reporters.
+    pub(crate) fn log_changes(&self, before: &Self, quiet: &[&str], log: &mut LogLimit) {
+        for (name, now) in self.iter().filter(|(name, _)| !quiet.contains(name)) {
+            let before = before.get(name);
+            match now {
+                Condition::Failed(reason) | Condition::Degraded(reason) => {
+                    // The call also starts the minute without a repetition.
+                    let is_due = log.is_due(reason);
+                    if *now != before || is_due {
+                        warn!("{name} degraded: {reason}");
+                    }
+                }
+                Condition::Ok if !before.is_ok() => info!("{name}: ok again"),
+                Condition::Ok => {}
+            }
+        }
     }
 }

@@ -27,12 +27,9 @@ use tokio::runtime::Builder;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-use self::backend::BackendError;
-use self::backend::host_gw::{HostGwBackend, HostGwSetup};
-use self::backend::udp::{UdpBackend, UdpSetup};
-use self::backend::vxlan::{VxlanBackend, VxlanSetup};
+use self::backend::{BackendError, BackendSetup, UdpOptions};
 use self::cli::Config;
-use self::config::backend::{BackendConfig, BackendType};
+use self::config::network::NetworkConfig;
 use self::host::host_id::HostId;
 use self::host::iface::{ExternalInterface, IfaceChoice, IfaceError};
 use self::host::overlap::OverlapError;
@@ -124,12 +121,7 @@ const LAST_WRITE_TIMEOUT: Duration = Duration::from_millis(200);
 async fn run_with<R: Registry>(config: &Config, registry: &R) -> Result<(), DaemonError> {
     // 1. What the operator and the host got wrong, before anything is touched.
     preflight::check_net_admin()?;
-    match (config.backend, preflight::check_tun()) {
-        (Some(BackendType::Udp), checked) => checked?,
-        // The network config says later whether it is needed.
-        (None, Err(error)) => warn!("{error}; the udp backend needs it"),
-        (Some(BackendType::Vxlan | BackendType::HostGw) | None, _) => {}
-    }
+    backend::preflight(config.backend)?;
     for note in &config.notes {
         warn!("{note}");
     }
@@ -231,43 +223,25 @@ async fn join<R: Registry>(
         firewall: config.firewall,
         health,
     };
-    live(node, config, iface).await
+    let driver = backend::create(backend_setup(config, node.network.clone(), iface));
+    node.live(driver).await
 }
 
-/// The node's life with the backend that its network asks for.
-async fn live<R: Registry>(
-    node: Node<'_, R>,
+/// What the backend is made from: flags, network config and interface.
+fn backend_setup(
     config: &Config,
+    network: NetworkConfig,
     iface: ExternalInterface,
-) -> Result<Infallible, DaemonError> {
+) -> BackendSetup {
+    let udp = UdpOptions {
+        num_workers: config.num_workers,
+        offloads: config.offloads,
+        source_ports: config.source_ports,
+        host: HostId::of(&config.subnet_file),
+        threads: config.threads,
+    };
     let choice = IfaceChoice { specs: config.ifaces.clone(), public_ip: config.public_ip };
-    let network = node.network.clone();
-    match network.backend {
-        BackendConfig::Udp { port, mtu } => {
-            let setup = UdpSetup {
-                iface,
-                choice,
-                network,
-                port,
-                mtu: config.mtu.or(mtu),
-                num_workers: config.num_workers,
-                offloads: config.offloads,
-                source_ports: config.source_ports,
-                host: HostId::of(&config.subnet_file),
-                threads: config.threads,
-            };
-            preflight::check_tun()?;
-            node.live::<UdpBackend>(setup).await
-        }
-        BackendConfig::Vxlan(vxlan) => {
-            let setup = VxlanSetup { iface, choice, network, vxlan, mtu: config.mtu };
-            node.live::<VxlanBackend>(setup).await
-        }
-        BackendConfig::HostGw => {
-            let setup = HostGwSetup { iface, choice, network, mtu: config.mtu };
-            node.live::<HostGwBackend>(setup).await
-        }
-    }
+    BackendSetup { iface, choice, network, mtu: config.mtu, udp }
 }
 
 fn state_file<R: Registry>(config: &Config, registry: &R) -> StateFile {

@@ -26,7 +26,7 @@ use crate::harness::{
 
 /// What `ip` is told, and what the daemon says then. Each happens twice.
 const ACCIDENTS: [(&str, &str); 6] = [
-    ("link del flannel0", "somebody deleted flannel0: making it anew"),
+    ("link del flannel0", "overlay device flannel0 disappeared; recreating it"),
     ("link set flannel0 down", "it was down; put right"),
     ("route del 10.5.0.0/16 dev flannel0", "it had lost the route to the network"),
     ("addr flush dev flannel0", "it had lost its address"),
@@ -62,7 +62,7 @@ fn external_interface_is_followed_and_its_losses_are_told() {
     let lab = up("underlay", 2);
     let node = &lab.nodes()[0];
     let reaches = |args: &str| ping(pod(&lab, 0), args, pod(&lab, 1).addr).0;
-    let repairs = || node.log_tail(1000).matches("underlay is in place again").count();
+    let repairs = || node.log_tail(1000).matches("underlay: ok again").count();
     let losses = [
         ("link set eth0 down", "interface eth0 is down", "link set eth0 up"),
         (

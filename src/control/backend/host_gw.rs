@@ -7,149 +7,119 @@
 use std::net::Ipv4Addr;
 
 use ipnetwork::Ipv4Network;
-use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tracing::info;
 
+use super::mtu::kernel_mtu;
 use super::peer_routes::{
-    Entries, Hop, KernelTables, Links, PeerEntries, PeerHost, PeerRoutes, TableChanges, Underlay,
-    Via, check_host, underlay_condition,
+    Entries, Fixed, Hop, KernelForwarding, KernelTables, Links, PeerEntries, PeerHost,
+    PeerReconciler, TableChanges, Underlay, Via, check_host, underlay_condition,
 };
-use super::{Backend, BackendError, kernel_mtu};
+use super::{Backend, BackendError, BackendSetup, Driver, Plan, Prepared, Preparing, Starting};
 use crate::control::conditions::Conditions;
-use crate::control::config::network::NetworkConfig;
 use crate::control::host::iface::{ExternalInterface, IfaceChoice};
 use crate::control::host::net;
 use crate::control::host::net::Netlink;
-use crate::control::subnet::lease::{Lease, LeaseAttrs, LeaseEvent};
+use crate::control::subnet::lease::{Lease, LeaseAttrs};
+use crate::control::util::error_chain::one_line;
 
 /// `BackendType` of our leases. Stock compares it letter by letter.
 const BACKEND_TYPE: &str = "host-gw";
 
-/// What the host-gw backend must know.
-#[derive(Debug, Clone)]
-pub struct HostGwSetup {
-    /// Carries the packets as they are.
-    pub iface: ExternalInterface,
-    /// How it was chosen, to choose again when its address is gone.
-    pub choice: IfaceChoice,
-    /// The overlay.
-    pub network: NetworkConfig,
-    /// MTU of the overlay in bytes, if the operator chose one by flag.
-    pub mtu: Option<u16>,
-}
-
-/// The running host-gw backend.
+/// The host-gw backend, configured.
 #[derive(Debug)]
-pub struct HostGwBackend {
-    name: String,
+pub(super) struct HostGwDriver {
+    iface: ExternalInterface,
+    choice: IfaceChoice,
+    network: Ipv4Network,
+    /// MTU of the overlay in bytes, if the operator chose one by flag.
+    mtu: Option<u16>,
+}
+
+/// The same with what its lease says; it holds nothing of the host's.
+#[derive(Debug)]
+struct HostGwPrepared {
+    driver: HostGwDriver,
     mtu: u16,
-    attrs: watch::Receiver<LeaseAttrs>,
-    peers: PeerRoutes,
+    attrs: LeaseAttrs,
 }
 
-/// MTU of the overlay, in bytes: that of the interface.
-///
-/// # Errors
-/// [`BackendError::SmallMtu`].
-pub(in crate::control) fn overlay_mtu(
-    iface: &ExternalInterface,
-    chosen: Option<u16>,
-) -> Result<u16, BackendError> {
-    kernel_mtu(iface, None, 0, chosen)
+impl HostGwDriver {
+    /// The backend with these settings.
+    pub(super) fn new(setup: BackendSetup) -> Self {
+        let BackendSetup { iface, choice, network, mtu, .. } = setup;
+        Self { iface, choice, network: network.network, mtu }
+    }
+
+    /// MTU of the overlay, in bytes: that of the interface.
+    fn overlay_mtu(&self) -> Result<u16, BackendError> {
+        kernel_mtu(&self.iface, None, 0, self.mtu)
+    }
+
+    /// Peers route to the address in our lease, so it must be the one on the interface.
+    fn check_public_ip(&self) -> Result<(), BackendError> {
+        let ExternalInterface { name, addr, public_ip, .. } = &self.iface;
+        if addr == public_ip {
+            return Ok(());
+        }
+        Err(BackendError::BehindNat { public_ip: *public_ip, addr: *addr, name: name.clone() })
+    }
 }
 
-/// Peers route to the address in our lease, so it must be the one on the interface.
-///
-/// # Errors
-/// [`BackendError::BehindNat`].
-pub(in crate::control) fn check_public_ip(iface: &ExternalInterface) -> Result<(), BackendError> {
-    let ExternalInterface { name, addr, public_ip, .. } = iface;
-    if addr == public_ip {
-        return Ok(());
+impl Driver for HostGwDriver {
+    fn public_ip(&self) -> Ipv4Addr {
+        self.iface.public_ip
     }
-    Err(BackendError::BehindNat { public_ip: *public_ip, addr: *addr, name: name.clone() })
+
+    fn plan(&self) -> Plan {
+        let (checked, mtu) = (self.check_public_ip(), self.overlay_mtu());
+        let name = &self.iface.name;
+        let device = mtu.as_ref().ok().map(|mtu| format!("none: routes by {name}, MTU {mtu}"));
+        let problems = checked.err().into_iter().chain(mtu.err());
+        Plan { device, listen: None, problems: problems.map(|error| one_line(&error)).collect() }
+    }
+
+    fn prepare<'a>(self: Box<Self>, _previous: Option<&'a LeaseAttrs>) -> Preparing<'a> {
+        Box::pin(async move {
+            self.check_public_ip()?;
+            let mtu = self.overlay_mtu()?;
+            let attrs = LeaseAttrs {
+                backend_type: Some(BACKEND_TYPE.to_owned()),
+                ..LeaseAttrs::udp(self.iface.public_ip)
+            };
+            let prepared = HostGwPrepared { driver: *self, mtu, attrs: attrs.clone() };
+            Ok((Box::new(prepared) as Box<dyn Prepared>, attrs))
+        })
+    }
 }
 
-impl Backend for HostGwBackend {
-    type Setup = HostGwSetup;
-    type Prepared = (HostGwSetup, u16, LeaseAttrs);
-
-    fn public_ip(setup: &HostGwSetup) -> Ipv4Addr {
-        setup.iface.public_ip
-    }
-
-    async fn prepare(
-        setup: HostGwSetup,
-        _previous: Option<&LeaseAttrs>,
-    ) -> Result<(Self::Prepared, LeaseAttrs), BackendError> {
-        check_public_ip(&setup.iface)?;
-        let mtu = overlay_mtu(&setup.iface, setup.mtu)?;
-        let attrs = LeaseAttrs {
-            backend_type: Some(BACKEND_TYPE.to_owned()),
-            ..LeaseAttrs::udp(setup.iface.public_ip)
-        };
-        Ok(((setup, mtu, attrs.clone()), attrs))
-    }
-
-    async fn start(
-        (setup, mtu, attrs): Self::Prepared,
-        lease: &Lease,
-    ) -> Result<Self, BackendError> {
-        let (connection, changes) = TableChanges::subscribe().map_err(BackendError::Kernel)?;
-        tokio::spawn(connection);
-        let (connection, net) = net::connect().map_err(BackendError::Kernel)?;
-        tokio::spawn(connection);
-        let (connection, tables) = KernelTables::connect().map_err(BackendError::Kernel)?;
-        tokio::spawn(connection);
-        let HostGwSetup { iface, choice, network, .. } = setup;
-        let (name, addr) = (iface.name.clone(), iface.addr);
-        let mut underlay = Underlay::new(iface, choice).direct();
-        underlay.says(attrs);
-        let link = underlay.link(&net, None).await.map_err(BackendError::Kernel)?;
-        let link = link.ok_or(BackendError::NoUnderlay { addr })?;
-        info!(interface = %link.name, mtu, "peers get routes by the external interface");
-        let links = Links { overlay: None, underlay: link.index };
-        let attrs = underlay.attrs();
-        let network = network.network;
-        let host = HostGwHost { net, tables, changes, links, underlay, network, own: lease.subnet };
-        let conditions = Conditions::ok(&["underlay", "peers"]);
-        let peers =
-            PeerRoutes::start(BACKEND_TYPE, host, links, conditions, |tasks, reconciler| {
+impl Prepared for HostGwPrepared {
+    fn start<'a>(self: Box<Self>, lease: &'a Lease) -> Starting<'a> {
+        Box::pin(async move {
+            let Self { driver: HostGwDriver { iface, choice, network, .. }, mtu, attrs } = *self;
+            let (connection, changes) = TableChanges::subscribe().map_err(BackendError::Kernel)?;
+            tokio::spawn(connection);
+            let (connection, net) = net::connect().map_err(BackendError::Kernel)?;
+            tokio::spawn(connection);
+            let (connection, tables) = KernelTables::connect().map_err(BackendError::Kernel)?;
+            tokio::spawn(connection);
+            let (device, addr) = (iface.name.clone(), iface.addr);
+            let mut underlay = Underlay::new(iface, choice).direct();
+            underlay.says(attrs);
+            let link = underlay.link(&net, None).await.map_err(BackendError::Kernel)?;
+            let link = link.ok_or(BackendError::NoUnderlay { addr })?;
+            info!(interface = %link.name, mtu, "peers get routes by the external interface");
+            let links = Links { overlay: None, underlay: link.index };
+            let fixed = Fixed { kind: BACKEND_TYPE, device, mtu, attrs: underlay.attrs() };
+            let own = lease.subnet;
+            let host = HostGwHost { net, tables, changes, links, underlay, network, own };
+            let conditions = Conditions::ok(&["underlay", "peers"]);
+            let run = |tasks: &mut JoinSet<()>, reconciler: PeerReconciler<_>| {
                 tasks.spawn(reconciler.run());
-            });
-        Ok(Self { name, mtu, attrs, peers })
-    }
-
-    fn mtu(&self) -> u16 {
-        self.mtu
-    }
-
-    fn apply(&mut self, events: Vec<LeaseEvent>) {
-        self.peers.apply(events);
-    }
-
-    fn synced(&mut self) {
-        self.peers.synced();
-    }
-
-    async fn failed(&mut self) -> BackendError {
-        self.peers.failed().await
-    }
-
-    fn conditions(&self) -> Conditions {
-        self.peers.conditions().borrow().clone()
-    }
-
-    fn attrs(&self) -> Option<watch::Receiver<LeaseAttrs>> {
-        Some(self.attrs.clone())
-    }
-
-    fn device(&self) -> String {
-        self.name.clone()
-    }
-
-    fn num_peers(&self) -> usize {
-        self.peers.num_peers()
+            };
+            let backend = KernelForwarding::start(fixed, host, links, conditions, run);
+            Ok(Box::new(backend) as Box<dyn Backend>)
+        })
     }
 }
 

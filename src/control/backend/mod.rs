@@ -1,40 +1,111 @@
-//! trait [`Backend`]: what carries packets between this node and its peers.
+//! Backends: what carries packets between this node and its peers.
 //!
-//! A backend is prepared, started with our lease, given every change in its peers' leases, and
-//! asked whether it still works. Dropping it takes away all it made on the host.
+//! A backend is a directory of its own below this one, and goes through three types:
+//!
+//! ```text
+//! create(setup) ─► Driver ──prepare──► Prepared ──start──► Backend
+//!                  has touched         holds ports or a     runs until
+//!                  nothing yet         device; the lease    it is dropped
+//!                                      is written now
+//! ```
+//!
+//! To add a backend:
+//!
+//! 1. `config/backend.rs`: a variant of `BackendConfig` with the plain settings, its name, and how
+//!    `Backend` of the network config is read into them.
+//! 2. `backend/NAME/`: a type that implements [`Driver`]: `plan` for `--config-check`, and
+//!    `prepare`, which returns what the lease must say (`BackendType`, `BackendData`).
+//! 3. [`Prepared::start`] makes the device, if there is one, and returns a [`Backend`].
+//!    - If the kernel forwards the packets, implement [`peer_routes::PeerHost`] (what one lease
+//!      asks for, and how the device is repaired) and return a
+//!      [`KernelForwarding`](peer_routes::KernelForwarding), which is the whole [`Backend`]:
+//!      `host_gw.rs` is the shortest example.
+//!    - If packets pass through this process, implement [`Backend`]: `udp/` is the example.
+//! 4. [`create`]: one line. Nothing else in the program knows the backends by name; one backend
+//!    never imports another, which `tests/boundaries.rs` checks.
+//! 5. The lab's `src/lab/network/backend.rs`, so that `flannel-lab` and the network tests have it;
+//!    the README's list of backends.
 
-pub mod host_gw;
+mod error;
+mod host_gw;
+mod mtu;
 pub mod peer_routes;
-pub mod udp;
-pub mod vxlan;
+mod udp;
+mod vxlan;
 
-use std::io;
 use std::net::Ipv4Addr;
 
+use futures_util::future::LocalBoxFuture;
 use serde::Serialize;
 use tokio::sync::watch;
 
+pub use self::error::BackendError;
+use self::host_gw::HostGwDriver;
+use self::udp::UdpDriver;
+pub use self::udp::{SourcePorts, UdpOptions};
+use self::vxlan::VxlanDriver;
 use super::conditions::Conditions;
-use super::host::iface::ExternalInterface;
+use super::config::backend::{BackendConfig, BackendType};
+use super::config::network::NetworkConfig;
+use super::host::iface::{ExternalInterface, IfaceChoice};
+use super::host::preflight;
 use super::subnet::lease::{Lease, LeaseAttrs, LeaseEvent};
-use crate::control::host::net::KernelError;
-use crate::dataplane::EngineError;
-use crate::dataplane::io::tun::TunError;
-use crate::dataplane::io::udp::UdpError;
 use crate::dataplane::stats::StatsSnapshot;
 use crate::dataplane::stats::peers::PeerCount;
 
-/// Carries packets between this node and its peers, for as long as the value lives.
-#[expect(async_fn_in_trait, reason = "the control plane runs on one thread: no bound is wanted")]
-pub trait Backend: Sized {
-    /// What it must know of the host and the network config.
-    type Setup;
+/// What a backend is made from.
+#[derive(Debug, Clone)]
+pub struct BackendSetup {
+    /// Carries the underlay.
+    pub iface: ExternalInterface,
+    /// How it was chosen, to choose again when its address is gone.
+    pub choice: IfaceChoice,
+    /// The overlay, with the settings of its backend.
+    pub network: NetworkConfig,
+    /// MTU of the overlay in bytes, if the operator chose one by flag.
+    pub mtu: Option<u16>,
+    /// Flags of the udp backend.
+    pub udp: UdpOptions,
+}
 
-    /// What it holds before there is a lease.
-    type Prepared;
+/// The backend that the network config names. The only place that knows all of them.
+pub fn create(setup: BackendSetup) -> Box<dyn Driver> {
+    match setup.network.backend {
+        BackendConfig::Udp(config) => Box::new(UdpDriver::new(setup, config)),
+        BackendConfig::Vxlan(config) => Box::new(VxlanDriver::new(setup, config)),
+        BackendConfig::HostGw => Box::new(HostGwDriver::new(setup)),
+    }
+}
 
+/// Checks early what a backend that a flag names needs of the host. Without the flag the network
+/// config, which may come much later, names it; then a missing TUN device is only worth a warning.
+///
+/// # Errors
+/// [`BackendError::Preflight`].
+pub fn preflight(named: Option<BackendType>) -> Result<(), BackendError> {
+    match (named, preflight::check_tun()) {
+        (Some(BackendType::Udp), checked) => Ok(checked?),
+        (None, Err(error)) => {
+            tracing::warn!("{error}; the udp backend needs it");
+            Ok(())
+        }
+        (Some(BackendType::Vxlan | BackendType::HostGw) | None, _) => Ok(()),
+    }
+}
+
+/// A backend that is being prepared, with what its lease is to say.
+pub type Preparing<'a> = LocalBoxFuture<'a, Result<(Box<dyn Prepared>, LeaseAttrs), BackendError>>;
+
+/// A backend that is being started.
+pub type Starting<'a> = LocalBoxFuture<'a, Result<Box<dyn Backend>, BackendError>>;
+
+/// A configured backend. It has not touched the host yet.
+pub trait Driver {
     /// The address that our lease has.
-    fn public_ip(setup: &Self::Setup) -> Ipv4Addr;
+    fn public_ip(&self) -> Ipv4Addr;
+
+    /// What it would do on this host, found out without doing any of it.
+    fn plan(&self) -> Plan;
 
     /// Takes what another process may hold, such as the port, and returns it with what our lease
     /// is to say of us. This comes before our lease is written, so a daemon that cannot run here
@@ -43,20 +114,24 @@ pub trait Backend: Sized {
     ///
     /// # Errors
     /// [`BackendError`].
-    async fn prepare(
-        setup: Self::Setup,
-        previous: Option<&LeaseAttrs>,
-    ) -> Result<(Self::Prepared, LeaseAttrs), BackendError>;
+    fn prepare<'a>(self: Box<Self>, previous: Option<&'a LeaseAttrs>) -> Preparing<'a>;
+}
 
+/// A backend that holds what it needs to start.
+pub trait Prepared {
     /// Makes the overlay device of `lease` and starts to carry packets; there are no peers yet.
     ///
     /// # Errors
-    /// [`BackendError`]; nothing is left on the host then.
+    /// [`BackendError`].
     ///
     /// # Cancel safety
-    /// Dropping the future leaves nothing on the host.
-    async fn start(prepared: Self::Prepared, lease: &Lease) -> Result<Self, BackendError>;
+    /// Dropping the future leaves no more on the host than dropping the backend does.
+    fn start<'a>(self: Box<Self>, lease: &'a Lease) -> Starting<'a>;
+}
 
+/// Carries packets between this node and its peers, for as long as the value lives. Where the
+/// kernel forwards, device and entries outlive it, so that packets go on.
+pub trait Backend {
     /// MTU of the overlay, in bytes.
     fn mtu(&self) -> u16;
 
@@ -64,16 +139,16 @@ pub trait Backend: Sized {
     fn apply(&mut self, events: Vec<LeaseEvent>);
 
     /// The registry has listed every lease, and [`apply`](Self::apply) has taken them over: what
-    /// an earlier life left for other peers may go.
-    fn synced(&mut self);
+    /// an earlier run left for other peers may go.
+    fn synced(&mut self) {}
 
     /// Waits until the backend fails for good; for ever, if it does not.
     ///
     /// # Cancel safety
     /// Dropping the future loses no failure.
-    async fn failed(&mut self) -> BackendError;
+    fn failed(&mut self) -> LocalBoxFuture<'_, BackendError>;
 
-    /// How each thing is that it needs of this host.
+    /// The state of each thing that it needs of this host.
     fn conditions(&self) -> Conditions;
 
     /// What our lease is to say of us, now and whenever that changes; `None` if it never does.
@@ -100,6 +175,17 @@ pub trait Backend: Sized {
     }
 }
 
+/// What a backend would do, for `--config-check`.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// The overlay device: name, MTU, what is routed into it.
+    pub device: Option<String>,
+    /// Where outer packets are received, if a port is needed.
+    pub listen: Option<String>,
+    /// Why it would not start: one line each.
+    pub problems: Vec<String>,
+}
+
 /// What a backend counted; part of the JSON that `/stats` serves.
 #[derive(Debug, Serialize)]
 pub struct BackendStats {
@@ -110,99 +196,4 @@ pub struct BackendStats {
     /// The data plane's counters, if packets pass through this process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dataplane: Option<StatsSnapshot>,
-}
-
-/// Why a backend did not start, or failed.
-#[derive(Debug, thiserror::Error)]
-pub enum BackendError {
-    /// The external interface cannot carry a useful packet.
-    #[error("interface {name} has MTU {mtu}, too small for an overlay: {min} is the least")]
-    SmallMtu {
-        /// Name of the interface.
-        name: String,
-        /// Its MTU, in bytes.
-        mtu: u32,
-        /// The least that would do, in bytes.
-        min: u32,
-    },
-    /// The overlay device could not be made.
-    #[error("make the overlay device")]
-    Tun(#[source] TunError),
-    /// The overlay device could not be set up.
-    #[error("set up the overlay device")]
-    Kernel(#[source] KernelError),
-    /// Somebody else has the port.
-    #[error(
-        "the overlay's UDP port is taken, perhaps by another flanneld (ss -ulpn shows by whom): \
-         stop that, or change Backend.Port in the network config of all nodes"
-    )]
-    PortTaken(#[source] UdpError),
-    /// The sockets could not be made.
-    #[error("open the underlay sockets")]
-    Udp(#[source] UdpError),
-    /// The address of the underlay is not on this host.
-    #[error("no interface has the address {addr} of the underlay")]
-    NoUnderlay {
-        /// The address.
-        addr: Ipv4Addr,
-    },
-    /// Peers send to an address that is not the interface's.
-    #[error(
-        "the public IP {public_ip} is not the address {addr} of {name}: behind a NAT host-gw cannot \
-         work; set Backend.Type to vxlan or udp in the network config of all nodes"
-    )]
-    BehindNat {
-        /// What peers send to.
-        public_ip: Ipv4Addr,
-        /// The interface's address.
-        addr: Ipv4Addr,
-        /// The interface.
-        name: String,
-    },
-    /// There is no vxlan device.
-    #[error(transparent)]
-    Vxlan(Box<vxlan::DeviceError>),
-    /// The workers did not start, or one of them ended.
-    #[error("carry packets")]
-    Engine(#[source] EngineError),
-    /// The thread that waits for failures could not be started.
-    #[error("watch over the workers")]
-    Thread(#[source] io::Error),
-    /// The task that keeps the device or the peers' entries panicked.
-    #[error("keep the overlay device: the task panicked")]
-    Panicked,
-    /// The kernel's news of links, addresses and routes are over.
-    #[error("keep the overlay device: the netlink socket is lost")]
-    NetlinkLost,
-}
-
-impl From<vxlan::DeviceError> for BackendError {
-    fn from(error: vxlan::DeviceError) -> Self {
-        Self::Vxlan(Box::new(error))
-    }
-}
-
-/// The least MTU of an IPv4 link, in bytes: RFC 791, section 3.2.
-const MIN_MTU: u32 = crate::dataplane::pmtu::MIN_IPV4_MTU as u32;
-
-/// MTU of an overlay that the kernel carries, in bytes: `chosen` by flag, or else `underlay`, the
-/// interface's if the config has none, less `overhead`; never more than the interface takes.
-///
-/// # Errors
-/// [`BackendError::SmallMtu`].
-fn kernel_mtu(
-    iface: &ExternalInterface,
-    underlay: Option<u16>,
-    overhead: u32,
-    chosen: Option<u16>,
-) -> Result<u16, BackendError> {
-    let underlay = underlay.map_or(iface.mtu, u32::from).min(u16::MAX.into());
-    let min = MIN_MTU + overhead;
-    if underlay < min {
-        return Err(BackendError::SmallMtu { name: iface.name.clone(), mtu: underlay, min });
-    }
-    let mtu = chosen.map_or(underlay - overhead, u32::from);
-    // A device of the kernel's cannot have more than the link below leaves room for.
-    let room = iface.mtu.saturating_sub(overhead).max(MIN_MTU);
-    Ok(u16::try_from(mtu.min(room)).unwrap_or(u16::MAX))
 }

@@ -12,11 +12,12 @@ mod shadows;
 mod source_ports;
 mod underlay;
 mod ways;
-pub mod host_state;
 
+use std::error::Error;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 
+use futures_util::future::LocalBoxFuture;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::info;
@@ -28,15 +29,19 @@ use self::peers::Peers;
 use self::shadows::{PeerSubnets, Shadows};
 pub use self::source_ports::SourcePorts;
 use self::underlay::Underlay;
-pub(in crate::control) use self::underlay::first_tun_mtu;
-use super::{Backend, BackendError, BackendStats};
-use crate::control::backend::udp::host_state::HostState;
+use self::underlay::first_tun_mtu;
+use super::{
+    Backend, BackendError, BackendSetup, BackendStats, Driver, Plan, Prepared, Preparing, Starting,
+};
 use crate::control::conditions::Conditions;
+use crate::control::config::backend::UdpConfig;
 use crate::control::config::network::NetworkConfig;
 use crate::control::host::host_id::HostId;
 use crate::control::host::iface::{ExternalInterface, IfaceChoice};
 use crate::control::host::net;
+use crate::control::host::preflight;
 use crate::control::subnet::lease::{Lease, LeaseAttrs, LeaseEvent};
+use crate::control::util::error_chain::one_line;
 use crate::dataplane::engine::Counters;
 use crate::dataplane::io::tun::TunConfig;
 use crate::dataplane::io::udp::{KernelUdp, LongDatagrams};
@@ -44,28 +49,9 @@ use crate::dataplane::stats::peers::PeerCount;
 use crate::dataplane::{EngineConfig, Offloads, ThreadConfig};
 use crate::routes::publish;
 
-/// Whether the overlay's port could be bound now. It is closed again at once.
-///
-/// # Errors
-/// [`BackendError::PortTaken`] and [`BackendError::Udp`].
-pub(in crate::control) fn check_port(addr: Ipv4Addr, port: u16) -> Result<(), BackendError> {
-    let addr = SocketAddrV4::new(addr, port);
-    device::bind(addr, 1, Offloads::OFF, LongDatagrams::Refused).map(drop)
-}
-
-/// What the udp backend must know.
+/// Flags that only the udp backend reads.
 #[derive(Debug, Clone)]
-pub struct UdpSetup {
-    /// Carries the underlay.
-    pub iface: ExternalInterface,
-    /// How it was chosen, to choose again when its address is gone.
-    pub choice: IfaceChoice,
-    /// The overlay.
-    pub network: NetworkConfig,
-    /// Where we and all peers listen.
-    pub port: u16,
-    /// MTU of the overlay in bytes, if the operator chose one.
-    pub mtu: Option<u16>,
+pub struct UdpOptions {
     /// Workers, each with a TUN queue and a socket.
     pub num_workers: usize,
     /// Offloads that may be used.
@@ -78,10 +64,23 @@ pub struct UdpSetup {
     pub threads: ThreadConfig,
 }
 
+/// The udp backend, configured.
+#[derive(Debug)]
+pub(super) struct UdpDriver {
+    iface: ExternalInterface,
+    choice: IfaceChoice,
+    network: NetworkConfig,
+    /// Where we and all peers listen.
+    port: u16,
+    /// MTU of the overlay in bytes, if the operator chose one.
+    mtu: Option<u16>,
+    options: UdpOptions,
+}
+
 /// The sockets of a udp backend that has no lease yet.
 #[derive(Debug)]
-pub struct UdpPrepared {
-    setup: UdpSetup,
+pub(super) struct UdpPrepared {
+    driver: UdpDriver,
     mtu: u16,
     long_datagrams: LongDatagrams,
     sockets: Vec<KernelUdp>,
@@ -89,10 +88,10 @@ pub struct UdpPrepared {
 
 /// The running udp backend.
 #[derive(Debug)]
-pub struct UdpBackend {
+pub(super) struct UdpBackend {
     mtu: u16,
     running: Arc<Running>,
-    host_state: watch::Receiver<HostState>,
+    conditions: watch::Receiver<Conditions>,
     attrs: watch::Receiver<LeaseAttrs>,
     /// The keeper, and the netlink socket that it reads.
     tasks: JoinSet<BackendError>,
@@ -102,29 +101,69 @@ pub struct UdpBackend {
     _watch: JoinSet<()>,
 }
 
-impl Backend for UdpBackend {
-    type Setup = UdpSetup;
-    type Prepared = UdpPrepared;
-
-    fn public_ip(setup: &UdpSetup) -> Ipv4Addr {
-        setup.iface.public_ip
+impl UdpDriver {
+    /// The backend with these settings. An MTU chosen by flag wins over the config's.
+    pub(super) fn new(setup: BackendSetup, config: UdpConfig) -> Self {
+        let BackendSetup { iface, choice, network, mtu, udp: options } = setup;
+        Self { iface, choice, network, port: config.port, mtu: mtu.or(config.mtu), options }
     }
 
-    async fn prepare(
-        setup: UdpSetup,
-        _previous: Option<&LeaseAttrs>,
-    ) -> Result<(UdpPrepared, LeaseAttrs), BackendError> {
-        let (mtu, long_datagrams) = first_tun_mtu(&setup.iface, setup.mtu)?;
-        let attrs = source_ports::attrs(&setup.iface, setup.source_ports, setup.host.as_ref());
-        let sockets =
-            device::bind(setup.bind_addr(), setup.num_workers, setup.offloads, long_datagrams)?;
-        Ok((UdpPrepared { setup, mtu, long_datagrams, sockets }, attrs))
+    /// What the sockets are bound to.
+    const fn bind_addr(&self) -> SocketAddrV4 {
+        SocketAddrV4::new(self.iface.addr, self.port)
+    }
+}
+
+impl Driver for UdpDriver {
+    fn public_ip(&self) -> Ipv4Addr {
+        self.iface.public_ip
     }
 
+    fn plan(&self) -> Plan {
+        let (range, bind_addr) = (self.network.network, self.bind_addr());
+        let mut problems = Vec::new();
+        let mut note = |error: &dyn Error| problems.push(one_line(error));
+        let _ = preflight::check_tun().map_err(|error| note(&error));
+        let mtu = first_tun_mtu(&self.iface, self.mtu).map_err(|error| note(&error));
+        let device = mtu
+            .ok()
+            .map(|(mtu, _)| format!("the first free flannelN, MTU {mtu}, with {range} routed"));
+        // The socket is closed again at once.
+        let bound = device::bind(bind_addr, 1, Offloads::OFF, LongDatagrams::Refused);
+        let _ = bound.map_err(|error| note(&error));
+        let listen = format!("UDP {bind_addr}, by {} workers", self.options.num_workers);
+        Plan { device, listen: Some(listen), problems }
+    }
+
+    fn prepare<'a>(self: Box<Self>, _previous: Option<&'a LeaseAttrs>) -> Preparing<'a> {
+        Box::pin(async move {
+            preflight::check_tun()?;
+            let (mtu, long_datagrams) = first_tun_mtu(&self.iface, self.mtu)?;
+            let UdpOptions { num_workers, offloads, source_ports, ref host, .. } = self.options;
+            let attrs = source_ports::attrs(&self.iface, source_ports, host.as_ref());
+            let sockets = device::bind(self.bind_addr(), num_workers, offloads, long_datagrams)?;
+            let prepared = UdpPrepared { driver: *self, mtu, long_datagrams, sockets };
+            Ok((Box::new(prepared) as Box<dyn Prepared>, attrs))
+        })
+    }
+}
+
+impl Prepared for UdpPrepared {
+    fn start<'a>(self: Box<Self>, lease: &'a Lease) -> Starting<'a> {
+        Box::pin(async move {
+            let backend = UdpBackend::start(*self, lease).await?;
+            Ok(Box::new(backend) as Box<dyn Backend>)
+        })
+    }
+}
+
+impl UdpBackend {
     async fn start(prepared: UdpPrepared, lease: &Lease) -> Result<Self, BackendError> {
-        let UdpPrepared { setup, mtu, long_datagrams, sockets } = prepared;
-        let (spreads_flows, bind_addr) = (setup.spreads_flows(), setup.bind_addr());
-        let UdpSetup { iface, network, port, num_workers, offloads, threads, .. } = setup;
+        let UdpPrepared { driver, mtu, long_datagrams, sockets } = prepared;
+        let (bind_addr, is_chosen) = (driver.bind_addr(), driver.mtu.is_some());
+        let UdpDriver { iface, choice, network, port, options, .. } = driver;
+        let UdpOptions { num_workers, offloads, source_ports, host, threads } = options;
+        let spreads_flows = source_ports::spreads_flows(&iface, source_ports);
         let longest_whole = underlay::room(iface.mtu);
         // Before anything is made: no change is missed.
         let (connection, net, changes) = net::watch().map_err(BackendError::Kernel)?;
@@ -156,12 +195,12 @@ impl Backend for UdpBackend {
         let own = [iface.addr, iface.public_ip];
         let counters = recipe.counters.clone();
         let src_net = net.clone();
-        let attrs = source_ports::attrs(&iface, setup.source_ports, setup.host.as_ref());
+        let attrs = source_ports::attrs(&iface, source_ports, host.as_ref());
         let attrs = watch::Sender::new(attrs);
-        let says = Says { source_ports: setup.source_ports, host: setup.host, attrs };
-        let underlay = Underlay::new(iface, setup.choice, mtu, setup.mtu.is_some());
+        let says = Says { source_ports, host, attrs };
+        let underlay = Underlay::new(iface, choice, mtu, is_chosen);
         let keeper = Keeper::new((net, changes), recipe, underlay, says, device);
-        let (running, host_state, attrs) = (keeper.running(), keeper.state(), keeper.attrs());
+        let (running, conditions, attrs) = (keeper.running(), keeper.state(), keeper.attrs());
         let peer_subnets = Arc::new(PeerSubnets::default());
         let shadows = Shadows {
             network: network.network,
@@ -176,9 +215,11 @@ impl Backend for UdpBackend {
         let peers = Peers::new(port, spreads_flows, own);
         let roads = HostRoads { net: src_net, running: Arc::clone(&running) };
         let routes = PeerRoutes::new(peers, publisher, counters, network.network, roads);
-        Ok(Self { mtu, running, host_state, attrs, tasks, routes, peer_subnets, _watch: watch })
+        Ok(Self { mtu, running, conditions, attrs, tasks, routes, peer_subnets, _watch: watch })
     }
+}
 
+impl Backend for UdpBackend {
     fn mtu(&self) -> u16 {
         self.mtu
     }
@@ -189,17 +230,17 @@ impl Backend for UdpBackend {
         self.routes.apply(&events);
     }
 
-    async fn failed(&mut self) -> BackendError {
-        tokio::select! {
-            ended = first_end(&mut self.tasks) => ended,
-            never = self.routes.tend() => match never {},
-        }
+    fn failed(&mut self) -> LocalBoxFuture<'_, BackendError> {
+        Box::pin(async {
+            tokio::select! {
+                ended = first_end(&mut self.tasks) => ended,
+                never = self.routes.tend() => match never {},
+            }
+        })
     }
 
-    fn synced(&mut self) {}
-
     fn conditions(&self) -> Conditions {
-        Conditions::from(&*self.host_state.borrow())
+        self.conditions.borrow().clone()
     }
 
     fn attrs(&self) -> Option<watch::Receiver<LeaseAttrs>> {
@@ -238,18 +279,6 @@ async fn first_end(tasks: &mut JoinSet<BackendError>) -> BackendError {
 impl Drop for UdpBackend {
     fn drop(&mut self) {
         self.running.stop();
-    }
-}
-
-impl UdpSetup {
-    /// What the sockets are bound to.
-    const fn bind_addr(&self) -> SocketAddrV4 {
-        SocketAddrV4::new(self.iface.addr, self.port)
-    }
-
-    /// Whether flows to and from us may use any source port.
-    fn spreads_flows(&self) -> bool {
-        source_ports::spreads_flows(&self.iface, self.source_ports)
     }
 }
 

@@ -10,44 +10,42 @@ mod lease_data;
 use std::net::Ipv4Addr;
 
 use ipnetwork::Ipv4Network;
-use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-pub use self::device::DeviceError;
 use self::device::{Device, DeviceSpec, address};
 use self::host::{CONDITIONS, VxlanHost};
 use self::lease_data::{BACKEND_TYPE, advertise, vtep_mac};
-use super::peer_routes::{KernelTables, Links, Mac, PeerRoutes, TableChanges, Underlay};
-use super::{Backend, BackendError};
+use super::mtu::kernel_mtu;
+use super::peer_routes::{
+    Fixed, KernelForwarding, KernelTables, Links, Mac, PeerReconciler, TableChanges, Underlay,
+};
+use super::{Backend, BackendError, BackendSetup, Driver, Plan, Prepared, Preparing, Starting};
 use crate::control::conditions::Conditions;
 use crate::control::config::backend::VxlanConfig;
-use crate::control::config::network::NetworkConfig;
 use crate::control::host::iface::{ExternalInterface, IfaceChoice};
 use crate::control::host::net;
 use crate::control::host::net::Netlink;
-use crate::control::subnet::lease::{Lease, LeaseAttrs, LeaseEvent};
+use crate::control::subnet::lease::{Lease, LeaseAttrs};
+use crate::control::util::error_chain::one_line;
 
 /// Bytes of the outer headers: Ethernet 14, IPv4 20, UDP 8, VXLAN 8 (RFC 7348, section 5).
-pub(in crate::control) const ENCAP_OVERHEAD: u32 = 50;
+const ENCAP_OVERHEAD: u32 = 50;
 
-/// What the vxlan backend must know.
-#[derive(Debug, Clone)]
-pub struct VxlanSetup {
-    /// Carries the underlay.
-    pub iface: ExternalInterface,
-    /// How it was chosen, to choose again when its address is gone.
-    pub choice: IfaceChoice,
-    /// The overlay.
-    pub network: NetworkConfig,
-    /// `Backend` of the network config.
-    pub vxlan: VxlanConfig,
+/// The vxlan backend, configured.
+#[derive(Debug)]
+pub(super) struct VxlanDriver {
+    iface: ExternalInterface,
+    choice: IfaceChoice,
+    network: Ipv4Network,
+    config: VxlanConfig,
     /// MTU of the overlay in bytes, if the operator chose one by flag.
-    pub mtu: Option<u16>,
+    mtu: Option<u16>,
 }
 
 /// The device, before there is a lease.
 #[derive(Debug)]
-pub struct PreparedVxlan {
+struct VxlanPrepared {
     network: Ipv4Network,
     direct_routing: bool,
     net: Netlink,
@@ -59,73 +57,66 @@ pub struct PreparedVxlan {
     changes: TableChanges,
 }
 
-/// The running vxlan backend.
-#[derive(Debug)]
-pub struct VxlanBackend {
-    name: String,
-    mtu: u16,
-    attrs: watch::Receiver<LeaseAttrs>,
-    peers: PeerRoutes,
-}
-
-/// MTU of the overlay, in bytes: `Backend.MTU`, or the interface's MTU, less the outer headers.
-///
-/// # Errors
-/// [`BackendError::SmallMtu`].
-pub(in crate::control) fn overlay_mtu(
-    iface: &ExternalInterface,
-    vxlan: &VxlanConfig,
-    chosen: Option<u16>,
-) -> Result<u16, BackendError> {
-    super::kernel_mtu(iface, vxlan.mtu, ENCAP_OVERHEAD, chosen)
-}
-
-impl Backend for VxlanBackend {
-    type Setup = VxlanSetup;
-    type Prepared = PreparedVxlan;
-
-    fn public_ip(setup: &VxlanSetup) -> Ipv4Addr {
-        setup.iface.public_ip
+impl VxlanDriver {
+    /// The backend with these settings.
+    pub(super) fn new(setup: BackendSetup, config: VxlanConfig) -> Self {
+        let BackendSetup { iface, choice, network, mtu, .. } = setup;
+        Self { iface, choice, network: network.network, config, mtu }
     }
 
-    async fn prepare(
-        setup: VxlanSetup,
-        previous: Option<&LeaseAttrs>,
-    ) -> Result<(PreparedVxlan, LeaseAttrs), BackendError> {
-        let VxlanConfig { vni, port, gbp, learning, direct_routing, .. } = setup.vxlan;
-        info!(
-            "VXLAN config: VNI={vni} Port={} GBP={gbp} Learning={learning} \
-             DirectRouting={direct_routing}",
-            port.unwrap_or_default(),
-        );
-        let VxlanSetup { iface, choice, network, vxlan, mtu: chosen } = setup;
-        let mtu = overlay_mtu(&iface, &vxlan, chosen)?;
-        let wanted = chosen.map(|mtu| u32::from(mtu) + ENCAP_OVERHEAD).or(vxlan.mtu.map(u32::from));
-        if let Some(wanted) = wanted.filter(|wanted| *wanted > iface.mtu) {
+    /// MTU of the overlay, in bytes: `Backend.MTU`, or the interface's MTU, less the outer headers.
+    fn overlay_mtu(&self) -> Result<u16, BackendError> {
+        kernel_mtu(&self.iface, self.config.mtu, ENCAP_OVERHEAD, self.mtu)
+    }
+
+    fn warn_of_cut_mtu(&self, mtu: u16) {
+        let by_flag = self.mtu.map(|mtu| u32::from(mtu) + ENCAP_OVERHEAD);
+        let wanted = by_flag.or(self.config.mtu.map(u32::from));
+        if let Some(wanted) = wanted.filter(|wanted| *wanted > self.iface.mtu) {
             warn!(
                 "an underlay MTU of {wanted} is more than the {} of interface {}: the overlay gets \
                  {mtu}; raise the interface's, or set Backend.MTU to it",
-                iface.mtu, iface.name,
+                self.iface.mtu, self.iface.name,
             );
         }
-        // Before anything is made: no change is missed.
-        let (connection, changes) = TableChanges::subscribe().map_err(BackendError::Kernel)?;
-        tokio::spawn(connection);
-        let (connection, net) = net::connect().map_err(BackendError::Kernel)?;
-        tokio::spawn(connection);
-        let spec = DeviceSpec {
+    }
+
+    fn device_spec(&self, mtu: u16) -> DeviceSpec {
+        let VxlanConfig { vni, port, gbp, learning, .. } = self.config;
+        DeviceSpec {
             name: format!("flannel.{vni}"),
             vni,
             port,
             learning,
             gbp,
-            local: iface.addr,
+            local: self.iface.addr,
             mtu: mtu.into(),
-        };
+        }
+    }
+
+    /// Makes the device, or keeps the one that is there.
+    async fn make(
+        self,
+        previous: Option<&LeaseAttrs>,
+    ) -> Result<(VxlanPrepared, LeaseAttrs), BackendError> {
+        let VxlanConfig { vni, port, gbp, learning, direct_routing, .. } = self.config;
+        info!(
+            "VXLAN config: VNI={vni} Port={} GBP={gbp} Learning={learning} \
+             DirectRouting={direct_routing}",
+            port.unwrap_or_default(),
+        );
+        let mtu = self.overlay_mtu()?;
+        self.warn_of_cut_mtu(mtu);
+        // Before anything is made: no change is missed.
+        let (connection, changes) = TableChanges::subscribe().map_err(BackendError::Kernel)?;
+        tokio::spawn(connection);
+        let (connection, net) = net::connect().map_err(BackendError::Kernel)?;
+        tokio::spawn(connection);
+        let spec = self.device_spec(mtu);
         // Peers that know our address need no update after a reboot.
         let mac = previous.and_then(|attrs| vtep_mac(attrs).ok()).unwrap_or_else(Mac::random);
-        let attrs = LeaseAttrs::udp(iface.public_ip);
-        let addr = iface.addr;
+        let Self { iface, choice, network, .. } = self;
+        let (attrs, addr) = (LeaseAttrs::udp(iface.public_ip), iface.addr);
         let mut underlay = Underlay::new(iface, choice);
         let lower = underlay.link(&net, None).await.map_err(BackendError::Kernel)?;
         let lower = lower.ok_or(BackendError::NoUnderlay { addr })?;
@@ -134,10 +125,10 @@ impl Backend for VxlanBackend {
             spec.bring_up(&net, &device.link).await?;
         }
         let attrs = advertise(attrs, vni, device.mac);
-        let links = Links { overlay: Some(device.link.index), underlay: lower.index };
         underlay.says(attrs.clone());
-        let (network, mac) = (network.network, device.mac);
-        let prepared = PreparedVxlan {
+        let links = Links { overlay: Some(device.link.index), underlay: lower.index };
+        let mac = device.mac;
+        let prepared = VxlanPrepared {
             network,
             direct_routing,
             net,
@@ -150,19 +141,44 @@ impl Backend for VxlanBackend {
         };
         Ok((prepared, attrs))
     }
+}
 
-    async fn start(prepared: PreparedVxlan, lease: &Lease) -> Result<Self, BackendError> {
-        let PreparedVxlan {
-            network,
-            direct_routing,
-            net,
-            mut underlay,
-            spec,
-            links,
-            mac,
-            mtu,
-            changes,
-        } = prepared;
+impl Driver for VxlanDriver {
+    fn public_ip(&self) -> Ipv4Addr {
+        self.iface.public_ip
+    }
+
+    fn plan(&self) -> Plan {
+        let mtu = self.overlay_mtu();
+        let device = mtu.as_ref().ok().map(|mtu| format!("flannel.{}, MTU {mtu}", self.config.vni));
+        let port = self.config.port;
+        let port = port.map_or("the kernel's port, 8472".to_owned(), |port| port.to_string());
+        let listen = Some(format!("UDP {port}, by the kernel"));
+        Plan { device, listen, problems: mtu.err().iter().map(|it| one_line(it)).collect() }
+    }
+
+    fn prepare<'a>(self: Box<Self>, previous: Option<&'a LeaseAttrs>) -> Preparing<'a> {
+        Box::pin(async move {
+            let (prepared, attrs) = self.make(previous).await?;
+            Ok((Box::new(prepared) as Box<dyn Prepared>, attrs))
+        })
+    }
+}
+
+impl Prepared for VxlanPrepared {
+    fn start<'a>(self: Box<Self>, lease: &'a Lease) -> Starting<'a> {
+        Box::pin(async move {
+            let backend = self.run(lease).await?;
+            Ok(Box::new(backend) as Box<dyn Backend>)
+        })
+    }
+}
+
+impl VxlanPrepared {
+    /// Gives the device its address, and starts the reconciler.
+    async fn run(self, lease: &Lease) -> Result<KernelForwarding, BackendError> {
+        let Self { network, direct_routing, net, mut underlay, spec, links, mac, mtu, changes } =
+            self;
         // The lease may have taken its time, and the device may be gone by now.
         let lower = underlay.link(&net, links.overlay).await.map_err(BackendError::Kernel)?;
         let lower = lower.ok_or(BackendError::NoUnderlay { addr: underlay.iface().addr })?;
@@ -177,7 +193,7 @@ impl Backend for VxlanBackend {
         let (connection, tables) = KernelTables::connect().map_err(BackendError::Kernel)?;
         tokio::spawn(connection);
         info!(device = %spec.name, mtu, "overlay device is up");
-        let (name, attrs) = (spec.name.clone(), underlay.attrs());
+        let (device, attrs) = (spec.name.clone(), underlay.attrs());
         let host = VxlanHost {
             net,
             tables,
@@ -190,43 +206,11 @@ impl Backend for VxlanBackend {
             own,
             direct_routing,
         };
+        let fixed = Fixed { kind: BACKEND_TYPE, device, mtu, attrs };
         let conditions = Conditions::ok(&CONDITIONS);
-        let peers =
-            PeerRoutes::start(BACKEND_TYPE, host, links, conditions, |tasks, reconciler| {
-                tasks.spawn(reconciler.run());
-            });
-        Ok(Self { name, mtu, attrs, peers })
-    }
-
-    fn mtu(&self) -> u16 {
-        self.mtu
-    }
-
-    fn apply(&mut self, events: Vec<LeaseEvent>) {
-        self.peers.apply(events);
-    }
-
-    fn synced(&mut self) {
-        self.peers.synced();
-    }
-
-    async fn failed(&mut self) -> BackendError {
-        self.peers.failed().await
-    }
-
-    fn conditions(&self) -> Conditions {
-        self.peers.conditions().borrow().clone()
-    }
-
-    fn attrs(&self) -> Option<watch::Receiver<LeaseAttrs>> {
-        Some(self.attrs.clone())
-    }
-
-    fn device(&self) -> String {
-        self.name.clone()
-    }
-
-    fn num_peers(&self) -> usize {
-        self.peers.num_peers()
+        let run = |tasks: &mut JoinSet<()>, reconciler: PeerReconciler<_>| {
+            tasks.spawn(reconciler.run());
+        };
+        Ok(KernelForwarding::start(fixed, host, links, conditions, run))
     }
 }

@@ -11,7 +11,7 @@ use clap::{ArgAction, Args, Command, Parser};
 use super::Config;
 use super::go_flags::{variable_flag, variable_of};
 use super::values::{self, Maybe};
-use crate::control::backend::udp::SourcePorts;
+use crate::control::backend::SourcePorts;
 use crate::control::config::backend::BackendType;
 use crate::control::host::firewall::FirewallConfig;
 use crate::control::host::iface::{IfaceRegex, IfaceSpec};

@@ -25,7 +25,7 @@ use clap::{CommandFactory, FromArgMatches};
 use self::args::Cli;
 pub use self::error::FlagError;
 use self::variables::Variables;
-use super::backend::udp::SourcePorts;
+use super::backend::SourcePorts;
 use super::config::backend::BackendType;
 use super::host::firewall::FirewallConfig;
 use super::host::iface::IfaceSpec;

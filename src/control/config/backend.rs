@@ -10,16 +10,20 @@ use crate::control::util::json_object::{Object, WrongType};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BackendConfig {
     /// One packet per UDP datagram.
-    Udp {
-        /// Where every node listens and every peer sends to.
-        port: u16,
-        /// MTU of the overlay in bytes; `None` for what the external interface leaves room for.
-        mtu: Option<u16>,
-    },
+    Udp(UdpConfig),
     /// The kernel's vxlan tunnel.
     Vxlan(VxlanConfig),
     /// Plain routes between hosts of one layer-2 network.
     HostGw,
+}
+
+/// Settings of the udp backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UdpConfig {
+    /// Where every node listens and every peer sends to.
+    pub port: u16,
+    /// MTU of the overlay in bytes; `None` for what the external interface leaves room for.
+    pub mtu: Option<u16>,
 }
 
 /// Settings of the vxlan backend, as in flannel's `pkg/backend/vxlan/vxlan.go`.
@@ -94,7 +98,7 @@ fn read_settings(
     Ok(match kind {
         BackendType::Udp => {
             let port = read_port(settings, 1)?.unwrap_or(BackendConfig::UDP_PORT);
-            BackendConfig::Udp { port, mtu: read_mtu(settings)? }
+            BackendConfig::Udp(UdpConfig { port, mtu: read_mtu(settings)? })
         }
         BackendType::Vxlan => BackendConfig::Vxlan(VxlanConfig {
             vni: read_vni(settings)?,
@@ -164,7 +168,7 @@ impl BackendConfig {
         let or_not_set =
             |value: Option<u16>| value.map_or("not set".to_owned(), |it| it.to_string());
         match *self {
-            Self::Udp { port, mtu } => {
+            Self::Udp(UdpConfig { port, mtu }) => {
                 vec![("Backend.Port", port.to_string()), ("Backend.MTU", or_not_set(mtu))]
             }
             Self::Vxlan(VxlanConfig { vni, port, gbp, learning, direct_routing, mtu }) => vec![
@@ -182,7 +186,7 @@ impl BackendConfig {
     /// Which backend this is.
     pub const fn backend_type(self) -> BackendType {
         match self {
-            Self::Udp { .. } => BackendType::Udp,
+            Self::Udp(_) => BackendType::Udp,
             Self::Vxlan(_) => BackendType::Vxlan,
             Self::HostGw => BackendType::HostGw,
         }

@@ -17,7 +17,7 @@ use tracing::{error, info, warn};
 use super::state_file::{Past, Recorder, StateFile};
 use super::subnet_env::{SubnetEnv, SubnetFile, previous_network};
 use crate::control::DaemonError;
-use crate::control::backend::Backend;
+use crate::control::backend::{Backend, Driver};
 use crate::control::config::backend::BackendType;
 use crate::control::config::network::NetworkConfig;
 use crate::control::host::firewall::{Firewall, FirewallConfig, Ranges, RuleTool};
@@ -108,27 +108,24 @@ impl<R: Registry> Node<'_, R> {
     /// # Cancel safety
     /// Dropping the future stops the backend, which leaves nothing on the host but its files
     /// and the rules.
-    pub(crate) async fn live<B: Backend>(
-        mut self,
-        setup: B::Setup,
-    ) -> Result<Infallible, DaemonError> {
+    pub(crate) async fn live(mut self, driver: Box<dyn Driver>) -> Result<Infallible, DaemonError> {
         let former = self.state.own_ttl_lease();
         let start = match self.past.take() {
             Some(past) => Start::Remembered(past),
-            None => self.list(B::public_ip(&setup)).await,
+            None => self.list(driver.public_ip()).await,
         };
         // Before the lease is written: a second daemon on this host fails here and leaves it alone.
-        let public_ip = B::public_ip(&setup);
+        let public_ip = driver.public_ip();
         let before =
             start.own_attrs(|listed| choose_own(&self.network, listed, public_ip, self.previous));
-        let (prepared, attrs) = B::prepare(setup, before.as_ref()).await?;
+        let (prepared, attrs) = driver.prepare(before.as_ref()).await?;
         let (own, known) = match start {
             Start::Remembered(past) => past.resume(attrs),
             Start::Listed(listed) => self.acquire(attrs, listed).await?,
         };
         let is_remembered = matches!(known, Known::Remembered(_));
         let former = former.filter(|former| own.entry.ttl_lease != Some(*former));
-        let backend = B::start(prepared, &own).await?;
+        let backend = prepared.start(&own).await?;
         tokio::select! {
             end = self.work(own, known, backend) => end,
             never = self.compare_store(), if is_remembered => match never {},
@@ -237,11 +234,11 @@ impl<R: Registry> Node<'_, R> {
     }
 
     /// Feeds the backend with its peers' leases, and watches over it and over our lease.
-    async fn work<B: Backend>(
+    async fn work(
         &self,
         own: Lease,
         known: Known,
-        mut backend: B,
+        mut backend: Box<dyn Backend>,
     ) -> Result<Infallible, DaemonError> {
         let mut report_requests = self.health.report_requests();
         let mut vitals = Vitals::new(&own);
@@ -286,7 +283,7 @@ impl<R: Registry> Node<'_, R> {
             let in_touch = *touch.borrow_and_update();
             vitals.touch(in_touch);
             self.health.beat(Loop::Node);
-            self.health.show(status_line(&own, &backend, in_touch));
+            self.health.show(status_line(&own, &*backend, in_touch));
             tokio::select! {
                 _ = timeout_at(announce_by, firewall.installed()), if subnet_file.is_none() => {
                     subnet_file = Some(self.keep_subnet_file(&own, backend.mtu()));
@@ -316,7 +313,7 @@ impl<R: Registry> Node<'_, R> {
                     vitals.subnet_file(subnet_file.as_ref().map(SubnetFile::state));
                     vitals.warn("lease", claim.write_failure());
                     vitals.lease_gone(claim.is_gone());
-                    let report = vitals.report(self.stats(&claim, &backend), &backend, &firewall);
+                    let report = vitals.report(self.stats(&claim, &*backend), &*backend, &firewall);
                     // Whoever asked may be gone by now.
                     drop(request.send(report));
                 }
@@ -336,7 +333,7 @@ impl<R: Registry> Node<'_, R> {
         }
     }
 
-    fn stats<B: Backend>(&self, claim: &Claim, backend: &B) -> Stats {
+    fn stats(&self, claim: &Claim, backend: &dyn Backend) -> Stats {
         Stats {
             network: self.network.network,
             subnet: claim.subnet,
@@ -364,7 +361,7 @@ fn announce() {
 }
 
 /// How the node is, in one line for `systemctl status`.
-fn status_line<B: Backend>(lease: &Lease, backend: &B, in_touch: bool) -> String {
+fn status_line(lease: &Lease, backend: &dyn Backend, in_touch: bool) -> String {
     let (device, num_peers) = (backend.device(), backend.num_peers());
     let peers = if num_peers == 1 { "peer" } else { "peers" };
     let registry = if in_touch { "" } else { "; registry does not answer, packets go on" };

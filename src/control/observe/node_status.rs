@@ -7,7 +7,6 @@ use tokio::time::Instant;
 
 use super::api::{Check, Report, Stats};
 use crate::control::backend::Backend;
-use crate::control::backend::udp::host_state::Part;
 use crate::control::conditions::{Condition, Conditions};
 use crate::control::host::firewall::{Firewall, RulesState};
 use crate::control::host::host_id::HostId;
@@ -19,7 +18,7 @@ use crate::control::util::time_text;
 /// What is known of the lease and of the registry, and how often they changed.
 #[derive(Debug)]
 pub(in crate::control) struct Vitals {
-    subnet_file: Part,
+    subnet_file: Condition,
     in_touch: bool,
     num_malformed: usize,
     reconnects: u64,
@@ -51,7 +50,7 @@ impl Vitals {
     }
 
     /// Takes note of how subnet.env is; `None` before anybody keeps it.
-    pub(in crate::control) fn subnet_file(&mut self, state: Option<Part>) {
+    pub(in crate::control) fn subnet_file(&mut self, state: Option<Condition>) {
         self.subnet_file = state.unwrap_or_else(no_subnet_file);
     }
 
@@ -97,7 +96,7 @@ impl Vitals {
     pub(in crate::control) fn report(
         &self,
         stats: Stats,
-        backend: &impl Backend,
+        backend: &dyn Backend,
         firewall: &Firewall,
     ) -> Report {
         let (rules, now) = (firewall.state(), Instant::now());
@@ -130,10 +129,6 @@ impl Vitals {
         let holds_if = |condition, reason| {
             if condition { Check::holds() } else { Check::fails(reason) }
         };
-        let part = |part: &Part| match part {
-            Part::InPlace => Check::holds(),
-            Part::Amiss(reason) => Check::fails(reason.as_str()),
-        };
         let check = |condition: &Condition| match condition {
             Condition::Ok => Check::holds(),
             // The others are served all the same.
@@ -151,7 +146,7 @@ impl Vitals {
             Some(_) => Check::fails("it has expired"),
         };
         let own = [
-            ("subnet_file", part(&self.subnet_file)),
+            ("subnet_file", check(&self.subnet_file)),
             ("registry", holds_if(self.in_touch, "it does not answer; packets go on")),
             ("lease", lease),
             ("rules", check_rules(rules)),
@@ -161,8 +156,8 @@ impl Vitals {
     }
 }
 
-fn no_subnet_file() -> Part {
-    Part::Amiss("subnet.env is not written yet".to_owned())
+fn no_subnet_file() -> Condition {
+    Condition::Failed("subnet.env is not written yet".to_owned())
 }
 
 impl Vitals {
@@ -225,7 +220,7 @@ mod tests {
             RulesState::NotWanted,
         );
         assert_eq!(failing(&vitals, &well, &rules), ["subnet_file"]);
-        vitals.subnet_file(Some(Part::InPlace));
+        vitals.subnet_file(Some(Condition::Ok));
         assert_eq!(failing(&vitals, &well, &rules), [""; 0]);
         for in_touch in [false, false, true, false, true] {
             vitals.touch(in_touch);

@@ -8,7 +8,7 @@
 mod changes;
 mod desired;
 mod entries;
-mod handle;
+mod forwarding;
 mod mac;
 mod reconciler;
 mod tables;
@@ -19,7 +19,7 @@ mod tests;
 pub use self::changes::TableChanges;
 pub use self::desired::{Desired, PeerEntries};
 pub use self::entries::{Change, Entries, Hop, Key, Via};
-pub use self::handle::PeerRoutes;
+pub use self::forwarding::{Fixed, KernelForwarding};
 pub use self::mac::{Mac, MacError};
 pub use self::reconciler::{Command, PeerHost, PeerReconciler};
 pub use self::tables::delete_marked_routes;

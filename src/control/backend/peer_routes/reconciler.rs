@@ -378,31 +378,13 @@ impl<H: PeerHost> PeerReconciler<H> {
         self.publish(conditions);
     }
 
-    /// Lets everybody know, and logs what is another way than before.
+    /// Publishes the conditions, and logs those that changed.
     fn publish(&mut self, conditions: Conditions) {
         let before = self.conditions.borrow().clone();
-        if before == conditions {
-            return;
+        if before != conditions {
+            // Each peer's reason was logged when it came up.
+            conditions.log_changes(&before, &["peers"], &mut self.log);
+            self.conditions.send_replace(conditions);
         }
-        for (name, now) in conditions.iter() {
-            match (now, before.get(name)) {
-                (Condition::Ok, Condition::Degraded(_) | Condition::Failed(_)) => {
-                    tracing::info!("{name}: ok again");
-                }
-                (Condition::Failed(reason), before) if *now != before => {
-                    if self.log.is_due(reason) {
-                        tracing::warn!("{name} failed: {reason}");
-                    }
-                }
-                // Each peer's reason was said when it came up.
-                (Condition::Degraded(reason), Condition::Ok) if name != "peers" => {
-                    if self.log.is_due(reason) {
-                        tracing::warn!("{name} degraded: {reason}");
-                    }
-                }
-                (Condition::Ok | Condition::Degraded(_) | Condition::Failed(_), _) => {}
-            }
-        }
-        self.conditions.send_replace(conditions);
     }
 }

@@ -6,14 +6,14 @@ use std::time::Duration;
 use std::{io, net::Ipv4Addr};
 
 use ipnetwork::Ipv4Network;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
 use super::entries::{Change, Entries};
-use super::handle::PeerRoutes;
+use super::forwarding::{Fixed, KernelForwarding};
 use super::tables::{Found, Links, Tables};
 use super::*;
-use crate::control::backend::BackendError;
+use crate::control::backend::{Backend, BackendError};
 use crate::control::conditions::{Condition, Conditions};
 use crate::control::host::net::KernelError;
 use crate::control::subnet::kv::registry::{Entry, Revision};
@@ -111,7 +111,7 @@ impl PeerHost for MemoryHost {
 const LINKS: Links = Links { overlay: Some(7), underlay: 2 };
 
 struct Node {
-    routes: PeerRoutes,
+    routes: KernelForwarding,
     tables: MemoryTables,
     change: mpsc::UnboundedSender<()>,
 }
@@ -123,14 +123,17 @@ impl Node {
         let (change, changed) = mpsc::unbounded_channel();
         let host = MemoryHost { tables: tables.clone(), changed };
         let conditions = Conditions::ok(&["device", "peers"]);
-        let routes = PeerRoutes::start("vxlan", host, LINKS, conditions, |tasks, reconciler| {
-            tasks.spawn(reconciler.run());
-        });
+        let attrs = watch::channel(LeaseAttrs::udp(Ipv4Addr::LOCALHOST)).1;
+        let fixed = Fixed { kind: "vxlan", device: "flannel.1".to_owned(), mtu: 1450, attrs };
+        let routes =
+            KernelForwarding::start(fixed, host, LINKS, conditions, |tasks, reconciler| {
+                tasks.spawn(reconciler.run());
+            });
         Self { routes, tables, change }
     }
 
     fn condition(&self, name: &str) -> Condition {
-        self.routes.conditions().borrow().get(name)
+        self.routes.conditions().get(name)
     }
 
     /// What was done since the last call.

@@ -17,7 +17,7 @@ use super::device::{Device, Recipe};
 use super::source_ports::{self, SourcePorts};
 use super::underlay::{Underlay, room};
 use crate::control::backend::BackendError;
-use crate::control::backend::udp::host_state::{HostState, Part};
+use crate::control::conditions::{Condition, Conditions};
 use crate::control::host::host_id::HostId;
 use crate::control::host::iface::ExternalInterface;
 use crate::control::host::net::{
@@ -44,6 +44,9 @@ const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs
 /// Each look that found something to do is paid with so much time, and so much may be owed: who
 /// undoes our work at once, and for ever, has us do it again once a second.
 const CONTEST: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(16));
+
+/// Names of the conditions.
+const CONDITIONS: [&str; 5] = ["device", "address", "route", "peer_routes", "underlay"];
 
 /// The device's workers, while there are some.
 #[derive(Debug)]
@@ -125,7 +128,7 @@ pub(super) struct Keeper {
     /// The route to the Network was ours, so whoever replaced it took it from us.
     owns_route: bool,
     failures: mpsc::Receiver<EngineError>,
-    state: watch::Sender<HostState>,
+    state: watch::Sender<Conditions>,
     retry: Backoff,
     contest: Contest,
     log: LogLimit,
@@ -181,7 +184,7 @@ impl Keeper {
             mtu: link.mtu,
             owns_route,
             failures,
-            state: watch::Sender::default(),
+            state: watch::Sender::new(Conditions::ok(&CONDITIONS)),
             retry: Backoff::new(RETRY.0, RETRY.1),
             contest: Contest { paid_at: Instant::now() },
             log: LogLimit::default(),
@@ -194,12 +197,12 @@ impl Keeper {
     }
 
     /// Where others than us may tell of what they look at.
-    pub(super) fn teller(&self) -> watch::Sender<HostState> {
+    pub(super) fn teller(&self) -> watch::Sender<Conditions> {
         self.state.clone()
     }
 
     /// Whether all is in place, now and at every change.
-    pub(super) fn state(&self) -> watch::Receiver<HostState> {
+    pub(super) fn state(&self) -> watch::Receiver<Conditions> {
         self.state.subscribe()
     }
 
@@ -283,24 +286,24 @@ impl Keeper {
 
     /// Looks at everything, and puts right what is ours.
     async fn look(&mut self) -> Looked {
-        let mut state = HostState::default();
+        let mut state = Conditions::ok(&CONDITIONS);
         let looked = self.look_at_host(&mut state).await.unwrap_or_else(|error| {
-            state.device = Part::Amiss(one_line(&error));
+            state.set("device", Condition::Failed(one_line(&error)));
             Looked::Failed
         });
         self.publish(state);
         looked
     }
 
-    async fn look_at_host(&mut self, state: &mut HostState) -> Result<Looked, BackendError> {
+    async fn look_at_host(&mut self, state: &mut Conditions) -> Result<Looked, BackendError> {
         let carrier =
             self.underlay.followed_mut().link(&self.net).await.map_err(BackendError::Kernel)?;
-        state.underlay = self.underlay.judge(carrier.as_ref());
+        state.set("underlay", self.underlay.judge(carrier.as_ref()));
         match &carrier {
             Some(carrier) => self.mtu = self.underlay.tun_mtu(carrier),
             None => {
                 if self.follow_underlay().await? {
-                    state.underlay = Part::InPlace;
+                    state.set("underlay", Condition::Ok);
                     return Ok(Looked::Mended);
                 }
             }
@@ -316,11 +319,12 @@ impl Keeper {
                 Looked::Mended
             }
         };
-        if !self.owns_route && state.route.is_in_place() {
-            state.route = Part::Amiss(format!(
+        if !self.owns_route && state.get("route").is_ok() {
+            let reason = format!(
                 "the route to {} leaves by another link: delete it, or its packets miss us",
                 self.recipe.network
-            ));
+            );
+            state.set("route", Condition::Failed(reason));
         }
         Ok(looked)
     }
@@ -339,7 +343,7 @@ impl Keeper {
     }
 
     /// Tells what somebody changed, and what could not be put right.
-    fn take_over(&mut self, look: Look, state: &mut HostState) -> Looked {
+    fn take_over(&mut self, look: Look, state: &mut Conditions) -> Looked {
         let Look { name, mended, failed, others, owns_route } = look;
         for mended in &mended {
             let what = match mended {
@@ -355,19 +359,20 @@ impl Keeper {
         if !others.is_empty() {
             let others: Vec<String> =
                 others.iter().map(|own| format!("{}/{}", own.addr, own.prefix_len)).collect();
-            state.address = Part::Amiss(format!(
+            let reason = format!(
                 "{name} has an address that is not ours, {}: delete it, or this host's packets \
                  have the wrong source",
                 others.join(" ")
-            ));
+            );
+            state.set("address", Condition::Failed(reason));
         }
         for (what, error) in &failed {
-            let part = match what {
-                Mended::Address => &mut state.address,
-                Mended::Mtu | Mended::Down => &mut state.device,
-                Mended::Route => &mut state.route,
+            let name = match what {
+                Mended::Address => "address",
+                Mended::Mtu | Mended::Down => "device",
+                Mended::Route => "route",
             };
-            *part = Part::Amiss(one_line(error));
+            state.set(name, Condition::Failed(one_line(error)));
         }
         self.running.lock().name = name;
         self.owns_route = owns_route;
@@ -419,10 +424,10 @@ impl Keeper {
         if self.link.take().is_some() {
             let name = self.running.name();
             if self.log.is_due("gone") {
-                warn!("somebody deleted {name}: making it anew");
+                warn!("overlay device {name} disappeared; recreating it");
             }
-            let device = Part::Amiss(format!("{name} is gone"));
-            self.state.send_modify(|state| state.device = device);
+            let device = Condition::Failed(format!("{name} is gone"));
+            self.state.send_modify(|state| state.set("device", device));
         }
         self.running.stop();
     }
@@ -439,25 +444,12 @@ impl Keeper {
         Ok(())
     }
 
-    /// Lets everybody know how it stands, and the log what is another way than before.
-    fn publish(&mut self, mut state: HostState) {
-        // Other routes are checked and reported elsewhere.
-        state.peer_routes = self.state.borrow().peer_routes.clone();
+    /// Publishes the conditions, and logs those that changed.
+    fn publish(&mut self, mut state: Conditions) {
+        // Shadows reports these.
+        state.set("peer_routes", self.state.borrow().get("peer_routes"));
         let before = self.state.send_replace(state.clone());
-        for ((name, now), (_, before)) in state.parts().into_iter().zip(before.parts()) {
-            if name == "peer_routes" {
-                continue;
-            }
-            match (now, before) {
-                (Part::Amiss(reason), _) if now != before || self.log.is_due(reason) => {
-                    // Said now: not again for a minute.
-                    self.log.is_due(reason);
-                    warn!("{name} is amiss: {reason}");
-                }
-                (Part::InPlace, Part::Amiss(_)) => info!("{name} is in place again"),
-                (Part::InPlace | Part::Amiss(_), _) => {}
-            }
-        }
+        state.log_changes(&before, &["peer_routes"], &mut self.log);
     }
 }
 

@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{info, warn};
 
 use super::keeper::Running;
-use crate::control::backend::udp::host_state::{HostState, Part};
+use crate::control::conditions::{Condition, Conditions};
 use crate::control::host::net;
 use crate::control::host::net::{
     HostChange, HostChanges, HostNet, KernelError, Netlink, RoutesInside,
@@ -81,7 +81,7 @@ pub(super) struct Shadows {
     pub(super) own: Ipv4Network,
     pub(super) peers: Arc<PeerSubnets>,
     pub(super) running: Arc<Running>,
-    pub(super) state: watch::Sender<HostState>,
+    pub(super) state: watch::Sender<Conditions>,
 }
 
 impl Shadows {
@@ -166,16 +166,16 @@ impl Shadows {
             shadows.extend(self.by_a_rule(net, overlay).await);
         }
         let part = match shadows.as_slice() {
-            [] => Part::InPlace,
+            [] => Condition::Ok,
             [first, others @ ..] => {
                 let link = match first.link {
                     Some(index) => net.link_at(index).await.ok().flatten().map(|link| link.name),
                     None => None,
                 };
-                Part::Amiss(reason(first, link.as_deref(), others.len()))
+                Condition::Failed(reason(first, link.as_deref(), others.len()))
             }
         };
-        let is_shadowed = !part.is_in_place();
+        let is_shadowed = !part.is_ok();
         self.tell(part);
         is_shadowed
     }
@@ -194,16 +194,16 @@ impl Shadows {
         })
     }
 
-    fn tell(&self, part: Part) {
-        let is_news = self.state.borrow().peer_routes != part;
+    fn tell(&self, part: Condition) {
+        let is_news = self.state.borrow().get("peer_routes") != part;
         if !is_news {
             return;
         }
         match &part {
-            Part::InPlace => info!("no other route shadows the overlay any more"),
-            Part::Amiss(reason) => warn!("{reason}"),
+            Condition::Ok => info!("no other route shadows the overlay any more"),
+            Condition::Degraded(reason) | Condition::Failed(reason) => warn!("{reason}"),
         }
-        self.state.send_modify(|state| state.peer_routes = part);
+        self.state.send_modify(|state| state.set("peer_routes", part));
     }
 }
 

@@ -3,7 +3,7 @@
 use tracing::{info, warn};
 
 use crate::control::backend::BackendError;
-use crate::control::backend::udp::host_state::Part;
+use crate::control::conditions::Condition;
 use crate::control::host::iface::{ExternalInterface, FollowedIface, IfaceChoice};
 use crate::control::host::net::Link;
 use crate::dataplane::io::udp::LongDatagrams;
@@ -52,20 +52,20 @@ impl Underlay {
     }
 
     /// Whether `link` can carry our packets.
-    pub(super) fn judge(&self, link: Option<&Link>) -> Part {
+    pub(super) fn judge(&self, link: Option<&Link>) -> Condition {
         let ExternalInterface { name, addr, public_ip, .. } = self.iface();
         match link {
-            None => Part::Amiss(format!(
+            None => Condition::Failed(format!(
                 "address {addr} of interface {name} is gone, and peers send to {public_ip} still: \
                  give it back, or give it another if --iface does not name the address"
             )),
-            Some(Link { name, is_up: false, .. }) => {
-                Part::Amiss(format!("interface {name} is down: bring it up to reach the peers"))
-            }
-            Some(Link { name, has_carrier: false, .. }) => {
-                Part::Amiss(format!("interface {name} has no carrier: is its cable plugged in?"))
-            }
-            Some(_) => Part::InPlace,
+            Some(Link { name, is_up: false, .. }) => Condition::Failed(format!(
+                "interface {name} is down: bring it up to reach the peers"
+            )),
+            Some(Link { name, has_carrier: false, .. }) => Condition::Failed(format!(
+                "interface {name} has no carrier: is its cable plugged in?"
+            )),
+            Some(_) => Condition::Ok,
         }
     }
 
@@ -112,7 +112,7 @@ pub(super) fn room(link_mtu: u32) -> u16 {
 ///
 /// # Errors
 /// [`BackendError::SmallMtu`].
-pub(in crate::control) fn first_tun_mtu(
+pub(super) fn first_tun_mtu(
     iface: &ExternalInterface,
     chosen: Option<u16>,
 ) -> Result<(u16, LongDatagrams), BackendError> {
@@ -202,10 +202,12 @@ mod tests {
     #[test]
     fn interface_that_cannot_carry_is_amiss_for_a_reason() {
         let underlay = underlay(1472, false);
-        assert!(underlay.judge(Some(&link(1500))).is_in_place());
-        let reason = |link: Option<Link>| match underlay.judge(link.as_ref()) {
-            Part::Amiss(reason) => reason,
-            Part::InPlace => String::new(),
+        assert!(underlay.judge(Some(&link(1500))).is_ok());
+        let reason = |link: Option<Link>| {
+            let Condition::Failed(reason) = underlay.judge(link.as_ref()) else {
+                panic!("it is ok")
+            };
+            reason
         };
         let down = Link { is_up: false, has_carrier: false, ..link(1500) };
         assert!(reason(Some(down)).starts_with("interface eth0 is down"));

@@ -15,7 +15,8 @@ use rtnetlink::packet_route::link::{
 use rtnetlink::{LinkUnspec, LinkVxlan};
 
 use super::ENCAP_OVERHEAD;
-use crate::control::backend::MIN_MTU;
+use crate::control::backend::BackendError;
+use crate::control::backend::mtu::MIN_MTU;
 use crate::control::backend::peer_routes::Mac;
 use crate::control::host::net;
 use crate::control::host::net::{HostNet, KernelError, Link, Netlink};
@@ -93,6 +94,12 @@ pub enum DeviceError {
     /// The kernel refused something else.
     #[error(transparent)]
     Kernel(#[from] KernelError),
+}
+
+impl From<DeviceError> for BackendError {
+    fn from(error: DeviceError) -> Self {
+        Self::Device(Box::new(error))
+    }
 }
 
 /// What a device says of itself, as far as it is compared.

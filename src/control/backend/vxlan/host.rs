@@ -108,7 +108,7 @@ impl PeerHost for VxlanHost {
             }
             Err(error) => {
                 conditions.set("device", Condition::Failed(one_line(&error)));
-                Err(BackendError::Vxlan(Box::new(error)))
+                Err(error.into())
             }
         }
     }

@@ -10,10 +10,8 @@ use serde::{Serialize, Serializer};
 use tokio::runtime::Builder;
 use tokio::time::timeout;
 
-use crate::control::backend::udp::{check_port, first_tun_mtu};
-use crate::control::backend::{host_gw, vxlan};
+use crate::control::backend;
 use crate::control::cli::Config;
-use crate::control::config::backend::BackendConfig;
 use crate::control::config::network::NetworkConfig;
 use crate::control::host::iface::ExternalInterface;
 use crate::control::host::net;
@@ -24,7 +22,7 @@ use crate::control::subnet::kv::registry::any_etcd::AnyEtcd;
 use crate::control::subnet::kv::registry::file::FileRegistry;
 use crate::control::subnet::kv::registry::{Registry, RegistryKind, Scope};
 use crate::control::util::error_chain::one_line;
-use crate::control::{DaemonError, external_interface, observe, previous_subnet};
+use crate::control::{DaemonError, backend_setup, external_interface, observe, previous_subnet};
 
 /// How long the registry may take to answer, each time.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -121,42 +119,15 @@ impl CheckReport {
             let subnet = subnet(config, registry, &network, iface.public_ip).await;
             self.add("subnet", subnet);
             self.add("backend", network.backend.backend_type());
-            self.backend(config, &network, iface);
+            let plan =
+                backend::create(backend_setup(config, network.clone(), iface.clone())).plan();
+            plan.device.iter().for_each(|device| self.add("device", device));
+            plan.listen.iter().for_each(|listen| self.add("listen", listen));
+            self.problems.extend(plan.problems);
         }
         self.add("rules", rules(config, network.nftables));
         self.add("subnet_file", config.subnet_file.display());
         self.add("health", config.healthz.map_or("none".to_owned(), |addr| addr.to_string()));
-    }
-
-    /// What the backend would make on this host.
-    fn backend(&mut self, config: &Config, network: &NetworkConfig, iface: &ExternalInterface) {
-        let range = network.network;
-        match network.backend {
-            BackendConfig::Udp { port, mtu } => {
-                self.take(preflight::check_tun());
-                if let Some((mtu, _)) = self.take(first_tun_mtu(iface, config.mtu.or(mtu))) {
-                    let device = format!("the first free flannelN, MTU {mtu}, with {range} routed");
-                    self.add("device", device);
-                }
-                self.take(check_port(iface.addr, port));
-                let workers = config.num_workers;
-                self.add("listen", format!("UDP {}:{port}, by {workers} workers", iface.addr));
-            }
-            BackendConfig::Vxlan(vxlan) => {
-                if let Some(mtu) = self.take(vxlan::overlay_mtu(iface, &vxlan, config.mtu)) {
-                    self.add("device", format!("flannel.{}, MTU {mtu}", vxlan.vni));
-                }
-                let port =
-                    vxlan.port.map_or("the kernel's port, 8472".to_owned(), |it| it.to_string());
-                self.add("listen", format!("UDP {port}, by the kernel"));
-            }
-            BackendConfig::HostGw => {
-                self.take(host_gw::check_public_ip(iface));
-                if let Some(mtu) = self.take(host_gw::overlay_mtu(iface, config.mtu)) {
-                    self.add("device", format!("none: routes by {}, MTU {mtu}", iface.name));
-                }
-            }
-        }
     }
 
     fn add(&mut self, name: &'static str, text: impl fmt::Display) {

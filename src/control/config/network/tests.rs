@@ -1,3 +1,4 @@
+use super::super::backend::UdpConfig;
 use proptest::prelude::*;
 
 use super::*;
@@ -49,7 +50,11 @@ fn defaults_and_limits_are_those_of_stock() {
         assert_eq!(config.subnet_len, len, "{text}");
         assert_eq!(config.subnet_min.to_string(), min, "{text}");
         assert_eq!(config.subnet_max.to_string(), max, "{text}");
-        assert_eq!(config.backend, BackendConfig::Udp { port: 8285, mtu: None }, "{text}");
+        assert_eq!(
+            config.backend,
+            BackendConfig::Udp(UdpConfig { port: 8285, mtu: None }),
+            "{text}"
+        );
     }
     assert_eq!(config(r#"{"Network":"10.3.7.9/16"}"#).network.to_string(), "10.3.0.0/16");
 }
@@ -240,7 +245,7 @@ fn vxlan_settings_that_are_wrong_name_their_key() {
 fn backend_keys_match_in_any_case_and_others_are_ignored() {
     let text =
         r#"{"Network":"10.1.0.0/16","backend":{"TYPE":"UDP","port":7890,"VNI":"x"},"Extra":1}"#;
-    assert_eq!(config(text).backend, BackendConfig::Udp { port: 7890, mtu: None });
+    assert_eq!(config(text).backend, BackendConfig::Udp(UdpConfig { port: 7890, mtu: None }));
     assert_eq!(config(text).backend.backend_type(), BackendType::Udp);
 }
 
@@ -256,7 +261,7 @@ fn override_replaces_the_type_and_keeps_a_port_that_is_udp_s() {
     ] {
         let text = format!(r#"{{"Network":"10.1.0.0/16","Backend":{backend}}}"#);
         let config = parse(&text, Some(BackendType::Udp)).unwrap();
-        assert_eq!(config.backend, BackendConfig::Udp { port, mtu: None }, "{backend}");
+        assert_eq!(config.backend, BackendConfig::Udp(UdpConfig { port, mtu: None }), "{backend}");
     }
 }
 
@@ -271,7 +276,7 @@ fn mtu_is_the_operators_choice_of_udp_s_alone() {
     ] {
         let text = format!(r#"{{"Network":"10.1.0.0/16","Backend":{backend}}}"#);
         let parsed = parse(&text, Some(BackendType::Udp)).unwrap().backend;
-        let BackendConfig::Udp { mtu, .. } = parsed else { panic!("{parsed:?}") };
+        let BackendConfig::Udp(UdpConfig { mtu, .. }) = parsed else { panic!("{parsed:?}") };
         assert_eq!(mtu, expected, "{backend}");
     }
 }

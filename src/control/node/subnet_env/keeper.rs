@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use super::SubnetEnv;
-use crate::control::backend::udp::host_state::Part;
+use crate::control::conditions::Condition;
 use crate::control::util::atomic_file::{FileError, directory_of, read_file, replace_file};
 use crate::control::util::backoff::Backoff;
 use crate::control::util::error_chain::one_line;
@@ -48,7 +48,7 @@ pub(in crate::control) struct SubnetFile {
 #[derive(Debug, Default)]
 struct Progress {
     /// What the last operation found or made; `None` before the first has ended.
-    part: Option<Part>,
+    part: Option<Condition>,
     /// When the operation began that has not ended yet.
     busy_since: Option<Instant>,
 }
@@ -83,18 +83,23 @@ impl SubnetFile {
     }
 
     /// Whether the file is as it should be.
-    pub(in crate::control) fn state(&self) -> Part {
+    pub(in crate::control) fn state(&self) -> Condition {
         let path = self.path.display();
         if self.progress.has_changed().is_err() {
-            return Part::Amiss(format!("{path} is no longer kept: restart flanneld"));
+            return Condition::Failed(format!("{path} is no longer kept: restart flanneld"));
         }
         let progress = self.progress.borrow();
         let waited = progress.busy_since.map_or(Duration::ZERO, |since| since.elapsed());
         if waited > DISK_TIMEOUT {
             let seconds = waited.as_secs();
-            return Part::Amiss(format!("the disk of {path} has not answered for {seconds} s"));
+            return Condition::Failed(format!(
+                "the disk of {path} has not answered for {seconds} s"
+            ));
         }
-        progress.part.clone().unwrap_or_else(|| Part::Amiss(format!("{path} is not written yet")))
+        progress
+            .part
+            .clone()
+            .unwrap_or_else(|| Condition::Failed(format!("{path} is not written yet")))
     }
 }
 
@@ -155,7 +160,7 @@ impl Keeper {
                 if self.calm_from <= Instant::now() {
                     self.pace.reset();
                 }
-                (Part::InPlace, SETTLE)
+                (Condition::Ok, SETTLE)
             }
             Looked::Written(was) => {
                 if !self.is_written {
@@ -163,17 +168,17 @@ impl Keeper {
                 } else if self.log.is_due(was) {
                     warn!("somebody changed {path}: {was}; written again");
                 }
-                (Part::InPlace, self.slow_down())
+                (Condition::Ok, self.slow_down())
             }
             Looked::Failed(error) => {
                 let reason = one_line(&error);
                 if self.log.is_due(&reason) {
                     warn!("Failed to write subnet file: {reason}; trying again");
                 }
-                (Part::Amiss(reason), self.slow_down())
+                (Condition::Failed(reason), self.slow_down())
             }
         };
-        if part.is_in_place() && !std::mem::replace(&mut self.is_written, true) {
+        if part.is_ok() && !std::mem::replace(&mut self.is_written, true) {
             info!("flannel is ready");
         }
         self.progress.send_replace(Progress { part: Some(part), busy_since: None });
@@ -188,7 +193,7 @@ impl Keeper {
     /// Until the next look: after a change, but not before `pause` is over.
     async fn wait(&self, pause: Duration) {
         sleep(pause).await;
-        let failed = self.progress.borrow().part.as_ref().is_some_and(|part| !part.is_in_place());
+        let failed = self.progress.borrow().part.as_ref().is_some_and(|part| !part.is_ok());
         if !failed {
             drop(timeout(CHECK_PERIOD, self.changed.notified()).await);
             sleep(SETTLE).await;

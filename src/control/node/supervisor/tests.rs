@@ -4,10 +4,11 @@ use std::net::Ipv4Addr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures_util::future::LocalBoxFuture;
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::control::backend::{BackendError, BackendStats};
+use crate::control::backend::{BackendError, BackendStats, Plan, Prepared, Preparing, Starting};
 use crate::control::conditions::Conditions;
 use crate::control::config::network;
 use crate::control::subnet::kv::registry::Scope;
@@ -370,7 +371,7 @@ impl World {
         };
         let deadline = tokio::time::sleep(Duration::from_secs(60));
         tokio::select! {
-            Err(error) = node.live::<FakeBackend>(setup) => Some(error),
+            Err(error) = node.live(Box::new(setup)) => Some(error),
             () = act => None,
             () = deadline => panic!("nothing happens: {:?}", self.log.borrow()),
         }
@@ -432,28 +433,32 @@ struct FakeBackend {
     setup: FakeSetup,
 }
 
-impl Backend for FakeBackend {
-    type Setup = FakeSetup;
-    type Prepared = FakeSetup;
-
-    fn public_ip(_: &FakeSetup) -> Ipv4Addr {
+impl Driver for FakeSetup {
+    fn public_ip(&self) -> Ipv4Addr {
         ip("192.0.2.1")
     }
 
-    async fn prepare(
-        setup: FakeSetup,
-        _: Option<&LeaseAttrs>,
-    ) -> Result<(FakeSetup, LeaseAttrs), BackendError> {
-        match setup.prepare_error {
-            Some(error) => Err(error),
-            None => Ok((setup, LeaseAttrs::udp(ip("192.0.2.1")))),
-        }
+    fn plan(&self) -> Plan {
+        Plan::default()
     }
 
-    async fn start(setup: FakeSetup, _lease: &Lease) -> Result<Self, BackendError> {
-        Ok(Self { setup })
+    fn prepare<'a>(mut self: Box<Self>, _: Option<&'a LeaseAttrs>) -> Preparing<'a> {
+        Box::pin(async move {
+            match self.prepare_error.take() {
+                Some(error) => Err(error),
+                None => Ok((self as Box<dyn Prepared>, LeaseAttrs::udp(ip("192.0.2.1")))),
+            }
+        })
     }
+}
 
+impl Prepared for FakeSetup {
+    fn start<'a>(self: Box<Self>, _lease: &'a Lease) -> Starting<'a> {
+        Box::pin(async move { Ok(Box::new(FakeBackend { setup: *self }) as Box<dyn Backend>) })
+    }
+}
+
+impl Backend for FakeBackend {
     fn mtu(&self) -> u16 {
         1400
     }
@@ -469,14 +474,14 @@ impl Backend for FakeBackend {
         }
     }
 
-    async fn failed(&mut self) -> BackendError {
-        match (&mut self.setup.failure).await {
-            Ok(error) => BackendError::Engine(error),
-            Err(_) => std::future::pending().await,
-        }
+    fn failed(&mut self) -> LocalBoxFuture<'_, BackendError> {
+        Box::pin(async {
+            match (&mut self.setup.failure).await {
+                Ok(error) => BackendError::Engine(error),
+                Err(_) => std::future::pending().await,
+            }
+        })
     }
-
-    fn synced(&mut self) {}
 
     fn conditions(&self) -> Conditions {
         Conditions::default()

@@ -13,7 +13,7 @@ async fn file_that_somebody_removes_or_changes_is_written_again() {
     let (dir, mut file) = kept();
     let path = dir.path().join("flannel/subnet.env");
     file.tried().await;
-    assert_eq!(file.state(), Part::InPlace);
+    assert_eq!(file.state(), Condition::Ok);
     assert_eq!(logs.count("Wrote subnet file to"), 1);
     assert_eq!(logs.count("flannel is ready"), 1);
     let accidents: [(&str, &dyn Fn()); 6] = [
@@ -37,7 +37,7 @@ async fn file_that_somebody_removes_or_changes_is_written_again() {
             || fs::metadata(&path).is_ok_and(|found| found.is_file()) && read(&path) == TEXT;
         until(what, is_back).await;
     }
-    assert_eq!(file.state(), Part::InPlace);
+    assert_eq!(file.state(), Condition::Ok);
     assert!(logs.count("somebody changed") > 0);
     assert_eq!(logs.count("flannel is ready"), 1);
 }
@@ -51,12 +51,12 @@ async fn file_that_cannot_be_written_is_amiss_until_it_can() {
     let path = dir.path().join("flannel/subnet.env");
     let mut file = SubnetFile::keep(&path, &env());
     file.tried().await;
-    let Part::Amiss(reason) = file.state() else { panic!("it is not written") };
+    let Condition::Failed(reason) = file.state() else { panic!("it is not written") };
     assert!(reason.starts_with("create directory "), "{reason}");
     assert_eq!(logs.count("Failed to write subnet file"), 1);
     assert_eq!(logs.count("flannel is ready"), 0);
     fs::remove_file(dir.path().join("flannel")).unwrap();
-    until("there is room", || file.state().is_in_place()).await;
+    until("there is room", || file.state().is_ok()).await;
     assert_eq!(read(&path), TEXT);
     assert_eq!(logs.count("flannel is ready"), 1);
 }
@@ -72,13 +72,13 @@ async fn what_is_no_file_is_replaced_but_for_a_device_or_a_directory() {
     for name in ["endless", "dangling", "fifo"] {
         let mut file = SubnetFile::keep(&of(name), &env());
         file.tried().await;
-        assert_eq!(file.state(), Part::InPlace, "{name}");
+        assert_eq!(file.state(), Condition::Ok, "{name}");
         assert!(fs::symlink_metadata(of(name)).unwrap().is_file(), "{name}");
     }
     for (path, says) in [(of("directory"), "replace "), ("/dev/null".into(), "it is a device")] {
         let mut file = SubnetFile::keep(&path, &env());
         file.tried().await;
-        let Part::Amiss(reason) = file.state() else { panic!("{}", path.display()) };
+        let Condition::Failed(reason) = file.state() else { panic!("{}", path.display()) };
         assert!(reason.contains(says), "{reason}");
     }
 }
@@ -87,14 +87,14 @@ async fn what_is_no_file_is_replaced_but_for_a_device_or_a_directory() {
 async fn silent_disk_is_amiss_and_stops_nobody() {
     let (sender, progress) = watch::channel(Progress::default());
     let file = SubnetFile { path: "subnet.env".into(), progress, _tasks: JoinSet::new() };
-    let Part::Amiss(reason) = file.state() else { panic!() };
+    let Condition::Failed(reason) = file.state() else { panic!() };
     assert_eq!(reason, "subnet.env is not written yet");
     let busy_since = Instant::now().checked_sub(Duration::from_secs(9));
-    sender.send_replace(Progress { part: Some(Part::InPlace), busy_since });
-    let Part::Amiss(reason) = file.state() else { panic!() };
+    sender.send_replace(Progress { part: Some(Condition::Ok), busy_since });
+    let Condition::Failed(reason) = file.state() else { panic!() };
     assert!(reason.starts_with("the disk of subnet.env has not answered for 9"), "{reason}");
     drop(sender);
-    assert!(!file.state().is_in_place());
+    assert!(!file.state().is_ok());
 }
 
 fn env() -> SubnetEnv {

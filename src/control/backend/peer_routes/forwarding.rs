@@ -1,0 +1,129 @@
+//! [`KernelForwarding`]: the running backend around the reconciler.
+
+use std::collections::BTreeMap;
+
+use futures_util::future::LocalBoxFuture;
+use ipnetwork::Ipv4Network;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::reconciler::{Command, PeerHost, PeerReconciler};
+use super::tables::Links;
+use crate::control::backend::{Backend, BackendError};
+use crate::control::conditions::Conditions;
+use crate::control::subnet::lease::{Lease, LeaseAttrs, LeaseEvent};
+
+/// What names a backend whose packets the kernel forwards, and does not change while it runs.
+#[derive(Debug)]
+pub struct Fixed {
+    /// `BackendType` of the peers' leases.
+    pub kind: &'static str,
+    /// The device that packets leave by.
+    pub device: String,
+    /// MTU of the overlay, in bytes.
+    pub mtu: u16,
+    /// What our lease is to say of us.
+    pub attrs: watch::Receiver<LeaseAttrs>,
+}
+
+/// A running backend whose packets the kernel forwards: hands the peers' leases to the reconciler.
+/// Dropping it ends the reconciler and leaves the kernel's entries, so that packets go on.
+#[derive(Debug)]
+pub struct KernelForwarding {
+    fixed: Fixed,
+    /// Whether each lease known is one of our kind.
+    leases: BTreeMap<Ipv4Network, bool>,
+    commands: mpsc::UnboundedSender<Command>,
+    conditions: watch::Receiver<Conditions>,
+    tasks: JoinSet<()>,
+}
+
+impl KernelForwarding {
+    /// Starts the reconciler of `host` with these `conditions`, on the task set that `run` is
+    /// given.
+    pub fn start<H: PeerHost + Send + 'static>(
+        fixed: Fixed,
+        host: H,
+        links: Links,
+        conditions: Conditions,
+        run: impl FnOnce(&mut JoinSet<()>, PeerReconciler<H>),
+    ) -> Self {
+        let (commands, receiver) = mpsc::unbounded_channel();
+        let (sender, conditions) = watch::channel(conditions);
+        let mut tasks = JoinSet::new();
+        run(&mut tasks, PeerReconciler::new(host, links, receiver, sender));
+        Self { fixed, leases: BTreeMap::new(), commands, conditions, tasks }
+    }
+
+    /// The lease if its node is a peer. One of another backend is none: stock compares the type
+    /// letter by letter, and so do we.
+    fn peers_lease(&mut self, lease: Lease) -> LeaseEvent {
+        let kind = lease.attrs.backend_type.as_deref();
+        let is_ours = kind == Some(self.fixed.kind);
+        let before = self.leases.insert(lease.subnet, is_ours);
+        if is_ours {
+            return LeaseEvent::Added(lease);
+        }
+        // Once, and not again at each renewal.
+        if before != Some(false) {
+            tracing::warn!(
+                "ignoring non-{} subnet {} of {}: type={}",
+                self.fixed.kind,
+                lease.subnet,
+                lease.attrs.public_ip,
+                kind.unwrap_or_default(),
+            );
+        }
+        LeaseEvent::Removed(lease.subnet)
+    }
+}
+
+impl Backend for KernelForwarding {
+    fn mtu(&self) -> u16 {
+        self.fixed.mtu
+    }
+
+    fn apply(&mut self, events: Vec<LeaseEvent>) {
+        let events = events.into_iter().map(|event| match event {
+            LeaseEvent::Added(lease) => self.peers_lease(lease),
+            LeaseEvent::Removed(subnet) => {
+                self.leases.remove(&subnet);
+                LeaseEvent::Removed(subnet)
+            }
+        });
+        let events = events.collect();
+        // The reconciler ends with us.
+        drop(self.commands.send(Command::Apply(events)));
+    }
+
+    fn synced(&mut self) {
+        drop(self.commands.send(Command::Synced));
+    }
+
+    /// The reconciler ends by a panic alone.
+    fn failed(&mut self) -> LocalBoxFuture<'_, BackendError> {
+        Box::pin(async {
+            match self.tasks.join_next().await {
+                Some(Err(error)) if error.is_panic() => BackendError::Panicked,
+                Some(_) | None => std::future::pending().await,
+            }
+        })
+    }
+
+    fn conditions(&self) -> Conditions {
+        self.conditions.borrow().clone()
+    }
+
+    fn attrs(&self) -> Option<watch::Receiver<LeaseAttrs>> {
+        Some(self.fixed.attrs.clone())
+    }
+
+    fn device(&self) -> String {
+        self.fixed.device.clone()
+    }
+
+    /// Peers of our kind.
+    fn num_peers(&self) -> usize {
+        self.leases.values().filter(|is_ours| **is_ours).count()
+    }
+}
