@@ -1,4 +1,4 @@
-//! The stages of both arrows on bytes in memory: what userspace itself costs, without a kernel.
+//! The stages of both pipelines on bytes in memory: what userspace itself costs, without a kernel.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test or bench may panic")]
 
 mod support;
@@ -13,8 +13,10 @@ use support::{NUM_SEGMENTS, datagrams, routes, segments, small, superpacket};
 use twill::dataplane::Offloads;
 use twill::dataplane::egress::encap::Encap;
 use twill::dataplane::egress::split::Split;
-use twill::dataplane::ingress::coalesce::{Coalescer, MAX_PIECES, PacketAt, Scratch};
-use twill::dataplane::ingress::filter::Accept;
+use twill::dataplane::ingress::coalesce::Coalescer;
+use twill::dataplane::ingress::filter::IngressFilter;
+use twill::dataplane::ingress::gro_item::{MAX_PIECES, Scratch};
+use twill::dataplane::ingress::packet_ref::PacketRef;
 use twill::dataplane::io::memory;
 use twill::dataplane::io::recv_batch::RecvBatch;
 use twill::dataplane::io::udp::UdpSocket;
@@ -58,7 +60,7 @@ fn encap(criterion: &mut Criterion) {
             }
             if encap.forward(&header, packet.len(), &routes, &PathMtus::NONE) != Ok(false) {
                 let (queue, _) = encap.pending();
-                let num = queue.runs().len();
+                let num = queue.batches().len();
                 queue.release(num);
                 encap.reclaim();
             }
@@ -68,7 +70,7 @@ fn encap(criterion: &mut Criterion) {
 }
 
 fn decap(criterion: &mut Criterion) {
-    let accept = Accept { subnet: "10.1.16.0/24".parse().unwrap(), tun_mtu: 1472 };
+    let filter = IngressFilter { subnet: "10.1.16.0/24".parse().unwrap(), tun_mtu: 1472 };
     let mut group = criterion.benchmark_group("decap");
     for (case, packets) in [("tcp", segments()), ("64B", datagrams(64))] {
         let mut received = packets.clone();
@@ -77,7 +79,7 @@ fn decap(criterion: &mut Criterion) {
             for (datagram, fresh) in received.iter_mut().zip(&packets) {
                 // Each pass takes one hop; the header must not run out of them.
                 datagram[..20].copy_from_slice(&fresh[..20]);
-                black_box(accept.packet(datagram).unwrap());
+                black_box(filter.check(datagram).unwrap());
             }
         });
     }
@@ -94,7 +96,7 @@ fn coalesce(criterion: &mut Criterion) {
         stage(&mut group, ("packets", case), (num, num * len), || {
             coalescer.clear();
             for index in 0..num {
-                coalescer.push(&batch, PacketAt { buffer: 0, start: index * len, len }, &inner);
+                coalescer.push(&batch, PacketRef { buffer: 0, start: index * len, len }, &inner);
             }
             let mut scratch = Scratch::default();
             for item in coalescer.items() {

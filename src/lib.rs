@@ -3,11 +3,11 @@
 //! Read in this order. [`routes`] says *where* a packet goes, [`dataplane`] says *how* it gets
 //! there, [`control`] says *who* owns which subnet, [`lab`] builds whole networks on one machine.
 //!
-//! A packet's way is one of two arrows:
+//! A packet passes one of two pipelines:
 //!
 //! ```text
-//! egress:   tun → split → classify → routes::lookup → encap → udp
-//! ingress:  udp → decap → classify → coalesce → tun
+//! egress:   tun → classify → routes::lookup → split → pack → udp
+//! ingress:  udp → classify → filter → coalesce → tun
 //! ```
 //!
 //! Imports point one way, `control → dataplane → routes`; `tests/boundaries.rs` holds that line.

@@ -1,4 +1,4 @@
-//! The steady state of both arrows allocates nothing.
+//! The steady state of both pipelines allocates nothing.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test or bench may panic")]
 
 #[path = "../benches/support/mod.rs"]

@@ -10,10 +10,10 @@ use std::collections::BTreeMap;
 use nodes::{Node, carry, pair, pattern, split, tcp_superpacket};
 use twill::dataplane::io::memory::TunPacket;
 use twill::dataplane::offload::backoff::{FIRST_WAIT, LONGEST_WAIT};
-use twill::dataplane::offload::state::OffloadSnapshot;
 use twill::dataplane::packet::builder::PacketBuilder;
 use twill::dataplane::packet::classify;
 use twill::dataplane::packet::vnet_hdr::{Gso, PartialChecksum, VnetHdr};
+use twill::dataplane::stats::offload_state::OffloadSnapshot;
 use twill::dataplane::{DropReason, Offloads};
 
 const DST: &str = "10.1.16.2:5001";

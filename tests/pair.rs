@@ -10,7 +10,7 @@ use nodes::{carry, pair, pattern, split, tcp_superpacket};
 use twill::dataplane::packet::builder::PacketBuilder;
 use twill::dataplane::packet::classify;
 use twill::dataplane::packet::vnet_hdr::VnetHdr;
-use twill::dataplane::worker::Turn;
+use twill::dataplane::worker::Budget;
 use twill::dataplane::{DropReason, Offloads};
 use twill::routes::NextHop;
 use twill::routes::publish::RouteChange;
@@ -80,7 +80,7 @@ fn ttl_that_ends_at_ingress_is_answered_through_the_underlay() {
     assert_eq!(right.dropped(DropReason::TtlExpired), (0, 2));
     let replies: Vec<_> = right.underlay.sent.try_iter().collect();
     assert_eq!(replies.len(), 2);
-    assert_eq!(replies[0].path.to, "192.0.2.15:8285".parse().unwrap());
+    assert_eq!(replies[0].flow.dst, "192.0.2.15:8285".parse().unwrap());
     let inner = classify::inner(&replies[0].bytes).unwrap();
     assert_eq!((inner.src, inner.dst), ([10, 1, 16, 0].into(), [10, 1, 15, 2].into()));
     assert_eq!(replies[0].bytes[20..22], [11, 0]);
@@ -297,7 +297,7 @@ fn device_that_goes_on_failing_is_given_time() {
         left.host.read_refusals.push(libc::EIO);
         left.underlay.recv_refusals.push(libc::ENOMEM);
     }
-    assert_eq!(left.worker.turn(Instant::now()).unwrap(), Turn::Idle, "so it sleeps");
+    assert_eq!(left.worker.turn(Instant::now()).unwrap(), Budget::Unused, "so it sleeps");
     let stats = left.worker.stats();
     assert!(stats.tun_errors.value() < 100, "{}", stats.tun_errors.value());
     assert!(stats.socket_errors.value() < 100, "{}", stats.socket_errors.value());
@@ -320,5 +320,5 @@ fn changed_route_holds_for_the_next_turn() {
     left.routes.apply([RouteChange { subnet, next_hop: Some(next_hop) }]);
     left.send(VnetHdr::default(), &PacketBuilder::udp("10.1.15.2:1", "10.1.16.2:2").build());
     left.run();
-    assert_eq!(left.underlay.sent.try_recv().unwrap().path.to, next_hop.addr);
+    assert_eq!(left.underlay.sent.try_recv().unwrap().flow.dst, next_hop.addr);
 }

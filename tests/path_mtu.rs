@@ -52,7 +52,7 @@ fn icmp_from_the_underlay_reaches_the_sender_as_one_of_the_overlay() {
     assert_eq!(u16::from_be_bytes([replies[0][26], replies[0][27]]), 1372);
     assert_eq!(replies[0][28..], packet(1472, DF)[..28]);
     let stats = left.worker.stats();
-    assert_eq!((stats.underlay_errors.value(), stats.paths_narrowed.value()), (1, 1));
+    assert_eq!((stats.underlay_errors.value(), stats.pmtu_decreases.value()), (1, 1));
 }
 
 #[test]
@@ -167,13 +167,13 @@ fn path_that_narrows_is_learned_and_one_that_widens_recovers_within_seconds() {
     let num_replies = left.received().len();
     assert!(num_replies > 180, "{num_replies}");
     let stats = left.worker.stats();
-    assert_eq!((stats.paths_narrowed.value(), stats.paths_recovered.value()), (1, 0));
+    assert_eq!((stats.pmtu_decreases.value(), stats.paths_recovered.value()), (1, 0));
     assert!(stats.pmtu_probes.value() <= 3, "{}", stats.pmtu_probes.value());
 
     left.underlay.path_mtu.store(1500, Ordering::Relaxed);
     send_for(&mut left, 5, |_| {});
     assert_eq!(send_for(&mut left, 1, |_| {}), 100);
-    assert_eq!((stats.paths_narrowed.value(), stats.paths_recovered.value()), (1, 1));
+    assert_eq!((stats.pmtu_decreases.value(), stats.paths_recovered.value()), (1, 1));
     assert!(stats.pmtu_probes.value() <= 6);
 }
 
@@ -189,7 +189,7 @@ fn superpacket_loses_no_more_than_one_segment_to_a_probe() {
     left.run();
     let whole: Vec<_> = left.underlay.sent.try_iter().filter(|sent| !sent.in_fragments).collect();
     assert_eq!(whole.iter().map(|sent| sent.datagrams().count()).sum::<usize>(), 1);
-    assert_eq!(left.worker.stats().paths_narrowed.value(), 1, "its bytes came back");
+    assert_eq!(left.worker.stats().pmtu_decreases.value(), 1, "its bytes came back");
 }
 
 /// From nowhere near the path: no byte of a probe is known there.
@@ -205,7 +205,7 @@ fn forged_icmps_reach_no_sender_and_cost_little() {
             let in_flood = send_for(&mut left, 21, |left| left.forge(RIGHT, outer_mtu, quote));
             assert!(in_flood > 1850, "{in_flood} of 2000 whole at {outer_mtu}");
             let stats = left.worker.stats();
-            assert_eq!(stats.paths_narrowed.value(), 0);
+            assert_eq!(stats.pmtu_decreases.value(), 0);
             assert!(stats.pmtu_refused.value() > 0, "{outer_mtu}");
             assert!(left.received().is_empty(), "no sender gets an ICMP");
         }
@@ -274,7 +274,7 @@ fn unreachable_peer_costs_the_others_nothing() {
         assert_eq!(num_sent(&left), 20, "errno {errno}");
     }
     let stats = left.worker.stats();
-    assert_eq!((stats.underlay_errors.value(), stats.paths_narrowed.value()), (4, 0));
+    assert_eq!((stats.underlay_errors.value(), stats.pmtu_decreases.value()), (4, 0));
     assert_eq!(left.dropped(DropReason::SendRefused), (0, 0));
 }
 

@@ -6,8 +6,7 @@ use std::time::Instant;
 use allocation_counter::opt_out;
 use bytes::Bytes;
 use twill::dataplane::Offloads;
-use twill::dataplane::egress::gso_batch::Path;
-use twill::dataplane::ingress::filter::Accept;
+use twill::dataplane::ingress::filter::IngressFilter;
 use twill::dataplane::io::memory;
 use twill::dataplane::io::memory::{
     MemoryHost, MemoryTun, MemoryUdp, MemoryUnderlay, Sent, TunPacket,
@@ -16,8 +15,9 @@ use twill::dataplane::io::recv_batch::RecvBatch;
 use twill::dataplane::io::tun::TunQueue;
 use twill::dataplane::io::udp::UdpSocket;
 use twill::dataplane::io::underlay_error::UnderlayError;
+use twill::dataplane::io::underlay_flow::UnderlayFlow;
 use twill::dataplane::packet::vnet_hdr::VnetHdr;
-use twill::dataplane::worker::{Turn, Worker};
+use twill::dataplane::worker::{Budget, Worker};
 use twill::routes::Route;
 use twill::routes::publish::{self, RouteChange, RoutePublisher};
 
@@ -43,9 +43,9 @@ impl Node {
             [super::route()]
                 .map(|Route { subnet, next_hop }| RouteChange { subnet, next_hop: Some(next_hop) }),
         );
-        let accept = Accept { subnet: "10.1.16.0/24".parse().unwrap(), tun_mtu: 1472 };
+        let filter = IngressFilter { subnet: "10.1.16.0/24".parse().unwrap(), tun_mtu: 1472 };
         let (tun, udp) = (Uncounted(tun), Uncounted(udp));
-        let worker = Worker::new(tun, udp, [10, 1, 16, 0].into(), accept, subscriber);
+        let worker = Worker::new(tun, udp, [10, 1, 16, 0].into(), filter, subscriber);
         Self { worker, host, underlay, _routes: publisher }
     }
 
@@ -67,7 +67,7 @@ impl Node {
     }
 
     fn run(&mut self) {
-        while self.worker.turn(Instant::now()).unwrap() == Turn::MoreToDo {}
+        while self.worker.turn(Instant::now()).unwrap() == Budget::Exhausted {}
     }
 }
 
@@ -80,8 +80,8 @@ impl TunQueue for Uncounted<MemoryTun> {
         uncounted(|| self.0.write(pieces))
     }
 
-    fn originate(&self, packet: &[u8]) -> io::Result<()> {
-        uncounted(|| self.0.originate(packet))
+    fn inject_local(&self, packet: &[u8]) -> io::Result<()> {
+        uncounted(|| self.0.inject_local(packet))
     }
 
     fn offloads(&self) -> Offloads {
@@ -94,12 +94,17 @@ impl UdpSocket for Uncounted<MemoryUdp> {
         uncounted(|| self.0.recv(batch))
     }
 
-    fn send(&self, path: Path, gso_size: Option<u16>, pieces: &[IoSlice<'_>]) -> io::Result<()> {
-        uncounted(|| self.0.send(path, gso_size, pieces))
+    fn send(
+        &self,
+        flow: UnderlayFlow,
+        gso_size: Option<u16>,
+        pieces: &[IoSlice<'_>],
+    ) -> io::Result<()> {
+        uncounted(|| self.0.send(flow, gso_size, pieces))
     }
 
-    fn send_in_fragments(&self, path: Path, pieces: &[IoSlice<'_>]) -> io::Result<()> {
-        uncounted(|| self.0.send_in_fragments(path, pieces))
+    fn send_in_fragments(&self, flow: UnderlayFlow, pieces: &[IoSlice<'_>]) -> io::Result<()> {
+        uncounted(|| self.0.send_in_fragments(flow, pieces))
     }
 
     fn take_error(&self) -> io::Result<UnderlayError> {

@@ -15,12 +15,13 @@ use mio::{Poll, Waker};
 use nix::sched::{self, CpuSet};
 use nix::unistd::Pid;
 
-use super::ingress::filter::Accept;
+use super::ingress::filter::IngressFilter;
 use super::io::tun::{KernelTun, TunDevice};
 use super::io::udp::{KernelUdp, LongDatagrams};
 use super::pmtu::{PathMtuCache, SharedPaths};
+use super::stats::StatsSnapshot;
 use super::stats::peers::PeerCount;
-use super::stats::{StatsSnapshot, WorkerStats};
+use super::stats::worker::WorkerStats;
 use super::worker::{Lost, WAKE, Worker};
 use crate::routes::publish::RouteSubscriber;
 
@@ -179,8 +180,9 @@ impl Engine {
         };
         let ends = tun.queues.into_iter().zip(sockets).zip(&*counters.workers);
         for (number, ((queue, socket), stats)) in ends.enumerate() {
-            let accept = Accept { subnet: config.subnet, tun_mtu: usize::from(config.tun_mtu) };
-            let worker = Worker::new(queue, socket, config.tun_addr, accept, routes.clone())
+            let filter =
+                IngressFilter { subnet: config.subnet, tun_mtu: usize::from(config.tun_mtu) };
+            let worker = Worker::new(queue, socket, config.tun_addr, filter, routes.clone())
                 .with_path_mtus(paths.clone())
                 .with_longest_whole(config.longest_whole)
                 .with_stats(Arc::clone(stats));
@@ -290,8 +292,8 @@ mod tests {
             panic!("write")
         }
 
-        fn originate(&self, _packet: &[u8]) -> io::Result<()> {
-            panic!("originate")
+        fn inject_local(&self, _packet: &[u8]) -> io::Result<()> {
+            panic!("inject_local")
         }
 
         fn offloads(&self) -> Offloads {
@@ -305,8 +307,8 @@ mod tests {
         let subnet: Ipv4Network = "10.1.15.0/24".parse().unwrap();
         let (_publisher, routes) = publish::channel("10.1.0.0/16".parse().unwrap(), 24);
         let (udp, _wire) = memory::udp(Offloads::OFF);
-        let accept = Accept { subnet, tun_mtu: 1472 };
-        let mut worker = Worker::new(PanickingTun, udp, subnet.network(), accept, routes);
+        let filter = IngressFilter { subnet, tun_mtu: 1472 };
+        let mut worker = Worker::new(PanickingTun, udp, subnet.network(), filter, routes);
         tell_end(3, &report, || worker.turn(Instant::now()).map(drop));
         assert!(matches!(failures.try_recv(), Ok(EngineError::Panicked { worker: 3 })));
         let lost = || Err(Lost { what: "TUN queue", source: io::ErrorKind::NotFound.into() });

@@ -8,7 +8,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use crate::dataplane::egress::split::Split;
-use crate::dataplane::ingress::filter::Accept;
+use crate::dataplane::ingress::filter::IngressFilter;
 use crate::dataplane::io::memory;
 use crate::dataplane::io::memory::{MemoryHost, MemoryTun, MemoryUdp, MemoryUnderlay, TunPacket};
 use crate::dataplane::offload::Offloads;
@@ -17,7 +17,7 @@ use crate::dataplane::packet::classify;
 use crate::dataplane::packet::headers::{IPV4_HEADER_LEN, ipv4, set_u16, u16_at};
 use crate::dataplane::packet::vnet_hdr::{VNET_HDR_LEN, VnetHdr};
 use crate::dataplane::pmtu::PathMtuCache;
-use crate::dataplane::worker::{Turn, Worker};
+use crate::dataplane::worker::{Budget, Worker};
 use crate::routes::NextHop;
 use crate::routes::publish::{self, RouteChange, RoutePublisher};
 
@@ -105,15 +105,15 @@ impl Node {
         let next_hop = NextHop::new("192.0.2.16:8285".parse().unwrap());
         let subnet = "10.1.16.0/24".parse().unwrap();
         routes.apply([RouteChange { subnet, next_hop: Some(next_hop) }]);
-        let accept = Accept { subnet: "10.1.15.0/24".parse().unwrap(), tun_mtu: MTU.into() };
-        let worker = Worker::new(tun, udp, Ipv4Addr::new(10, 1, 15, 0), accept, subscriber);
+        let filter = IngressFilter { subnet: "10.1.15.0/24".parse().unwrap(), tun_mtu: MTU.into() };
+        let worker = Worker::new(tun, udp, Ipv4Addr::new(10, 1, 15, 0), filter, subscriber);
         let worker = worker.with_path_mtus(PathMtuCache::new(MTU));
         Self { worker, host, underlay, _routes: routes }
     }
 
     fn run(&mut self) {
         let now = Instant::now();
-        while self.worker.turn(now).unwrap() == Turn::MoreToDo {}
+        while self.worker.turn(now).unwrap() == Budget::Exhausted {}
     }
 
     /// What the worker wrote to the TUN, superpackets split.

@@ -50,19 +50,19 @@ impl RoutePublisher {
     /// cost a copy of the routes of their kind, and hold for every worker's next batch.
     pub fn apply(&mut self, changes: impl IntoIterator<Item = RouteChange>) {
         let table = self.current.load();
-        let mut has_odd = false;
+        let mut has_irregular = false;
         for RouteChange { subnet, next_hop } in changes {
             if table.direct.holds(subnet) {
                 table.direct.set(subnet, next_hop);
                 continue;
             }
-            has_odd |= match next_hop {
+            has_irregular |= match next_hop {
                 Some(next_hop) => self.odd.insert(subnet, next_hop) != Some(next_hop),
                 None => self.odd.remove(&subnet).is_some(),
             };
         }
-        if has_odd {
-            self.current.store(Arc::new(table.with_odd(&self.odd)));
+        if has_irregular {
+            self.current.store(Arc::new(table.with_irregular(&self.odd)));
         }
     }
 

@@ -65,14 +65,14 @@ impl RouteTable {
             if table.direct.holds(subnet) {
                 table.direct.set(subnet, Some(next_hop));
             } else {
-                table.insert_odd(subnet, next_hop);
+                table.insert_irregular(subnet, next_hop);
             }
         }
         table
     }
 
     /// The same array, and `odd` routes in place of all that the array does not hold.
-    pub(super) fn with_odd<'a>(
+    pub(super) fn with_irregular<'a>(
         &self,
         odd: impl IntoIterator<Item = (&'a Ipv4Network, &'a NextHop)>,
     ) -> Self {
@@ -80,12 +80,12 @@ impl RouteTable {
         let mut table =
             Self { direct, subnet_len, longer: Lpm::default(), shorter: Lpm::default() };
         for (&subnet, &next_hop) in odd {
-            table.insert_odd(subnet, next_hop);
+            table.insert_irregular(subnet, next_hop);
         }
         table
     }
 
-    fn insert_odd(&mut self, subnet: Ipv4Network, next_hop: NextHop) {
+    fn insert_irregular(&mut self, subnet: Ipv4Network, next_hop: NextHop) {
         let is_longer = subnet.prefix() >= self.subnet_len;
         let lpm = if is_longer { &mut self.longer } else { &mut self.shorter };
         lpm.insert(subnet, next_hop);

@@ -51,7 +51,7 @@ fn lab_with(topic: &str, flags: &str) -> Lab {
 fn assert_path_is_learned(lab: &Lab, path_mtu: u16) {
     let (from, to) = (pod(lab, 0), pod(lab, 1));
     assert_tcp_is_whole(lab, from, to, 8);
-    assert!(counted(lab, 0, "/paths_narrowed") > 0, "n1 has learned");
+    assert!(counted(lab, 0, "/pmtu_decreases") > 0, "n1 has learned");
     assert!(counted(lab, 0, "/egress/drops/too_big_for_path") > 0, "and taught");
 
     let longest = path_mtu - 28 - 28;
@@ -175,7 +175,7 @@ fn forged_icmps_from_off_the_path_change_nothing() {
         eventually("n1 to log it", || {
             lab.nodes()[0].log_tail(100).contains("a probe disproved an ICMP")
         });
-        assert_eq!(counted(&lab, 0, "/paths_narrowed"), 0);
+        assert_eq!(counted(&lab, 0, "/pmtu_decreases"), 0);
         assert_eq!(counted(&lab, 0, "/egress/drops/too_big_for_path"), 0);
     }
 }
@@ -267,5 +267,5 @@ fn mtu_beyond_the_link_is_warned_of_and_carried_in_fragments() {
     assert!(reached && said.contains(" 0% packet loss"), "{said}");
     assert_tcp_is_whole(&lab, from, to, 8);
     assert_udp_is_whole(&lab, from, to, &[36, 1472, 7972, 20_000]);
-    assert_eq!(counted(&lab, 0, "/paths_narrowed"), 0);
+    assert_eq!(counted(&lab, 0, "/pmtu_decreases"), 0);
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use twill::dataplane::egress::split::Split;
-use twill::dataplane::ingress::filter::Accept;
+use twill::dataplane::ingress::filter::IngressFilter;
 use twill::dataplane::io::memory;
 use twill::dataplane::io::memory::{MemoryHost, MemoryTun, MemoryUdp, MemoryUnderlay, TunPacket};
 use twill::dataplane::io::underlay_error::{Quote, TooLong, UnderlayError};
@@ -14,7 +14,7 @@ use twill::dataplane::packet::builder::PacketBuilder;
 use twill::dataplane::packet::classify;
 use twill::dataplane::packet::vnet_hdr::{Gso, PartialChecksum, VnetHdr};
 use twill::dataplane::pmtu::PathMtuCache;
-use twill::dataplane::worker::{Turn, Worker};
+use twill::dataplane::worker::{Budget, Worker};
 use twill::dataplane::{DropReason, Offloads};
 use twill::routes::NextHop;
 use twill::routes::publish::{self, RouteChange, RoutePublisher};
@@ -46,9 +46,9 @@ fn node(own: u8, peer: u8, mtu: u16, offloads: Offloads) -> Node {
     let (mut routes, subscriber) = publish::channel("10.1.0.0/16".parse().unwrap(), 24);
     let next_hop = NextHop::new(format!("192.0.2.{peer}:8285").parse().unwrap());
     routes.apply([RouteChange { subnet: subnet(peer), next_hop: Some(next_hop) }]);
-    let accept = Accept { subnet: subnet(own), tun_mtu: mtu.into() };
+    let filter = IngressFilter { subnet: subnet(own), tun_mtu: mtu.into() };
     let tun_addr = Ipv4Addr::new(10, 1, own, 0);
-    let worker = Worker::new(tun, udp, tun_addr, accept, subscriber);
+    let worker = Worker::new(tun, udp, tun_addr, filter, subscriber);
     let worker = worker.with_path_mtus(PathMtuCache::new(mtu));
     Node { worker, host, underlay, routes, now: Instant::now() }
 }
@@ -59,7 +59,7 @@ impl Node {
     }
 
     pub fn run(&mut self) {
-        while self.worker.turn(self.now).unwrap() == Turn::MoreToDo {}
+        while self.worker.turn(self.now).unwrap() == Budget::Exhausted {}
     }
 
     /// The link to `to` is known to take no more than `outer_mtu` bytes: this host says so.

@@ -16,7 +16,8 @@ use self::top_peers::TopPeers;
 use super::api::Report;
 use crate::control::host::firewall::RulesState;
 use crate::control::subnet::kv::conflicts::ConflictKind;
-use crate::dataplane::stats::{DirectionSnapshot, WorkerSnapshot};
+use crate::dataplane::stats::direction::DirectionSnapshot;
+use crate::dataplane::stats::worker::WorkerSnapshot;
 
 /// What must be remembered from one scrape to the next.
 #[derive(Debug)]
@@ -123,21 +124,25 @@ const OF_WORKER: [OfWorker; 13] = [
     ("flannel_underlay_errors_total", "ICMP errors that came back about datagrams.", |worker| {
         worker.underlay_errors
     }),
-    ("flannel_paths_narrowed_total", "Paths found to take shorter packets than known.", |worker| {
-        worker.paths_narrowed
+    ("flannel_pmtu_decreases_total", "Times that the path MTU of a peer went down.", |worker| {
+        worker.pmtu_decreases
     }),
-    ("flannel_paths_recovered_total", "Paths found to take longer packets again.", |worker| {
-        worker.paths_recovered
-    }),
+    (
+        "flannel_paths_recovered_total",
+        "Times that the path MTU of a peer went up again.",
+        |worker| worker.paths_recovered,
+    ),
     ("flannel_pmtu_refused_total", "Claims of a narrow path that were not believed.", |worker| {
         worker.pmtu_refused
     }),
     ("flannel_pmtu_probes_total", "Datagrams sent to see whether a path takes them.", |worker| {
         worker.pmtu_probes
     }),
-    ("flannel_turns_cut_total", "Turns that ended at their limit with more to do.", |worker| {
-        worker.turns_cut
-    }),
+    (
+        "flannel_budget_exhausted_total",
+        "Turns that used up their budget and left packets for the next turn.",
+        |worker| worker.budget_exhausted,
+    ),
     ("flannel_sleeps_total", "Times that a worker found nothing to do.", |worker| worker.polls),
 ];
 

@@ -1,20 +1,20 @@
 //! Inner packet → datagrams for its peer. Egress, between the TUN and the socket; no I/O.
 //!
-//! Packets stand where they were read, one behind the other in an arena; what leaves are ranges
-//! of it, behind headers of their own where a superpacket was split.
+//! Packets stay where they were read, one behind the other in an arena. Datagrams to send are
+//! ranges of the arena; segments of a superpacket have new headers in front of the range.
 
 use std::net::Ipv4Addr;
 use std::ops::Range;
 
-use super::gso_batch::{Path, SendQueue};
 use super::recursion::RecursionGuard;
+use super::send_queue::SendQueue;
 use super::split::{Split, complete_checksum};
-use crate::dataplane::io::udp::NUM_SOURCE_PORTS;
 use crate::dataplane::io::underlay_error::Quote;
+use crate::dataplane::io::underlay_flow::{NUM_SOURCE_PORTS, UnderlayFlow};
 use crate::dataplane::packet::checksum::decrement_ttl;
 use crate::dataplane::packet::classify;
 use crate::dataplane::packet::classify::Inner;
-use crate::dataplane::packet::flow;
+use crate::dataplane::packet::flow::hash as flow_hash;
 use crate::dataplane::packet::headers::{MAX_PACKET_LEN, ipv4, u16_at};
 use crate::dataplane::packet::vnet_hdr::{Gso, VnetHdr};
 use crate::dataplane::pmtu::{PathMtus, Treatment};
@@ -22,29 +22,29 @@ use crate::dataplane::stats::drop_reason::DropReason;
 use crate::routes::{NextHop, RouteTable};
 
 /// Length of the arena, in bytes: the superpackets of a turn should still be in the second-level
-/// cache when the kernel copies them out.
+/// cache when the kernel copies them.
 const ARENA_LEN: usize = 512 << 10;
 
-/// Length of the IPv6 header, and where it has its destination (RFC 8200 §3).
+/// Length of the IPv6 header, and offset of its destination (RFC 8200 §3).
 const IPV6_HEADER_LEN: usize = 40;
 const IPV6_DST: usize = 24;
 
-/// The egress arrow from TUN to socket.
+/// The egress pipeline from TUN to send queue.
 #[derive(Debug)]
 pub struct Encap {
     arena: Box<[u8]>,
-    /// Length of the arena's front that queued datagrams refer to.
+    /// How many bytes of the arena queued datagrams refer to.
     used: usize,
     queue: SendQueue,
     guard: RecursionGuard,
-    /// What the path takes that the last refused packet was too big for.
+    /// MTU of the path that the last refused packet was too long for.
     path_mtu: u16,
-    /// The datagram last queued is a probe of its path: the peer, and its first bytes.
+    /// Set if a probe of a path was queued: the peer, and the probe's first bytes.
     probe: Option<(Ipv4Addr, Quote)>,
 }
 
 impl Encap {
-    /// An empty arrow; with `gso`, datagrams are packed into runs.
+    /// An empty pipeline; with `gso`, many datagrams are packed into one batch.
     pub fn new(gso: bool) -> Self {
         let arena = vec![0; ARENA_LEN].into_boxed_slice();
         Self {
@@ -63,11 +63,11 @@ impl Encap {
         self.arena.get_mut(self.used..self.used + MAX_PACKET_LEN)
     }
 
-    /// Takes the packet of `len` bytes, read to the front of [`room`](Self::room), to the send
-    /// queue. Returns whether a run is full, so that sending it now costs nothing.
+    /// Puts the packet of `len` bytes, read to the start of [`room`](Self::room), into the send
+    /// queue. Returns whether a batch is full, so that waiting for more packets gains nothing.
     ///
     /// # Errors
-    /// Why the packet ends here; it still stands at the front of the room.
+    /// Why the packet is dropped; it is still at the start of the room.
     #[inline]
     pub fn forward(
         &mut self,
@@ -103,25 +103,25 @@ impl Encap {
             }
         }
         decrement_ttl(packet);
-        let path = path(next_hop, packet, &inner);
+        let flow = underlay_flow(next_hop, packet, &inner);
 
         let mut is_full = false;
         match header.gso {
             None => {
-                is_full = push(&mut self.queue, treatment, path, &[], start..start + len);
+                is_full = push(&mut self.queue, treatment, flow, &[], start..start + len);
                 if treatment == Treatment::Probe {
-                    self.probe = Some((*path.to.ip(), Quote::of(&[packet])));
+                    self.probe = Some((*flow.dst.ip(), Quote::of(&[packet])));
                 }
             }
             Some(gso) => {
                 for segment in Split::new(packet, inner, gso)? {
                     let payload = start + segment.payload.start..start + segment.payload.end;
                     let body = &packet[segment.payload.clone()];
-                    is_full |= push(&mut self.queue, treatment, path, segment.headers(), payload);
+                    is_full |= push(&mut self.queue, treatment, flow, segment.headers(), payload);
                     if treatment == Treatment::Probe {
-                        // One is enough: the rest must not be lost with it.
+                        // Only one segment is a probe: a probe may be lost.
                         let first_bytes = Quote::of(&[segment.headers(), body]);
-                        self.probe = Some((*path.to.ip(), first_bytes));
+                        self.probe = Some((*flow.dst.ip(), first_bytes));
                         treatment = Treatment::InFragments;
                     }
                 }
@@ -132,7 +132,8 @@ impl Encap {
     }
 
     /// The packet that [`forward`](Self::forward) just refused, for an ICMP error to quote: its
-    /// description and its first bytes as they would have left, so a superpacket's first segment.
+    /// description, and its first bytes as they would have been sent. Of a superpacket these are the
+    /// first segment's.
     pub fn refused(&self, header: &VnetHdr, len: usize, quote: &mut Vec<u8>) -> Option<Inner> {
         let packet = &self.arena[self.used..self.used + len];
         let inner = classify::inner(packet).ok()?;
@@ -147,10 +148,10 @@ impl Encap {
         Some(inner)
     }
 
-    /// Whether the packet that [`forward`](Self::forward) just refused is IPv6 for a group of link
-    /// scope (RFC 4291 §2.7): what the kernel sends on any link by itself, such as router
-    /// solicitations and MLD reports, and what no router forwards.
-    pub fn is_ipv6_of_the_link(&self, len: usize) -> bool {
+    /// Whether the packet that [`forward`](Self::forward) just refused is IPv6 to a multicast group
+    /// of link scope (RFC 4291 §2.7). The kernel sends such packets on every link, for example router
+    /// solicitations and MLD reports, and no router forwards them.
+    pub fn is_link_scope_ipv6(&self, len: usize) -> bool {
         let packet = &self.arena[self.used..self.used + len];
         len >= IPV6_HEADER_LEN
             && packet[0] >> 4 == 6
@@ -158,55 +159,55 @@ impl Encap {
             && packet[IPV6_DST + 1] & 0x0f == 2
     }
 
-    /// What the path takes, in bytes, that [`forward`](Self::forward) just refused a packet for.
+    /// MTU in bytes of the path that [`forward`](Self::forward) just refused a packet for.
     pub const fn path_mtu(&self) -> u16 {
         self.path_mtu
     }
 
-    /// The probe that was queued since this was last asked.
+    /// The probe that was queued since the last call.
     #[inline]
     pub fn take_probe(&mut self) -> Option<(Ipv4Addr, Quote)> {
         self.probe.take()
     }
 
-    /// What waits to be sent, and the arena that its pieces refer to.
+    /// The send queue, and the arena that its pieces refer to.
     pub fn pending(&mut self) -> (&mut SendQueue, &[u8]) {
         (&mut self.queue, &self.arena)
     }
 
-    /// Reuses the arena from its start if nothing refers to it any more.
+    /// Reuses the arena from its start if no queued datagram refers to it.
     pub fn reclaim(&mut self) {
-        if self.queue.runs().is_empty() {
+        if self.queue.batches().is_empty() {
             self.used = 0;
         }
     }
 }
 
-/// The path of the packet's flow: one of many to a peer that takes datagrams from any port, so
-/// that its network card, its workers and every router on the way can tell flows apart.
+/// The underlay flow of a packet. A peer that accepts any source port gets one of several ports, so
+/// that its NIC, its workers and the routers on the way can spread flows by port.
 #[inline]
-fn path(next_hop: NextHop, packet: &[u8], inner: &Inner) -> Path {
+fn underlay_flow(next_hop: NextHop, packet: &[u8], inner: &Inner) -> UnderlayFlow {
     if !next_hop.any_source_port {
-        return Path::shared(next_hop.addr);
+        return UnderlayFlow::shared(next_hop.addr);
     }
-    let [high_bits, ..] = flow::hash(packet, inner).to_be_bytes();
-    Path { to: next_hop.addr, source: 1 + high_bits % NUM_SOURCE_PORTS }
+    let [high_bits, ..] = flow_hash(packet, inner).to_be_bytes();
+    UnderlayFlow { dst: next_hop.addr, source: 1 + high_bits % NUM_SOURCE_PORTS }
 }
 
-/// Queues one datagram as `treatment` asks; returns whether its run is full.
+/// Queues one datagram as `treatment` requires; returns whether its batch is full.
 #[inline]
 fn push(
     queue: &mut SendQueue,
     treatment: Treatment,
-    path: Path,
+    flow: UnderlayFlow,
     headers: &[u8],
     body: Range<usize>,
 ) -> bool {
     match treatment {
-        Treatment::Whole | Treatment::Probe => queue.push(path, headers, body),
-        // Without DF, what is too long travels in fragments of the datagram: docs/adr/0006.
+        Treatment::Whole | Treatment::Probe => queue.push(flow, headers, body),
+        // A packet without DF that is too long is sent in a fragmented datagram: docs/adr/0006.
         Treatment::InFragments | Treatment::Refused(_) => {
-            queue.push_in_fragments(path, headers, body);
+            queue.push_in_fragments(flow, headers, body);
             false
         }
     }

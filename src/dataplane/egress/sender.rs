@@ -1,258 +1,171 @@
-//! Runs → the underlay socket, and what to do when the kernel refuses one.
+//! Batches → the underlay socket, and what to do when the kernel refuses one.
 
 use std::io::{self, IoSlice};
 use std::net::Ipv4Addr;
 use std::ops::Range;
 
-use tracing::warn;
-
-use super::gso_batch::{MAX_PIECES, Run};
+use super::gso_batch::{GsoBatch, MAX_PIECES};
 use crate::dataplane::io::udp::UdpSocket;
 use crate::dataplane::io::underlay_error::may_be_of_another;
-use crate::dataplane::stats::DirectionStats;
+use crate::dataplane::offload::refusals::Refusals;
+use crate::dataplane::stats::direction::DirectionStats;
 use crate::dataplane::stats::drop_reason::DropReason;
 
-/// What a refused send means for the datagrams in it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Refusal {
-    /// The send buffer is full: try again when the socket is writable.
-    Blocked,
-    /// The device cannot do UDP GSO at all (`udp_send_skb` in net/ipv4/udp.c).
-    NoGso,
-    /// The datagrams are too long for the path, or in a shape that only GSO minds.
-    TooBig,
-    /// They end here.
-    Drop(DropReason),
-}
+mod gso_mode;
+mod send_error;
 
-impl Refusal {
-    /// Whether the same datagrams may be taken one by one.
-    const fn is_of_shape(self) -> bool {
-        matches!(self, Self::NoGso | Self::TooBig)
-    }
-}
+use gso_mode::GsoMode;
+use send_error::SendError;
 
-/// Maps what `sendmsg` reports to what is done about it.
-fn refusal(error: &io::Error) -> Refusal {
-    match error.raw_os_error() {
-        Some(libc::EAGAIN) => Refusal::Blocked,
-        Some(libc::EIO) => Refusal::NoGso,
-        Some(libc::EMSGSIZE | libc::EINVAL) => Refusal::TooBig,
-        Some(libc::ENOBUFS | libc::ENOMEM) => Refusal::Drop(DropReason::NoBuffers),
-        // EPERM is netfilter's; the rest says that the underlay has no way to the peer.
-        _ => Refusal::Drop(DropReason::SendRefused),
-    }
-}
-
-/// Sends runs through a socket, falling back from GSO where the kernel refuses it.
+/// Sends batches through a socket, falling back from GSO where the kernel refuses it.
 #[derive(Debug)]
 pub struct Sender {
-    gso: bool,
+    gso: GsoMode,
     hints: Hints,
-    refusals: Refusals,
-    /// How far the oldest run got that is sent datagram by datagram, if the buffer filled up then.
+    /// How far the oldest batch got that is sent datagram by datagram, if the buffer filled up.
     progress: Option<Progress>,
-    turn: TurnOfRuns,
-    /// How often runs were refused for their shape lately: see [`REFUSED`].
-    badness: u32,
 }
 
-/// How far a run got that is sent datagram by datagram.
+/// How far a batch got that is sent datagram by datagram.
 #[derive(Debug, Clone, Copy)]
 struct Progress {
-    /// Number of the next datagram.
+    /// Index of the next datagram.
     next: usize,
-    /// One was found to be too long, so all may be fragmented.
+    /// One was too long for the path, so all may be fragmented.
     in_fragments: bool,
 }
 
-/// What became of the runs of one turn.
-#[derive(Debug, Clone, Copy, Default)]
-struct TurnOfRuns {
-    /// Some were sent as they were.
-    sent: bool,
-    /// One was refused for its shape: the errno.
-    refused: Option<i32>,
-}
-
-/// What a turn with a run refused for its shape adds to the badness; one in which all runs were
-/// sent takes 1 from it. So it grows where more than a third of the turns are such.
-const REFUSED: u32 = 2;
-
-/// The badness at which runs are given up for a while. A few refusals are no reason: where
-/// datagrams were too long for a path, the next turn knows that path.
-const MAX_BADNESS: u32 = 8 * REFUSED;
-
-/// What refused sends hint at, to be looked into when there is time.
+/// What failed sends suggest. The worker follows it up at the end of the turn.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Hints {
-    /// There may be ICMP errors to take from the socket.
+    /// The socket may hold ICMP errors.
     pub errors: bool,
     /// The last peer whose path refused a send, and the length of its datagrams in bytes.
     pub too_long: Option<(Ipv4Addr, usize)>,
-}
-
-/// Where the kernel refused an offload.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Refusals {
-    /// Calls that were refused for their shape and made again packet by packet.
-    pub num: u64,
-    /// Why the offload is not used any more: the errno.
-    pub off: Option<i32>,
 }
 
 impl Sender {
     /// A sender that uses GSO if `gso`.
     pub const fn new(gso: bool) -> Self {
         let hints = Hints { errors: false, too_long: None };
-        Self {
-            gso,
-            hints,
-            refusals: Refusals { num: 0, off: None },
-            progress: None,
-            turn: TurnOfRuns { sent: false, refused: None },
-            badness: 0,
-        }
+        Self { gso: GsoMode::new(gso), hints, progress: None }
     }
 
     /// Uses GSO from now on, until the kernel refuses it again.
     pub const fn allow_gso(&mut self) {
-        self.gso = true;
-        self.badness = MAX_BADNESS - REFUSED;
+        self.gso.allow();
     }
 
-    /// Where GSO was refused since this was last asked, which is once a turn.
+    /// The refusals of GSO since the last call. Must be called once per turn.
     pub fn take_refusals(&mut self) -> Refusals {
-        let TurnOfRuns { sent, refused } = std::mem::take(&mut self.turn);
-        match refused {
-            Some(errno) => {
-                self.badness += REFUSED;
-                if self.gso && self.badness >= MAX_BADNESS {
-                    let error = io::Error::from_raw_os_error(errno);
-                    warn!(%error, "kernel refuses UDP GSO: sending one datagram at a time for a while");
-                    self.gso = false;
-                    self.refusals.off = Some(errno);
-                }
-            }
-            None if sent => self.badness = self.badness.saturating_sub(1),
-            None => {}
-        }
-        std::mem::take(&mut self.refusals)
+        self.gso.end_turn()
     }
 
-    /// What was noticed since this was last asked.
+    /// The hints since the last call.
     pub fn take_hints(&mut self) -> Hints {
         std::mem::take(&mut self.hints)
     }
 
     /// Whether GSO is still in use: a device that cannot do it turns it off.
     pub const fn gso(&self) -> bool {
-        self.gso
+        self.gso.is_on()
     }
 
-    /// Sends the oldest of `runs` first, counting each datagram as sent or dropped. Returns how
-    /// many runs are done with; fewer than all of them only if the socket's buffer is full.
+    /// Sends `batches`, oldest first, and counts each datagram as sent or dropped. Returns how many
+    /// batches are finished; fewer than all only if the socket's buffer is full.
     pub fn send(
         &mut self,
         socket: &impl UdpSocket,
-        runs: &[Run],
+        batches: &[GsoBatch],
         arena: &[u8],
         stats: &DirectionStats,
     ) -> usize {
-        for (index, run) in runs.iter().enumerate() {
+        for (index, batch) in batches.iter().enumerate() {
             let is_done = match self.progress.take() {
-                Some(progress) => self.send_singly(socket, run, arena, stats, progress),
-                None => self.send_run(socket, run, arena, stats),
+                Some(progress) => self.send_singly(socket, batch, arena, stats, progress),
+                None => self.send_batch(socket, batch, arena, stats),
             };
             if !is_done {
                 return index;
             }
         }
-        runs.len()
+        batches.len()
     }
 
-    /// Whether the run is done with: sent, or dropped and counted.
-    fn send_run(
+    /// Sends one batch; returns whether it is finished: sent, or dropped and counted.
+    fn send_batch(
         &mut self,
         socket: &impl UdpSocket,
-        run: &Run,
+        batch: &GsoBatch,
         arena: &[u8],
         stats: &DirectionStats,
     ) -> bool {
-        let num = run.num_datagrams();
-        let is_gso = run.gso_size().is_some();
+        let num = batch.num_datagrams();
+        let is_gso = batch.gso_size().is_some();
         let singly = |in_fragments| Progress { next: 0, in_fragments };
-        if run.in_fragments() || is_gso && (!self.gso || self.is_known_too_long(run)) {
-            return self.send_singly(socket, run, arena, stats, singly(run.in_fragments()));
+        if batch.in_fragments() || is_gso && (!self.gso() || self.is_known_too_long(batch)) {
+            let progress = singly(batch.in_fragments());
+            return self.send_singly(socket, batch, arena, stats, progress);
         }
-        let Err(error) = self.send_datagrams(socket, run, 0..num, arena) else {
-            stats.packets.add(num as u64);
-            stats.bytes.add(run.len() as u64);
-            stats.peers.add(*run.path.to.ip(), num as u64, run.len() as u64);
-            stats.writes.add(1);
-            self.turn.sent |= is_gso;
+        let Err(error) = self.send_datagrams(socket, batch, 0..num, arena) else {
+            count_sent(stats, batch, num, batch.len());
+            self.gso.sent(is_gso);
             return true;
         };
-        let refusal = refusal(&error);
-        self.refusals.num += u64::from(is_gso && refusal.is_of_shape());
-        match refusal {
-            Refusal::Blocked => return false,
-            Refusal::NoGso if is_gso => {
-                warn!(%error, "device refuses UDP GSO: sending one datagram at a time for a while");
-                self.gso = false;
-                self.refusals.off = error.raw_os_error();
-                return self.send_singly(socket, run, arena, stats, singly(false));
+        match SendError::of(&error) {
+            SendError::Blocked => return false,
+            SendError::NoGso if is_gso => {
+                self.gso.unsupported(&error);
+                return self.send_singly(socket, batch, arena, stats, singly(false));
             }
-            // Whose packets must not be fragmented is told so next time: see `Encap::forward`.
-            Refusal::TooBig => {
-                self.hints.too_long = Some((*run.path.to.ip(), run.datagram_len()));
+            // Senders of packets that must not be fragmented are informed when they send the next
+            // one: see `Encap::forward`.
+            SendError::TooLong => {
+                self.hints.too_long = Some((*batch.flow.dst.ip(), batch.datagram_len()));
                 if is_gso {
-                    self.turn.refused = error.raw_os_error();
+                    self.gso.refused(&error);
                 }
-                return self.send_singly(socket, run, arena, stats, singly(!is_gso));
+                return self.send_singly(socket, batch, arena, stats, singly(!is_gso));
             }
-            Refusal::NoGso => stats.drop(DropReason::SendRefused, num as u64),
-            Refusal::Drop(reason) => stats.drop(reason, num as u64),
+            SendError::NoGso => stats.drop(DropReason::SendRefused, num as u64),
+            SendError::Drop(reason) => stats.drop(reason, num as u64),
         }
         true
     }
 
     /// Whether a datagram to the same peer that was not longer was refused in this turn.
-    fn is_known_too_long(&self, run: &Run) -> bool {
+    fn is_known_too_long(&self, batch: &GsoBatch) -> bool {
         self.hints
             .too_long
-            .is_some_and(|(peer, len)| peer == *run.path.to.ip() && run.datagram_len() >= len)
+            .is_some_and(|(peer, len)| peer == *batch.flow.dst.ip() && batch.datagram_len() >= len)
     }
 
-    /// Sends the datagrams of `run` one by one, from where `progress` says. Once one was found to
-    /// be too long, all may be fragmented. Returns whether the run is done with: otherwise the
-    /// buffer is full, and the rest waits.
+    /// Sends the datagrams of `batch` one by one, starting where `progress` says. After the first
+    /// that is too long for the path, all may be fragmented. Returns whether the batch is finished;
+    /// if not, the buffer is full and the rest waits.
     fn send_singly(
         &mut self,
         socket: &impl UdpSocket,
-        run: &Run,
+        batch: &GsoBatch,
         arena: &[u8],
         stats: &DirectionStats,
         progress: Progress,
     ) -> bool {
         let Progress { next, mut in_fragments } = progress;
-        for index in next..run.num_datagrams() {
-            let reason = match self.send_one(socket, run, index, arena, &mut in_fragments) {
+        for index in next..batch.num_datagrams() {
+            let reason = match self.send_one(socket, batch, index, arena, &mut in_fragments) {
                 Ok(len) => {
-                    stats.packets.add(1);
-                    stats.bytes.add(len as u64);
-                    stats.peers.add(*run.path.to.ip(), 1, len as u64);
-                    stats.writes.add(1);
+                    count_sent(stats, batch, 1, len);
                     continue;
                 }
-                Err(error) => match refusal(&error) {
-                    Refusal::Blocked => {
+                Err(error) => match SendError::of(&error) {
+                    SendError::Blocked => {
                         self.progress = Some(Progress { next: index, in_fragments });
                         return false;
                     }
-                    Refusal::TooBig => DropReason::TooBigForPath,
-                    Refusal::NoGso => DropReason::SendRefused,
-                    Refusal::Drop(reason) => reason,
+                    SendError::TooLong => DropReason::TooBigForPath,
+                    SendError::NoGso => DropReason::SendRefused,
+                    SendError::Drop(reason) => reason,
                 },
             };
             stats.drop(reason, 1);
@@ -260,59 +173,70 @@ impl Sender {
         true
     }
 
-    /// Sends one datagram of `run`: whole, unless that was found to be too long for the path.
+    /// Sends one datagram of `batch`: whole, or in fragments once one was too long for the path.
     fn send_one(
         &mut self,
         socket: &impl UdpSocket,
-        run: &Run,
+        batch: &GsoBatch,
         index: usize,
         arena: &[u8],
         in_fragments: &mut bool,
     ) -> io::Result<usize> {
         if !*in_fragments {
-            let sent = self.send_datagrams(socket, run, index..index + 1, arena);
-            if !sent.as_ref().is_err_and(|error| refusal(error) == Refusal::TooBig) {
+            let sent = self.send_datagrams(socket, batch, index..index + 1, arena);
+            if !sent.as_ref().is_err_and(|error| SendError::of(error) == SendError::TooLong) {
                 return sent;
             }
             *in_fragments = true;
         }
         let mut slices = [IoSlice::new(&[]); MAX_PIECES];
-        let pieces = run.gather(index..index + 1, arena, &mut slices);
-        self.insist(|| socket.send_in_fragments(run.path, pieces))?;
+        let pieces = batch.gather(index..index + 1, arena, &mut slices);
+        self.retry(|| socket.send_in_fragments(batch.flow, pieces))?;
         Ok(pieces.iter().map(|piece| piece.len()).sum())
     }
 
-    /// One send of the run's datagrams in `range`; returns their length in bytes.
+    /// One send of the batch's datagrams in `range`; returns their length in bytes.
     fn send_datagrams(
         &mut self,
         socket: &impl UdpSocket,
-        run: &Run,
+        batch: &GsoBatch,
         range: Range<usize>,
         arena: &[u8],
     ) -> io::Result<usize> {
-        let gso_size = if range.len() > 1 { run.gso_size() } else { None };
+        let gso_size = if range.len() > 1 { batch.gso_size() } else { None };
         let mut slices = [IoSlice::new(&[]); MAX_PIECES];
-        let pieces = run.gather(range, arena, &mut slices);
-        self.insist(|| socket.send(run.path, gso_size, pieces))?;
+        let pieces = batch.gather(range, arena, &mut slices);
+        self.retry(|| socket.send(batch.flow, gso_size, pieces))?;
         Ok(pieces.iter().map(|piece| piece.len()).sum())
     }
 
-    /// Repeats `send` for as long as another's fault may have stopped it.
-    fn insist(&mut self, send: impl Fn() -> io::Result<()>) -> io::Result<()> {
-        let mut may_try_again = true;
+    /// Repeats `send` when it was interrupted, and once when it may have failed because of an
+    /// earlier datagram.
+    fn retry(&mut self, send: impl Fn() -> io::Result<()>) -> io::Result<()> {
+        let mut may_retry = true;
         loop {
             match send() {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if may_try_again && may_be_of_another(&error) => {
+                Err(error) if may_retry && may_be_of_another(&error) => {
                     self.hints.errors = true;
-                    // What was kept for an earlier datagram's sake is gone now: once more tells.
-                    // That holds for a run's EMSGSIZE too: forged ICMPs must not have it sent singly.
-                    may_try_again = false;
+                    // The failed call cleared the pending error, so the next result is about this
+                    // datagram. This holds for a batch's EMSGSIZE too: forged ICMPs must not make
+                    // us send its datagrams one by one.
+                    may_retry = false;
                 }
                 result => return result,
             }
         }
     }
+}
+
+/// Counts one send call that carried `num` datagrams of `len` bytes together.
+fn count_sent(stats: &DirectionStats, batch: &GsoBatch, num: usize, len: usize) {
+    let (num, len) = (num as u64, len as u64);
+    stats.packets.add(num);
+    stats.bytes.add(len);
+    stats.peers.add(*batch.flow.dst.ip(), num, len);
+    stats.writes.add(1);
 }
 
 #[cfg(test)]

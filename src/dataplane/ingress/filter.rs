@@ -1,8 +1,8 @@
 //! Datagram → inner packet for the TUN. Ingress, first stage; no I/O.
 //!
-//! Whatever arrives at the port is checked as a router would (RFC 1812 §5.2.2, §5.3.7), and more:
-//! it must be for our own subnet. Who sent the datagram does not matter, as with stock peers:
-//! they may stand behind a NAT, and their outer source is not always the address they publish.
+//! Every packet is checked as a router would check it (RFC 1812 §5.2.2, §5.3.7); in addition it must
+//! be for our own subnet. The outer source is not checked, as in stock flannel: a peer may be behind
+//! a NAT, and its outer source is not always the address it publishes.
 
 use std::net::Ipv4Addr;
 
@@ -13,22 +13,22 @@ use crate::dataplane::packet::classify;
 use crate::dataplane::packet::classify::Inner;
 use crate::dataplane::stats::drop_reason::DropReason;
 
-/// What this node takes in.
+/// Which packets this node accepts from peers.
 #[derive(Debug, Clone, Copy)]
-pub struct Accept {
-    /// Our lease: inner destinations lie in it.
+pub struct IngressFilter {
+    /// Our lease: inner destinations must be in it.
     pub subnet: Ipv4Network,
     /// MTU of the TUN, in bytes: the longest packet.
     pub tun_mtu: usize,
 }
 
-impl Accept {
-    /// Checks the one packet that `datagram` is, and takes 1 from its TTL.
+impl IngressFilter {
+    /// Checks the packet in `datagram` and takes 1 from its TTL.
     ///
     /// # Errors
-    /// Why the packet ends here; it is unchanged then.
+    /// Why the packet is dropped; it is unchanged then.
     #[inline]
-    pub fn packet(&self, datagram: &mut [u8]) -> Result<Inner, DropReason> {
+    pub fn check(&self, datagram: &mut [u8]) -> Result<Inner, DropReason> {
         if datagram.len() > self.tun_mtu {
             return Err(DropReason::Oversized);
         }
@@ -36,7 +36,7 @@ impl Accept {
         if !self.subnet.contains(inner.dst) {
             return Err(DropReason::NotOurSubnet);
         }
-        // What our own pods send reaches this node by the TUN, never by the wire.
+        // Packets of our own pods come through the TUN, never from the underlay.
         if is_martian(inner.src) || self.subnet.contains(inner.src) {
             return Err(DropReason::MartianSource);
         }
@@ -48,7 +48,7 @@ impl Accept {
     }
 }
 
-/// Whether no packet from another host may carry this source (RFC 1812 §5.3.7): "this network",
+/// Whether no packet from another host may have this source (RFC 1812 §5.3.7): "this network",
 /// loopback, multicast and above.
 #[inline]
 const fn is_martian(src: Ipv4Addr) -> bool {
@@ -60,40 +60,40 @@ mod tests {
     use super::*;
     use crate::dataplane::packet::builder::PacketBuilder;
 
-    const ACCEPT: fn() -> Accept =
-        || Accept { subnet: "10.1.16.0/24".parse().unwrap(), tun_mtu: 1472 };
+    const FILTER: fn() -> IngressFilter =
+        || IngressFilter { subnet: "10.1.16.0/24".parse().unwrap(), tun_mtu: 1472 };
 
     #[test]
-    fn packet_for_our_subnet_loses_one_hop() {
+    fn packet_for_our_subnet_is_accepted_with_one_ttl_less() {
         let mut packet = PacketBuilder::udp("10.1.15.2:1", "10.1.16.2:2").payload(&[1; 9]).build();
         let before = packet.clone();
-        assert!(ACCEPT().packet(&mut packet).is_ok());
+        assert!(FILTER().check(&mut packet).is_ok());
         assert_eq!(packet[8], before[8] - 1);
         assert!(classify::inner(&packet).is_ok());
     }
 
     #[test]
-    fn ttl_that_ends_here_is_dropped_unchanged() {
+    fn packet_with_the_last_ttl_is_dropped_unchanged() {
         for ttl in [0, 1] {
             let builder = PacketBuilder::udp("10.1.15.2:1", "10.1.16.2:2");
             let mut packet = builder.ttl(ttl).build();
             let before = packet.clone();
-            assert_eq!(ACCEPT().packet(&mut packet), Err(DropReason::TtlExpired));
+            assert_eq!(FILTER().check(&mut packet), Err(DropReason::TtlExpired));
             assert_eq!(packet, before);
         }
     }
 
     #[test]
-    fn packet_for_somebody_else_is_dropped() {
+    fn packet_for_another_subnet_is_dropped() {
         let mut packet = PacketBuilder::udp("10.1.15.2:1", "10.1.17.2:2").build();
-        assert_eq!(ACCEPT().packet(&mut packet), Err(DropReason::NotOurSubnet));
+        assert_eq!(FILTER().check(&mut packet), Err(DropReason::NotOurSubnet));
     }
 
     #[test]
     fn impossible_sources_are_dropped() {
         for src in ["0.1.2.3:1", "127.0.0.1:1", "224.0.0.1:1", "240.0.0.1:1", "255.255.255.255:1"] {
             let mut packet = PacketBuilder::udp(src, "10.1.16.2:2").build();
-            assert_eq!(ACCEPT().packet(&mut packet), Err(DropReason::MartianSource), "{src}");
+            assert_eq!(FILTER().check(&mut packet), Err(DropReason::MartianSource), "{src}");
         }
     }
 
@@ -101,11 +101,11 @@ mod tests {
     fn source_of_our_own_subnet_is_spoofed() {
         for src in ["10.1.16.0:1", "10.1.16.2:1", "10.1.16.77:1", "10.1.16.255:1"] {
             let mut packet = PacketBuilder::udp(src, "10.1.16.2:2").build();
-            assert_eq!(ACCEPT().packet(&mut packet), Err(DropReason::MartianSource), "{src}");
+            assert_eq!(FILTER().check(&mut packet), Err(DropReason::MartianSource), "{src}");
         }
         for src in ["10.1.15.255:1", "10.1.17.0:1", "192.168.1.1:1"] {
             let mut packet = PacketBuilder::udp(src, "10.1.16.2:2").build();
-            assert!(ACCEPT().packet(&mut packet).is_ok(), "{src}");
+            assert!(FILTER().check(&mut packet).is_ok(), "{src}");
         }
     }
 
@@ -115,7 +115,7 @@ mod tests {
             let payload = vec![7; payload_len];
             PacketBuilder::udp("10.1.15.2:1", "10.1.16.2:2").payload(&payload).build()
         };
-        assert!(ACCEPT().packet(&mut build(1472 - 28)).is_ok());
-        assert_eq!(ACCEPT().packet(&mut build(1472 - 27)), Err(DropReason::Oversized));
+        assert!(FILTER().check(&mut build(1472 - 28)).is_ok());
+        assert_eq!(FILTER().check(&mut build(1472 - 27)), Err(DropReason::Oversized));
     }
 }

@@ -1,22 +1,23 @@
-//! Coalesced packets → the TUN, and what to do when the kernel refuses one.
+//! Superpackets and packets → the TUN, and what to do when the kernel refuses one.
 
 use std::io::{self, IoSlice};
 
 use tracing::warn;
 
-use super::coalesce::{MAX_PIECES, Outgoing, PacketAt, Scratch, gather_plain};
-use crate::dataplane::egress::sender::Refusals;
+use super::gro_item::{GroItem, MAX_PIECES, Scratch, gather_plain};
+use super::packet_ref::PacketRef;
 use crate::dataplane::io::recv_batch::RecvBatch;
 use crate::dataplane::io::tun::{TunQueue, is_gone};
+use crate::dataplane::offload::refusals::Refusals;
 use crate::dataplane::offload::{Offload, Offloads};
-use crate::dataplane::stats::DirectionStats;
+use crate::dataplane::stats::direction::DirectionStats;
 use crate::dataplane::stats::drop_reason::DropReason;
 
 /// Writes packets to the TUN, falling back from superpackets where the kernel refuses them.
 #[derive(Debug)]
 pub struct Writer {
     offloads: Offloads,
-    /// TCP's refusals, then UDP's.
+    /// Refusals of TCP superpackets, then of UDP superpackets.
     refusals: [Refusals; SUPERPACKETS.len()],
 }
 
@@ -24,7 +25,7 @@ pub struct Writer {
 pub const SUPERPACKETS: [Offload; 2] = [Offload::Tso, Offload::Uso];
 
 impl Writer {
-    /// A writer of superpackets as far as `offloads` allows, until one is refused.
+    /// A writer of those superpackets that `offloads` allows.
     pub fn new(offloads: Offloads) -> Self {
         Self { offloads, refusals: Default::default() }
     }
@@ -34,7 +35,7 @@ impl Writer {
         self.offloads.set(offload, true);
     }
 
-    /// Where `offload` was refused since this was last asked.
+    /// The refusals of `offload` since the last call.
     pub fn take_refusals(&mut self, offload: Offload) -> Refusals {
         std::mem::take(self.refusals_of(offload))
     }
@@ -47,11 +48,11 @@ impl Writer {
     /// Writes `items`, counting each packet as written or dropped.
     ///
     /// # Errors
-    /// What the kernel said when the device is gone.
+    /// What the kernel said when the device no longer exists.
     pub fn write(
         &mut self,
         tun: &impl TunQueue,
-        items: &[Outgoing],
+        items: &[GroItem],
         batch: &RecvBatch,
         stats: &DirectionStats,
     ) -> io::Result<()> {
@@ -83,10 +84,10 @@ impl Writer {
     }
 }
 
-/// Writes the packets of a refused superpacket as they came.
+/// Writes the packets of a refused superpacket one by one.
 fn write_singly(
     tun: &impl TunQueue,
-    segments: &[PacketAt],
+    segments: &[PacketRef],
     batch: &RecvBatch,
     stats: &DirectionStats,
 ) -> io::Result<()> {
@@ -98,8 +99,9 @@ fn write_singly(
     Ok(())
 }
 
-/// Counts the packets of one write by its result, which is an error only if the device is gone.
-fn count(result: io::Result<()>, packets: &[PacketAt], stats: &DirectionStats) -> io::Result<()> {
+/// Counts the packets of one write by its result. Returns the error only if the device no longer
+/// exists.
+fn count(result: io::Result<()>, packets: &[PacketRef], stats: &DirectionStats) -> io::Result<()> {
     match result {
         Ok(()) => {
             stats.packets.add(packets.len() as u64);

@@ -2,7 +2,7 @@
 
 use tracing::info;
 
-use crate::dataplane::egress::gso_batch::MAX_GSO_SEGMENTS;
+use super::udp::MAX_GSO_SEGMENTS;
 
 /// How many datagrams one send may be cut into by the running kernel.
 pub(super) fn max_gso_segments() -> usize {

@@ -12,10 +12,10 @@ use super::recv_batch::RecvBatch;
 use super::tun::TunQueue;
 use super::udp::UdpSocket;
 use super::underlay_error::{Quote, TooLong, UnderlayError};
-use crate::dataplane::egress::gso_batch::Path;
+use crate::dataplane::io::underlay_flow::UnderlayFlow;
 use crate::dataplane::offload::Offloads;
+use crate::dataplane::packet::headers::ENCAP_OVERHEAD_V4;
 use crate::dataplane::packet::vnet_hdr::{VNET_HDR_LEN, VnetHdr};
-use crate::dataplane::pmtu::ENCAP_OVERHEAD_V4;
 
 /// A packet or superpacket at the TUN.
 pub type TunPacket = (VnetHdr, Bytes);
@@ -24,7 +24,7 @@ pub type TunPacket = (VnetHdr, Bytes);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sent {
     /// Where it went.
-    pub path: Path,
+    pub flow: UnderlayFlow,
     /// Length of each datagram but the last, if there are several.
     pub gso_size: Option<u16>,
     /// Whether it may be sent on in fragments.
@@ -120,7 +120,7 @@ impl TunQueue for MemoryTun {
             .map_err(|_| io::Error::from_raw_os_error(libc::EIO))
     }
 
-    fn originate(&self, packet: &[u8]) -> io::Result<()> {
+    fn inject_local(&self, packet: &[u8]) -> io::Result<()> {
         let packet = Bytes::copy_from_slice(packet);
         drop(self.to_host.send((VnetHdr::default(), packet)));
         Ok(())
@@ -207,16 +207,21 @@ impl UdpSocket for MemoryUdp {
         Ok(num)
     }
 
-    fn send(&self, path: Path, gso_size: Option<u16>, pieces: &[IoSlice<'_>]) -> io::Result<()> {
+    fn send(
+        &self,
+        flow: UnderlayFlow,
+        gso_size: Option<u16>,
+        pieces: &[IoSlice<'_>],
+    ) -> io::Result<()> {
         self.refusals.take()?;
-        let sent = Sent { path, gso_size, in_fragments: false, bytes: join(pieces) };
+        let sent = Sent { flow, gso_size, in_fragments: false, bytes: join(pieces) };
         self.pass_links(&sent)?;
         self.outgoing.send(sent).map_err(|_| io::Error::from_raw_os_error(libc::ENETUNREACH))
     }
 
-    fn send_in_fragments(&self, path: Path, pieces: &[IoSlice<'_>]) -> io::Result<()> {
+    fn send_in_fragments(&self, flow: UnderlayFlow, pieces: &[IoSlice<'_>]) -> io::Result<()> {
         self.refusals.take()?;
-        let sent = Sent { path, gso_size: None, in_fragments: true, bytes: join(pieces) };
+        let sent = Sent { flow, gso_size: None, in_fragments: true, bytes: join(pieces) };
         self.outgoing.send(sent).map_err(|_| io::Error::from_raw_os_error(libc::ENETUNREACH))
     }
 
@@ -255,7 +260,7 @@ impl MemoryUdp {
     }
 
     fn complain(&self, sent: &Sent, outer_mtu: u32, is_local: bool, quote: Quote) {
-        let Path { to, source } = sent.path;
+        let UnderlayFlow { dst: to, source } = sent.flow;
         let too_long = Some(TooLong { outer_mtu, is_local, quote });
         // Nobody has to read what is said.
         let _ = self.send_error.send(UnderlayError { to, from_own_port: source != 0, too_long });

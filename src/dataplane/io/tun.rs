@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use tun_rs::{DeviceBuilder, SyncDevice};
 
 use super::sys;
-use crate::dataplane::offload::state::Refused;
+use crate::dataplane::offload::refusals::Refused;
 use crate::dataplane::offload::{Offload, Offloads};
 use crate::dataplane::packet::headers::{ipv4, ipv4_at};
 use crate::dataplane::packet::vnet_hdr::{VNET_HDR_LEN, VnetHdr};
@@ -36,7 +36,7 @@ pub trait TunQueue: Debug + Send {
     ///
     /// # Errors
     /// What the kernel reports; the packet is then lost.
-    fn originate(&self, packet: &[u8]) -> io::Result<()>;
+    fn inject_local(&self, packet: &[u8]) -> io::Result<()>;
 
     /// Which superpackets may be written.
     fn offloads(&self) -> Offloads;
@@ -250,7 +250,7 @@ impl TunQueue for KernelTun {
         (&self.file).write_vectored(pieces).map(drop)
     }
 
-    fn originate(&self, packet: &[u8]) -> io::Result<()> {
+    fn inject_local(&self, packet: &[u8]) -> io::Result<()> {
         let Some(origin) = &self.origin else { return Ok(()) };
         let dst = SocketAddrV4::new(ipv4_at(packet, ipv4::DST), 0);
         origin.send_to(packet, &dst.into()).map(drop)

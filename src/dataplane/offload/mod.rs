@@ -1,7 +1,7 @@
 //! Which kernel offloads the data plane may use.
 
 pub mod backoff;
-pub mod state;
+pub mod refusals;
 
 use std::fmt;
 use std::str::FromStr;

@@ -6,7 +6,7 @@
 use std::net::Ipv4Addr;
 
 use super::headers::{ipv4, set_u16, u16_at};
-use crate::dataplane::io::sys;
+use super::sys;
 
 /// An unfolded one's complement sum of 16-bit words in native byte order.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

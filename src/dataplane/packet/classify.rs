@@ -1,4 +1,4 @@
-//! Inner header → [`Inner`], or the reason to drop the packet. The first stage of both arrows.
+//! Inner header → [`Inner`], or the reason to drop the packet. The first stage of both pipelines.
 
 use std::net::Ipv4Addr;
 

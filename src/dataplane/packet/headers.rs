@@ -18,6 +18,9 @@ pub const IPV4_HEADER_LEN: usize = 20;
 pub const MAX_HEADERS_LEN: usize = 60 + 60;
 /// Longest IPv4 packet: the total length has 16 bits.
 pub const MAX_PACKET_LEN: usize = 65_535;
+/// Length of the outer headers, in bytes: IPv4 without options 20, UDP 8. `encapOverhead` in
+/// flannel's `pkg/backend/udp/udp_network_amd64.go`.
+pub const ENCAP_OVERHEAD_V4: u32 = 28;
 
 /// Offsets into the IPv4 header.
 pub mod ipv4 {

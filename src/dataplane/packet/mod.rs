@@ -6,3 +6,4 @@ pub mod flow;
 pub mod checksum;
 pub mod headers;
 pub mod builder;
+mod sys;

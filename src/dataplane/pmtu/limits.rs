@@ -1,13 +1,14 @@
-//! Limits that the operator set by a route's `mtu`. An ICMP has no part in them.
+//! Limits that the operator set with a route's `mtu`. ICMP errors do not change them.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use super::{ENCAP_OVERHEAD_V4, MIN_IPV4_MTU};
+use super::MIN_IPV4_MTU;
+use crate::dataplane::packet::headers::ENCAP_OVERHEAD_V4;
 
-/// Length of the longest packet to each peer that a route sets a limit for, in bytes, sorted by
-/// peer. Cheap to clone.
+/// Length of the longest packet to each peer whose route has a limit, in bytes, sorted by peer.
+/// Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Limits(Option<Arc<[(Ipv4Addr, u16)]>>);
 
@@ -18,24 +19,24 @@ impl Limits {
         self.0.as_deref().unwrap_or_default()
     }
 
-    /// The one for `peer`.
+    /// The limit of `peer`.
     pub(super) fn of(&self, peer: Ipv4Addr) -> Option<u16> {
         let limits = self.all();
         let index = limits.binary_search_by_key(&peer, |(peer, _)| *peer).ok()?;
         Some(limits[index].1)
     }
 
-    /// Peers that there is a limit for.
+    /// The peers that have a limit.
     pub(super) fn peers(&self) -> impl Iterator<Item = Ipv4Addr> {
         self.all().iter().map(|(peer, _)| *peer)
     }
 
-    /// The least of them; `usize::MAX` without any.
+    /// The smallest limit; `usize::MAX` if there is none.
     pub(super) fn least(&self) -> usize {
         self.all().iter().map(|(_, limit)| usize::from(*limit)).min().unwrap_or(usize::MAX)
     }
 
-    /// These with what has changed, outer headers included.
+    /// These limits with changes, which include the outer headers.
     pub(super) fn with(&self, outer_mtus: &[(Ipv4Addr, Option<u32>)]) -> Self {
         let mut limits: BTreeMap<_, _> = self.all().iter().copied().collect();
         for (peer, outer_mtu) in outer_mtus {

@@ -8,42 +8,44 @@
 //!      └────────────── Disproved ◀─────────────────────────────────────────┘ (as if unknown)
 //! ```
 //!
-//! A router that quotes the bytes of a probe has seen it: nobody off the path knows them. Of a
-//! router that quotes only the UDP header (RFC 792) all there is to go by is the time: nothing may
-//! come while nothing long is under way, and something must come after each of three probes.
+//! A router that quotes the bytes of a probe has seen it: only hosts on the path know them. A router
+//! that quotes only the UDP header (RFC 792) can be tested only by time: no error may come while no long
+//! packet is under way, and one must come after each of three probes.
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use super::{Claim, Event, MIN_UNPROVEN_MTU};
+use super::Event;
 use crate::dataplane::io::underlay_error::Quote;
 
-/// How long an answer to a probe is waited for: longer than nearly all round trips on earth take.
+mod claim;
+
+/// How long to wait for the answer to a probe: longer than nearly all round trips on earth.
 const ANSWER_TIME: Duration = Duration::from_millis(300);
-/// Probes without an answer after which the path is known to take them: one may be lost otherwise.
+/// Probes without an answer that show that they fit the path. One answer may be lost.
 const NUM_TRIES: u8 = 3;
-/// The same where each takes a pause before and after it.
+/// The same for silent routers, where each probe needs a pause before and after it.
 const NUM_SILENT_TRIES: u8 = 2;
-/// Answers that prove a claim where routers quote no byte of a probe.
+/// Answers that prove a claim of silent routers, which quote no byte of a probe.
 const NUM_ANSWERS: u8 = 3;
-/// How soon a proven path is probed for the first time, and how seldom at last.
+/// First and longest interval between probes of a proven path.
 const FIRST_REST: Duration = Duration::from_secs(1);
 const LONGEST_REST: Duration = Duration::from_secs(300);
-/// How long a claim waits for a packet to probe with. Without any, the claim does not matter.
+/// How long a claim waits for a packet to probe with. Without one the claim does not matter.
 const CLAIM_LIFETIME: Duration = Duration::from_secs(10);
-/// How long a path is held to be narrow, or claims to be doubted: RFC 1191, section 6.3.
+/// How long a path MTU, or that claims were false, is remembered: RFC 1191, section 6.3.
 pub(super) const LIFETIME: Duration = Duration::from_secs(600);
 
-/// What becomes of a long packet.
+/// How to send a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Treatment {
-    /// It leaves as always.
+    /// As usual.
     Whole,
-    /// It leaves in a datagram that may be fragmented.
+    /// In a datagram that may be fragmented.
     InFragments,
-    /// It leaves whole, to see what comes back.
+    /// Whole, as a probe of its path.
     Probe,
-    /// It is refused if it has DF, with this as the longest packet; else it leaves in fragments.
+    /// Refused if it has DF, with this as the longest packet; otherwise in fragments.
     Refused(u16),
 }
 
@@ -54,18 +56,18 @@ enum State {
     Disproved,
 }
 
-/// Where the next probe stands.
+/// Progress towards the next probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// None is due for now.
+    /// No probe is due yet.
     Rest { until: Instant },
-    /// Answers to earlier datagrams may still come; they say nothing.
+    /// Late answers to earlier datagrams may come; they prove nothing.
     Drain { until: Instant },
-    /// Nothing long is under way, so nothing can come but lies.
+    /// No long packet is under way, so any error that comes is forged.
     Listen { until: Instant },
-    /// The next long datagram is one.
+    /// The next long datagram is a probe.
     Due,
-    /// It was sent.
+    /// A probe was sent.
     Sent { deadline: Instant },
 }
 
@@ -77,23 +79,23 @@ pub(super) struct PeerPath {
     longest: u16,
     state: State,
     phase: Phase,
-    /// The routers on it quote no byte of a probe.
+    /// Its routers quote no byte of a probe.
     is_silent: bool,
-    /// First bytes of the last probes.
+    /// First bytes of the latest probes.
     probes: [Quote; NUM_TRIES as usize],
     /// Probes in a row without an answer.
     unanswered: u8,
     /// Probes in a row with an answer that quotes none of their bytes.
     answered: u8,
-    /// Claims that were disproved, not long ago.
+    /// Number of claims that were disproved recently.
     pub(super) disproved: u8,
     rest: Duration,
-    /// When all of this is forgotten.
+    /// When this path is forgotten.
     pub(super) forget_at: Instant,
 }
 
 impl PeerPath {
-    /// Nothing is known yet.
+    /// A path of which nothing is known.
     pub(super) const fn new(peer: Ipv4Addr, now: Instant) -> Self {
         Self {
             peer,
@@ -110,17 +112,17 @@ impl PeerPath {
         }
     }
 
-    /// Length of the longest packet, in bytes, if that is known for sure.
+    /// Length of the longest packet, in bytes, if proven.
     pub(super) fn proven(&self) -> Option<u16> {
         (self.state == State::Proven).then_some(self.longest)
     }
 
-    /// Length of the longest packet that needs no [treatment](Self::treatment).
+    /// Length of the longest packet that is sent as usual, in bytes.
     pub(super) fn longest_plain(&self) -> usize {
         if self.state == State::Disproved { usize::MAX } else { self.longest.into() }
     }
 
-    /// What becomes of a packet of `len` bytes.
+    /// How to send a packet of `len` bytes.
     pub(super) fn treatment(&self, len: usize) -> Treatment {
         if len <= self.longest_plain() {
             return Treatment::Whole;
@@ -128,14 +130,14 @@ impl PeerPath {
         match (self.state, self.phase) {
             (_, Phase::Due) => Treatment::Probe,
             (State::Proven, _) => Treatment::Refused(self.longest),
-            // A claim about this path was false not long ago, so the next must not slow it down as
-            // long as its quotes can be compared with the probe.
+            // An earlier claim about this path was false, so a new one must not slow it down, as long
+            // as its quote can be compared with the probe.
             (_, _) if self.disproved > 0 && !self.is_silent => Treatment::Whole,
             (State::Claimed | State::Disproved, _) => Treatment::InFragments,
         }
     }
 
-    /// Whether what comes back may decide something.
+    /// Whether an error that comes now may decide about the claim.
     pub(super) fn awaits_answer(&self) -> bool {
         match self.phase {
             Phase::Drain { .. } | Phase::Listen { .. } | Phase::Sent { .. } => true,
@@ -148,14 +150,14 @@ impl PeerPath {
         self.phase == Phase::Due
     }
 
-    /// A long datagram that begins with `bytes` leaves whole.
-    pub(super) fn probe_leaves(&mut self, bytes: Quote, now: Instant) {
+    /// Records that a long datagram that begins with `bytes` is sent whole.
+    pub(super) fn probe_sent(&mut self, bytes: Quote, now: Instant) {
         self.probes.rotate_right(1);
         self.probes[0] = bytes;
         self.phase = Phase::Sent { deadline: now + ANSWER_TIME };
     }
 
-    /// When [`advance`](Self::advance) has something to do.
+    /// When [`advance`](Self::advance) must be called.
     pub(super) fn next_event(&self) -> Instant {
         let next = match self.phase {
             Phase::Rest { until } | Phase::Drain { until } | Phase::Listen { until } => until,
@@ -165,8 +167,8 @@ impl PeerPath {
         if self.state == State::Disproved { self.forget_at } else { next.min(self.forget_at) }
     }
 
-    /// Goes on to the next phase if it is time. `jitter` makes it hard to guess when a probe
-    /// leaves; 256 values, as likely as each other.
+    /// Enters the next phase if it is time. `jitter`, a random byte, makes it hard to guess when a
+    /// probe is sent.
     pub(super) fn advance(&mut self, now: Instant, jitter: u8) -> Option<Event> {
         if self.state == State::Disproved {
             return None;
@@ -178,7 +180,7 @@ impl PeerPath {
                 self.phase = Phase::Listen { until };
             }
             Phase::Listen { until } if until <= now => self.phase = Phase::Due,
-            Phase::Sent { deadline } if deadline <= now => return self.is_unanswered(now),
+            Phase::Sent { deadline } if deadline <= now => return self.answer_missing(now),
             Phase::Rest { .. }
             | Phase::Drain { .. }
             | Phase::Listen { .. }
@@ -188,7 +190,8 @@ impl PeerPath {
         None
     }
 
-    fn is_unanswered(&mut self, now: Instant) -> Option<Event> {
+    /// The latest probe got no answer in time.
+    fn answer_missing(&mut self, now: Instant) -> Option<Event> {
         self.unanswered += 1;
         let num_tries = if self.is_silent { NUM_SILENT_TRIES } else { NUM_TRIES };
         if self.unanswered < num_tries {
@@ -203,105 +206,12 @@ impl PeerPath {
         Some(self.disprove(now))
     }
 
-    /// What comes before the next probe of a claim.
+    /// The phase before the next probe of a claim.
     fn before_probe(&self, now: Instant) -> Phase {
         if self.is_silent && self.state == State::Claimed {
             Phase::Drain { until: now + ANSWER_TIME }
         } else {
             Phase::Due
-        }
-    }
-
-    fn disprove(&mut self, now: Instant) -> Event {
-        self.give_up(now);
-        if self.disproved == 1 { Event::Disproved } else { Event::Refused }
-    }
-
-    fn give_up(&mut self, now: Instant) {
-        self.state = State::Disproved;
-        self.disproved = self.disproved.saturating_add(1);
-        let doubt = Duration::from_secs(4 << self.disproved.min(7));
-        self.phase = Phase::Rest { until: now + doubt.min(LIFETIME) };
-        self.forget_at = now + LIFETIME;
-        (self.unanswered, self.answered) = (0, 0);
-    }
-
-    /// Takes in that this host itself, or an ICMP, says that the path takes no more than `longest`.
-    pub(super) fn hear(&mut self, claim: &Claim, longest: u16, now: Instant) -> Option<Event> {
-        if claim.is_local || self.probes.iter().any(|probe| claim.quote.proves(probe)) {
-            return self.prove(longest, false, now);
-        }
-        if !claim.quote.is_full() {
-            return self.hear_silent(longest, now);
-        }
-        // Bytes of another datagram than the probe: a reason to send one, no more.
-        match self.state {
-            State::Proven => None,
-            State::Claimed => {
-                if self.is_silent {
-                    self.claim(longest, false, now);
-                }
-                None
-            }
-            State::Disproved => {
-                self.claim(longest, false, now);
-                Some(Event::Claimed)
-            }
-        }
-    }
-
-    /// Takes in a claim that quotes no byte of what was sent.
-    fn hear_silent(&mut self, longest: u16, now: Instant) -> Option<Event> {
-        if longest < MIN_UNPROVEN_MTU {
-            return Some(Event::Refused);
-        }
-        match (self.state, self.phase) {
-            (State::Disproved, Phase::Rest { until }) if until > now => Some(Event::Refused),
-            (State::Disproved, _) => {
-                self.claim(longest, true, now);
-                Some(Event::Claimed)
-            }
-            // Its routers quote more.
-            (State::Claimed | State::Proven, _) if !self.is_silent => Some(Event::Refused),
-            (State::Claimed, Phase::Listen { .. } | Phase::Due) => Some(self.disprove(now)),
-            (State::Claimed, Phase::Sent { .. }) => {
-                self.answered += 1;
-                self.unanswered = 0;
-                if self.answered >= NUM_ANSWERS {
-                    return self.prove(longest, true, now);
-                }
-                self.longest = longest;
-                self.phase = self.before_probe(now);
-                None
-            }
-            (State::Proven, Phase::Sent { .. }) => self.prove(longest, true, now),
-            (State::Claimed | State::Proven, _) => None,
-        }
-    }
-
-    fn claim(&mut self, longest: u16, is_silent: bool, now: Instant) {
-        self.state = State::Claimed;
-        (self.longest, self.is_silent) = (longest, is_silent);
-        (self.unanswered, self.answered) = (0, 0);
-        self.phase = self.before_probe(now);
-        self.forget_at = now + if self.disproved > 0 { LIFETIME } else { CLAIM_LIFETIME };
-    }
-
-    fn prove(&mut self, longest: u16, is_silent: bool, now: Instant) -> Option<Event> {
-        let before = self.proven();
-        self.rest = match before {
-            Some(before) if before == longest => (self.rest * 2).min(LONGEST_REST),
-            Some(_) | None => FIRST_REST,
-        };
-        self.state = State::Proven;
-        (self.longest, self.is_silent) = (longest, is_silent);
-        (self.unanswered, self.answered, self.disproved) = (0, 0, 0);
-        self.phase = Phase::Rest { until: now + self.rest };
-        self.forget_at = now + LIFETIME;
-        match before {
-            Some(before) if before == longest => None,
-            Some(before) if before < longest => Some(Event::Widened(longest)),
-            Some(_) | None => Some(Event::Narrowed(longest)),
         }
     }
 }

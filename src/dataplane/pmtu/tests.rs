@@ -1,7 +1,10 @@
+use std::net::Ipv4Addr;
 use std::ops::Range;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use super::paths::MAX_PEERS;
 use super::*;
+use crate::dataplane::io::underlay_error::TooLong;
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -81,16 +84,16 @@ fn path_takes_what_is_left_behind_the_outer_headers() {
 #[test]
 fn claim_is_believed_only_when_the_bytes_of_a_probe_come_back() {
     let (mut cache, now) = (PathMtuCache::new(1472), Instant::now());
-    cache.hear(peer(1), &icmp(1400, bytes(1)), now);
+    cache.handle_claim(peer(1), &icmp(1400, bytes(1)), now);
     assert_eq!((longest(&cache, 1), treatment(&cache)), (None, Treatment::Probe));
     assert!(cache.claim_probe(peer(1), bytes(2)));
     assert!(!cache.claim_probe(peer(1), bytes(3)), "one is enough");
     assert_eq!(treatment(&cache), Treatment::InFragments);
     for number in [1, 3] {
-        cache.hear(peer(1), &icmp(1400, bytes(number)), now + MS);
+        cache.handle_claim(peer(1), &icmp(1400, bytes(number)), now + MS);
         assert_eq!(longest(&cache, 1), None, "not the probe");
     }
-    cache.hear(peer(1), &icmp(1400, bytes(2)), now + 50 * MS);
+    cache.handle_claim(peer(1), &icmp(1400, bytes(2)), now + 50 * MS);
     assert_eq!(treatment(&cache), Treatment::Refused(1372));
     assert_eq!(cache.current().snapshot()[0].mtu, 1372);
     assert!(events(&mut cache).contains(&Event::Narrowed(1372)));
@@ -99,11 +102,11 @@ fn claim_is_believed_only_when_the_bytes_of_a_probe_come_back() {
 #[test]
 fn answer_that_comes_late_is_an_answer() {
     let (mut cache, start) = (PathMtuCache::new(1472), Instant::now());
-    cache.hear(peer(1), &icmp(1400, bytes(1)), start);
+    cache.handle_claim(peer(1), &icmp(1400, bytes(1)), start);
     let mut flow = Flow::default();
     let probe = flow.send(&mut cache, start).unwrap();
     flow.send_all(&mut cache, start, 1..500);
-    cache.hear(peer(1), &icmp(1400, probe), start + 500 * MS);
+    cache.handle_claim(peer(1), &icmp(1400, probe), start + 500 * MS);
     assert_eq!(longest(&cache, 1), Some(1372));
 }
 
@@ -111,13 +114,13 @@ fn answer_that_comes_late_is_an_answer() {
 fn one_forged_icmp_is_disproved_in_two_seconds_and_the_next_costs_nothing() {
     let (mut cache, start) = (PathMtuCache::new(1472), Instant::now());
     let mut flow = Flow::default();
-    cache.hear(peer(1), &icmp(600, bytes(1)), start);
+    cache.handle_claim(peer(1), &icmp(600, bytes(1)), start);
     flow.send_all(&mut cache, start, 0..2000);
     assert_eq!((treatment(&cache), flow.num_probes), (Treatment::Whole, 3));
     assert_eq!(flow.refused, Duration::ZERO);
     assert!(events(&mut cache).contains(&Event::Disproved));
     let spent = flow.in_fragments;
-    cache.hear(peer(1), &icmp(600, bytes(1)), start + 2000 * MS);
+    cache.handle_claim(peer(1), &icmp(600, bytes(1)), start + 2000 * MS);
     flow.send_all(&mut cache, start, 2000..9000);
     assert_eq!((flow.in_fragments, flow.refused), (spent, Duration::ZERO));
 }
@@ -130,19 +133,19 @@ fn flood_of_forged_icmps_is_as_good_as_none() {
         let mut flow = Flow::default();
         for ms in 0..60_000 {
             flow.send(&mut cache, start + ms * MS);
-            cache.hear(peer(1), &icmp(1000, quote), start + ms * MS);
+            cache.handle_claim(peer(1), &icmp(1000, quote), start + ms * MS);
         }
         assert_eq!(flow.refused, Duration::ZERO);
         assert!(flow.in_fragments < Duration::from_secs(6), "{:?}", flow.in_fragments);
         assert!(flow.num_probes < 300, "{}", flow.num_probes);
         assert!(events(&mut cache).iter().filter(|&&event| event == Event::Refused).count() > 9000);
         // Under the same flood the truth still counts, if it comes with proof.
-        cache.hear(peer(1), &icmp(1000, bytes(1)), start + 60_000 * MS);
+        cache.handle_claim(peer(1), &icmp(1000, bytes(1)), start + 60_000 * MS);
         let probe = (60_000..90_000).find_map(|ms| {
-            cache.hear(peer(1), &icmp(1000, bytes(1)), start + ms * MS);
+            cache.handle_claim(peer(1), &icmp(1000, bytes(1)), start + ms * MS);
             flow.send(&mut cache, start + ms * MS)
         });
-        cache.hear(peer(1), &icmp(1400, probe.unwrap()), start + 90_000 * MS);
+        cache.handle_claim(peer(1), &icmp(1400, probe.unwrap()), start + 90_000 * MS);
         assert_eq!(longest(&cache, 1), Some(1372));
     }
 }
@@ -152,7 +155,7 @@ fn flood_of_forged_icmps_is_as_good_as_none() {
 fn router_that_quotes_nothing_of_ours_is_believed_after_three_answers() {
     let (mut cache, start) = (PathMtuCache::new(1472), Instant::now());
     let mut flow = Flow::default();
-    cache.hear(peer(1), &icmp(1400, Quote::EMPTY), start);
+    cache.handle_claim(peer(1), &icmp(1400, Quote::EMPTY), start);
     let mut answer_at = None;
     for ms in 0..10_000 {
         let now = start + ms * MS;
@@ -160,7 +163,7 @@ fn router_that_quotes_nothing_of_ours_is_believed_after_three_answers() {
             answer_at = Some(now + 80 * MS);
         }
         if answer_at == Some(now) {
-            cache.hear(peer(1), &icmp(1400, Quote::EMPTY), now);
+            cache.handle_claim(peer(1), &icmp(1400, Quote::EMPTY), now);
         }
         if longest(&cache, 1).is_some() {
             break;
@@ -190,7 +193,7 @@ fn path_that_stays_narrow_is_probed_ever_more_seldom() {
         for ms in 0..2 {
             let now = start + Duration::from_secs(second) + ms * MS;
             if let Some(probe) = flow.send(&mut cache, now) {
-                cache.hear(peer(1), &icmp(1400, probe), now);
+                cache.handle_claim(peer(1), &icmp(1400, probe), now);
             }
         }
         assert_eq!(longest(&cache, 1), Some(1372), "after {second} s");
@@ -204,7 +207,7 @@ fn path_that_takes_more_than_known_is_widened_to_that() {
     let mut flow = Flow::default();
     cache.learn(peer(1), 1000, start);
     let probe = (0..2000).find_map(|ms| flow.send(&mut cache, start + ms * MS)).unwrap();
-    cache.hear(peer(1), &icmp(1400, probe), start + 2000 * MS);
+    cache.handle_claim(peer(1), &icmp(1400, probe), start + 2000 * MS);
     assert_eq!(longest(&cache, 1), Some(1372));
     assert_eq!(events(&mut cache), [Event::Narrowed(972), Event::Widened(1372)]);
 }
@@ -212,7 +215,7 @@ fn path_that_takes_more_than_known_is_widened_to_that() {
 #[test]
 fn claim_about_a_path_that_nobody_uses_is_forgotten() {
     let (mut cache, start) = (PathMtuCache::new(1472), Instant::now());
-    cache.hear(peer(1), &icmp(1000, bytes(1)), start);
+    cache.handle_claim(peer(1), &icmp(1000, bytes(1)), start);
     cache.refresh(start + Duration::from_secs(11));
     assert_eq!((treatment(&cache), cache.current().narrowest()), (Treatment::Whole, usize::MAX));
     assert_eq!(cache.next_event, None);
@@ -232,17 +235,17 @@ fn narrow_path_is_forgotten_after_ten_minutes_without_news() {
 fn impossible_path_is_not_believed() {
     let (mut cache, now) = (PathMtuCache::new(1472), Instant::now());
     for outer_mtu in [1, 28, 67, 68, 95, 1500, 9000, u32::MAX] {
-        cache.hear(peer(1), &icmp(outer_mtu, bytes(1)), now);
+        cache.handle_claim(peer(1), &icmp(outer_mtu, bytes(1)), now);
         cache.learn(peer(1), outer_mtu, now);
         assert_eq!((longest(&cache, 1), treatment(&cache)), (None, Treatment::Whole));
     }
     for outer_mtu in [96, 551] {
-        cache.hear(peer(1), &icmp(outer_mtu, Quote::EMPTY), now);
+        cache.handle_claim(peer(1), &icmp(outer_mtu, Quote::EMPTY), now);
         assert_eq!(treatment(&cache), Treatment::Whole, "{outer_mtu} without proof");
     }
-    cache.hear(peer(1), &icmp(96, bytes(1)), now);
+    cache.handle_claim(peer(1), &icmp(96, bytes(1)), now);
     assert!(cache.claim_probe(peer(1), bytes(2)));
-    cache.hear(peer(1), &icmp(96, bytes(2)), now);
+    cache.handle_claim(peer(1), &icmp(96, bytes(2)), now);
     assert_eq!(longest(&cache, 1), Some(68), "with proof");
 }
 
@@ -250,10 +253,10 @@ fn impossible_path_is_not_believed() {
 fn router_that_names_no_mtu_has_the_next_usual_one() {
     let (mut cache, now) = (PathMtuCache::new(1472), Instant::now());
     for (round, expected) in (0..).zip([1492 - 28, 1006 - 28, 508 - 28]) {
-        cache.hear(peer(1), &icmp(0, bytes(1)), now);
+        cache.handle_claim(peer(1), &icmp(0, bytes(1)), now);
         cache.refresh(now + Duration::from_secs(5 * round));
         assert!(cache.claim_probe(peer(1), bytes(2)));
-        cache.hear(peer(1), &icmp(0, bytes(2)), now);
+        cache.handle_claim(peer(1), &icmp(0, bytes(2)), now);
         assert_eq!(longest(&cache, 1), Some(expected));
         cache.refresh(now + Duration::from_secs(5 * round + 4));
     }
@@ -265,10 +268,10 @@ fn what_one_worker_learns_all_know_at_their_next_refresh() {
     let mut other = one.clone();
     one.learn(peer(1), 1400, now);
     other.learn(peer(2), 1300, now);
-    one.hear(peer(3), &icmp(1400, bytes(1)), now);
+    one.handle_claim(peer(3), &icmp(1400, bytes(1)), now);
     other.refresh(now);
     assert!(other.claim_probe(peer(3), bytes(2)) && !one.claim_probe(peer(3), bytes(4)));
-    one.hear(peer(3), &icmp(1400, bytes(2)), now);
+    one.handle_claim(peer(3), &icmp(1400, bytes(2)), now);
     one.refresh(now);
     other.refresh(now);
     for cache in [&one, &other] {
@@ -292,7 +295,7 @@ fn flood_of_peers_is_bounded_and_the_oldest_makes_room() {
 fn cache_that_is_off_learns_nothing() {
     let (mut cache, now) = (PathMtuCache::off(), Instant::now());
     cache.learn(peer(1), 600, now);
-    cache.hear(peer(1), &icmp(600, bytes(1)), now);
+    cache.handle_claim(peer(1), &icmp(600, bytes(1)), now);
     assert_eq!((longest(&cache, 1), treatment(&cache)), (None, Treatment::Whole));
     assert_eq!(cache.current().narrowest(), usize::MAX);
 }

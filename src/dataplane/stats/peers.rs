@@ -7,7 +7,7 @@
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
-use super::Counter;
+use super::counter::Counter;
 
 /// Peers a worker tells apart, in each direction; what further ones get is counted together. It is
 /// 16 times what the most usual network has room for: a /16 of /24s. 24 bytes each.

@@ -4,39 +4,40 @@ use std::io;
 use std::time::Instant;
 
 use super::super::icmp::{self, IcmpError, MAX_REPLY_LEN};
-use super::{Lost, Turn, Worker, lost_tun};
+use super::{Budget, Lost, Worker, lost_tun};
 use crate::dataplane::io::tun::{TunQueue, is_gone};
 use crate::dataplane::io::udp::UdpSocket;
 use crate::dataplane::packet::vnet_hdr::VnetHdr;
 use crate::dataplane::stats::drop_reason::DropReason;
 
-/// Most packets or superpackets read from the TUN in one turn.
+/// Budget of one turn: packets or superpackets read from the TUN.
 const READS: usize = 64;
 
-/// Most reads in a row that may fail in one turn. The kernel tells once of packets that are ready,
-/// so an error is no reason to stop reading; but one that stays must not keep us busy.
+/// Failed reads in a row after which a turn gives up. epoll is edge-triggered, so one error is no
+/// reason to stop reading: what is ready would not be reported again. But a permanent error must
+/// not keep the worker busy.
 const MAX_FAILURES: usize = 8;
 
 impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
-    /// Takes what the TUN has: packets of this host, bound for peers.
-    pub(super) fn egress(&mut self, now: Instant) -> Result<Turn, Lost> {
+    /// Reads the TUN: packets of this host for peers.
+    pub(super) fn egress(&mut self, now: Instant) -> Result<Budget, Lost> {
         if self.is_blocked && !self.send_pending() {
-            return Ok(Turn::Idle);
+            return Ok(Budget::Unused);
         }
         let (mut num_taken, mut num_failures) = (0_usize, 0);
-        let turn = |num_taken| if num_taken == 0 { Turn::Idle } else { Turn::Done };
+        let used = |num_taken| if num_taken == 0 { Budget::Unused } else { Budget::Partial };
         for _ in 0..READS {
             let Some(room) = self.encap.room() else {
                 if self.send_pending() {
                     continue;
                 }
-                return Ok(Turn::Done);
+                return Ok(Budget::Partial);
             };
             match self.tun.read(room) {
                 Ok((header, len)) => {
                     self.forward(&header, len, now);
                     if self.is_blocked {
-                        return Ok(Turn::Done);
+                        return Ok(Budget::Partial);
                     }
                     (num_taken, num_failures) = (num_taken + 1, 0);
                 }
@@ -46,7 +47,7 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.send_pending();
-                    return Ok(turn(num_taken));
+                    return Ok(used(num_taken));
                 }
                 Err(error) if is_gone(&error) => return Err(lost_tun(error)),
                 Err(_) => {
@@ -55,12 +56,12 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
                     if num_failures == MAX_FAILURES {
                         self.is_failing = true;
                         self.send_pending();
-                        return Ok(turn(num_taken));
+                        return Ok(used(num_taken));
                     }
                 }
             }
         }
-        Ok(if self.send_pending() { Turn::MoreToDo } else { Turn::Done })
+        Ok(if self.send_pending() { Budget::Exhausted } else { Budget::Partial })
     }
 
     fn forward(&mut self, header: &VnetHdr, len: usize, now: Instant) {
@@ -75,7 +76,7 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
                 self.send_pending();
             }
             Ok(false) => {}
-            Err(DropReason::NotIpv4) if self.encap.is_ipv6_of_the_link(len) => {
+            Err(DropReason::NotIpv4) if self.encap.is_link_scope_ipv6(len) => {
                 self.stats.ignored_ipv6.add(1);
             }
             Err(reason) => {
@@ -87,20 +88,20 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
         }
     }
 
-    /// Sends every waiting run; returns false if the socket's buffer is full.
+    /// Sends all waiting batches; returns false if the socket's send buffer is full.
     fn send_pending(&mut self) -> bool {
         let (queue, arena) = self.encap.pending();
-        let num_done = self.sender.send(&self.udp, queue.runs(), arena, &self.stats.egress);
-        self.is_blocked = num_done < queue.runs().len();
+        let num_done = self.sender.send(&self.udp, queue.batches(), arena, &self.stats.egress);
+        self.is_blocked = num_done < queue.batches().len();
         queue.release(num_done);
         self.encap.reclaim();
         !self.is_blocked
     }
 
-    /// Tells a sender on this side of the TUN why its packet, just refused, ended here.
+    /// Sends an ICMP error to a sender on this side of the TUN, whose packet was just refused.
     fn answer_local(&mut self, error: IcmpError, header: &VnetHdr, len: usize, now: Instant) {
         let Some(offender) = self.encap.refused(header, len, &mut self.quote) else { return };
-        if !icmp::is_from_network(&offender, self.routes.table().network(), self.accept.subnet) {
+        if !icmp::is_from_network(&offender, self.routes.table().network(), self.filter.subnet) {
             return;
         }
         let mut reply = [0; MAX_REPLY_LEN];
@@ -108,8 +109,8 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
             return;
         };
         if self.may_send_icmp(error, now) {
-            // An ICMP error is a courtesy: one that the kernel does not take is not retried.
-            drop(self.tun.originate(&reply[..len]));
+            // ICMP errors are best effort: one that the kernel refuses is not retried.
+            drop(self.tun.inject_local(&reply[..len]));
         }
     }
 }

@@ -1,24 +1,25 @@
-//! What the underlay said of datagrams sent: errors counted, path MTUs learned.
+//! The socket's error queue: errors are counted, and path MTUs learned from them.
 
 use std::io;
 use std::time::Instant;
 
 use tracing::{debug, info};
 
-use super::super::pmtu::{ENCAP_OVERHEAD_V4, Event};
+use super::super::pmtu::Event;
 use super::Worker;
 use crate::dataplane::io::tun::TunQueue;
 use crate::dataplane::io::udp::UdpSocket;
 use crate::dataplane::io::underlay_error::{TooLong, UnderlayError};
 use crate::dataplane::packet::classify;
+use crate::dataplane::packet::headers::ENCAP_OVERHEAD_V4;
 use crate::routes::NextHop;
 
-/// Most ICMP errors taken in one turn.
+/// Budget of one turn: errors taken from the queue.
 const MAX_ERRORS: usize = 64;
 
 impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
-    /// Takes over what other workers learned of paths, and what time decides. An answer that is
-    /// here already must not count as one that did not come.
+    /// Takes over path MTUs that other workers learned, and expires old ones. First reads the error
+    /// queue, so that an answer that has arrived does not count as missing.
     pub(super) fn refresh_paths(&mut self, now: Instant) {
         if self.paths.awaits_answer() {
             self.take_errors(now);
@@ -26,13 +27,13 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
         self.paths.refresh(now);
     }
 
-    /// Takes what errors there are if the socket hinted at any. Returns whether some are left.
-    pub(super) fn heed_underlay(&mut self, now: Instant) -> bool {
+    /// Reads the error queue if it may hold errors. Returns whether some are left.
+    pub(super) fn drain_error_queue(&mut self, now: Instant) -> bool {
         self.has_errors |= self.sender.take_hints().errors || self.paths.awaits_answer();
         if self.has_errors {
             self.take_errors(now);
         }
-        self.report_paths();
+        self.report_path_events();
         self.has_errors
     }
 
@@ -42,7 +43,7 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
                 Ok(error) => {
                     self.stats.underlay_errors.add(1);
                     if let Some(too_long) = error.too_long {
-                        self.hear(&error, &too_long, now);
+                        self.learn_path_mtu(&error, &too_long, now);
                     }
                 }
                 Err(error) => {
@@ -57,18 +58,19 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
         self.has_errors = true;
     }
 
-    fn hear(&mut self, error: &UnderlayError, too_long: &TooLong, now: Instant) {
+    fn learn_path_mtu(&mut self, error: &UnderlayError, too_long: &TooLong, now: Instant) {
         let peer = *error.to.ip();
         if too_long.is_local || self.can_be_ours(error, too_long) {
-            self.paths.hear(peer, too_long, now);
+            self.paths.handle_claim(peer, too_long, now);
         } else {
-            self.paths.refuse(peer);
+            self.paths.reject(peer);
         }
     }
 
-    /// Whether we may have sent what an ICMP quotes: to a peer and its port, from the port that its
-    /// flows leave from, and around a packet for that peer that is longer than the path takes. The
-    /// kernel has compared the datagram's source with the socket's.
+    /// Whether this node may have sent the datagram that an ICMP quotes: to the address and port of
+    /// a peer, from the port that the peer's flows use, and around a packet for that peer that is
+    /// longer than the path allows. The kernel has already compared the datagram's source with the
+    /// socket's.
     fn can_be_ours(&self, error: &UnderlayError, too_long: &TooLong) -> bool {
         let routes = self.routes.table();
         let is_ours = |next_hop: NextHop| {
@@ -76,17 +78,17 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
         };
         match classify::quoted(too_long.quote.bytes()) {
             Ok(Some((dst, len))) => {
-                let too_short = u32::from(len) + ENCAP_OVERHEAD_V4 <= too_long.outer_mtu;
-                !too_short && routes.lookup(dst).is_some_and(is_ours)
+                let fits = u32::from(len) + ENCAP_OVERHEAD_V4 <= too_long.outer_mtu;
+                !fits && routes.lookup(dst).is_some_and(is_ours)
             }
             Ok(None) => routes.next_hops().any(is_ours),
             Err(_) => false,
         }
     }
 
-    /// Counts and logs what became of paths. Of false claims about
-    /// a path the first is logged, the rest are counted: they come in floods.
-    fn report_paths(&mut self) {
+    /// Counts and logs changes of path MTUs. Of false claims about a path only the first is logged,
+    /// because they come in floods; all are counted.
+    fn report_path_events(&mut self) {
         for (peer, event) in self.paths.take_events() {
             match event {
                 Event::Claimed => debug!(%peer, "ICMP says that the path is narrow: probing"),
@@ -96,7 +98,7 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
                     info!(%peer, "path MTU stays: a probe disproved an ICMP, forged or out of date");
                 }
                 Event::Narrowed(mtu) => {
-                    self.stats.paths_narrowed.add(1);
+                    self.stats.pmtu_decreases.add(1);
                     info!(%peer, mtu, "path MTU goes down");
                 }
                 Event::Widened(mtu) => {

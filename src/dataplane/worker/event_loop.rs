@@ -1,4 +1,4 @@
-//! Turn after turn, and sleep in between.
+//! Turn after turn, with sleep in between.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -8,29 +8,30 @@ use std::time::{Duration, Instant};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
-use super::busy_poll::Lookout;
-use super::{Lost, Turn, Worker};
+use super::busy_poll::BusyPoll;
+use super::{Budget, Lost, Worker};
 use crate::dataplane::io::tun::TunQueue;
 use crate::dataplane::io::udp::UdpSocket;
 
 const TUN: Token = Token(0);
 const UDP: Token = Token(1);
-/// The token under which whoever stops the worker wakes it.
+/// The token of the engine's waker, which ends a worker's sleep.
 pub(in super::super) const WAKE: Token = Token(2);
 
-/// How soon a full send buffer is tried again. A buffer of megabytes does not run empty in this
-/// time, and no event tells when the one of several sockets that was full has room.
+/// Wait before a full send buffer is tried again. A buffer of megabytes does not drain in this
+/// time, and no event reports which of the worker's several sockets has room again.
 const RETRY: Duration = Duration::from_millis(1);
 
-/// How soon a device is tried again that went on failing: it may hold what no event tells of.
+/// Wait before a failing device is tried again: edge-triggered epoll does not report again what is
+/// still ready.
 const RETRY_FAILED: Duration = Duration::from_millis(10);
 
 impl<T: TunQueue + AsRawFd, U: UdpSocket + AsRawFd> Worker<T, U> {
-    /// Takes turns until `stop` is set and the worker is woken through [`WAKE`]. Finding nothing to
-    /// do, it looks again for `busy_poll` before it sleeps.
+    /// Takes turns until `stop` is set and the worker is woken through [`WAKE`]. When there is
+    /// nothing to do it polls without sleeping for `busy_poll`, then sleeps.
     ///
     /// # Errors
-    /// [`Lost`] when the TUN device is gone, or the kernel refuses to poll.
+    /// [`Lost`] when the TUN device no longer exists, or the kernel refuses to poll.
     pub(in super::super) fn run(
         mut self,
         mut poll: Poll,
@@ -43,19 +44,19 @@ impl<T: TunQueue + AsRawFd, U: UdpSocket + AsRawFd> Worker<T, U> {
             registered.map_err(lost_poll)?;
         }
         let mut events = Events::with_capacity(4);
-        let mut lookout = Lookout::new(busy_poll, Instant::now());
+        let mut busy_poll = BusyPoll::new(busy_poll, Instant::now());
         while !stop.load(Ordering::Relaxed) {
             let now = Instant::now();
             match self.turn(now)? {
-                Turn::MoreToDo => {
-                    lookout.active(now);
+                Budget::Exhausted => {
+                    busy_poll.worked(now);
                     continue;
                 }
-                Turn::Done => lookout.active(now),
-                Turn::Idle => {}
+                Budget::Partial => busy_poll.worked(now),
+                Budget::Unused => {}
             }
-            if lookout.looks_again(now) {
-                // A core that others want is theirs: two workers and two programs may share it.
+            if busy_poll.should_continue(now) {
+                // Let other threads have the core: two workers and two programs may share it.
                 std::thread::yield_now();
                 continue;
             }
@@ -64,13 +65,13 @@ impl<T: TunQueue + AsRawFd, U: UdpSocket + AsRawFd> Worker<T, U> {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => {
                     return Err(lost_poll(error));
                 }
-                Ok(()) | Err(_) => lookout.woke(Instant::now()),
+                Ok(()) | Err(_) => busy_poll.woke(Instant::now()),
             }
         }
         Ok(())
     }
 
-    /// How long to sleep at most, if no event will tell of what there is to do.
+    /// Longest sleep, where no event will report that there is work.
     const fn sleep_limit(&self) -> Option<Duration> {
         match (self.is_blocked, self.is_failing) {
             (true, _) => Some(RETRY),

@@ -5,41 +5,42 @@ use std::net::Ipv4Addr;
 use std::time::Instant;
 
 use super::super::icmp::{self, IcmpError, MAX_REPLY_LEN};
-use super::{Lost, Turn, Worker, lost_tun};
-use crate::dataplane::egress::gso_batch::Path;
-use crate::dataplane::ingress::coalesce::PacketAt;
+use super::{Budget, Lost, Worker, lost_tun};
+use crate::dataplane::ingress::packet_ref::PacketRef;
 use crate::dataplane::io::tun::TunQueue;
 use crate::dataplane::io::udp::UdpSocket;
 use crate::dataplane::io::underlay_error::may_be_of_another;
+use crate::dataplane::io::underlay_flow::UnderlayFlow;
 use crate::dataplane::packet::classify;
 use crate::dataplane::stats::drop_reason::DropReason;
 
-/// Most receive calls in one turn, of up to `MAX_BUFFERS` buffers each.
+/// Budget of one turn: receive calls of up to `MAX_BUFFERS` buffers each.
 const RECEIVE_CALLS: usize = 4;
 
 impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
-    /// Takes what the socket has: datagrams of peers, bound for this host.
-    pub(super) fn ingress(&mut self, now: Instant) -> Result<Turn, Lost> {
-        let (mut turn, mut has_failed) = (Turn::Idle, false);
+    /// Reads the socket: datagrams of peers for this host.
+    pub(super) fn ingress(&mut self, now: Instant) -> Result<Budget, Lost> {
+        let (mut used, mut has_failed) = (Budget::Unused, false);
         for _ in 0..RECEIVE_CALLS {
             match self.udp.recv(&mut self.batch) {
                 Ok(num_buffers) => {
-                    (turn, has_failed) = (Turn::Done, false);
+                    (used, has_failed) = (Budget::Partial, false);
                     self.count_overflows();
-                    self.take_in(num_buffers, now);
-                    self.write_out()?;
+                    self.process_batch(num_buffers, now);
+                    self.flush()?;
                     if num_buffers < self.batch.num_buffers() {
-                        return Ok(Turn::Done);
+                        return Ok(Budget::Partial);
                     }
                 }
-                // Of a datagram sent earlier: what has arrived is still there, unannounced.
+                // ICMP error of an earlier send. Received data is still queued, and edge-triggered
+                // epoll will not report it again: keep reading.
                 Err(error) if may_be_of_another(&error) => {
                     self.stats.socket_errors.add(1);
                     self.has_errors = true;
-                    (turn, has_failed) = (Turn::Done, false);
+                    (used, has_failed) = (Budget::Partial, false);
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(turn),
-                // Nor is this a reason to leave alone what has arrived; but it may go on.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(used),
+                // Received data may be queued here too. But this error may be permanent.
                 Err(_) => {
                     self.stats.socket_errors.add(1);
                     has_failed = true;
@@ -47,10 +48,10 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
             }
         }
         self.is_failing |= has_failed;
-        Ok(if has_failed { turn } else { Turn::MoreToDo })
+        Ok(if has_failed { used } else { Budget::Exhausted })
     }
 
-    /// Takes over the socket's own count of what it had no room for.
+    /// Adds what the socket newly counted as dropped because its receive buffer was full.
     fn count_overflows(&mut self) {
         if let Some(total) = self.batch.overflows()
             && total != self.overflows
@@ -60,8 +61,8 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
         }
     }
 
-    /// Checks every datagram of the batch and collects the sound ones for writing.
-    fn take_in(&mut self, num_buffers: usize, now: Instant) {
+    /// Checks every datagram of the batch and collects the valid ones for writing.
+    fn process_batch(&mut self, num_buffers: usize, now: Instant) {
         for buffer in 0..num_buffers {
             let mut start = 0;
             let mut accepted = Accepted::default();
@@ -70,15 +71,15 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
                 let end = (start + datagram_len).min(bytes.len());
                 let datagram = &mut bytes[start..end];
                 let len = datagram.len();
-                match self.accept.packet(datagram) {
+                match self.filter.check(datagram) {
                     Ok(inner) => {
                         accepted.add(inner.src, len);
-                        self.coalescer.push(&self.batch, PacketAt { buffer, start, len }, &inner);
+                        self.coalescer.push(&self.batch, PacketRef { buffer, start, len }, &inner);
                     }
                     Err(reason) => {
                         self.stats.ingress.drop(reason, 1);
                         if reason == DropReason::TtlExpired {
-                            self.answer_peer(PacketAt { buffer, start, len }, now);
+                            self.answer_peer(PacketRef { buffer, start, len }, now);
                         }
                     }
                 }
@@ -91,8 +92,8 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
         }
     }
 
-    /// Counts what one buffer brought for the peer that has the sender's subnet: all datagrams in
-    /// a buffer came from one socket.
+    /// Counts what one buffer brought for the peer that owns the sender's subnet. One lookup is
+    /// enough: all datagrams in a buffer came from one socket.
     fn count_for_peer(&self, accepted: &Accepted) {
         if let Some(src) = accepted.src
             && let Some(next_hop) = self.routes.table().lookup(src)
@@ -101,12 +102,12 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
         }
     }
 
-    /// Tells a sender beyond the underlay that its packet's TTL ended here. The reply goes
-    /// straight to the peer that has the sender's subnet, never through the TUN.
-    fn answer_peer(&mut self, at: PacketAt, now: Instant) {
+    /// Sends *time exceeded* to a sender beyond the underlay. The reply goes directly to the peer
+    /// that owns the sender's subnet, not through the TUN.
+    fn answer_peer(&mut self, at: PacketRef, now: Instant) {
         let packet = at.bytes(&self.batch);
         let Ok(offender) = classify::inner(packet) else { return };
-        if !icmp::is_from_network(&offender, self.routes.table().network(), self.accept.subnet) {
+        if !icmp::is_from_network(&offender, self.routes.table().network(), self.filter.subnet) {
             return;
         }
         let Some(next_hop) = self.routes.table().lookup(offender.src) else { return };
@@ -114,15 +115,15 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
         let error = IcmpError::TimeExceeded;
         let Some(len) = error.reply(&offender, packet, self.tun_addr, &mut reply) else { return };
         if self.may_send_icmp(error, now) {
-            // An ICMP error is a courtesy: one that the socket does not take is not retried.
-            let path = Path::shared(next_hop.addr);
-            let sent = self.udp.send(path, None, &[IoSlice::new(&reply[..len])]);
+            // ICMP errors are best effort: one that the socket refuses is not retried.
+            let flow = UnderlayFlow::shared(next_hop.addr);
+            let sent = self.udp.send(flow, None, &[IoSlice::new(&reply[..len])]);
             self.has_errors |= sent.is_err_and(|error| may_be_of_another(&error));
         }
     }
 
-    /// Writes what was collected to the TUN.
-    fn write_out(&mut self) -> Result<(), Lost> {
+    /// Writes the collected packets to the TUN.
+    fn flush(&mut self) -> Result<(), Lost> {
         let items = self.coalescer.items();
         let result = self.writer.write(&self.tun, items, &self.batch, &self.stats.ingress);
         self.coalescer.clear();
@@ -130,7 +131,7 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
     }
 }
 
-/// What was accepted of one receive buffer.
+/// The accepted packets of one receive buffer.
 #[derive(Debug, Default)]
 struct Accepted {
     /// Inner source of the last packet.

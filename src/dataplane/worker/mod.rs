@@ -1,14 +1,15 @@
 //! ← start here: one worker, both directions, run to completion on one thread.
 //!
-//! A worker owns one TUN queue and one UDP socket. Each *turn* takes what is ready on both, within
-//! limits, and leaves nothing half done: so neither direction starves the other, and what is read
-//! together is sent together. When turns find nothing, the worker sleeps (`worker/event_loop.rs`).
+//! A worker owns one TUN queue and one UDP socket. Each *turn* reads what is ready on both, up to a
+//! budget, and sends everything it read before it ends. So neither direction starves the other, and
+//! packets that are read together are sent together. When turns find nothing, the worker sleeps:
+//! see `worker/event_loop.rs`.
 //!
 //! ```text
 //! worker/egress.rs    tun.read → Encap::forward (classify, lookup, TTL, split, pack) → Sender
 //!                     → udp.send
-//! worker/ingress.rs   udp.recv → Accept::packet (classify, checks, TTL) → Coalescer → Writer
-//!                     → tun.write
+//! worker/ingress.rs   udp.recv → IngressFilter::check (classify, checks, TTL) → Coalescer
+//!                     → Writer → tun.write
 //! ```
 
 use std::io;
@@ -22,14 +23,14 @@ use super::egress::encap::Encap;
 use super::egress::sender::Sender;
 use super::icmp::{IcmpError, IcmpLimits, MAX_REPLY_LEN};
 use super::ingress::coalesce::Coalescer;
-use super::ingress::filter::Accept;
+use super::ingress::filter::IngressFilter;
 use super::ingress::writer::Writer;
 use super::io::recv_batch::{MAX_BUFFERS, RecvBatch};
 use super::io::tun::TunQueue;
 use super::io::udp::UdpSocket;
 use super::offload::Offloads;
 use super::pmtu::PathMtuCache;
-use super::stats::WorkerStats;
+use super::stats::worker::WorkerStats;
 use crate::routes::publish::RouteSubscriber;
 
 mod egress;
@@ -39,22 +40,22 @@ mod busy_poll;
 mod event_loop;
 mod offload_fallback;
 
-use offload_fallback::Fallbacks;
+use offload_fallback::OffloadBackoffs;
 
 pub(super) use event_loop::WAKE;
 
-/// What a turn left behind.
+/// How much of its budget a turn used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Turn {
+pub enum Budget {
     /// Nothing was ready.
-    Idle,
+    Unused,
     /// Everything that was ready is done.
-    Done,
-    /// The turn's limit came first.
-    MoreToDo,
+    Partial,
+    /// The budget is used up and packets may be left for the next turn.
+    Exhausted,
 }
 
-/// The worker's device or socket failed for good.
+/// The worker's device failed permanently.
 #[derive(Debug, thiserror::Error)]
 #[error("lost the {what}")]
 pub struct Lost {
@@ -72,10 +73,10 @@ pub struct Worker<T, U> {
     udp: U,
     /// Address of the TUN device: the source of ICMP errors.
     tun_addr: Ipv4Addr,
-    accept: Accept,
+    filter: IngressFilter,
     routes: RouteSubscriber,
     paths: PathMtuCache,
-    /// The socket holds ICMP errors, or may do so.
+    /// The socket's error queue may hold errors.
     has_errors: bool,
     encap: Encap,
     sender: Sender,
@@ -83,12 +84,12 @@ pub struct Worker<T, U> {
     coalescer: Coalescer,
     writer: Writer,
     offloads: Offloads,
-    fallbacks: Fallbacks,
-    /// The socket's send buffer is full: read nothing from the TUN until it drains.
+    backoffs: OffloadBackoffs,
+    /// The socket's send buffer is full: read nothing from the TUN until there is room.
     is_blocked: bool,
-    /// A device went on failing in this turn, and may hold what is ready.
+    /// A device kept failing in this turn and may still have packets ready.
     is_failing: bool,
-    /// The socket's count of overflows, as last seen.
+    /// The socket's overflow count at the last receive call.
     overflows: u32,
     icmp_limits: IcmpLimits,
     quote: Vec<u8>,
@@ -96,12 +97,12 @@ pub struct Worker<T, U> {
 }
 
 impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
-    /// A worker between `tun` and `udp`, with whatever offloads both have.
+    /// A worker between `tun` and `udp` that uses the offloads of both.
     pub fn new(
         tun: T,
         udp: U,
         tun_addr: Ipv4Addr,
-        accept: Accept,
+        filter: IngressFilter,
         routes: RouteSubscriber,
     ) -> Self {
         let Offloads { tso, uso, .. } = tun.offloads();
@@ -115,18 +116,18 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
             tun,
             udp,
             tun_addr,
-            accept,
+            filter,
             routes,
             paths: PathMtuCache::off(),
             has_errors: false,
             encap,
             sender: Sender::new(gso),
-            // With all offloads off, one packet per system call is what was asked for.
+            // With all offloads off, the operator wants one packet per system call.
             batch: RecvBatch::new(if offloads == Offloads::OFF { 1 } else { MAX_BUFFERS }),
             coalescer: Coalescer::new(offloads),
             writer: Writer::new(offloads),
             offloads,
-            fallbacks: Fallbacks::default(),
+            backoffs: OffloadBackoffs::default(),
             is_blocked: false,
             is_failing: false,
             overflows: 0,
@@ -136,23 +137,23 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
         }
     }
 
-    /// The same worker, which learns path MTUs together with all others that have a clone of
-    /// `paths`; without, longer datagrams than a path takes are left to the kernel to fragment.
+    /// Makes the worker learn path MTUs, together with all workers that have a clone of `paths`.
+    /// Without this the kernel fragments datagrams that are too long for their path.
     #[must_use]
     pub fn with_path_mtus(mut self, paths: PathMtuCache) -> Self {
         self.paths = paths;
         self
     }
 
-    /// The same worker, of whose datagrams those of more than `longest` bytes have to be fragmented
-    /// by this host.
+    /// Tells the worker that this host has to fragment datagrams of more than `longest` bytes, so
+    /// that each of them is sent by itself.
     #[must_use]
     pub fn with_longest_whole(mut self, longest: u16) -> Self {
         self.encap.pending().0.limit_length(longest.into());
         self
     }
 
-    /// The same worker, which goes on with the counters of one before it.
+    /// Makes the worker continue the counters of an earlier one.
     #[must_use]
     pub fn with_stats(mut self, stats: Arc<CachePadded<WorkerStats>>) -> Self {
         stats.offloads.start(self.offloads, self.tun.refused().or(self.udp.refused()));
@@ -160,29 +161,29 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
         self
     }
 
-    /// The worker's counters, to be read by anybody at any time.
+    /// The worker's counters. Any thread may read them at any time.
     pub fn stats(&self) -> Arc<CachePadded<WorkerStats>> {
         Arc::clone(&self.stats)
     }
 
-    /// Takes what is ready in both directions, within the limits of a turn.
+    /// Handles what is ready in both directions, up to the budget of one turn.
     ///
     /// # Errors
-    /// [`Lost`] when the TUN device is gone.
-    pub fn turn(&mut self, now: Instant) -> Result<Turn, Lost> {
+    /// [`Lost`] when the TUN device no longer exists.
+    pub fn turn(&mut self, now: Instant) -> Result<Budget, Lost> {
         self.is_failing = false;
         self.routes.refresh();
         self.refresh_paths(now);
-        let mut turn = self.egress(now)?.max(self.ingress(now)?);
-        self.mind_offloads(now);
-        // Before any sleep: what is known by now is kept, and nothing would wake us for it again.
-        if self.heed_underlay(now) {
-            turn = Turn::MoreToDo;
+        let mut used = self.egress(now)?.max(self.ingress(now)?);
+        self.update_offloads(now);
+        // Must be done before the worker sleeps: no event would report these errors again.
+        if self.drain_error_queue(now) {
+            used = Budget::Exhausted;
         }
-        if turn == Turn::MoreToDo {
-            self.stats.turns_cut.add(1);
+        if used == Budget::Exhausted {
+            self.stats.budget_exhausted.add(1);
         }
-        Ok(turn)
+        Ok(used)
     }
 
     fn may_send_icmp(&mut self, error: IcmpError, now: Instant) -> bool {

@@ -1,4 +1,4 @@
-//! Offloads that the kernel refuses while the worker runs: given up, shown, and tried again.
+//! Offloads that the kernel refuses while the worker runs: turned off, reported, and tried again.
 
 use std::time::Instant;
 
@@ -6,43 +6,43 @@ use tracing::info;
 
 use super::super::offload::Offload;
 use super::Worker;
-use crate::dataplane::egress::sender::Refusals;
 use crate::dataplane::ingress::writer::SUPERPACKETS;
 use crate::dataplane::io::tun::TunQueue;
 use crate::dataplane::io::udp::UdpSocket;
-use crate::dataplane::offload::backoff::Fallback;
+use crate::dataplane::offload::backoff::OffloadBackoff;
+use crate::dataplane::offload::refusals::Refusals;
 
-/// The waits of every offload, by its number.
-pub(super) type Fallbacks = [Fallback; Offload::ALL.len()];
+/// The backoff of each offload, by `Offload as usize`.
+pub(super) type OffloadBackoffs = [OffloadBackoff; Offload::ALL.len()];
 
 impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
-    /// Gives up what was refused in this turn, and tries again what was refused long ago.
-    pub(super) fn mind_offloads(&mut self, now: Instant) {
+    /// Turns off what was refused in this turn, and turns on again what has waited long enough.
+    pub(super) fn update_offloads(&mut self, now: Instant) {
         let refusals = self.sender.take_refusals();
-        self.mind(Offload::Gso, refusals, now);
+        self.update_offload(Offload::Gso, refusals, now);
         for offload in SUPERPACKETS {
             let refusals = self.writer.take_refusals(offload);
-            self.mind(offload, refusals, now);
+            self.update_offload(offload, refusals, now);
         }
     }
 
-    fn mind(&mut self, offload: Offload, refusals: Refusals, now: Instant) {
+    fn update_offload(&mut self, offload: Offload, refusals: Refusals, now: Instant) {
         if refusals.num > 0 {
             self.stats.offloads.count_fallbacks(offload, refusals.num);
         }
-        let fallback = &mut self.fallbacks[offload as usize];
+        let backoff = &mut self.backoffs[offload as usize];
         if let Some(errno) = refusals.off {
-            fallback.begin(now);
+            backoff.start(now);
             self.stats.offloads.suspend(offload, errno);
             self.switch(offload, false);
-        } else if fallback.is_over(now) {
+        } else if backoff.has_ended(now) {
             info!(offload = offload.name(), "trying again what the kernel refused");
             self.stats.offloads.resume(offload);
             self.switch(offload, true);
         }
     }
 
-    /// Makes, sends and writes no more of `offload`, or does so again.
+    /// Turns `offload` on or off in the stages that use it.
     fn switch(&mut self, offload: Offload, on: bool) {
         self.offloads.set(offload, on);
         match offload {

@@ -18,7 +18,7 @@ use super::ways::{Roads, Verdict, Ways};
 use crate::control::host::net::{HostNet, Netlink, Way};
 use crate::control::subnet::lease::LeaseEvent;
 use crate::dataplane::engine::Counters;
-use crate::dataplane::pmtu::ENCAP_OVERHEAD_V4;
+use crate::dataplane::packet::headers::ENCAP_OVERHEAD_V4;
 use crate::routes::publish::RoutePublisher;
 
 /// Time from a peer's leaving until its counters are freed, and once more: a worker has long sent by

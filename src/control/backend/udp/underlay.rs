@@ -7,7 +7,8 @@ use crate::control::conditions::Condition;
 use crate::control::host::iface::{ExternalInterface, FollowedIface, IfaceChoice};
 use crate::control::host::net::Link;
 use crate::dataplane::io::udp::LongDatagrams;
-use crate::dataplane::pmtu::{ENCAP_OVERHEAD_V4, MIN_IPV4_MTU};
+use crate::dataplane::packet::headers::ENCAP_OVERHEAD_V4;
+use crate::dataplane::pmtu::MIN_IPV4_MTU;
 
 /// The longest IPv4 packet, in bytes: RFC 791, section 3.1. A loopback's MTU is longer.
 const MAX_IPV4_LEN: u32 = 65535;

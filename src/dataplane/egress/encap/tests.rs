@@ -31,11 +31,11 @@ fn forward_over(
     encap.forward(header, packet.len(), &routes(), paths)?;
     let (queue, arena) = encap.pending();
     let mut datagrams = Vec::new();
-    for run in queue.runs() {
-        assert_eq!(run.path, Path::shared("192.168.64.3:8285".parse().unwrap()));
-        for index in 0..run.num_datagrams() {
+    for batch in queue.batches() {
+        assert_eq!(batch.flow, UnderlayFlow::shared("192.168.64.3:8285".parse().unwrap()));
+        for index in 0..batch.num_datagrams() {
             let mut slices = [std::io::IoSlice::new(&[]); MAX_PIECES];
-            let pieces = run.gather(index..index + 1, arena, &mut slices);
+            let pieces = batch.gather(index..index + 1, arena, &mut slices);
             datagrams.push(pieces.iter().flat_map(|piece| piece.to_vec()).collect());
         }
     }
@@ -116,15 +116,15 @@ fn superpacket_leaves_as_its_segments() {
 fn flows_to_a_peer_that_takes_any_source_port_spread_and_stay() {
     let to = "192.168.64.3:8285".parse().unwrap();
     let next_hop = NextHop { addr: to, any_source_port: true };
-    let path_of = |port: u16, id: u16| {
+    let flow_of = |port: u16, id: u16| {
         let packet = PacketBuilder::udp(&format!("10.1.15.2:{port}"), "10.1.16.2:2").id(id).build();
-        path(next_hop, &packet, &classify::inner(&packet).unwrap())
+        underlay_flow(next_hop, &packet, &classify::inner(&packet).unwrap())
     };
     let mut seen = std::collections::HashSet::new();
     for port in 4000..4100 {
-        assert_eq!(path_of(port, 1), path_of(port, 2), "one flow, one path");
-        assert!((1..=NUM_SOURCE_PORTS).contains(&path_of(port, 1).source));
-        seen.insert(path_of(port, 1).source);
+        assert_eq!(flow_of(port, 1), flow_of(port, 2), "one flow");
+        assert!((1..=NUM_SOURCE_PORTS).contains(&flow_of(port, 1).source));
+        seen.insert(flow_of(port, 1).source);
     }
     assert_eq!(seen.len(), usize::from(NUM_SOURCE_PORTS));
 }
@@ -168,7 +168,7 @@ fn arena_is_reused_once_all_is_sent() {
     encap.reclaim();
     assert!(encap.room().is_none(), "still referred to");
     let (queue, _) = encap.pending();
-    let num = queue.runs().len();
+    let num = queue.batches().len();
     queue.release(num);
     encap.reclaim();
     assert!(encap.room().is_some());

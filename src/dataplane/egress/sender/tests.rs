@@ -1,13 +1,14 @@
 use super::*;
-use crate::dataplane::egress::gso_batch::{Path, SendQueue};
+use crate::dataplane::egress::send_queue::SendQueue;
 use crate::dataplane::io::memory;
 use crate::dataplane::io::memory::{MemoryUdp, MemoryUnderlay};
+use crate::dataplane::io::underlay_flow::UnderlayFlow;
 use crate::dataplane::offload::Offloads;
 
 const ARENA: [u8; 100] = [7; 100];
 
-fn peer() -> Path {
-    Path::shared("192.0.2.1:8285".parse().unwrap())
+fn peer() -> UnderlayFlow {
+    UnderlayFlow::shared("192.0.2.1:8285".parse().unwrap())
 }
 
 /// Sends three datagrams of one run while the socket reports `errnos` in turn.
@@ -21,7 +22,7 @@ fn send(errnos: &[i32]) -> (usize, Sender, DirectionStats, Vec<memory::Sent>) {
         queue.push(peer(), &[], 0..10);
     }
     let (mut sender, stats) = (Sender::new(true), DirectionStats::default());
-    let num_done = sender.send(&socket, queue.runs(), &ARENA, &stats);
+    let num_done = sender.send(&socket, queue.batches(), &ARENA, &stats);
     (num_done, sender, stats, underlay.sent.try_iter().collect())
 }
 
@@ -76,7 +77,7 @@ fn what_a_refused_run_could_not_send_singly_is_kept() {
         for start in 0..3 {
             queue.push(peer(), &[], start * 10..start * 10 + 10);
         }
-        queue.push(Path { source: 1, ..peer() }, &[], 30..40);
+        queue.push(UnderlayFlow { source: 1, ..peer() }, &[], 30..40);
         let arena: Vec<u8> = (0..100).collect();
         let (mut sender, stats) = (Sender::new(true), DirectionStats::default());
         for errno in refusals_of_a_run(errno) {
@@ -84,11 +85,11 @@ fn what_a_refused_run_could_not_send_singly_is_kept() {
         }
         underlay.refusals.pass();
         underlay.refusals.push(libc::EAGAIN);
-        assert_eq!(sender.send(&socket, queue.runs(), &arena, &stats), 0, "kept");
+        assert_eq!(sender.send(&socket, queue.batches(), &arena, &stats), 0, "kept");
         assert_eq!(stats.packets.value(), 1);
         underlay.refusals.push(libc::EAGAIN);
-        assert_eq!(sender.send(&socket, queue.runs(), &arena, &stats), 0, "still full");
-        assert_eq!(sender.send(&socket, queue.runs(), &arena, &stats), 2);
+        assert_eq!(sender.send(&socket, queue.batches(), &arena, &stats), 0, "still full");
+        assert_eq!(sender.send(&socket, queue.batches(), &arena, &stats), 2);
         let sent: Vec<u8> = underlay.sent.try_iter().flat_map(|sent| sent.bytes).collect();
         assert_eq!(sent, arena[..40], "errno {errno}: each once and in order");
         assert_eq!((stats.packets.value(), stats.bytes.value()), (4, 40));
@@ -106,7 +107,7 @@ fn what_cannot_leave_is_counted_by_reason() {
         let (num_done, _, stats, sent) = send(&[errno, errno]);
         assert_eq!((num_done, sent.len(), stats.dropped(reason)), (1, 0, 3), "errno {errno}");
     }
-    let long = libc::EMSGSIZE; // as a run, whole, in fragments, and each again
+    let long = libc::EMSGSIZE; // as a batch, whole, in fragments, and each again
     let errnos = [long, long, long, long, long, long, libc::EPERM, libc::ENOBUFS];
     let (_, _, stats, sent) = send(&errnos);
     assert_eq!(sent.len(), 0);
@@ -130,7 +131,7 @@ fn error_about_an_earlier_datagram_costs_nothing_and_is_hinted_at() {
 fn run_that_is_too_long_is_hinted_at_with_its_length() {
     let (_, mut sender, _, _) = send(&[libc::EMSGSIZE; 2]);
     let hints = sender.take_hints();
-    assert_eq!((hints.errors, hints.too_long), (true, Some((*peer().to.ip(), 10))));
+    assert_eq!((hints.errors, hints.too_long), (true, Some((*peer().dst.ip(), 10))));
     let (_, mut sender, _, _) = send(&[]);
     assert!(sender.take_hints().too_long.is_none());
 }

@@ -1,10 +1,15 @@
 use proptest::prelude::*;
 
+use std::io::IoSlice;
+
 use super::*;
 use crate::dataplane::egress::split::Split;
+use crate::dataplane::ingress::gro_item::{MAX_PIECES, Scratch};
 use crate::dataplane::io::recv_batch::MAX_BUFFERS;
 use crate::dataplane::packet::builder::PacketBuilder;
 use crate::dataplane::packet::classify;
+use crate::dataplane::packet::headers::{MAX_PACKET_LEN, ipv4, protocol, tcp, u16_at};
+use crate::dataplane::packet::vnet_hdr::{Gso, PartialChecksum, VNET_HDR_LEN, VnetHdr};
 
 const SRC: &str = "10.1.15.2:4000";
 const DST: &str = "10.1.16.2:5001";
@@ -25,7 +30,7 @@ fn coalesce_with(offloads: Offloads, packets: &[Vec<u8>]) -> Vec<(VnetHdr, Vec<u
         assert!(buffer < MAX_BUFFERS, "more packets than one receive call takes");
         let (mut rooms, _) = batch.room();
         rooms.nth(buffer).unwrap()[start..start + packet.len()].copy_from_slice(packet);
-        at.push(PacketAt { buffer, start, len: packet.len() });
+        at.push(PacketRef { buffer, start, len: packet.len() });
         start += packet.len();
         batch.set(buffer, start, None);
     }

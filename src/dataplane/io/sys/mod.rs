@@ -1,7 +1,6 @@
-//! The only `unsafe` of the crate: one job a file, safe functions out.
+//! System calls that need `unsafe`: one per file, safe functions out.
 #![allow(unsafe_code)]
 
-pub(crate) mod checksum;
 pub(super) mod errqueue;
 pub(super) mod recvmmsg;
 pub(super) mod sockopt;

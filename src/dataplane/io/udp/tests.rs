@@ -1,11 +1,14 @@
-use std::net::{Ipv4Addr, UdpSocket as StdSocket};
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket as StdSocket};
 use std::time::{Duration, Instant};
+
+use socket2::{Domain, Type};
 
 use super::*;
 use crate::dataplane::DropReason;
-use crate::dataplane::ingress::filter::Accept;
+use crate::dataplane::ingress::filter::IngressFilter;
 use crate::dataplane::io::memory;
-use crate::dataplane::worker::{Turn, Worker};
+use crate::dataplane::io::underlay_flow::NUM_SOURCE_PORTS;
+use crate::dataplane::worker::{Budget, Worker};
 use crate::routes::publish;
 
 /// One socket on a free port of the loopback, and its address.
@@ -15,7 +18,7 @@ fn bound(long_datagrams: LongDatagrams) -> KernelUdp {
     bind_group(addr, 1, Offloads::AUTO, long_datagrams).unwrap().remove(0)
 }
 
-/// An address at which nobody listens.
+/// An address without a listener.
 fn nobody() -> SocketAddrV4 {
     let closed = StdSocket::bind("127.0.0.1:0").unwrap();
     SocketAddrV4::new(Ipv4Addr::LOCALHOST, closed.local_addr().unwrap().port())
@@ -39,7 +42,7 @@ fn icmp_about_a_datagram_comes_back_from_every_source_port() {
     assert_eq!(socket.take_error().unwrap_err().kind(), io::ErrorKind::WouldBlock);
     for source in [0, 1, NUM_SOURCE_PORTS] {
         let to = nobody();
-        socket.send(Path { to, source }, None, &[IoSlice::new(b"anybody?")]).unwrap();
+        socket.send(UnderlayFlow { dst: to, source }, None, &[IoSlice::new(b"anybody?")]).unwrap();
         let expected = UnderlayError { to, from_own_port: source != 0, too_long: None };
         assert_eq!(next_error(&socket), expected);
     }
@@ -49,11 +52,11 @@ fn icmp_about_a_datagram_comes_back_from_every_source_port() {
 #[test]
 fn datagram_that_no_packet_holds_is_refused_whole_and_in_fragments() {
     let socket = bound(LongDatagrams::Refused);
-    let path = Path::shared(nobody());
+    let flow = UnderlayFlow::shared(nobody());
     let long = vec![0; 65_508];
     for sent in [
-        socket.send(path, None, &[IoSlice::new(&long)]),
-        socket.send_in_fragments(path, &[IoSlice::new(&long)]),
+        socket.send(flow, None, &[IoSlice::new(&long)]),
+        socket.send_in_fragments(flow, &[IoSlice::new(&long)]),
     ] {
         assert_eq!(sent.unwrap_err().raw_os_error(), Some(libc::EMSGSIZE));
     }
@@ -68,12 +71,12 @@ fn fragments_leave_from_the_groups_port_and_nothing_arrives_where_they_leave() {
     peer.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
     let std::net::SocketAddr::V4(to) = peer.local_addr().unwrap() else { panic!() };
     for source in [0, 1] {
-        let path = Path { to, source };
-        group[1].send_in_fragments(path, &[IoSlice::new(&[7; 60_000])]).unwrap();
+        let flow = UnderlayFlow { dst: to, source };
+        group[1].send_in_fragments(flow, &[IoSlice::new(&[7; 60_000])]).unwrap();
         let (len, from) = peer.recv_from(&mut [0; 65_535]).unwrap();
         assert_eq!((len, from), (60_000, addr.into()));
     }
-    // From many ports, so that the kernel would pick any of the sockets that it may.
+    // From many ports, so that the kernel would spread them over all sockets.
     for _ in 0..100 {
         StdSocket::bind("127.0.0.1:0").unwrap().send_to(b"anybody?", addr).unwrap();
     }
@@ -96,7 +99,7 @@ fn nobody_else_gets_a_share_of_the_port() {
 }
 
 #[test]
-fn buffers_are_forced_past_the_limit_by_whoever_may() {
+fn buffers_exceed_the_limit_with_the_capability() {
     let limit = |name| {
         let text = std::fs::read_to_string(format!("/proc/sys/net/core/{name}")).unwrap();
         text.trim().parse::<usize>().unwrap()
@@ -106,7 +109,7 @@ fn buffers_are_forced_past_the_limit_by_whoever_may() {
     // Half of what an int holds is the kernel's own limit: `__sock_set_rcvbuf` in net/core/sock.c.
     let asked = (2 * limit("rmem_max").max(limit("wmem_max"))).min(1 << 30) - 1;
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
-    grow_buffers(&socket, asked.try_into().unwrap());
+    options::grow_buffers(&socket, asked.try_into().unwrap());
     // The kernel doubles what it is asked for, for its own bookkeeping: socket(7).
     let expected = |limit: usize| 2 * if may_force { asked } else { limit.min(asked) };
     assert_eq!(socket.recv_buffer_size().unwrap(), expected(limit("rmem_max")));
@@ -116,7 +119,7 @@ fn buffers_are_forced_past_the_limit_by_whoever_may() {
 #[test]
 fn sockets_to_receive_and_to_send_have_large_buffers() {
     let socket = bound(LongDatagrams::Refused);
-    let asked = usize::try_from(SOCKET_BUFFER_LEN).unwrap();
+    let asked = usize::try_from(options::BUFFER_LEN).unwrap();
     let default = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
     for socket in std::iter::once(&socket.socket).chain(socket.sources.iter()) {
         let lens = (socket.recv_buffer_size().unwrap(), socket.send_buffer_size().unwrap());
@@ -131,28 +134,28 @@ fn datagrams_that_found_no_room_are_counted() {
     let socket = bound(LongDatagrams::Refused);
     let to = socket.socket.local_addr().unwrap().as_socket().unwrap();
     let (tun, _host) = memory::tun(Offloads::OFF);
-    let accept = Accept { subnet: "10.1.16.0/24".parse().unwrap(), tun_mtu: 1472 };
+    let filter = IngressFilter { subnet: "10.1.16.0/24".parse().unwrap(), tun_mtu: 1472 };
     let (_routes, subscriber) = publish::channel("10.1.0.0/16".parse().unwrap(), 24);
-    let mut worker = Worker::new(tun, socket, [10, 1, 16, 0].into(), accept, subscriber);
-    let mut drain = || while worker.turn(Instant::now()).unwrap() != Turn::Idle {};
+    let mut worker = Worker::new(tun, socket, [10, 1, 16, 0].into(), filter, subscriber);
+    let mut drain = || while worker.turn(Instant::now()).unwrap() != Budget::Unused {};
 
-    // Twenty times what the buffer holds; then one that finds room and tells of the others.
+    // Twenty times what the buffer holds; then one that is received and reports the others.
     let sender = StdSocket::bind("127.0.0.1:0").unwrap();
     let too_long = [0; 60_000];
-    for _ in 0..20 * 2 * SOCKET_BUFFER_LEN / 60_000 {
+    for _ in 0..20 * 2 * options::BUFFER_LEN / 60_000 {
         sender.send_to(&too_long, to).unwrap();
     }
     drain();
     sender.send_to(&too_long, to).unwrap();
     drain();
     let stats = worker.stats();
-    let num_sent = u64::try_from(20 * 2 * SOCKET_BUFFER_LEN / 60_000 + 1).unwrap();
+    let num_sent = u64::try_from(20 * 2 * options::BUFFER_LEN / 60_000 + 1).unwrap();
     let num_received = stats.ingress.dropped(DropReason::Oversized);
     assert!((1..num_sent).contains(&num_received), "{num_received}");
     assert_eq!(stats.queue_overflows.value(), num_sent - num_received);
 }
 
-/// RFC 6040 §4.1, compatibility mode: we do not pass marks on, so no router may set any.
+/// RFC 6040 §4.1, compatibility mode: marks are not passed on, so no router may set any.
 #[test]
 fn outer_header_is_not_ecn_capable() {
     let socket = bound(LongDatagrams::Refused);

@@ -1,4 +1,4 @@
-//! Both arrows as a whole, over devices in memory: what a worker costs without a kernel.
+//! Both pipelines as a whole, over in-memory devices: what a worker costs without a kernel.
 //!
 //! The devices' copies and channels are in the times; only their allocations are not counted.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test or bench may panic")]

@@ -1,5 +1,5 @@
-//! What became of each offload: whether it was asked for, is in use, and if not, why and since
-//! when. One worker writes, anybody reads; part of [`WorkerStats`](crate::dataplane::stats::WorkerStats).
+//! The state of each offload: whether it was asked for, is in use, and if not, why and since when.
+//! One worker writes, any thread reads; part of [`WorkerStats`](super::worker::WorkerStats).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -8,30 +8,9 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use super::{Offload, Offloads};
-use crate::dataplane::stats::Counter;
-
-/// The errno with which the kernel refused each offload that was asked for, at start.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Refused([Option<i32>; Offload::ALL.len()]);
-
-impl Refused {
-    /// The same, and `offload` was refused with `error`.
-    #[must_use]
-    pub fn with(mut self, offload: Offload, error: &io::Error) -> Self {
-        self.0[offload as usize] = Some(error.raw_os_error().unwrap_or(libc::EOPNOTSUPP));
-        self
-    }
-
-    /// What either of the two says.
-    #[must_use]
-    pub fn or(mut self, other: Self) -> Self {
-        for (errno, other) in self.0.iter_mut().zip(other.0) {
-            *errno = errno.or(other);
-        }
-        self
-    }
-}
+use super::counter::Counter;
+use crate::dataplane::offload::refusals::Refused;
+use crate::dataplane::offload::{Offload, Offloads};
 
 /// The states of all offloads of one worker.
 #[derive(Debug, Default)]
@@ -54,7 +33,7 @@ impl OffloadStates {
     /// Records how the worker starts.
     pub fn start(&self, in_use: Offloads, refused: Refused) {
         for (&offload, state) in Offload::ALL.iter().zip(&self.0) {
-            let errno = refused.0[offload as usize];
+            let errno = refused.errno(offload);
             state.asked.store(in_use.has(offload) || errno.is_some(), Ordering::Relaxed);
             state.errno.store(errno.unwrap_or(0), Ordering::Relaxed);
             state.failed_later.store(false, Ordering::Relaxed);
@@ -62,13 +41,13 @@ impl OffloadStates {
         }
     }
 
-    /// Counts `num` sends or writes that the kernel refused in this shape, and that were made
-    /// again packet by packet.
+    /// Counts `num` sends or writes that the kernel refused because of `offload` and that were
+    /// repeated packet by packet.
     pub fn count_fallbacks(&self, offload: Offload, num: u64) {
         self.0[offload as usize].fallbacks.add(num);
     }
 
-    /// Records that `offload` is not used for a while, because the kernel said `errno`.
+    /// Records that `offload` is off for a while, because the kernel refused it with `errno`.
     pub fn suspend(&self, offload: Offload, errno: i32) {
         let state = &self.0[offload as usize];
         state.errno.store(errno, Ordering::Relaxed);
@@ -132,8 +111,8 @@ pub struct OffloadSnapshot {
     pub why_not: Option<String>,
     /// Since when it is so, in seconds since 1970.
     pub since: u64,
-    /// Sends or writes that the kernel refused in this shape and that were made again packet by
-    /// packet; for some of them the offload was not turned off.
+    /// Sends or writes that the kernel refused because of the offload and that were repeated packet
+    /// by packet; not each of them turned the offload off.
     pub fallbacks: u64,
 }
 
@@ -144,7 +123,7 @@ mod tests {
     const GSO_ONLY: Offloads = Offloads { gso: true, ..Offloads::OFF };
 
     #[test]
-    fn start_tells_what_was_asked_for_and_what_was_refused() {
+    fn start_records_what_was_asked_for_and_what_was_refused() {
         let states = OffloadStates::default();
         let refused = Refused::default().with(Offload::Gro, &io::Error::from_raw_os_error(92));
         states.start(GSO_ONLY, refused);

@@ -1,0 +1,57 @@
+//! Counters of one direction of one worker.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::counter::Counter;
+use super::drop_reason::DropReason;
+use super::peers::PeerCounters;
+
+/// Counters of one direction of one worker.
+#[derive(Debug, Default)]
+pub struct DirectionStats {
+    /// Inner packets forwarded; each segment of a superpacket counts.
+    pub packets: Counter,
+    /// Their bytes, inner headers included.
+    pub bytes: Counter,
+    /// System calls that carried them: sends, or writes to the TUN.
+    pub writes: Counter,
+    /// The same packets by the peer they went to or came from.
+    pub peers: PeerCounters,
+    drops: [Counter; DropReason::ALL.len()],
+}
+
+impl DirectionStats {
+    /// Counts `num` packets dropped for `reason`.
+    #[inline]
+    pub fn drop(&self, reason: DropReason, num: u64) {
+        self.drops[reason as usize].add(num);
+    }
+
+    /// How many packets were dropped for `reason`.
+    pub fn dropped(&self, reason: DropReason) -> u64 {
+        self.drops[reason as usize].value()
+    }
+
+    pub(super) fn snapshot(&self) -> DirectionSnapshot {
+        let drops = DropReason::ALL.iter().map(|&reason| (reason.name(), self.dropped(reason)));
+        DirectionSnapshot {
+            packets: self.packets.value(),
+            bytes: self.bytes.value(),
+            writes: self.writes.value(),
+            drops: drops.collect(),
+        }
+    }
+}
+
+/// A reading of one direction's counters; [`DirectionStats`] says what each means.
+#[derive(Debug, Clone, Serialize)]
+#[expect(missing_docs, reason = "DirectionStats says it")]
+pub struct DirectionSnapshot {
+    pub packets: u64,
+    pub bytes: u64,
+    pub writes: u64,
+    /// Dropped packets, by [`DropReason::name`].
+    pub drops: BTreeMap<&'static str, u64>,
+}
