@@ -201,10 +201,13 @@ async fn join<R: Registry>(
     let (found, iface, past) = find_network(config, registry, &net, named, &state).await?;
     let network = found.network;
     info!("Found network config - Backend type: {}", network.backend.backend_type());
+    if let Some(warning) = network.warning() {
+        warn!("{warning}");
+    }
     // 4c. Whether the Network leaves the underlay in reach. The names of an etcd that does not
     //     answer are not looked up: that would delay the start.
     let endpoints = if past.is_none() { overlap::endpoints(config).await } else { Vec::new() };
-    for warning in overlap::check(&net, network.network, &iface, &endpoints, &[]).await? {
+    for warning in overlap::check(&net, network.v4.network, &iface, &endpoints, &[]).await? {
         warn!("{warning}");
     }
     // 4d. Lease, overlay device, workers; then rules, subnet.env and READY=1, with peers served.

@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::SystemTime;
 
-use ipnetwork::Ipv4Network;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::assert_one_line;
 use crate::control::config::backend::BackendType;
-use crate::control::config::network;
+use crate::control::config::network::{self, SubnetRange};
 use crate::control::node::state_file::{Past, StateFile};
 use crate::control::node::subnet_env;
 use crate::control::subnet::kv::registry::file::document::{Document, expires};
@@ -32,14 +31,21 @@ pub fn network_config(bytes: &[u8]) {
                 continue;
             }
         };
-        assert!(network.network.prefix() < network.subnet_len, "{network:?}");
-        for addr in [network.subnet_min, network.subnet_max] {
-            let subnet = Ipv4Network::containing(addr, network.subnet_len).unwrap();
-            assert_eq!(subnet.network(), addr, "an aligned bound: {network:?}");
-            assert!(network.accepts(subnet) && network.network.contains(addr), "{network:?}");
-        }
-        assert!(network.subnet_min <= network.subnet_max, "{network:?}");
+        subnet_range(&network.v4);
+        network.v6.iter().for_each(subnet_range);
+        network.warning().iter().for_each(assert_one_line);
     }
+}
+
+fn subnet_range<P: Prefix>(range: &SubnetRange<P>) {
+    let (first, last) = range.network.bounds();
+    assert!(range.network.prefix_len() < range.subnet_len, "{range}");
+    for addr in [range.subnet_min, range.subnet_max] {
+        let subnet = P::containing(addr, range.subnet_len).unwrap();
+        assert_eq!(subnet.bounds().0, P::number(addr), "an aligned bound: {range}");
+        assert!(range.accepts(subnet) && (first..=last).contains(&P::number(addr)), "{range}");
+    }
+    assert!(range.subnet_min <= range.subnet_max, "{range}");
 }
 
 /// A key below `<prefix>/subnets/`: the subnet it names is the one its printed form names.

@@ -5,14 +5,18 @@
 //! from [`Prefix::containing`] or [`Prefix::parse`], which clear the host bits.
 
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
 
-use ipnetwork::{Ipv4Network, Ipv6Network};
+use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 
 /// A range of addresses of one family, such as the slice of the overlay that one node leases.
-pub trait Prefix: Copy + Ord + fmt::Display {
+pub trait Prefix: Copy + Ord + fmt::Display + Into<IpNetwork> {
     /// An address of the family.
-    type Addr: Copy + Ord + fmt::Display;
+    type Addr: Copy + Ord + fmt::Display + FromStr + Into<IpAddr>;
+
+    /// The bits of an address.
+    const BITS: u8;
 
     /// The prefix of `len` bits that holds `addr`; host bits are cleared.
     ///
@@ -26,6 +30,24 @@ pub trait Prefix: Copy + Ord + fmt::Display {
     /// # Errors
     /// [`PrefixError::Text`].
     fn parse(text: &str) -> Result<Self, PrefixError>;
+
+    /// The prefix length in bits.
+    fn prefix_len(self) -> u8;
+
+    /// The network address and the last address, as numbers.
+    fn bounds(self) -> (u128, u128);
+
+    /// The address of this number; of a number that has none, the last address.
+    fn addr(number: u128) -> Self::Addr;
+
+    /// The number of this address.
+    fn number(addr: Self::Addr) -> u128;
+
+    /// Whether the two ranges share an address.
+    fn overlaps(self, other: Self) -> bool {
+        let ((first, last), (other_first, other_last)) = (self.bounds(), other.bounds());
+        first <= other_last && other_first <= last
+    }
 }
 
 /// Why a text or a pair of numbers is no [`Prefix`].
@@ -51,9 +73,11 @@ pub enum PrefixError {
 
 /// `$network`: an address of `$addr` and a length of at most `$max` bits.
 macro_rules! impl_prefix {
-    ($network:ty, $addr:ty, $max:literal, $example:literal) => {
+    ($network:ty, $addr:ty, $number:ty, $max:literal, $example:literal) => {
         impl Prefix for $network {
             type Addr = $addr;
+
+            const BITS: u8 = $max;
 
             fn containing(addr: $addr, len: u8) -> Result<Self, PrefixError> {
                 let with_host_bits = Self::new_checked(addr, len);
@@ -69,12 +93,28 @@ macro_rules! impl_prefix {
                 let (Ok(addr), Ok(len)) = (addr.parse(), len.parse()) else { return Err(bad()) };
                 Self::containing(addr, len).map_err(|_| bad())
             }
+
+            fn prefix_len(self) -> u8 {
+                self.prefix()
+            }
+
+            fn bounds(self) -> (u128, u128) {
+                (Self::number(self.network()), Self::number(self.broadcast()))
+            }
+
+            fn addr(number: u128) -> $addr {
+                <$addr>::from_bits(<$number>::try_from(number).unwrap_or(<$number>::MAX))
+            }
+
+            fn number(addr: $addr) -> u128 {
+                addr.to_bits().into()
+            }
         }
     };
 }
 
-impl_prefix!(Ipv4Network, Ipv4Addr, 32, "an IPv4 range such as 10.5.0.0/16");
-impl_prefix!(Ipv6Network, Ipv6Addr, 128, "an IPv6 range such as fd00:5::/48");
+impl_prefix!(Ipv4Network, Ipv4Addr, u32, 32, "an IPv4 range such as 10.5.0.0/16");
+impl_prefix!(Ipv6Network, Ipv6Addr, u128, 128, "an IPv6 range such as fd00:5::/48");
 
 #[cfg(test)]
 mod tests {
@@ -109,6 +149,26 @@ mod tests {
             let error = Ipv6Network::parse(text).unwrap_err().to_string();
             assert_eq!(error, format!("{text:?} is not an IPv6 range such as fd00:5::/48"));
         }
+    }
+
+    #[test]
+    fn ranges_overlap_when_one_holds_the_other() {
+        let overlap = |one: &str, other: &str| {
+            let [one, other] = [one, other].map(|text| Ipv6Network::parse(text).unwrap());
+            (Prefix::overlaps(one, other), Prefix::overlaps(other, one))
+        };
+        assert_eq!(overlap("fd00::/16", "fd00:5::/64"), (true, true));
+        assert_eq!(overlap("fd00:5::/64", "fd00:5::/64"), (true, true));
+        assert_eq!(overlap("fd00:5::/64", "fd00:5:0:1::/64"), (false, false));
+        assert_eq!(overlap("::/0", "ffff::/16"), (true, true));
+    }
+
+    #[test]
+    fn bounds_are_the_first_and_the_last_address() {
+        let (first, last) = Ipv4Network::parse("10.5.4.0/22").unwrap().bounds();
+        let bounds = [first, last].map(|number| Ipv4Network::addr(number).to_string());
+        assert_eq!(bounds, ["10.5.4.0", "10.5.7.255"]);
+        assert_eq!(Ipv4Network::addr(u128::MAX), Ipv4Addr::BROADCAST);
     }
 
     #[test]

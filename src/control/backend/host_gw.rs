@@ -48,7 +48,7 @@ impl HostGwDriver {
     /// The backend with these settings.
     pub(super) fn new(setup: BackendSetup) -> Self {
         let BackendSetup { iface, choice, network, mtu, .. } = setup;
-        Self { iface, choice, network: network.network, mtu }
+        Self { iface, choice, network: network.v4.network, mtu }
     }
 
     /// MTU of the overlay, in bytes: that of the interface.

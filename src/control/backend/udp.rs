@@ -120,7 +120,7 @@ impl Driver for UdpDriver {
     }
 
     fn plan(&self) -> Plan {
-        let (range, bind_addr) = (self.network.network, self.bind_addr());
+        let (range, bind_addr) = (self.network.v4.network, self.bind_addr());
         let mut problems = Vec::new();
         let mut note = |error: &dyn Error| problems.push(one_line(error));
         let _ = preflight::check_tun().map_err(|error| note(&error));
@@ -172,11 +172,11 @@ impl UdpBackend {
             connection.await;
             BackendError::NetlinkLost
         });
-        let (publisher, routes) = publish::channel(network.network, network.subnet_len);
+        let (publisher, routes) = publish::channel(network.v4.network, network.v4.subnet_len);
         let (subnet, tun_addr) = (lease.subnet, lease.subnet.network());
         let recipe = Recipe {
             tun: TunConfig { name: String::new(), num_queues: num_workers, offloads },
-            network: network.network,
+            network: network.v4.network,
             bind_addr,
             engine: EngineConfig {
                 subnet,
@@ -203,7 +203,7 @@ impl UdpBackend {
         let (running, conditions, attrs) = (keeper.running(), keeper.state(), keeper.attrs());
         let peer_subnets = Arc::new(PeerSubnets::default());
         let shadows = Shadows {
-            network: network.network,
+            network: network.v4.network,
             own: subnet,
             peers: Arc::clone(&peer_subnets),
             running: Arc::clone(&running),
@@ -214,7 +214,7 @@ impl UdpBackend {
         watch.spawn(shadows.keep());
         let peers = Peers::new(port, spreads_flows, own);
         let roads = HostRoads { net: src_net, running: Arc::clone(&running) };
-        let routes = PeerRoutes::new(peers, publisher, counters, network.network, roads);
+        let routes = PeerRoutes::new(peers, publisher, counters, network.v4.network, roads);
         Ok(Self { mtu, running, conditions, attrs, tasks, routes, peer_subnets, _watch: watch })
     }
 }

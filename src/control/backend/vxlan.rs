@@ -61,7 +61,7 @@ impl VxlanDriver {
     /// The backend with these settings.
     pub(super) fn new(setup: BackendSetup, config: VxlanConfig) -> Self {
         let BackendSetup { iface, choice, network, mtu, .. } = setup;
-        Self { iface, choice, network: network.network, config, mtu }
+        Self { iface, choice, network: network.v4.network, config, mtu }
     }
 
     /// MTU of the overlay, in bytes: `Backend.MTU`, or the interface's MTU, less the outer headers.

@@ -3,27 +3,26 @@
 //! The rules are those of flannel's `pkg/subnet/config.go`. Where stock would go on with a
 //! configuration that cannot work, this says what is wrong with it.
 
+mod subnet_range;
+
+use std::net::IpAddr;
+
+use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
+
 use super::backend::{BackendConfig, BackendType, UnknownBackend, read_backend};
-
-use std::net::Ipv4Addr;
-
-use ipnetwork::Ipv4Network;
-
 use crate::control::util::json_object::{Object, WrongType};
 use crate::dataplane::pmtu::MIN_IPV4_MTU;
-use crate::routes::{Prefix, PrefixError};
+use crate::routes::PrefixError;
 
-/// The overlay: its range, how it is cut into subnets, and how packets travel.
+pub use self::subnet_range::SubnetRange;
+
+/// The overlay: its ranges, how they are cut into subnets, and how packets travel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetworkConfig {
-    /// The whole overlay's range.
-    pub network: Ipv4Network,
-    /// Prefix length of every node's subnet, in bits.
-    pub subnet_len: u8,
-    /// First subnet that may be leased.
-    pub subnet_min: Ipv4Addr,
-    /// Last subnet that may be leased.
-    pub subnet_max: Ipv4Addr,
+    /// IPv4: every node leases a subnet of it.
+    pub v4: SubnetRange<Ipv4Network>,
+    /// IPv6, if `EnableIPv6` is set.
+    pub v6: Option<SubnetRange<Ipv6Network>>,
     /// Whether nodes keep their rules with nftables, not iptables.
     pub nftables: bool,
     /// How packets travel between nodes.
@@ -43,69 +42,91 @@ pub enum ConfigError {
     #[error("{0}: missing")]
     Missing(&'static str),
     /// The network is not a range.
-    #[error("Network: {0}")]
-    Network(PrefixError),
+    #[error("{0}: {1}")]
+    Network(&'static str, PrefixError),
     /// The network is everything there is.
-    #[error("Network: 0.0.0.0/0 is every address there is; an overlay needs a range of its own")]
-    WholeInternet,
+    #[error("{0}: {1} is every address there is; an overlay needs a range of its own")]
+    EveryAddress(&'static str, IpNetwork),
     /// The network has addresses that no host can have.
-    #[error("Network: {network} has addresses of {}, which {what}", taken)]
+    #[error("{key}: {network} has addresses of {taken}, which {what}")]
     Unusable {
+        /// `Network` or `IPv6Network`.
+        key: &'static str,
         /// What was asked for.
-        network: Ipv4Network,
+        network: IpNetwork,
         /// The range that is no network's to have.
-        taken: Ipv4Network,
+        taken: IpNetwork,
         /// What it is for.
         what: &'static str,
     },
     /// Too few addresses for four subnets.
-    #[error("Network: {0} is longer than /28, too small to be cut into subnets")]
-    TooSmall(Ipv4Network),
+    #[error("{key}: {network} is longer than /{max}, too small to be cut into subnets")]
+    TooSmall {
+        /// `Network` or `IPv6Network`.
+        key: &'static str,
+        /// What was asked for.
+        network: IpNetwork,
+        /// The longest prefix that is taken.
+        max: u8,
+    },
     /// Subnets of fewer than four addresses.
-    #[error("SubnetLen: {0} is longer than 30")]
-    SubnetTooLong(u64),
+    #[error("{key}: {len} is longer than {max}")]
+    SubnetTooLong {
+        /// `SubnetLen` or `IPv6SubnetLen`.
+        key: &'static str,
+        /// What was asked for.
+        len: u64,
+        /// The longest prefix that is taken.
+        max: u8,
+    },
     /// Fewer than four subnets.
     #[error(
-        "SubnetLen: {len} leaves fewer than four subnets in {network}; take {} or more",
+        "{key}: {len} leaves fewer than four subnets in {network}; take {} or more",
         .network.prefix() + 2
     )]
     TooFewSubnets {
+        /// `SubnetLen` or `IPv6SubnetLen`.
+        key: &'static str,
         /// What was asked for.
         len: u64,
         /// What it was asked for.
-        network: Ipv4Network,
+        network: IpNetwork,
     },
     /// A limit outside the network.
     #[error("{key}: {addr} is outside {network}")]
     OutsideNetwork {
-        /// `SubnetMin` or `SubnetMax`.
+        /// `SubnetMin`, `SubnetMax`, or the same of IPv6.
         key: &'static str,
         /// Its value.
-        addr: Ipv4Addr,
+        addr: IpAddr,
         /// Where it should lie.
-        network: Ipv4Network,
+        network: IpNetwork,
     },
     /// A limit that is no subnet's first address.
     #[error("{key}: {addr} is not on a /{len} boundary")]
     Unaligned {
-        /// `SubnetMin` or `SubnetMax`.
+        /// `SubnetMin`, `SubnetMax`, or the same of IPv6.
         key: &'static str,
         /// Its value.
-        addr: Ipv4Addr,
+        addr: IpAddr,
         /// The subnets' prefix length.
         len: u8,
     },
     /// Limits that leave nothing between them.
-    #[error("SubnetMin: {min} is after SubnetMax {max}, so no subnet is left to lease")]
+    #[error("{min_key}: {min} is after {max_key} {max}, so no subnet is left to lease")]
     NothingLeft {
-        /// `SubnetMin`, given or default.
-        min: Ipv4Addr,
-        /// `SubnetMax`, given or default.
-        max: Ipv4Addr,
+        /// `SubnetMin` or `IPv6SubnetMin`.
+        min_key: &'static str,
+        /// Its value, given or default.
+        min: IpAddr,
+        /// `SubnetMax` or `IPv6SubnetMax`.
+        max_key: &'static str,
+        /// Its value, given or default.
+        max: IpAddr,
     },
-    /// A network without IPv4, or with IPv6.
-    #[error("{0} is not supported: this flanneld carries IPv4 only")]
-    AddressFamily(&'static str),
+    /// A network without IPv4.
+    #[error("EnableIPv4: false is not supported: this flanneld carries IPv4 only")]
+    WithoutIpv4,
     /// A backend this program does not have.
     #[error("Backend.Type: {0}")]
     Backend(UnknownBackend),
@@ -146,118 +167,46 @@ pub fn parse(
 ) -> Result<NetworkConfig, ConfigError> {
     let object =
         Object::parse(text.as_bytes()).map_err(|error| ConfigError::Json(error.to_string()))?;
-    require_ipv4(&object)?;
-    let network = read_network(&object)?;
-    let subnet_len = read_subnet_len(&object, network)?;
-    let (subnet_min, subnet_max) = read_limits(&object, network, subnet_len)?;
+    if object.read("EnableIPv4", BOOL)? == Some(false) {
+        return Err(ConfigError::WithoutIpv4);
+    }
+    let has_v6 = object.read("EnableIPv6", BOOL)?.unwrap_or(false);
+    let v4 = SubnetRange::read(&object, &subnet_range::V4)?;
+    // Without EnableIPv6 the other keys of IPv6 say nothing, as for stock's allocation.
+    let v6 = has_v6.then(|| SubnetRange::read(&object, &subnet_range::V6)).transpose()?;
     let backend = read_backend(&object, backend_override)?;
     let nftables = object.read("EnableNFTables", BOOL)?.unwrap_or(false);
-    Ok(NetworkConfig { network, subnet_len, subnet_min, subnet_max, nftables, backend })
+    Ok(NetworkConfig { v4, v6, nftables, backend })
 }
 
 /// What a boolean is to be, as an error says it.
 pub(crate) const BOOL: &str = "true or false";
 
-fn require_ipv4(object: &Object) -> Result<(), ConfigError> {
-    if object.read("EnableIPv4", BOOL)? == Some(false) {
-        return Err(ConfigError::AddressFamily("EnableIPv4: false"));
-    }
-    if object.read("EnableIPv6", BOOL)? == Some(true) {
-        return Err(ConfigError::AddressFamily("EnableIPv6: true"));
-    }
-    Ok(())
-}
-
-fn read_network(object: &Object) -> Result<Ipv4Network, ConfigError> {
-    let text = object.text("Network", "an IPv4 range in quotes, such as \"10.5.0.0/16\"")?;
-    let text = text.ok_or(ConfigError::Missing("Network"))?;
-    let network = Ipv4Network::parse(&text).map_err(ConfigError::Network)?;
-    if network.prefix() == 0 {
-        return Err(ConfigError::WholeInternet);
-    }
-    for (octet, len, what) in RESERVED {
-        if let Ok(taken) = Ipv4Network::containing(Ipv4Addr::new(octet, 0, 0, 0), len)
-            && network.overlaps(taken)
-        {
-            return Err(ConfigError::Unusable { network, taken, what });
-        }
-    }
-    match network.prefix() {
-        ..=28 => Ok(network),
-        _ => Err(ConfigError::TooSmall(network)),
-    }
-}
-
-/// First octet and length of the ranges that have no host on a network of several: RFC 6890,
-/// section 2.2.2, and RFC 5771.
-const RESERVED: [(u8, u8, &str); 4] = [
-    (0, 8, "no host can have"),
-    (127, 8, "never leave a host"),
-    (224, 4, "are multicast groups"),
-    (240, 4, "are reserved"),
-];
-
-/// Given, the length must leave four subnets of four addresses; not given (or 0), it is 24, or
-/// whatever leaves four subnets in a network smaller than a /22.
-fn read_subnet_len(object: &Object, network: Ipv4Network) -> Result<u8, ConfigError> {
-    let shortest = network.prefix() + 2;
-    let len = match object.read::<u64>("SubnetLen", "a whole number")? {
-        None | Some(0) => return Ok(shortest.max(24)),
-        Some(len) => len,
-    };
-    match u8::try_from(len) {
-        Ok(len) if (shortest..=30).contains(&len) => Ok(len),
-        Ok(len) if len < shortest => {
-            Err(ConfigError::TooFewSubnets { len: u64::from(len), network })
-        }
-        _ => Err(ConfigError::SubnetTooLong(len)),
-    }
-}
-
-fn read_limits(
-    object: &Object,
-    network: Ipv4Network,
-    len: u8,
-) -> Result<(Ipv4Addr, Ipv4Addr), ConfigError> {
-    let size = 1_u32 << (32 - u32::from(len));
-    let second = Ipv4Addr::from_bits(network.network().to_bits() + size);
-    let last = Ipv4Addr::from_bits(network.broadcast().to_bits() & !(size - 1));
-    let min = read_limit(object, "SubnetMin", network, len)?.unwrap_or(second);
-    let max = read_limit(object, "SubnetMax", network, len)?.unwrap_or(last);
-    if min > max {
-        return Err(ConfigError::NothingLeft { min, max });
-    }
-    Ok((min, max))
-}
-
-fn read_limit(
-    object: &Object,
-    key: &'static str,
-    network: Ipv4Network,
-    len: u8,
-) -> Result<Option<Ipv4Addr>, ConfigError> {
-    const IP: &str = "an IPv4 address in quotes";
-    let Some(text) = object.text(key, IP)? else {
-        return Ok(None);
-    };
-    let addr: Ipv4Addr = text.parse().map_err(|_| WrongType::new(key, &text, IP))?;
-    if addr.is_unspecified() {
-        return Ok(None);
-    }
-    if !network.contains(addr) {
-        return Err(ConfigError::OutsideNetwork { key, addr, network });
-    }
-    if Ipv4Network::containing(addr, len).is_ok_and(|subnet| subnet.network() != addr) {
-        return Err(ConfigError::Unaligned { key, addr, len });
-    }
-    Ok(Some(addr))
-}
-
 impl NetworkConfig {
-    /// Whether a node may hold `subnet`: of the right length, and within the limits.
-    pub fn accepts(&self, subnet: Ipv4Network) -> bool {
-        subnet.prefix() == self.subnet_len
-            && (self.subnet_min..=self.subnet_max).contains(&subnet.network())
+    /// What a node leases an IPv6 subnet from, if its leases have one.
+    ///
+    /// No backend carries IPv6 yet. A lease for udp has an IPv6 subnet all the same, as stock's has. A
+    /// lease for vxlan or host-gw has none: with one, but without an IPv6 address of its holder, it
+    /// would end the event loop of every stock peer.
+    pub fn leased_v6(&self) -> Option<&SubnetRange<Ipv6Network>> {
+        match self.backend {
+            BackendConfig::Udp(_) => self.v6.as_ref(),
+            BackendConfig::Vxlan(_) | BackendConfig::HostGw => None,
+        }
+    }
+
+    /// What the operator should know of a config that is taken.
+    pub fn warning(&self) -> Option<String> {
+        let v6 = self.v6.as_ref()?;
+        let backend = self.backend.backend_type();
+        let leased = match self.leased_v6() {
+            Some(_) => "this node leases a subnet of it, but sends and receives no IPv6 packets",
+            None => "this node leases no subnet of it",
+        };
+        Some(format!(
+            "EnableIPv6: the {backend} backend of this flanneld carries IPv4 only; of {}, {leased}",
+            v6.network
+        ))
     }
 }
 

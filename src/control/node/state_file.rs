@@ -180,7 +180,7 @@ impl StateFile {
         let mut leases: Vec<Lease> = document.entries().into_iter().filter_map(lease).collect();
         let place = leases.iter().position(|lease| lease.entry.key == own_key);
         let own = leases.remove(place.ok_or(StateError::Own)?);
-        if previous != Some(own.subnet) || !network.accepts(own.subnet) {
+        if previous != Some(own.subnet) || !network.v4.accepts(own.subnet) {
             return Err(StateError::OtherSubnet(own.subnet));
         }
         if own.expires.is_some_and(|expires| expires <= Instant::now() + behind) {

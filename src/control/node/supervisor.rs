@@ -186,7 +186,7 @@ impl<R: Registry> Node<'_, R> {
     async fn recall(&self, public_ip: Ipv4Addr) -> Option<Past> {
         let backend = Some(self.network.backend.backend_type());
         // The config may be another since.
-        let in_use = self.in_use.filter(|subnet| self.network.accepts(*subnet));
+        let in_use = self.in_use.filter(|subnet| self.network.v4.accepts(*subnet));
         let mut log = LogLimit::default();
         let remembered = self.state.recall(self.registry, in_use, backend, public_ip, &mut log);
         Some(remembered.await?.past)
@@ -220,7 +220,7 @@ impl<R: Registry> Node<'_, R> {
     /// Starts to keep the rules. It takes a while, and longer where something is amiss; peers are
     /// served meanwhile.
     fn start_firewall(&self, lease: &Lease) -> Firewall {
-        let ranges = Ranges { network: self.network.network, subnet: lease.subnet };
+        let ranges = Ranges { network: self.network.v4.network, subnet: lease.subnet };
         let tool = if self.network.nftables { RuleTool::Nftables } else { RuleTool::Iptables };
         let network = previous_network(self.subnet_file);
         Firewall::start(self.firewall, tool, ranges, (network, self.previous))
@@ -228,7 +228,7 @@ impl<R: Registry> Node<'_, R> {
 
     /// Starts to tell the host what its network is.
     fn keep_subnet_file(&self, lease: &Lease, mtu: u16) -> SubnetFile {
-        let (network, subnet) = (self.network.network, lease.subnet);
+        let (network, subnet) = (self.network.v4.network, lease.subnet);
         let env = SubnetEnv { network, subnet, mtu, ip_masq: self.firewall.ip_masq };
         SubnetFile::keep(self.subnet_file, &env)
     }
@@ -335,7 +335,7 @@ impl<R: Registry> Node<'_, R> {
 
     fn stats(&self, claim: &Claim, backend: &dyn Backend) -> Stats {
         Stats {
-            network: self.network.network,
+            network: self.network.v4.network,
             subnet: claim.subnet,
             public_ip: claim.public_ip(),
             conflicts: claim.conflicts(),

@@ -110,8 +110,12 @@ impl CheckReport {
             self.add("public_ip", iface.public_ip);
         }
         let Some(network) = found.map(|found| found.network) else { return };
-        let NetworkConfig { network: range, subnet_len, subnet_min, subnet_max, .. } = network;
-        self.add("network", format!("{range}, as /{subnet_len}s, {subnet_min} to {subnet_max}"));
+        let range = network.v4.network;
+        self.add("network", network.v4);
+        if let Some(v6) = network.v6 {
+            self.add("ipv6_network", v6);
+        }
+        self.warnings.extend(network.warning());
         if let Some(iface) = iface {
             let overlaps = overlaps(config, registry, range, iface).await;
             let overlaps = self.take(overlaps).unwrap_or_default();
@@ -171,7 +175,7 @@ async fn subnet<R: Registry>(
         .ok()
         .and_then(Result::ok)
         .and_then(|snapshot| choose_own(network, &snapshot, public_ip, previous).cloned());
-    let new = match previous.filter(|subnet| network.accepts(*subnet)) {
+    let new = match previous.filter(|subnet| network.v4.accepts(*subnet)) {
         Some(subnet) => format!("{subnet}, as in the subnet file, if it is free"),
         None => "any that is free".to_owned(),
     };

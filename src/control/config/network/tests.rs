@@ -47,16 +47,16 @@ fn defaults_and_limits_are_those_of_stock() {
         (r#"{"Network":"10.3.0.0/16","SubnetMin":"10.3.0.0"}"#, 24, "10.3.0.0", "10.3.255.0"),
     ] {
         let config = config(text);
-        assert_eq!(config.subnet_len, len, "{text}");
-        assert_eq!(config.subnet_min.to_string(), min, "{text}");
-        assert_eq!(config.subnet_max.to_string(), max, "{text}");
+        assert_eq!(config.v4.subnet_len, len, "{text}");
+        assert_eq!(config.v4.subnet_min.to_string(), min, "{text}");
+        assert_eq!(config.v4.subnet_max.to_string(), max, "{text}");
         assert_eq!(
             config.backend,
             BackendConfig::Udp(UdpConfig { port: 8285, mtu: None }),
             "{text}"
         );
     }
-    assert_eq!(config(r#"{"Network":"10.3.7.9/16"}"#).network.to_string(), "10.3.0.0/16");
+    assert_eq!(config(r#"{"Network":"10.3.7.9/16"}"#).v4.network.to_string(), "10.3.0.0/16");
 }
 
 #[test]
@@ -157,10 +157,6 @@ fn every_fault_is_one_line_that_begins_with_its_key() {
             "SubnetMin: 10.1.9.0 is after SubnetMax 10.1.5.0, so no subnet is left to lease",
         ),
         (
-            r#"{"Network":"10.1.0.0/16","EnableIPv6":true}"#,
-            "EnableIPv6: true is not supported: this flanneld carries IPv4 only",
-        ),
-        (
             r#"{"EnableIPv4":false}"#,
             "EnableIPv4: false is not supported: this flanneld carries IPv4 only",
         ),
@@ -211,6 +207,108 @@ fn every_fault_is_one_line_that_begins_with_its_key() {
         let error = error(text);
         assert_eq!(error, expected, "{text}");
     }
+}
+
+#[test]
+fn ipv6_is_cut_into_subnets_by_the_same_rules() {
+    for (settings, len, min, max) in [
+        (r#""IPv6Network":"fd00:5::/32""#, 64, "fd00:5:0:1::", "fd00:5:ffff:ffff::"),
+        (r#""ipv6network":"FC00::7/48""#, 64, "fc00:0:0:1::", "fc00:0:0:ffff::"),
+        (
+            r#""IPv6Network":"fc00::/48","IPv6SubnetMin":"fc00:0:0:1::","IPv6SubnetMax":"fc00:0:0:f::","IPv6SubnetLen":124"#,
+            124,
+            "fc00:0:0:1::",
+            "fc00:0:0:f::",
+        ),
+        (
+            r#""IPv6Network":"fc00::/63","IPv6SubnetMin":"::","IPv6SubnetLen":0"#,
+            65,
+            "fc00::8000:0:0:0",
+            "fc00:0:0:1:8000::",
+        ),
+        (r#""IPv6Network":"fd00::/124""#, 126, "fd00::4", "fd00::c"),
+        (
+            r#""IPv6Network":"fd00::/8","IPv6SubnetLen":126"#,
+            126,
+            "fd00::4",
+            "fdff:ffff:ffff:ffff:ffff:ffff:ffff:fffc",
+        ),
+    ] {
+        let text = format!(r#"{{"Network":"10.1.0.0/16","EnableIPv6":true,{settings}}}"#);
+        let v6 = config(&text).v6.unwrap();
+        assert_eq!(v6.subnet_len, len, "{text}");
+        assert_eq!([v6.subnet_min, v6.subnet_max].map(|it| it.to_string()), [min, max], "{text}");
+    }
+    let text = r#"{"Network":"10.1.0.0/16","IPv6Network":"nonsense"}"#;
+    assert_eq!(config(text).v6, None, "without EnableIPv6 it says nothing");
+}
+
+#[test]
+fn ipv6_settings_that_are_wrong_name_their_key() {
+    for (settings, expected) in [
+        (r#""Extra":1"#, "IPv6Network: missing"),
+        (
+            r#""IPv6Network":"10.2.0.0/16""#,
+            "IPv6Network: \"10.2.0.0/16\" is not an IPv6 range such as fd00:5::/48",
+        ),
+        (
+            r#""IPv6Network":"::/0""#,
+            "IPv6Network: ::/0 is every address there is; an overlay needs a range of its own",
+        ),
+        (
+            r#""IPv6Network":"fe80::/64""#,
+            "IPv6Network: fe80::/64 has addresses of fe80::/10, which never leave a link",
+        ),
+        (
+            r#""IPv6Network":"fd00::/125""#,
+            "IPv6Network: fd00::/125 is longer than /124, too small to be cut into subnets",
+        ),
+        (
+            r#""IPv6Network":"fd00::/48","IPv6SubnetLen":127"#,
+            "IPv6SubnetLen: 127 is longer than 126",
+        ),
+        (
+            r#""IPv6Network":"fd00::/48","IPv6SubnetLen":49"#,
+            "IPv6SubnetLen: 49 leaves fewer than four subnets in fd00::/48; take 50 or more",
+        ),
+        (
+            r#""IPv6Network":"fd00::/48","IPv6SubnetMin":"10.1.1.0""#,
+            "IPv6SubnetMin: 10.1.1.0 is not an IPv6 address in quotes",
+        ),
+        (
+            r#""IPv6Network":"fd00::/48","IPv6SubnetMin":"fd01::""#,
+            "IPv6SubnetMin: fd01:: is outside fd00::/48",
+        ),
+        (
+            r#""IPv6Network":"fd00::/48","IPv6SubnetMax":"fd00::1""#,
+            "IPv6SubnetMax: fd00::1 is not on a /64 boundary",
+        ),
+        (
+            r#""IPv6Network":"fd00::/48","IPv6SubnetMax":"fd00:0:0:1::","IPv6SubnetMin":"fd00:0:0:2::""#,
+            "IPv6SubnetMin: fd00:0:0:2:: is after IPv6SubnetMax fd00:0:0:1::, so no subnet is left \
+             to lease",
+        ),
+    ] {
+        let text = format!(r#"{{"Network":"10.1.0.0/16","EnableIPv6":true,{settings}}}"#);
+        assert_eq!(error(&text), expected, "{text}");
+    }
+}
+
+#[test]
+fn network_with_ipv6_is_taken_with_one_warning_that_names_the_backend() {
+    for (backend, is_leased) in [("udp", true), ("vxlan", false), ("host-gw", false)] {
+        let text = format!(
+            r#"{{"Network":"10.1.0.0/16","EnableIPv6":true,"IPv6Network":"fd00::/48","Backend":{{"Type":"{backend}"}}}}"#
+        );
+        let config = config(&text);
+        assert_eq!(config.leased_v6().is_some(), is_leased, "{backend}");
+        let start = format!(
+            "EnableIPv6: the {backend} backend of this flanneld carries IPv4 only; of fd00::/48, "
+        );
+        let warning = config.warning().unwrap();
+        assert!(warning.starts_with(&start) && !warning.contains('\n'), "{warning}");
+    }
+    assert_eq!(config(r#"{"Network":"10.1.0.0/16"}"#).warning(), None);
 }
 
 #[test]
@@ -292,7 +390,7 @@ fn subnets_are_accepted_within_the_limits_and_of_the_right_length() {
         ("10.1.2.0/25", false),
         ("10.1.2.0/23", false),
     ] {
-        assert_eq!(config.accepts(text.parse().unwrap()), accepted, "{text}");
+        assert_eq!(config.v4.accepts(text.parse().unwrap()), accepted, "{text}");
     }
 }
 
@@ -302,7 +400,7 @@ proptest! {
         text in r#"\PC*|\{"Network":"10.0.0.0/[0-9]{1,2}","(SubnetLen|Backend)":[-0-9.e{}n"]{0,12}\}"#
     ) {
         if let Ok(config) = parse(&text, None) {
-            prop_assert!(config.subnet_min <= config.subnet_max);
+            prop_assert!(config.v4.subnet_min <= config.v4.subnet_max);
         }
     }
 }

@@ -22,7 +22,7 @@ async fn what_was_recorded_is_remembered() {
     ]);
     write(&mut recorder).await;
     let Remembered { config, past: Past { own, peers }, .. } = load(&file).unwrap().unwrap();
-    assert_eq!((config.text.as_str(), config.network.subnet_len), (CONFIG, 24));
+    assert_eq!((config.text.as_str(), config.network.v4.subnet_len), (CONFIG, 24));
     assert_eq!((own.entry.key.as_str(), own.entry.revision), ("10.1.5.0-24", Revision::UNKNOWN));
     assert!(!own.is_reservation());
     let left = own.expires.unwrap() - Instant::now();

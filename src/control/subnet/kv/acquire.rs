@@ -192,7 +192,7 @@ enum Attempt {
 /// Whether a node takes up the lease `own`, which carries its public IP, rather than delete it. A
 /// key with more to it than the subnet, such as an IPv6 subnet, is not one we would write.
 pub(crate) fn is_reusable(config: &NetworkConfig, own: &Lease) -> bool {
-    config.accepts(own.subnet) && own.entry.key == print_key(own.subnet)
+    config.v4.accepts(own.subnet) && own.entry.key == print_key(own.subnet)
 }
 
 /// Which of the leases that carry `public_ip` its node takes up: of those that it can, that of its
@@ -344,9 +344,9 @@ impl<R: Registry> Acquirer<'_, R> {
     async fn create(&mut self, snapshot: &Snapshot) -> Result<Attempt, RegistryError> {
         let Some(subnet) = self.choose(snapshot) else {
             return Ok(Attempt::OutOfSubnets(AcquireError::OutOfSubnets {
-                len: self.config.subnet_len,
-                min: self.config.subnet_min,
-                max: self.config.subnet_max,
+                len: self.config.v4.subnet_len,
+                min: self.config.v4.subnet_min,
+                max: self.config.v4.subnet_max,
                 taken: snapshot.entries.len(),
             }));
         };
@@ -364,7 +364,7 @@ impl<R: Registry> Acquirer<'_, R> {
     /// The previous subnet while it is to be had, then any.
     fn choose(&mut self, snapshot: &Snapshot) -> Option<Ipv4Network> {
         if let Some(previous) = self.previous {
-            if !self.config.accepts(previous) {
+            if !self.config.v4.accepts(previous) {
                 tracing::warn!(
                     "Found previously leased subnet ({previous}) that is not compatible with current \
                      config, ignoring"
@@ -382,10 +382,10 @@ impl<R: Registry> Acquirer<'_, R> {
         }
         tracing::info!(
             "Picking subnet in range {} ... {}",
-            self.config.subnet_min,
-            self.config.subnet_max,
+            self.config.v4.subnet_min,
+            self.config.v4.subnet_max,
         );
-        allocate::pick(self.config, snapshot.taken(), &mut dice())
+        allocate::pick(&self.config.v4, snapshot.taken(), &mut dice())
     }
 }
 

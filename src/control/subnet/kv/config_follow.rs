@@ -90,15 +90,24 @@ fn difference(in_use: &NetworkConfig, found: &NetworkConfig) -> Option<String> {
 }
 
 fn members(config: &NetworkConfig) -> Vec<(&'static str, String)> {
-    let NetworkConfig { network, subnet_len, subnet_min, subnet_max, nftables, backend } = config;
+    let NetworkConfig { v4, v6, nftables, backend } = config;
     let mut members = vec![
-        ("Network", network.to_string()),
-        ("SubnetLen", subnet_len.to_string()),
-        ("SubnetMin", subnet_min.to_string()),
-        ("SubnetMax", subnet_max.to_string()),
+        ("Network", v4.network.to_string()),
+        ("SubnetLen", v4.subnet_len.to_string()),
+        ("SubnetMin", v4.subnet_min.to_string()),
+        ("SubnetMax", v4.subnet_max.to_string()),
+        ("EnableIPv6", v6.is_some().to_string()),
         ("EnableNFTables", nftables.to_string()),
         ("Backend.Type", backend.backend_type().to_string()),
     ];
+    if let Some(v6) = v6 {
+        members.extend([
+            ("IPv6Network", v6.network.to_string()),
+            ("IPv6SubnetLen", v6.subnet_len.to_string()),
+            ("IPv6SubnetMin", v6.subnet_min.to_string()),
+            ("IPv6SubnetMax", v6.subnet_max.to_string()),
+        ]);
+    }
     members.extend(backend.settings());
     members
 }

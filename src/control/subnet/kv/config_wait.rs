@@ -143,7 +143,7 @@ mod tests {
             }
         };
         let (config, ()) = tokio::join!(wait_for_config(&registry, None), operator);
-        assert_eq!(config.network.network.to_string(), "10.1.0.0/16");
+        assert_eq!(config.network.v4.network.to_string(), "10.1.0.0/16");
         for problem in [
             "network config: read network config: not asked; waiting",
             "network config in memory does not exist; waiting",

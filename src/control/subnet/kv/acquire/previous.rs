@@ -17,7 +17,7 @@ impl<R: Registry> Acquirer<'_, R> {
         &self,
         snapshot: &'s Snapshot,
     ) -> Option<(Ipv4Network, &'s Read)> {
-        let previous = self.previous.filter(|previous| self.config.accepts(*previous))?;
+        let previous = self.previous.filter(|previous| self.config.v4.accepts(*previous))?;
         let key = print_key(previous);
         let overlapping = || snapshot.entries.iter().filter(|e| overlaps(e, previous));
         let found = overlapping().find(|entry| key_of(entry) == key)?;

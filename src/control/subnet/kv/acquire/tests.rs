@@ -168,7 +168,7 @@ async fn previous_subnet_is_taken_when_free_and_valid_only() {
         create(&registry, taken, THEIRS).await;
         let lease = acquire(&registry, Some(previous)).await.unwrap();
         assert_eq!(lease.subnet == subnet(previous), expected, "{previous} beside {taken}");
-        assert!(config().accepts(lease.subnet));
+        assert!(config().v4.accepts(lease.subnet));
         assert!(!lease.subnet.overlaps(subnet(taken)));
     }
 }
