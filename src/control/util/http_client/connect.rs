@@ -74,7 +74,7 @@ async fn speak_http(
     let (connection, driver) = http1::handshake(TokioIo::new(stream))
         .await
         .map_err(|error| Fault::Broken(cause(&error)))?;
-    // Whoever waits for the answer is handed the error as well.
+    // The error also reaches the caller that waits for the answer.
     tokio::spawn(async move { drop(driver.await) });
     Ok(connection)
 }

@@ -196,7 +196,11 @@ impl HttpClient {
                 let is_stale = error.is_canceled()
                     || error.is_closed()
                     || (request.may_repeat && !error.is_user() && !error.is_parse());
-                Err(Refused { is_stale, error: at(Fault::Broken(error::cause(&error))) })
+                let reason = match error.is_incomplete_message() && self.tls.is_none() {
+                    true => "without an answer; if it speaks TLS, use https://".to_owned(),
+                    false => error::cause(&error),
+                };
+                Err(Refused { is_stale, error: at(Fault::Broken(reason)) })
             }
             Err(_) => {
                 // Whatever swallowed the answer may have swallowed the other connections as well.

@@ -134,8 +134,14 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
 /// What went wrong, and what it most likely means.
 fn explain(error: &io::Error) -> String {
     let text = plain(error);
-    match text.contains("InvalidContentType") {
-        true => "the server answers without TLS; use http://".to_owned(),
+    if text.contains("InvalidContentType") {
+        return "the server answers without TLS; use http://".to_owned();
+    }
+    let is_closed =
+        matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset);
+    match is_closed {
+        // etcd does so, for one.
+        true => "the server closed the connection; if it speaks no TLS, use http://".to_owned(),
         false => text,
     }
 }

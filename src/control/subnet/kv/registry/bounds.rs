@@ -1,4 +1,4 @@
-//! How much of an entry is read, whoever wrote it.
+//! Limits for what is read of an entry.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 

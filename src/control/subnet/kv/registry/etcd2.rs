@@ -6,9 +6,9 @@
 //! <prefix>/subnets/10.5.52.0-24    one lease, with a TTL of 24 hours
 //! ```
 //!
-//! A revision is etcd's index. The expiry of an entry is its own, not that of an object beside it:
-//! the [`TtlLease`] of an entry with a TTL is the index at which it was created, which conditional
-//! writes keep. docs/adr/0021 says what stock nodes need of a deletion.
+//! A revision is etcd's index. A key has a TTL of its own, and there is no etcd lease: the
+//! [`TtlLease`] of an entry with a TTL is the index at which it was created, which conditional writes
+//! keep. docs/adr/0021 says what stock nodes need of a deletion.
 
 mod answer;
 mod servers;

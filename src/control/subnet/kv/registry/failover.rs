@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use tokio::time::timeout;
 
 use super::RegistryError;
 
-/// By how much a server is asked before the next one, while none is known to answer. One that is
-/// well answers in a fraction of this.
+/// How long a server may take before the next one is asked as well, while none is known to answer.
+/// One that is well answers in a fraction of this.
 const HEAD_START: Duration = Duration::from_millis(300);
 
 /// Asks the server that answered last, and the others if it fails.
@@ -69,8 +70,8 @@ impl Failover {
     }
 
     /// Like [`call`](Self::call), for what changes nothing. As long as no server is known to
-    /// answer, as at the start, it does not wait for one to fail before it asks the next: the
-    /// lookup of a name alone may take many seconds.
+    /// answer, as at the start, it does not wait for one that is slow before it asks the
+    /// next: the lookup of a name alone may take many seconds.
     pub(super) async fn read<T, F>(
         &self,
         operation: &'static str,
@@ -83,20 +84,23 @@ impl Failover {
             return self.call(operation, ask).await;
         }
         let (ask, mut misses) = (&ask, Misses::new(operation, self.num_servers));
-        let mut asked: FuturesUnordered<_> = (0_u32..)
-            .zip(self.order())
-            .map(|(turn, index)| async move {
-                tokio::time::sleep(HEAD_START * turn).await;
-                (index, self.note(index, ask(index).await))
-            })
-            .collect();
-        while let Some((index, answer)) = asked.next().await {
-            match answer {
-                Ok(answer) => return Ok(answer),
-                Err(miss) => misses.add(index, miss)?,
+        let mut order = self.order().peekable();
+        let mut asked = FuturesUnordered::new();
+        loop {
+            if let Some(index) = order.next() {
+                asked.push(async move { (index, self.note(index, ask(index).await)) });
+            }
+            let answered = match order.peek() {
+                Some(_) => timeout(HEAD_START, asked.next()).await,
+                None => Ok(asked.next().await),
+            };
+            match answered {
+                Ok(Some((_, Ok(answer)))) => return Ok(answer),
+                Ok(Some((index, Err(miss)))) => misses.add(index, miss)?,
+                Ok(None) => return Err(misses.into_error()),
+                Err(_) => {}
             }
         }
-        Err(misses.into_error())
     }
 
     fn note<T>(&self, index: usize, answer: Result<T, Miss>) -> Result<T, Miss> {
@@ -130,5 +134,52 @@ impl Misses {
 
     fn into_error(self) -> RegistryError {
         RegistryError::Call { operation: self.operation, reason: self.reasons.join("; ") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use tokio::time::Instant;
+
+    use super::*;
+
+    fn miss<T>(server: usize, is_final: bool) -> Result<T, Miss> {
+        Err(Miss { reason: format!("server {server}"), is_final })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn next_server_is_asked_when_one_fails_or_is_slow_and_the_one_that_answered_stays() {
+        let failover = Failover::new(4);
+        let start = Instant::now();
+        let asked = Mutex::new(Vec::new());
+        let ask = async |server: usize| {
+            asked.lock().unwrap().push((server, start.elapsed()));
+            match server {
+                0 => miss(server, false),
+                1 | 3 => std::future::pending().await,
+                _ => Ok(server),
+            }
+        };
+        assert_eq!(failover.read("test", ask).await, Ok(2));
+        let times = [(0, Duration::ZERO), (1, Duration::ZERO), (2, HEAD_START)];
+        assert_eq!(*asked.lock().unwrap(), times);
+        assert_eq!(failover.read("test", ask).await, Ok(2));
+        assert_eq!(failover.call("test", ask).await, Ok(2));
+        assert_eq!(asked.lock().unwrap()[3..], [(2, HEAD_START); 2]);
+    }
+
+    #[tokio::test]
+    async fn refusal_that_is_final_ends_the_search_and_other_reasons_keep_their_order() {
+        let failover = Failover::new(3);
+        let ask = async |server: usize| miss::<()>(server, server == 1);
+        let error = failover.read("test", ask).await.unwrap_err().to_string();
+        assert_eq!(error, "test: server 1");
+        let ask = async |server: usize| miss::<()>(server, false);
+        for error in [failover.read("test", ask).await, failover.call("test", ask).await] {
+            let error = error.unwrap_err().to_string();
+            assert_eq!(error, "test: server 0; server 1; server 2");
+        }
     }
 }

@@ -16,7 +16,7 @@ async fn config_in_v2_alone_has_everything_go_by_v2() {
     Operator::of(&server.url).put(KEY, "", CONFIG).await;
     assert_eq!(registry.config_name(), "etcd key /coreos.com/network/config");
     let name = registry.name_in_state();
-    // Whoever starts from what it remembers lists before it reads the config.
+    // A node that starts from its state file lists before it reads the config.
     let store = registry.list(&Scope::All).await.unwrap().store;
     assert!(store.to_string().ends_with(", v2"), "{store}");
     assert_eq!(registry.config().await, Ok(Some(CONFIG.to_owned())));

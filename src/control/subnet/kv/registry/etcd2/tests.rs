@@ -192,7 +192,7 @@ async fn deleted_directory_means_that_all_leases_are_gone() {
 }
 
 #[tokio::test]
-async fn directories_and_keys_beside_and_below_are_no_leases() {
+async fn directories_and_keys_elsewhere_are_no_leases() {
     let server = v2_server().await;
     let (registry, operator) = (registry(&[&server.url]), Operator::of(&server.url));
     let lease = create(&registry, "10.1.1.0/24").await;

@@ -64,7 +64,7 @@ impl Etcd2Watch {
         Ok(watch)
     }
 
-    /// Takes over a poll, unless its head says that it will not tell what we wait for.
+    /// Takes over a poll, unless its head says that the event we wait for will not come.
     fn take(&mut self, poll: Poll) -> Result<(), RegistryError> {
         let response = match poll.result {
             Ok(response) => response,

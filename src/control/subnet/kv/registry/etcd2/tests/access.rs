@@ -116,3 +116,20 @@ async fn certificates_replaced_in_place_are_used_for_the_next_connection() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
+
+#[tokio::test]
+async fn scheme_that_the_server_does_not_speak_is_an_error_that_says_so() {
+    let plain = v2_server().await;
+    let url = plain.url.replace("http:", "https:");
+    let error = registry(&[&url]).config().await.unwrap_err().to_string();
+    let start = format!("read network config: no TLS with etcd at {url} (the server ");
+    assert!(error.starts_with(&start) && error.ends_with("use http://)"), "{error}");
+
+    let files = Files::make();
+    let (cert, key) = files.pair("server");
+    let secure = EtcdServer::start_with_tls_and(&cert, &key, None, &["--enable-v2=true"]).await;
+    let url = secure.url.replace("https:", "http:");
+    let error = registry(&[&url]).config().await.unwrap_err().to_string();
+    assert!(error.contains(&format!("etcd at {url}/v2/keys/")), "{error}");
+    assert!(error.ends_with("use https://)"), "{error}");
+}

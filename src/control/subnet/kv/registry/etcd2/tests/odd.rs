@@ -37,7 +37,7 @@ async fn server_in_trouble_or_of_another_kind_is_passed_over_and_named() {
         (Reply::Silence, "(no answer within 2s)"),
         (
             Reply::Pieces(Vec::new()),
-            "closed the connection (connection closed before message completed)",
+            "closed the connection (without an answer; if it speaks TLS, use https://)",
         ),
     ];
     let server = v2_server().await;
