@@ -6,9 +6,10 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use twill::control::cli;
+use twill::control::cli::Invocation;
+use twill::control::cli::commands::cleanup;
 use twill::control::cli::commands::config_check;
-use twill::control::cli::{Config, Invocation};
-use twill::control::host::firewall;
+use twill::control::config::daemon::Config;
 use twill::control::util::log;
 
 fn main() -> ExitCode {
@@ -59,7 +60,7 @@ fn check(config: &Config, as_json: bool) -> anyhow::Result<()> {
 fn clean_up(subnet_file: &Path) -> anyhow::Result<()> {
     let mut num_removed = 0;
     let mut printed = Ok(());
-    let result = firewall::clean_up(subnet_file, |what| {
+    let result = cleanup::clean_up(subnet_file, |what| {
         num_removed += 1;
         if printed.is_ok() {
             printed = print(&format!("removed {what}\n"));

@@ -13,9 +13,9 @@ pub mod config;
 pub mod host;
 pub mod conditions;
 pub mod util;
+mod error;
 
 use std::convert::Infallible;
-use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
@@ -27,62 +27,29 @@ use tokio::runtime::Builder;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-use self::backend::{BackendError, BackendSetup, UdpOptions};
-use self::cli::Config;
+use self::backend::{BackendSetup, UdpOptions};
+use self::config::daemon::Config;
+use self::config::daemon::RegistryKind;
 use self::config::network::NetworkConfig;
-use self::host::host_id::HostId;
-use self::host::iface::{ExternalInterface, IfaceChoice, IfaceError};
-use self::host::overlap::OverlapError;
-use self::host::preflight::PreflightError;
+pub use self::error::DaemonError;
+use self::host::iface::{ExternalInterface, IfaceChoice};
 use self::host::{iface, overlap, preflight};
-use self::node::signals::{Asked, SignalError, Signals};
+use self::node::signals::{Asked, Signals};
 use self::node::state_file::{Past, Remembered, StateFile};
+use self::node::status::{BEAT, Loop, SharedStatus};
 use self::node::subnet_env;
 use self::node::supervisor::Node;
-use self::observe::{BEAT, Health, HealthError, Loop};
-use self::subnet::kv::acquire::AcquireError;
+use self::subnet::host_id::HostId;
 use self::subnet::kv::config_wait::{ConfigWait, FoundConfig, NotYet, POLL_INTERVAL, read_config};
+use self::subnet::kv::registry::Registry;
 use self::subnet::kv::registry::any_etcd::AnyEtcd;
-use self::subnet::kv::registry::etcd3::EtcdConfigError;
 use self::subnet::kv::registry::file::FileRegistry;
-use self::subnet::kv::registry::{Registry, RegistryKind};
-use self::subnet::kv::renew::{KeepPolicy, LeaseLost};
+use self::subnet::kv::renew::KeepPolicy;
 use self::util::log_limit::LogLimit;
 use self::util::panics;
-use self::util::panics::Panicked;
 use self::util::systemd::notify;
 use crate::control::host::net;
-use crate::control::host::net::{KernelError, Netlink};
-
-/// Why the daemon ended by itself.
-#[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "each says what its source says")]
-pub enum DaemonError {
-    #[error("start the async runtime")]
-    Runtime(#[source] io::Error),
-    #[error(transparent)]
-    Etcd(#[from] EtcdConfigError),
-    #[error(transparent)]
-    Preflight(#[from] PreflightError),
-    #[error(transparent)]
-    Signals(#[from] SignalError),
-    #[error(transparent)]
-    Health(#[from] HealthError),
-    #[error(transparent)]
-    Kernel(#[from] KernelError),
-    #[error(transparent)]
-    Iface(#[from] IfaceError),
-    #[error(transparent)]
-    Overlap(#[from] OverlapError),
-    #[error(transparent)]
-    Acquire(#[from] AcquireError),
-    #[error(transparent)]
-    Backend(#[from] BackendError),
-    #[error("lease lost")]
-    LeaseLost(#[from] LeaseLost),
-    #[error(transparent)]
-    Panicked(#[from] Panicked),
-}
+use crate::control::host::net::Netlink;
 
 /// Runs the daemon until SIGINT or SIGTERM asks it to stop, which is no error at any moment.
 ///
@@ -128,7 +95,7 @@ async fn run_with<R: Registry>(config: &Config, registry: &R) -> Result<(), Daem
     // 2. From here on a signal ends us in good order.
     let mut signals = Signals::install()?;
     // 3. The health endpoint, not ready yet.
-    let health = Arc::new(Health::default());
+    let health = Arc::new(SharedStatus::default());
     health.enter("starting");
     if let Some(addr) = config.healthz {
         observe::start(addr, Arc::clone(&health))?;
@@ -147,7 +114,7 @@ async fn run_with<R: Registry>(config: &Config, registry: &R) -> Result<(), Daem
 async fn run_until_stopped<R: Registry>(
     config: &Config,
     registry: &R,
-    health: &Health,
+    health: &SharedStatus,
     signals: &mut Signals,
 ) -> Result<(), DaemonError> {
     let mut node = pin!(join(config, registry, health));
@@ -165,9 +132,9 @@ async fn run_until_stopped<R: Registry>(
                 Asked::Reload(signal) => info!(
                     "{signal} received: settings are read at the start only, restart flanneld to \
                      change them; {}",
-                    health.status()
+                    health.line()
                 ),
-                Asked::Status(signal) => info!("{signal} received: {}", health.status()),
+                Asked::Status(signal) => info!("{signal} received: {}", health.line()),
             },
             _ = beats.tick() => health.beat(Loop::Daemon),
             end = &mut node => return end.map(|never| match never {}),
@@ -179,7 +146,7 @@ async fn run_until_stopped<R: Registry>(
 async fn join<R: Registry>(
     config: &Config,
     registry: &R,
-    health: &Health,
+    health: &SharedStatus,
 ) -> Result<Infallible, DaemonError> {
     // 4a. The external interface, if it was named: a wrong name is better noticed before a long
     //     wait. The default route may still be to come, as etcd is, when the host is booting.
@@ -206,7 +173,8 @@ async fn join<R: Registry>(
     }
     // 4c. Whether the Network leaves the underlay in reach. The names of an etcd that does not
     //     answer are not looked up: that would delay the start.
-    let endpoints = if past.is_none() { overlap::endpoints(config).await } else { Vec::new() };
+    let endpoints =
+        if past.is_none() { overlap::endpoints(&config.etcd_urls()).await } else { Vec::new() };
     for warning in overlap::check(&net, network.v4.network, &iface, &endpoints, &[]).await? {
         warn!("{warning}");
     }
@@ -227,7 +195,7 @@ async fn join<R: Registry>(
         health,
     };
     let driver = backend::create(backend_setup(config, node.network.clone(), iface));
-    node.live(driver).await
+    Ok(node.live(driver).await?)
 }
 
 /// What the backend is made from: flags, network config and interface.
@@ -249,10 +217,7 @@ fn backend_setup(
 
 fn state_file<R: Registry>(config: &Config, registry: &R) -> StateFile {
     let state = StateFile::beside(&config.subnet_file, registry.name_in_state());
-    match config.registry {
-        RegistryKind::Etcd => state.at(&config.etcd.urls().unwrap_or_default()),
-        RegistryKind::File(_) => state,
-    }
+    state.at(&config.etcd_urls())
 }
 
 /// The subnet this node had: subnet.env says so or, where that is gone, the state file.

@@ -3,8 +3,8 @@
 use super::assert_one_line;
 use crate::control::cli;
 use crate::control::cli::{FlagError, Invocation};
-use crate::control::subnet::kv::registry::etcd3::EtcdConfig;
-use crate::control::subnet::kv::registry::etcd3::settings::clean_prefix;
+use crate::control::config::etcd::EtcdConfig;
+use crate::control::config::etcd::clean_prefix;
 
 /// A command line, one word a line, and behind an empty line variables such as `FLANNELD_V=1`.
 ///

@@ -42,7 +42,7 @@ use tokio::sync::watch;
 pub use self::error::BackendError;
 use self::host_gw::HostGwDriver;
 use self::udp::UdpDriver;
-pub use self::udp::{SourcePorts, UdpOptions};
+pub use self::udp::UdpOptions;
 use self::vxlan::VxlanDriver;
 use super::conditions::Conditions;
 use super::config::backend::{BackendConfig, BackendType};

@@ -27,7 +27,6 @@ use self::keeper::{Keeper, Running, Says};
 use self::peer_routes::{HostRoads, PeerRoutes};
 use self::peers::Peers;
 use self::shadows::{PeerSubnets, Shadows};
-pub use self::source_ports::SourcePorts;
 use self::underlay::Underlay;
 use self::underlay::first_tun_mtu;
 use super::{
@@ -35,11 +34,12 @@ use super::{
 };
 use crate::control::conditions::Conditions;
 use crate::control::config::backend::UdpConfig;
+use crate::control::config::daemon::SourcePorts;
 use crate::control::config::network::NetworkConfig;
-use crate::control::host::host_id::HostId;
 use crate::control::host::iface::{ExternalInterface, IfaceChoice};
 use crate::control::host::net;
 use crate::control::host::preflight;
+use crate::control::subnet::host_id::HostId;
 use crate::control::subnet::lease::{Lease, LeaseAttrs, LeaseEvent};
 use crate::control::util::error_chain::one_line;
 use crate::dataplane::engine::Counters;

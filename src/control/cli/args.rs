@@ -8,16 +8,16 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args, Command, Parser};
 
-use super::Config;
 use super::go_flags::{variable_flag, variable_of};
 use super::values::{self, Maybe};
-use crate::control::backend::SourcePorts;
 use crate::control::config::backend::BackendType;
+use crate::control::config::daemon::Config;
+use crate::control::config::daemon::OnLeaseLoss;
+use crate::control::config::daemon::RegistryKind;
+use crate::control::config::daemon::SourcePorts;
+use crate::control::config::etcd::{EtcdApi, EtcdConfig};
 use crate::control::host::firewall::FirewallConfig;
 use crate::control::host::iface::{IfaceRegex, IfaceSpec};
-use crate::control::subnet::kv::registry::RegistryKind;
-use crate::control::subnet::kv::registry::etcd3::{EtcdApi, EtcdConfig};
-use crate::control::subnet::kv::renew::OnLeaseLoss;
 use crate::dataplane::{Offloads, ThreadConfig};
 
 const ABOUT: &str = "\

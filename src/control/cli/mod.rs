@@ -7,6 +7,7 @@
 //! A wrong flag or variable is an error. Flannel prints its usage and exits 0, which leaves a unit
 //! with a typing mistake "successfully" stopped.
 
+pub mod commands;
 mod characters;
 mod args;
 mod error;
@@ -16,63 +17,14 @@ mod values;
 mod variables;
 
 use std::ffi::OsString;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::{CommandFactory, FromArgMatches};
 
 use self::args::Cli;
 pub use self::error::FlagError;
 use self::variables::Variables;
-use super::backend::SourcePorts;
-use super::config::backend::BackendType;
-use super::host::firewall::FirewallConfig;
-use super::host::iface::IfaceSpec;
-use super::subnet::kv::registry::RegistryKind;
-use super::subnet::kv::registry::etcd3::EtcdConfig;
-use super::subnet::kv::renew::OnLeaseLoss;
-use crate::dataplane::{Offloads, ThreadConfig};
-
-/// Everything the daemon was told, as values.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// Where config and leases are kept.
-    pub registry: RegistryKind,
-    /// How to reach etcd, and the key prefix.
-    pub etcd: EtcdConfig,
-    /// Overrides the network config's `Backend.Type`.
-    pub backend: Option<BackendType>,
-    /// Overrides the overlay's MTU, in bytes.
-    pub mtu: Option<u16>,
-    /// External interfaces to try, in order; empty means that `public_ip`'s owner or the default
-    /// route's is taken.
-    pub ifaces: Vec<IfaceSpec>,
-    /// What peers send to, if not the external interface's address.
-    pub public_ip: Option<Ipv4Addr>,
-    /// Where `subnet.env` is written.
-    pub subnet_file: PathBuf,
-    /// How long before its expiry the lease is renewed.
-    pub renew_margin: Duration,
-    /// What to do when somebody deletes the lease.
-    pub on_lease_loss: OnLeaseLoss,
-    /// Which rules are kept on this host.
-    pub firewall: FirewallConfig,
-    /// Where the health endpoint listens; `None` without one.
-    pub healthz: Option<SocketAddr>,
-    /// Workers of the data plane, 1 to 256.
-    pub num_workers: usize,
-    /// Offloads the data plane may use.
-    pub offloads: Offloads,
-    /// Whether flows may be told apart by their outer source port.
-    pub source_ports: SourcePorts,
-    /// How the workers share the cores.
-    pub threads: ThreadConfig,
-    /// Log level: 0 info, 1 and 2 debug, 3 and up trace.
-    pub verbosity: u8,
-    /// What of the command line and environment is not followed: one line each, worth a warning.
-    pub notes: Vec<String>,
-}
+use super::config::daemon::Config;
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -150,4 +102,3 @@ fn parse_words(command: &clap::Command, words: &go_flags::Words) -> Result<Cli, 
 
 #[cfg(test)]
 mod tests;
-pub mod commands;

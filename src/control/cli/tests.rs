@@ -1,4 +1,11 @@
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
 use super::*;
+use crate::control::config::backend::BackendType;
+use crate::control::config::daemon::{OnLeaseLoss, RegistryKind};
+use crate::control::host::firewall::FirewallConfig;
+use crate::dataplane::Offloads;
 
 mod typing;
 

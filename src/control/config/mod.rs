@@ -1,4 +1,6 @@
 //! Settings as plain data.
 
 pub mod backend;
+pub mod daemon;
+pub mod etcd;
 pub mod network;

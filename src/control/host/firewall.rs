@@ -27,7 +27,6 @@ use self::iptables::{Chain, Iptables};
 use self::neighbours::Claim;
 use self::nftables::Nftables;
 pub use self::rules::Ranges;
-pub use super::cleanup::{CleanUpError, clean_up};
 use crate::control::util::log_limit::LogLimit;
 
 /// Which rules and routes are kept.

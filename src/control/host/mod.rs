@@ -1,9 +1,7 @@
 //! The host as the kernel shows it: links, addresses, routes, firewall, capabilities.
 
-pub mod cleanup;
 pub mod preflight;
 pub mod iface;
-pub mod host_id;
 pub mod overlap;
 pub mod firewall;
 pub mod net;

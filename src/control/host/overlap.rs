@@ -12,9 +12,7 @@ use ipnetwork::Ipv4Network;
 use tokio::time::timeout;
 
 use super::iface::ExternalInterface;
-use crate::control::cli::Config;
 use crate::control::host::net::{HostNet, Netlink, RouteFields};
-use crate::control::subnet::kv::registry::RegistryKind;
 
 /// How long a name may take to be looked up.
 const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(1);
@@ -119,15 +117,11 @@ async fn is_overlays(net: &Netlink, network: Ipv4Network, route: RouteFields) ->
     link.is_some_and(|link| link.name.starts_with("flannel"))
 }
 
-/// The IPv4 addresses of etcd's endpoints, with what they are called; none without etcd. Names that
-/// cannot be looked up in time are left out.
-pub(crate) async fn endpoints(config: &Config) -> Vec<(String, Ipv4Addr)> {
+/// The IPv4 addresses of etcd's endpoints at `urls`, with what they are called. Names that cannot be
+/// looked up in time are left out.
+pub(crate) async fn endpoints(urls: &[String]) -> Vec<(String, Ipv4Addr)> {
     let mut found = Vec::new();
-    if config.registry != RegistryKind::Etcd {
-        return found;
-    }
-    // What is wrong with them was an error when the registry was opened.
-    for url in config.etcd.urls().unwrap_or_default() {
+    for url in urls {
         let Ok(uri) = url.parse::<hyper::Uri>() else { continue };
         let Some(host) = uri.host() else { continue };
         if let Ok(addr) = host.trim_matches(['[', ']']).parse::<IpAddr>() {

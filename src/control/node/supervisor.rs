@@ -14,15 +14,15 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, interval, sleep, timeout, timeout_at};
 use tracing::{error, info, warn};
 
+use super::error::NodeError;
 use super::state_file::{Past, Recorder, StateFile};
+use super::status::{BEAT, Loop, NodeStatus, SharedStatus, Stats};
 use super::subnet_env::{SubnetEnv, SubnetFile, previous_network};
-use crate::control::DaemonError;
 use crate::control::backend::{Backend, Driver};
 use crate::control::config::backend::BackendType;
 use crate::control::config::network::NetworkConfig;
 use crate::control::host::firewall::{Firewall, FirewallConfig, Ranges, RuleTool};
-use crate::control::host::host_id::HostId;
-use crate::control::observe::{BEAT, Health, Loop, Stats, Vitals};
+use crate::control::subnet::host_id::HostId;
 use crate::control::subnet::kv::acquire::{
     AcquireError, Acquired, acquire_from, choose_own, list_leases,
 };
@@ -77,7 +77,7 @@ pub(crate) struct Node<'a, R> {
     /// Which rules to keep on the host.
     pub(crate) firewall: FirewallConfig,
     /// Asks how we are.
-    pub(crate) health: &'a Health,
+    pub(crate) health: &'a SharedStatus,
 }
 
 /// What a node starts from.
@@ -103,12 +103,12 @@ impl<R: Registry> Node<'_, R> {
     /// that a restart finds it.
     ///
     /// # Errors
-    /// [`DaemonError`] when there is no lease to be had, it is lost, or the backend fails.
+    /// [`NodeError`] when there is no lease to be had, it is lost, or the backend fails.
     ///
     /// # Cancel safety
     /// Dropping the future stops the backend, which leaves nothing on the host but its files
     /// and the rules.
-    pub(crate) async fn live(mut self, driver: Box<dyn Driver>) -> Result<Infallible, DaemonError> {
+    pub(crate) async fn live(mut self, driver: Box<dyn Driver>) -> Result<Infallible, NodeError> {
         let former = self.state.own_ttl_lease();
         let start = match self.past.take() {
             Some(past) => Start::Remembered(past),
@@ -151,7 +151,7 @@ impl<R: Registry> Node<'_, R> {
         &mut self,
         attrs: LeaseAttrs,
         listed: Snapshot,
-    ) -> Result<(Lease, Known), DaemonError> {
+    ) -> Result<(Lease, Known), NodeError> {
         let acquire = |listed, max_failures| {
             let (network, previous) = (&self.network, self.previous);
             acquire_from(self.registry, network, &attrs, previous, listed, max_failures)
@@ -239,9 +239,9 @@ impl<R: Registry> Node<'_, R> {
         own: Lease,
         known: Known,
         mut backend: Box<dyn Backend>,
-    ) -> Result<Infallible, DaemonError> {
+    ) -> Result<Infallible, NodeError> {
         let mut report_requests = self.health.report_requests();
-        let mut vitals = Vitals::new(&own);
+        let mut vitals = NodeStatus::new(&own);
         vitals.rival(self.rival.as_ref());
         // Unbounded, yet never long: it is filled and emptied by this one task, turn by turn.
         let (sink, mut changes) = mpsc::unbounded_channel();

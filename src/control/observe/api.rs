@@ -1,66 +1,10 @@
-//! [`Report`]: how the node is, at one moment. What the endpoint serves is made of it.
+//! The JSON that the endpoint serves.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
-use std::time::SystemTime;
 
-use ipnetwork::Ipv4Network;
 use serde::Serialize;
 
-use crate::control::backend::BackendStats;
-use crate::control::host::firewall::RulesState;
-use crate::control::subnet::kv::conflicts::Conflict;
-use crate::dataplane::stats::peers::PeerCount;
-
-/// How the node is.
-#[derive(Debug)]
-pub struct Report {
-    /// What `/stats` serves.
-    pub(in crate::control) stats: Stats,
-    /// What `/readyz` serves, by name.
-    pub(in crate::control) checks: BTreeMap<&'static str, Check>,
-    /// What else `/readyz` tells: what is not as it should be, though packets flow.
-    pub(in crate::control) warnings: BTreeMap<&'static str, String>,
-    /// When our lease ends unless it is renewed; `None` for a reservation, which never does.
-    pub(in crate::control) lease_expires: Option<SystemTime>,
-    /// Times that our lease was renewed, or created anew.
-    pub(in crate::control) lease_renewals: u64,
-    /// Times that the registry answered again after a silence.
-    pub(in crate::control) registry_reconnects: u64,
-    /// Entries of the registry that do not read as leases.
-    pub(in crate::control) num_malformed: usize,
-    /// The host's rules.
-    pub(in crate::control) rules: RulesState,
-    /// What each worker carried to each peer.
-    pub(in crate::control) to_peers: Vec<PeerCount>,
-    /// What each worker took in from each peer.
-    pub(in crate::control) from_peers: Vec<PeerCount>,
-}
-
-/// The state of the data plane, and who this node says that it is.
-#[derive(Debug, Serialize)]
-pub(in crate::control) struct Stats {
-    pub(in crate::control) network: Ipv4Network,
-    pub(in crate::control) subnet: Ipv4Network,
-    pub(in crate::control) public_ip: Ipv4Addr,
-    pub(in crate::control) conflicts: Vec<Conflict>,
-    pub(in crate::control) mtu: u16,
-    #[serde(flatten)]
-    pub(in crate::control) backend: BackendStats,
-}
-
-/// One condition of readiness.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(in crate::control) struct Check {
-    /// Whether it holds.
-    pub(in crate::control) ok: bool,
-    /// Why not, or what is special about it: one line.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<String>,
-    /// Until when it does, in RFC 3339.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    valid_until: Option<String>,
-}
+use crate::control::node::status::Check;
 
 /// The body of `/readyz`.
 #[derive(Debug, Serialize)]
@@ -70,28 +14,6 @@ struct Readiness<'a> {
     message: &'static str,
     checks: &'a BTreeMap<&'static str, Check>,
     warnings: Vec<&'a String>,
-}
-
-impl Check {
-    /// It holds.
-    pub(in crate::control) const fn holds() -> Self {
-        Self { ok: true, reason: None, valid_until: None }
-    }
-
-    /// It holds until `time`, which is RFC 3339.
-    pub(in crate::control) const fn holds_until(time: String) -> Self {
-        Self { ok: true, reason: None, valid_until: Some(time) }
-    }
-
-    /// It does not hold, for `reason`.
-    pub(in crate::control) fn fails(reason: impl Into<String>) -> Self {
-        Self { ok: false, reason: Some(reason.into()), valid_until: None }
-    }
-
-    /// The same, with a word on it.
-    pub(in crate::control) fn because(self, reason: impl Into<String>) -> Self {
-        Self { reason: Some(reason.into()), ..self }
-    }
 }
 
 /// Whether all of `checks` hold, and that with the reasons and with `warnings` as JSON.

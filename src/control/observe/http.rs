@@ -22,10 +22,9 @@ use tokio::runtime::Builder;
 use tracing::{debug, info, warn};
 
 use self::connections::{Connections, Place};
-use super::Health;
-
-/// Name of the thread, for those who look at panics: it makes up for its own.
-pub(in crate::control) const THREAD: &str = "flannel-health";
+use super::{Endpoint, readiness, stats};
+use crate::control::node::status::SharedStatus;
+use crate::control::util::panics::HEALTH_THREAD;
 
 /// Connections that the kernel keeps for us until they are accepted: what it takes at most by
 /// default, `SOMAXCONN` in include/linux/socket.h.
@@ -64,27 +63,28 @@ pub enum HealthError {
 ///
 /// # Errors
 /// [`HealthError`] when the address is taken, or not ours.
-pub fn start(addr: SocketAddr, health: Arc<Health>) -> Result<SocketAddr, HealthError> {
+pub fn start(addr: SocketAddr, status: Arc<SharedStatus>) -> Result<SocketAddr, HealthError> {
+    let endpoint = Arc::new(Endpoint::new(status));
     let opened = open(addr).and_then(|listener| Ok((listener.local_addr()?, listener)));
     let (bound, listener) = opened.map_err(|source| HealthError::Bind { addr, source })?;
     let serve = move || {
-        let served = serve_all(listener, &health);
+        let served = serve_all(listener, &endpoint);
         // The endpoint is closed, which probes notice.
         let Err(error) = served;
         tracing::error!(%error, "health endpoint ends");
     };
-    let thread = std::thread::Builder::new().name(THREAD.to_owned()).spawn(serve);
+    let thread = std::thread::Builder::new().name(HEALTH_THREAD.to_owned()).spawn(serve);
     thread.map_err(HealthError::Thread)?;
     info!("health endpoint listens on {bound}");
     Ok(bound)
 }
 
 /// Serves for ever, unless there is no runtime to be had.
-fn serve_all(listener: std::net::TcpListener, health: &Arc<Health>) -> io::Result<Infallible> {
+fn serve_all(listener: std::net::TcpListener, endpoint: &Arc<Endpoint>) -> io::Result<Infallible> {
     Builder::new_current_thread().enable_all().build()?.block_on(async {
         let listener = Arc::new(TcpListener::from_std(listener)?);
         loop {
-            let accepting = accept(Arc::clone(&listener), Arc::clone(health));
+            let accepting = accept(Arc::clone(&listener), Arc::clone(endpoint));
             // It ends by a panic alone, which has been logged: begin again.
             drop(tokio::spawn(accepting).await);
             tokio::time::sleep(PAUSE).await;
@@ -110,12 +110,12 @@ fn open(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
-async fn accept(listener: Arc<TcpListener>, health: Arc<Health>) -> Infallible {
+async fn accept(listener: Arc<TcpListener>, endpoint: Arc<Endpoint>) -> Infallible {
     let connections = Connections::new(max_descriptors());
     loop {
         match listener.accept().await {
             Ok((stream, from)) => connections.admit(from.ip(), |place| {
-                tokio::spawn(serve(stream, Arc::clone(&health), place)).abort_handle()
+                tokio::spawn(serve(stream, Arc::clone(&endpoint), place)).abort_handle()
             }),
             Err(error) => {
                 // Out of descriptors, mostly: one that asks nothing has to do without.
@@ -138,10 +138,10 @@ fn max_descriptors() -> usize {
 }
 
 /// Answers one request. Connections are not kept: a probe comes every few seconds.
-async fn serve(stream: TcpStream, health: Arc<Health>, place: Place) {
+async fn serve(stream: TcpStream, endpoint: Arc<Endpoint>, place: Place) {
     let service = service_fn(|request| {
         place.has_asked();
-        answer(request, &health)
+        answer(request, &endpoint)
     });
     let connection = http1::Builder::new()
         .keep_alive(false)
@@ -158,22 +158,22 @@ async fn serve(stream: TcpStream, health: Arc<Health>, place: Place) {
 
 async fn answer(
     request: Request<Incoming>,
-    health: &Health,
+    endpoint: &Endpoint,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     const JSON: &str = "application/json";
     const OK: StatusCode = StatusCode::OK;
     const UNAVAILABLE: StatusCode = StatusCode::SERVICE_UNAVAILABLE;
     Ok(match request.uri().path() {
-        "/healthz" => match health.stalled(Instant::now()) {
+        "/healthz" => match endpoint.status.stalled(Instant::now()) {
             None => respond(OK, TEXT, "flanneld is running"),
             Some(reason) => respond(UNAVAILABLE, TEXT, format!("flanneld hangs: {reason}")),
         },
-        "/readyz" => match health.readiness().await {
+        "/readyz" => match readiness(&endpoint.status).await {
             (true, json) => respond(OK, JSON, json),
             (false, json) => respond(UNAVAILABLE, JSON, json),
         },
-        "/metrics" => respond(OK, prometheus::TEXT_FORMAT, health.metrics().await),
-        "/stats" => match health.stats().await {
+        "/metrics" => respond(OK, prometheus::TEXT_FORMAT, endpoint.metrics().await),
+        "/stats" => match stats(&endpoint.status).await {
             Some(json) => respond(OK, JSON, json),
             None => respond(UNAVAILABLE, TEXT, "flanneld is not ready yet"),
         },

@@ -13,9 +13,9 @@ use prometheus::process_collector::ProcessCollector;
 
 use self::exposition::Exposition;
 use self::top_peers::TopPeers;
-use super::api::Report;
 use crate::control::host::firewall::RulesState;
-use crate::control::subnet::kv::conflicts::ConflictKind;
+use crate::control::node::status::Report;
+use crate::control::subnet::conflict::ConflictKind;
 use crate::dataplane::stats::direction::DirectionSnapshot;
 use crate::dataplane::stats::worker::WorkerSnapshot;
 

@@ -3,160 +3,79 @@
 //! `/healthz` answers as flannel's `pkg/healthz` does as long as the daemon's loops turn, and so
 //! does `/readyz` by its status; its body, and all of the others, are made of a [`Report`]. Only
 //! the node's own loop can write one, so each request is handed to it and answered there. The
-//! endpoint itself is a thread of its own (`server`), which answers also when that loop hangs.
+//! endpoint itself is a thread of its own (`http`), which answers also when that loop hangs.
 
-mod heartbeat;
-mod metrics;
 mod api;
 mod http;
-mod node_status;
+mod metrics;
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use sd_notify::NotifyState;
-use tokio::sync::{mpsc, oneshot};
-
-pub use self::api::Report;
-pub(super) use self::api::Stats;
-use self::api::{Check, readiness, to_json};
-use self::heartbeat::Heartbeat;
-pub(super) use self::heartbeat::{BEAT, Loop};
+use self::api::to_json;
+pub(super) use self::http::check_addr;
 pub use self::http::{HealthError, start};
-pub(super) use self::http::{THREAD, check_addr};
 use self::metrics::Metrics;
-pub(super) use self::node_status::Vitals;
-use super::util::systemd::notify;
+pub use crate::control::node::status::Report;
+use crate::control::node::status::{Check, NoReport, REPORT_TIMEOUT, SharedStatus};
 
-/// What the endpoint knows of the daemon.
-#[derive(Debug, Default)]
-pub struct Health {
-    /// What keeps the daemon from having a node, while it has none.
-    phase: Mutex<&'static str>,
-    /// The line that `systemctl status` shows.
-    status: Mutex<String>,
-    node: Mutex<Option<mpsc::Sender<ReportRequest>>>,
-    heartbeat: Heartbeat,
+/// What the endpoint answers with.
+#[derive(Debug)]
+pub(super) struct Endpoint {
+    status: Arc<SharedStatus>,
     metrics: Mutex<Metrics>,
 }
 
-/// Waits for a report.
-pub type ReportRequest = oneshot::Sender<Report>;
-
-/// Requests for reports that wait for the node's loop; it answers all in one turn.
-const MAX_REQUESTS: usize = 64;
-
-/// How long the node's loop may take to write a report.
-const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Why there is no report.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum NoReport {
-    /// There is no node.
-    NoNode,
-    /// The node's loop does not answer.
-    Silence,
-}
-
-impl Health {
-    /// Tells, here and to systemd, what the daemon is about until it has a node.
-    pub fn enter(&self, phase: &'static str) {
-        *lock(&self.phase) = phase;
-        self.show(phase.to_owned());
-    }
-
-    /// Shows `status` in `systemctl status` from now on.
-    pub(super) fn show(&self, status: String) {
-        let mut shown = lock(&self.status);
-        if *shown != status {
-            notify(&[NotifyState::Status(&status)]);
-            *shown = status;
-        }
-    }
-
-    /// What is shown.
-    pub(super) fn status(&self) -> String {
-        lock(&self.status).clone()
-    }
-
-    /// Takes note that one of the daemon's loops turned.
-    pub(super) fn beat(&self, turned: Loop) {
-        self.heartbeat.beat(turned, Instant::now());
-    }
-
-    /// Which of the daemon's loops no longer turns, in words.
-    fn stalled(&self, now: Instant) -> Option<String> {
-        self.heartbeat.stalled(now)
-    }
-
-    /// The requests for reports, from now on, for the caller to answer.
-    pub fn report_requests(&self) -> mpsc::Receiver<ReportRequest> {
-        let (sender, receiver) = mpsc::channel(MAX_REQUESTS);
-        *lock(&self.node) = Some(sender);
-        receiver
-    }
-
-    async fn report(&self) -> Result<Report, NoReport> {
-        let (request, reply) = oneshot::channel();
-        let node = lock(&self.node).clone().ok_or(NoReport::NoNode)?;
-        node.try_send(request).map_err(|error| match error {
-            mpsc::error::TrySendError::Closed(_) => NoReport::NoNode,
-            mpsc::error::TrySendError::Full(_) => NoReport::Silence,
-        })?;
-        match tokio::time::timeout(REPORT_TIMEOUT, reply).await {
-            Ok(report) => report.map_err(|_| NoReport::NoNode),
-            Err(_) => Err(NoReport::Silence),
-        }
-    }
-
-    /// The statistics as JSON; `None` while there is no node.
-    pub(super) async fn stats(&self) -> Option<String> {
-        Some(to_json(&self.report().await.ok()?.stats))
-    }
-
-    /// Whether the node is ready, and that with the reasons as JSON.
-    pub(super) async fn readiness(&self) -> (bool, String) {
-        match self.report().await {
-            Ok(report) => readiness(&report.checks, &report.warnings),
-            Err(reason) => readiness(&self.no_report(reason), &BTreeMap::new()),
-        }
-    }
-
-    fn no_report(&self, reason: NoReport) -> BTreeMap<&'static str, Check> {
-        match reason {
-            NoReport::NoNode => BTreeMap::from([("startup", Check::fails(*lock(&self.phase)))]),
-            NoReport::Silence => {
-                let seconds = REPORT_TIMEOUT.as_secs();
-                let reason = format!("the node's loop does not answer within {seconds} s");
-                BTreeMap::from([("loop", Check::fails(reason))])
-            }
-        }
+impl Endpoint {
+    pub(super) fn new(status: Arc<SharedStatus>) -> Self {
+        Self { status, metrics: Mutex::default() }
     }
 
     pub(super) async fn metrics(&self) -> String {
-        let report = self.report().await.ok();
-        let is_ready =
-            report.as_ref().is_some_and(|report| readiness(&report.checks, &report.warnings).0);
-        lock(&self.metrics).text(is_ready, report.as_ref())
+        let report = self.status.report().await.ok();
+        let is_ready = report
+            .as_ref()
+            .is_some_and(|report| api::readiness(&report.checks, &report.warnings).0);
+        let mut metrics = self.metrics.lock().unwrap_or_else(PoisonError::into_inner);
+        metrics.text(is_ready, report.as_ref())
     }
 }
 
-/// What is behind these locks is whole after every statement.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+/// The statistics as JSON; `None` while there is no node.
+pub(super) async fn stats(status: &SharedStatus) -> Option<String> {
+    Some(to_json(&status.report().await.ok()?.stats))
+}
+
+/// Whether the node is ready, and that with the reasons as JSON.
+pub(super) async fn readiness(status: &SharedStatus) -> (bool, String) {
+    match status.report().await {
+        Ok(report) => api::readiness(&report.checks, &report.warnings),
+        Err(reason) => api::readiness(&without_report(reason), &BTreeMap::new()),
+    }
+}
+
+fn without_report(reason: NoReport) -> BTreeMap<&'static str, Check> {
+    match reason {
+        NoReport::NoNode(phase) => BTreeMap::from([("startup", Check::fails(phase))]),
+        NoReport::Silence => {
+            let seconds = REPORT_TIMEOUT.as_secs();
+            let reason = format!("the node's loop does not answer within {seconds} s");
+            BTreeMap::from([("loop", Check::fails(reason))])
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
     use std::net::SocketAddr;
-    use std::sync::Arc;
+    use std::time::Duration;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
 
     use super::*;
+    use crate::control::node::status::Loop;
 
     #[tokio::test]
     async fn without_a_node_all_but_healthz_says_what_is_missing() {
@@ -202,8 +121,7 @@ mod tests {
 
     #[tokio::test]
     async fn loop_that_no_longer_turns_is_unhealthy_until_it_turns_again() {
-        let heartbeat = Heartbeat::new(Duration::from_millis(100));
-        let health = Arc::new(Health { heartbeat, ..Health::default() });
+        let health = Arc::new(SharedStatus::with_limit(Duration::from_millis(100)));
         let addr = start("127.0.0.1:0".parse().unwrap(), Arc::clone(&health)).unwrap();
         assert_eq!(get(addr, "/healthz").await.0, 200, "there is no loop yet");
         health.beat(Loop::Node);
@@ -268,8 +186,8 @@ mod tests {
         assert_eq!(get(addr, "/healthz").await.0, 200);
     }
 
-    async fn endpoint() -> (SocketAddr, Arc<Health>) {
-        let health = Arc::new(Health::default());
+    async fn endpoint() -> (SocketAddr, Arc<SharedStatus>) {
+        let health = Arc::new(SharedStatus::default());
         let any_port = "127.0.0.1:0".parse().unwrap();
         (start(any_port, Arc::clone(&health)).unwrap(), health)
     }

@@ -11,7 +11,9 @@ use std::sync::{Mutex, Once, PoisonError};
 use tokio::sync::Notify;
 
 use super::log;
-use crate::control::observe;
+
+/// Name of the health endpoint's thread, which recovers from its own panics.
+pub(crate) const HEALTH_THREAD: &str = "flannel-health";
 
 /// The first panic that nobody makes up for.
 static HEARD: Mutex<Option<String>> = Mutex::new(None);
@@ -57,7 +59,7 @@ fn hear(info: &PanicHookInfo<'_>) {
     let place = info.location().map(|at| format!(" at {at}")).unwrap_or_default();
     let what = format!("thread {name} panicked{place}: {message}");
     tracing::error!("{what}");
-    if ![log::THREAD, observe::THREAD].contains(&name) {
+    if ![log::THREAD, HEALTH_THREAD].contains(&name) {
         HEARD.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(what);
         NEWS.notify_one();
     }

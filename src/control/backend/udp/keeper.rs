@@ -14,15 +14,16 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{info, warn};
 
 use super::device::{Device, Recipe};
-use super::source_ports::{self, SourcePorts};
+use super::source_ports;
 use super::underlay::{Underlay, room};
 use crate::control::backend::BackendError;
 use crate::control::conditions::{Condition, Conditions};
-use crate::control::host::host_id::HostId;
+use crate::control::config::daemon::SourcePorts;
 use crate::control::host::iface::ExternalInterface;
 use crate::control::host::net::{
     HostChange, HostChanges, HostNet, KernelError, Look, Mended, Netlink, OverlayLink, mend,
 };
+use crate::control::subnet::host_id::HostId;
 use crate::control::subnet::lease::LeaseAttrs;
 use crate::control::util::backoff::Backoff;
 use crate::control::util::error_chain::one_line;

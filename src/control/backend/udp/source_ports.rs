@@ -3,42 +3,15 @@
 //! A node that does says so in its lease, in `BackendData`, which stock's udp backend neither
 //! writes nor reads: `{"PublicIP":"…","PublicIPv6":null,"BackendData":{"AnySourcePort":true}}`.
 
-use std::str::FromStr;
-
 use serde_json::json;
 
-use crate::control::host::host_id::HostId;
+use crate::control::config::daemon::SourcePorts;
 use crate::control::host::iface::ExternalInterface;
+use crate::control::subnet::host_id::HostId;
 use crate::control::subnet::lease::LeaseAttrs;
 
 /// The member of `BackendData`.
 const MEMBER: &str = "AnySourcePort";
-
-/// What the operator says of outer source ports.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SourcePorts {
-    /// Many towards peers that say they take them; peers are told that we do.
-    Auto,
-    /// The network's own port alone, in both directions.
-    Shared,
-}
-
-/// A text that is neither.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is neither auto nor shared")]
-pub struct SourcePortsError(String);
-
-impl FromStr for SourcePorts {
-    type Err = SourcePortsError;
-
-    fn from_str(text: &str) -> Result<Self, SourcePortsError> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "shared" => Ok(Self::Shared),
-            _ => Err(SourcePortsError(text.to_owned())),
-        }
-    }
-}
 
 /// Whether flows to and from us may use any source port. Behind a NAT only the network's own port is
 /// known to pass.

@@ -11,7 +11,8 @@ use tokio::runtime::Builder;
 use tokio::time::timeout;
 
 use crate::control::backend;
-use crate::control::cli::Config;
+use crate::control::config::daemon::Config;
+use crate::control::config::daemon::RegistryKind;
 use crate::control::config::network::NetworkConfig;
 use crate::control::host::iface::ExternalInterface;
 use crate::control::host::net;
@@ -20,7 +21,7 @@ use crate::control::subnet::kv::acquire::{choose_own, is_reusable};
 use crate::control::subnet::kv::config_wait::read_config;
 use crate::control::subnet::kv::registry::any_etcd::AnyEtcd;
 use crate::control::subnet::kv::registry::file::FileRegistry;
-use crate::control::subnet::kv::registry::{Registry, RegistryKind, Scope};
+use crate::control::subnet::kv::registry::{Registry, Scope};
 use crate::control::util::error_chain::one_line;
 use crate::control::{DaemonError, backend_setup, external_interface, observe, previous_subnet};
 
@@ -155,7 +156,7 @@ async fn overlaps<R: Registry>(
     let mut peers: Vec<Ipv4Addr> =
         listed.iter().flat_map(|found| found.leases()).map(|lease| lease.attrs.public_ip).collect();
     peers.retain(|addr| *addr != iface.public_ip);
-    let endpoints = overlap::endpoints(config).await;
+    let endpoints = overlap::endpoints(&config.etcd_urls()).await;
     let (connection, net) = net::connect()?;
     tokio::spawn(connection);
     Ok(overlap::check(&net, network, iface, &endpoints, &peers).await?)

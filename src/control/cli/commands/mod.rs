@@ -1,3 +1,4 @@
 //! What `flanneld` does apart from running the daemon.
 
+pub mod cleanup;
 pub mod config_check;

@@ -2,6 +2,7 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::LocalBoxFuture;
@@ -10,10 +11,11 @@ use tokio::sync::oneshot;
 use super::*;
 use crate::control::backend::{BackendError, BackendStats, Plan, Prepared, Preparing, Starting};
 use crate::control::conditions::Conditions;
+use crate::control::config::daemon::OnLeaseLoss;
 use crate::control::config::network;
+use crate::control::observe;
 use crate::control::subnet::kv::registry::Scope;
 use crate::control::subnet::kv::registry::memory::{Fault, MemoryRegistry};
-use crate::control::subnet::kv::renew::OnLeaseLoss;
 use crate::control::subnet::lease::{LeaseAttrs, LeaseEvent};
 use crate::control::util::test_log::Logs;
 use crate::dataplane::EngineError;
@@ -55,7 +57,7 @@ async fn statistics_are_read_for_those_who_ask_and_the_status_has_its_own_source
         assert_eq!(world.log.borrow().num_stats.get(), 0);
         world.stats().await;
         assert_eq!(world.log.borrow().num_stats.get(), 1);
-        assert_eq!(world.health.status(), "10.1.5.0/24 on fake0, 41 peers");
+        assert_eq!(world.health.line(), "10.1.5.0/24 on fake0, 41 peers");
     };
     world.live_while(act).await;
 }
@@ -88,7 +90,7 @@ async fn lost_lease_ends_the_node_and_its_backend() {
         std::future::pending::<()>().await;
     };
     let error = world.live_while(act).await.unwrap();
-    assert!(matches!(error, DaemonError::LeaseLost(_)), "{error}");
+    assert!(matches!(error, NodeError::LeaseLost(_)), "{error}");
     assert!(world.log.borrow().dropped);
 }
 
@@ -126,7 +128,7 @@ async fn failed_backend_ends_the_node() {
         std::future::pending::<()>().await;
     };
     let error = world.live_while(act).await.unwrap();
-    assert!(matches!(error, DaemonError::Backend(BackendError::Engine(_))), "{error}");
+    assert!(matches!(error, NodeError::Backend(BackendError::Engine(_))), "{error}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -139,7 +141,7 @@ async fn node_that_cannot_have_its_port_does_not_touch_the_registry() {
     *world.prepare_error.borrow_mut() = Some(BackendError::PortTaken(taken));
     let before = world.registry.list(&Scope::All).await.unwrap();
     let error = world.live_while(std::future::pending()).await.unwrap();
-    assert!(matches!(error, DaemonError::Backend(BackendError::PortTaken(_))), "{error}");
+    assert!(matches!(error, NodeError::Backend(BackendError::PortTaken(_))), "{error}");
     assert_eq!(world.registry.list(&Scope::All).await.unwrap(), before);
 }
 
@@ -303,7 +305,7 @@ const NO_RULES: FirewallConfig = FirewallConfig {
 struct World {
     registry: MemoryRegistry,
     directory: tempfile::TempDir,
-    health: Health,
+    health: Arc<SharedStatus>,
     log: Rc<RefCell<Log>>,
     fail: RefCell<Option<oneshot::Sender<EngineError>>>,
     past: RefCell<Option<Past>>,
@@ -325,7 +327,7 @@ impl World {
         Self {
             registry: MemoryRegistry::new(),
             directory: tempfile::tempdir().unwrap(),
-            health: Health::default(),
+            health: Arc::default(),
             log: Rc::default(),
             fail: RefCell::default(),
             past: RefCell::default(),
@@ -343,7 +345,7 @@ impl World {
     }
 
     /// Lets a node live until `act` is through, or returns what it died of before that.
-    async fn live_while(&self, act: impl Future<Output = ()>) -> Option<DaemonError> {
+    async fn live_while(&self, act: impl Future<Output = ()>) -> Option<NodeError> {
         let subnet_file = self.subnet_file();
         let state = self.state();
         let node = Node {
@@ -405,16 +407,16 @@ impl World {
     }
 
     async fn readiness(&self) -> serde_json::Value {
-        let (_, json) = self.health.readiness().await;
+        let (_, json) = observe::readiness(&self.health).await;
         serde_json::from_str(&json).unwrap()
     }
 
     async fn metrics(&self) -> String {
-        self.health.metrics().await
+        observe::Endpoint::new(Arc::clone(&self.health)).metrics().await
     }
 
     async fn stats(&self) -> String {
-        self.health.stats().await.unwrap()
+        observe::stats(&self.health).await.unwrap()
     }
 }
 

@@ -15,7 +15,7 @@ use super::registry::{
     Entry, LEASE_TTL, Registry, RegistryError, Revision, Scope, Snapshot, TtlLease, Write,
 };
 use crate::control::config::network::NetworkConfig;
-use crate::control::host::host_id::HostId;
+use crate::control::subnet::host_id::HostId;
 use crate::control::subnet::lease::{Lease, LeaseAttrs, print_key};
 use crate::control::util::backoff::Backoff;
 use crate::control::util::log_limit::LogLimit;

@@ -118,8 +118,9 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use super::*;
+    use crate::control::config::etcd::EtcdConfig;
     use crate::control::config::network::parse;
-    use crate::control::subnet::kv::registry::etcd3::{EtcdConfig, EtcdRegistry};
+    use crate::control::subnet::kv::registry::etcd3::EtcdRegistry;
     use crate::control::subnet::kv::registry::file::FileRegistry;
     use crate::control::subnet::kv::registry::memory::{Fault, MemoryRegistry};
     use crate::control::subnet::kv::registry::test_etcd::EtcdServer;

@@ -29,7 +29,8 @@ use super::registry::{
     Batch, Change, LeaseWatch, Registry, RegistryError, Revision, Scope, Snapshot, StoreId,
     TtlLease, Write,
 };
-use super::renew::{AnnounceCauses, KeepPolicy, OnLeaseLoss, keep_lease};
+use super::renew::{AnnounceCauses, KeepPolicy, keep_lease};
+use crate::control::config::daemon::OnLeaseLoss;
 use crate::control::config::network::{NetworkConfig, parse};
 use crate::control::subnet::lease::{Lease, LeaseAttrs};
 use crate::control::util::rng;

@@ -24,39 +24,11 @@ pub(crate) mod test_etcd;
 use std::fmt;
 use std::future::Future;
 use std::num::NonZeroI64;
-use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 use ipnetwork::Ipv4Network;
 
 use crate::control::subnet::lease::{Lease, LeaseAttrs, LeaseError, excerpt};
-
-/// Which registry the daemon is to use. Parses from `etcd` or `file:PATH`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum RegistryKind {
-    /// The one that the etcd settings lead to.
-    Etcd,
-    /// The one in this file.
-    File(PathBuf),
-}
-
-/// A text that names no registry.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is neither etcd nor file:PATH")]
-pub struct UnknownRegistry(String);
-
-impl FromStr for RegistryKind {
-    type Err = UnknownRegistry;
-
-    fn from_str(text: &str) -> Result<Self, UnknownRegistry> {
-        match (text, text.strip_prefix("file:")) {
-            ("etcd", _) => Ok(Self::Etcd),
-            (_, Some(path)) if !path.is_empty() => Ok(Self::File(path.into())),
-            _ => Err(UnknownRegistry(text.to_owned())),
-        }
-    }
-}
 
 /// How long a lease holds unless it is renewed: flannel's `subnetTTL` in `pkg/subnet/etcd`.
 pub const LEASE_TTL: Duration = Duration::from_secs(24 * 60 * 60);

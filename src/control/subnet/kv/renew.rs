@@ -7,7 +7,6 @@ mod suspension;
 
 use std::future::pending;
 use std::net::Ipv4Addr;
-use std::str::FromStr;
 use std::time::Duration;
 
 use ipnetwork::Ipv4Network;
@@ -20,35 +19,8 @@ use self::suspension::Suspension;
 use super::conflicts::Claim;
 use super::list_watch::Feed;
 use super::registry::{Registry, Revision, Scope};
+use crate::control::config::daemon::OnLeaseLoss;
 use crate::control::subnet::lease::{Lease, LeaseAttrs};
-
-/// What to do when our lease is gone though it should still stand. Parses from `reacquire` and
-/// `exit`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum OnLeaseLoss {
-    /// Create it anew, unless somebody else has the subnet by then.
-    #[default]
-    Reacquire,
-    /// Give it up, as stock does.
-    Exit,
-}
-
-/// A text that is no [`OnLeaseLoss`].
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is neither reacquire nor exit")]
-pub struct UnknownOnLeaseLoss(String);
-
-impl FromStr for OnLeaseLoss {
-    type Err = UnknownOnLeaseLoss;
-
-    fn from_str(text: &str) -> Result<Self, UnknownOnLeaseLoss> {
-        match text {
-            "reacquire" => Ok(Self::Reacquire),
-            "exit" => Ok(Self::Exit),
-            _ => Err(UnknownOnLeaseLoss(text.to_owned())),
-        }
-    }
-}
 
 /// How a lease is kept.
 #[derive(Debug, Clone, Copy)]

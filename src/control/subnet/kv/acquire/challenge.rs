@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::Acquirer;
-use crate::control::host::host_id::HostId;
+use crate::control::subnet::host_id::HostId;
 use crate::control::subnet::kv::registry::{Registry, Scope};
 use crate::control::subnet::lease::Lease;
 

@@ -1,12 +1,14 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::control::config::daemon::OnLeaseLoss;
+use crate::control::config::etcd::EtcdConfig;
 use crate::control::config::network::parse;
 use crate::control::subnet::kv::conflicts::Claim;
-use crate::control::subnet::kv::registry::etcd3::{EtcdConfig, EtcdRegistry};
+use crate::control::subnet::kv::registry::etcd3::EtcdRegistry;
 use crate::control::subnet::kv::registry::memory::{Fault, MemoryRegistry};
 use crate::control::subnet::kv::registry::test_etcd::EtcdServer;
-use crate::control::subnet::kv::renew::{AnnounceCauses, KeepPolicy, OnLeaseLoss, keep_lease};
+use crate::control::subnet::kv::renew::{AnnounceCauses, KeepPolicy, keep_lease};
 use crate::control::util::test_log::Logs;
 
 const OURS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);

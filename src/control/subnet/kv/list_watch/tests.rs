@@ -7,7 +7,8 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::control::subnet::kv::registry::etcd3::{EtcdConfig, EtcdRegistry};
+use crate::control::config::etcd::EtcdConfig;
+use crate::control::subnet::kv::registry::etcd3::EtcdRegistry;
 use crate::control::subnet::kv::registry::memory::{Fault, MemoryRegistry};
 use crate::control::subnet::kv::registry::test_etcd::EtcdServer;
 use crate::control::subnet::kv::registry::{Change, Entry, Revision, Snapshot, StoreId, Write};

@@ -11,11 +11,12 @@ use ipnetwork::Ipv4Network;
 use tokio::time::timeout;
 
 use super::etcd2::{Etcd2Registry, Etcd2Watch};
-use super::etcd3::settings::{clean_prefix, join};
-use super::etcd3::{EtcdApi, EtcdConfig, EtcdConfigError, EtcdRegistry, EtcdWatch};
+use super::etcd3::{EtcdRegistry, EtcdWatch};
 use super::{
     Batch, LeaseWatch, Registry, RegistryError, Revision, Scope, Snapshot, StoreId, TtlLease, Write,
 };
+use crate::control::config::etcd::{EtcdApi, EtcdConfig, EtcdConfigError};
+use crate::control::config::etcd::{clean_prefix, join};
 use crate::control::subnet::lease::{Lease, LeaseAttrs};
 
 /// The prefixes that packages and tutorials use: flannel's own, that of CentOS and Fedora, and those

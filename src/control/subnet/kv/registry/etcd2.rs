@@ -31,12 +31,12 @@ use self::answer::{Code, Failure, Node};
 use self::servers::{Answer, Servers, delete, get, put};
 use super::bounds::{MAX_KEY_LEN, MAX_VALUE_LEN, shorten};
 use super::etcd3::servers::Timings;
-use super::etcd3::settings::{clean_prefix, join};
-use super::etcd3::{EtcdConfig, EtcdConfigError};
 use super::{
     Entry, LEASE_TTL, Malformed, Read, Registry, RegistryError, Revision, Scope, Snapshot, StoreId,
     TtlLease, Write, read_entry,
 };
+use crate::control::config::etcd::{EtcdConfig, EtcdConfigError};
+use crate::control::config::etcd::{clean_prefix, join};
 use crate::control::subnet::lease::{Lease, LeaseAttrs, LeaseError, parse_key, print_key};
 
 /// By how much the time that etcd says is left may be less than what was asked for: it counts whole

@@ -11,13 +11,13 @@
 
 mod pages;
 pub(super) mod servers;
-pub(crate) mod settings;
 mod stream;
 mod ttl_leases;
 pub(super) mod tls;
 
+use crate::control::config::etcd;
+use crate::control::config::etcd::{EtcdConfig, EtcdConfigError};
 use ipnetwork::Ipv4Network;
-pub use settings::{EtcdApi, EtcdConfig, EtcdConfigError, UnknownEtcdApi};
 pub use stream::EtcdWatch;
 
 use std::num::NonZeroI64;
@@ -69,10 +69,10 @@ impl EtcdRegistry {
     }
 
     async fn with_timings(config: &EtcdConfig, timings: Timings) -> Result<Self, EtcdConfigError> {
-        let prefix = settings::clean_prefix(&config.prefix);
+        let prefix = etcd::clean_prefix(&config.prefix);
         let keys = Keys {
-            config: settings::join(&prefix, "config"),
-            subnets: settings::join(&prefix, "subnets/"),
+            config: etcd::join(&prefix, "config"),
+            subnets: etcd::join(&prefix, "subnets/"),
         };
         let servers = Servers::new(config, timings).await?;
         Ok(Self { servers, keys, leftovers: Leftovers::default() })

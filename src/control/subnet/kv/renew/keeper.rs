@@ -7,7 +7,8 @@ use tokio::time::Instant;
 
 use super::announcer::Announcer;
 use super::rewrites::{Over, Rewrites};
-use super::{KeepPolicy, LeaseLost, OnLeaseLoss};
+use super::{KeepPolicy, LeaseLost};
+use crate::control::config::daemon::OnLeaseLoss;
 use crate::control::subnet::kv::conflicts::Claim;
 use crate::control::subnet::kv::list_watch::Update;
 use crate::control::subnet::kv::registry::{

@@ -3,11 +3,12 @@ use std::pin::pin;
 use tokio::sync::watch;
 
 use super::*;
+use crate::control::config::etcd::EtcdConfig;
 use crate::control::config::network::parse;
 use crate::control::subnet::kv::acquire::acquire_lease;
 use crate::control::subnet::kv::config_wait::wait_for_config;
 use crate::control::subnet::kv::list_watch::{Known, Update, follow_leases};
-use crate::control::subnet::kv::registry::etcd3::{EtcdConfig, EtcdRegistry};
+use crate::control::subnet::kv::registry::etcd3::EtcdRegistry;
 use crate::control::subnet::kv::registry::memory::{Fault, MemoryRegistry};
 use crate::control::subnet::kv::registry::test_etcd::EtcdServer;
 use crate::control::subnet::kv::registry::{LEASE_TTL, Malformed, Snapshot, TtlLease, Write};

@@ -10,9 +10,9 @@ use serde::Deserialize;
 
 use super::answer::{Action, Code, Failure};
 use super::path_of;
+use crate::control::config::etcd::{EtcdConfig, EtcdConfigError};
 use crate::control::subnet::kv::registry::etcd3::servers::Timings;
 use crate::control::subnet::kv::registry::etcd3::tls::TlsFiles;
-use crate::control::subnet::kv::registry::etcd3::{EtcdConfig, EtcdConfigError};
 use crate::control::subnet::kv::registry::failover::{Failover, Miss};
 use crate::control::subnet::kv::registry::{RegistryError, Revision, StoreId};
 use crate::control::subnet::lease::excerpt;

@@ -11,8 +11,8 @@ use std::time::Duration;
 use etcd_client::{Client, ConnectOptions, Error};
 use tokio::sync::OnceCell;
 
-use super::settings::{EtcdConfig, EtcdConfigError};
 use super::tls::TlsFiles;
+use crate::control::config::etcd::{EtcdConfig, EtcdConfigError};
 use crate::control::subnet::kv::registry::RegistryError;
 use crate::control::subnet::kv::registry::failover::{Failover, Miss};
 use crate::control::util::log_limit::LogLimit;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use etcd_client::{Certificate, Identity, TlsOptions};
 
-use super::settings::{EtcdConfig, EtcdConfigError};
+use crate::control::config::etcd::{EtcdConfig, EtcdConfigError};
 use crate::control::util::http_client::TlsMaterial;
 
 const CA_FLAG: &str = "-etcd-cafile";

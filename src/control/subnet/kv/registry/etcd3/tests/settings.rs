@@ -1,8 +1,8 @@
 use std::fs;
 use std::path::Path;
 
-use super::super::settings::{clean_prefix, join};
 use super::*;
+use crate::control::config::etcd::{clean_prefix, join};
 
 const CERT: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
 

@@ -1,23 +1,23 @@
-//! [`Vitals`]: what the node's loop learns that its health depends on.
+//! [`NodeStatus`]: what the node's loop knows of the lease, the registry and its own files.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use tokio::time::Instant;
 
-use super::api::{Check, Report, Stats};
+use super::{Check, Report, Stats};
 use crate::control::backend::Backend;
 use crate::control::conditions::{Condition, Conditions};
 use crate::control::host::firewall::{Firewall, RulesState};
-use crate::control::host::host_id::HostId;
-use crate::control::subnet::kv::conflicts::{Conflict, ConflictKind};
+use crate::control::subnet::conflict::{Conflict, ConflictKind};
+use crate::control::subnet::host_id::HostId;
 use crate::control::subnet::kv::registry::Revision;
 use crate::control::subnet::lease::Lease;
 use crate::control::util::time_text;
 
 /// What is known of the lease and of the registry, and how often they changed.
 #[derive(Debug)]
-pub(in crate::control) struct Vitals {
+pub(in crate::control) struct NodeStatus {
     subnet_file: Condition,
     in_touch: bool,
     num_malformed: usize,
@@ -31,7 +31,7 @@ pub(in crate::control) struct Vitals {
     rival: Option<String>,
 }
 
-impl Vitals {
+impl NodeStatus {
     /// Of a node that holds `lease` and is not announced yet.
     pub(in crate::control) fn new(lease: &Lease) -> Self {
         let expires = lease.expires;
@@ -160,7 +160,7 @@ fn no_subnet_file() -> Condition {
     Condition::Failed("subnet.env is not written yet".to_owned())
 }
 
-impl Vitals {
+impl NodeStatus {
     /// Our lease while another host has our public IP: packets for one of the two go to the other.
     /// The one that had it first is ready.
     fn with_rivals(&self, lease: Check, conflicts: &[Conflict]) -> Check {
@@ -205,8 +205,8 @@ mod tests {
         Lease { subnet, attrs, expires, entry }
     }
 
-    fn failing(vitals: &Vitals, host: &Conditions, rules: &RulesState) -> Vec<&'static str> {
-        let checks = vitals.checks(host, rules, Instant::now());
+    fn failing(status: &NodeStatus, host: &Conditions, rules: &RulesState) -> Vec<&'static str> {
+        let checks = status.checks(host, rules, Instant::now());
         assert_eq!(checks.len(), 9);
         checks.iter().filter(|(_, check)| !check.ok).map(|(name, _)| *name).collect()
     }
@@ -214,39 +214,39 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn each_condition_fails_by_itself_and_holds_again() {
         let hour = Duration::from_secs(3600);
-        let mut vitals = Vitals::new(&lease(1, Some(Instant::now() + hour)));
+        let mut status = NodeStatus::new(&lease(1, Some(Instant::now() + hour)));
         let (well, rules) = (
             Conditions::ok(&["device", "address", "route", "peer_routes", "underlay"]),
             RulesState::NotWanted,
         );
-        assert_eq!(failing(&vitals, &well, &rules), ["subnet_file"]);
-        vitals.subnet_file(Some(Condition::Ok));
-        assert_eq!(failing(&vitals, &well, &rules), [""; 0]);
+        assert_eq!(failing(&status, &well, &rules), ["subnet_file"]);
+        status.subnet_file(Some(Condition::Ok));
+        assert_eq!(failing(&status, &well, &rules), [""; 0]);
         for in_touch in [false, false, true, false, true] {
-            vitals.touch(in_touch);
+            status.touch(in_touch);
             let expected = if in_touch { &[][..] } else { &["registry"] };
-            assert_eq!(failing(&vitals, &well, &rules), expected);
+            assert_eq!(failing(&status, &well, &rules), expected);
         }
-        assert_eq!(vitals.reconnects, 2);
+        assert_eq!(status.reconnects, 2);
         let mut down = well.clone();
         down.set("device", Condition::Failed("it is down".into()));
-        assert_eq!(failing(&vitals, &down, &rules), ["device"]);
+        assert_eq!(failing(&status, &down, &rules), ["device"]);
         let failed = RulesState::Failed { reason: "no iptables".into(), num_writes: 0 };
-        assert_eq!(failing(&vitals, &well, &failed), ["rules"]);
-        assert_eq!(failing(&vitals, &well, &RulesState::Pending), ["rules"]);
+        assert_eq!(failing(&status, &well, &failed), ["rules"]);
+        assert_eq!(failing(&status, &well, &RulesState::Pending), ["rules"]);
 
         tokio::time::advance(hour).await;
-        assert_eq!(failing(&vitals, &well, &rules), ["lease"]);
-        vitals.hold(&lease(1, Some(Instant::now() + hour)));
-        assert_eq!(failing(&vitals, &well, &rules), [""; 0]);
-        assert_eq!(vitals.renewals, 0, "it was only kept alive");
-        vitals.hold(&lease(2, Some(Instant::now() + 2 * hour)));
-        vitals.lease_gone(true);
-        assert_eq!(failing(&vitals, &well, &rules), ["lease"]);
-        vitals.lease_gone(false);
-        vitals.hold(&lease(3, None));
+        assert_eq!(failing(&status, &well, &rules), ["lease"]);
+        status.hold(&lease(1, Some(Instant::now() + hour)));
+        assert_eq!(failing(&status, &well, &rules), [""; 0]);
+        assert_eq!(status.renewals, 0, "it was only kept alive");
+        status.hold(&lease(2, Some(Instant::now() + 2 * hour)));
+        status.lease_gone(true);
+        assert_eq!(failing(&status, &well, &rules), ["lease"]);
+        status.lease_gone(false);
+        status.hold(&lease(3, None));
         tokio::time::advance(2 * hour).await;
-        assert_eq!(failing(&vitals, &well, &rules), [""; 0], "a reservation");
-        assert_eq!(vitals.renewals, 1);
+        assert_eq!(failing(&status, &well, &rules), [""; 0], "a reservation");
+        assert_eq!(status.renewals, 1);
     }
 }

@@ -149,7 +149,7 @@ impl EtcdConfig {
     }
 
     /// Whether any TLS file is given.
-    pub(in crate::control::subnet::kv::registry) fn wants_tls(&self) -> bool {
+    pub(crate) fn wants_tls(&self) -> bool {
         [&self.ca_file, &self.cert_file, &self.key_file].into_iter().any(Option::is_some)
     }
 }
@@ -212,7 +212,7 @@ pub(crate) fn clean_prefix(prefix: &str) -> String {
 }
 
 /// `name` under a cleaned `prefix`.
-pub(in crate::control::subnet::kv::registry) fn join(prefix: &str, name: &str) -> String {
+pub(crate) fn join(prefix: &str, name: &str) -> String {
     match prefix {
         "" | "/" => format!("{prefix}{name}"),
         _ => format!("{prefix}/{name}"),

@@ -14,10 +14,10 @@ use std::path::Path;
 
 use tokio::runtime::Builder;
 
-use super::firewall::command::CommandError;
-use super::firewall::iptables::{Iptables, OlderLayouts};
-use super::firewall::{blackhole, nftables};
 use crate::control::backend::peer_routes;
+use crate::control::host::firewall::command::CommandError;
+use crate::control::host::firewall::iptables::{Iptables, OlderLayouts};
+use crate::control::host::firewall::{blackhole, nftables};
 use crate::control::host::net;
 use crate::control::host::net::{KernelError, Netlink};
 use crate::control::host::preflight;

@@ -1,0 +1,143 @@
+//! [`Config`]: the daemon's settings as plain data. [`cli`](crate::control::cli) fills it.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::backend::BackendType;
+use super::etcd::EtcdConfig;
+use crate::control::host::firewall::FirewallConfig;
+use crate::control::host::iface::IfaceSpec;
+use crate::dataplane::{Offloads, ThreadConfig};
+
+/// Everything the daemon was told, as values.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where config and leases are kept.
+    pub registry: RegistryKind,
+    /// How to reach etcd, and the key prefix.
+    pub etcd: EtcdConfig,
+    /// Overrides the network config's `Backend.Type`.
+    pub backend: Option<BackendType>,
+    /// Overrides the overlay's MTU, in bytes.
+    pub mtu: Option<u16>,
+    /// External interfaces to try, in order; empty means that `public_ip`'s owner or the default
+    /// route's is taken.
+    pub ifaces: Vec<IfaceSpec>,
+    /// What peers send to, if not the external interface's address.
+    pub public_ip: Option<Ipv4Addr>,
+    /// Where `subnet.env` is written.
+    pub subnet_file: PathBuf,
+    /// How long before its expiry the lease is renewed.
+    pub renew_margin: Duration,
+    /// What to do when somebody deletes the lease.
+    pub on_lease_loss: OnLeaseLoss,
+    /// Which rules are kept on this host.
+    pub firewall: FirewallConfig,
+    /// Where the health endpoint listens; `None` without one.
+    pub healthz: Option<SocketAddr>,
+    /// Workers of the data plane, 1 to 256.
+    pub num_workers: usize,
+    /// Offloads the data plane may use.
+    pub offloads: Offloads,
+    /// Whether flows may be told apart by their outer source port.
+    pub source_ports: SourcePorts,
+    /// How the workers share the cores.
+    pub threads: ThreadConfig,
+    /// Log level: 0 info, 1 and 2 debug, 3 and up trace.
+    pub verbosity: u8,
+    /// What of the command line and environment is not followed: one line each, worth a warning.
+    pub notes: Vec<String>,
+}
+
+impl Config {
+    /// The URLs of etcd's endpoints; none without etcd. Opening the registry reports what is wrong
+    /// with them.
+    pub(crate) fn etcd_urls(&self) -> Vec<String> {
+        match self.registry {
+            RegistryKind::Etcd => self.etcd.urls().unwrap_or_default(),
+            RegistryKind::File(_) => Vec::new(),
+        }
+    }
+}
+
+/// Which registry the daemon is to use. Parses from `etcd` or `file:PATH`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RegistryKind {
+    /// The one that the etcd settings lead to.
+    Etcd,
+    /// The one in this file.
+    File(PathBuf),
+}
+
+/// A text that names no registry.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is neither etcd nor file:PATH")]
+pub struct UnknownRegistry(String);
+
+impl FromStr for RegistryKind {
+    type Err = UnknownRegistry;
+
+    fn from_str(text: &str) -> Result<Self, UnknownRegistry> {
+        match (text, text.strip_prefix("file:")) {
+            ("etcd", _) => Ok(Self::Etcd),
+            (_, Some(path)) if !path.is_empty() => Ok(Self::File(path.into())),
+            _ => Err(UnknownRegistry(text.to_owned())),
+        }
+    }
+}
+
+/// What to do when our lease is gone though it should still stand. Parses from `reacquire` and
+/// `exit`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnLeaseLoss {
+    /// Create it anew, unless somebody else has the subnet by then.
+    #[default]
+    Reacquire,
+    /// Give it up, as stock does.
+    Exit,
+}
+
+/// A text that is no [`OnLeaseLoss`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is neither reacquire nor exit")]
+pub struct UnknownOnLeaseLoss(String);
+
+impl FromStr for OnLeaseLoss {
+    type Err = UnknownOnLeaseLoss;
+
+    fn from_str(text: &str) -> Result<Self, UnknownOnLeaseLoss> {
+        match text {
+            "reacquire" => Ok(Self::Reacquire),
+            "exit" => Ok(Self::Exit),
+            _ => Err(UnknownOnLeaseLoss(text.to_owned())),
+        }
+    }
+}
+
+/// What the operator says of outer source ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SourcePorts {
+    /// Many towards peers that say they take them; peers are told that we do.
+    Auto,
+    /// The network's own port alone, in both directions.
+    Shared,
+}
+
+/// A text that is neither.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is neither auto nor shared")]
+pub struct SourcePortsError(String);
+
+impl FromStr for SourcePorts {
+    type Err = SourcePortsError;
+
+    fn from_str(text: &str) -> Result<Self, SourcePortsError> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "shared" => Ok(Self::Shared),
+            _ => Err(SourcePortsError(text.to_owned())),
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! What the daemon and its node say of themselves, for [`observe`](crate::control::observe) to read.
+
+mod heartbeat;
+mod node_status;
+mod report;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use sd_notify::NotifyState;
+use tokio::sync::{mpsc, oneshot};
+
+use self::heartbeat::Heartbeat;
+pub(in crate::control) use self::heartbeat::{BEAT, Loop};
+pub(super) use self::node_status::NodeStatus;
+pub use self::report::Report;
+pub(in crate::control) use self::report::{Check, Stats};
+use crate::control::util::systemd::notify;
+
+/// How far the daemon is, and a way to ask its node for a [`Report`].
+#[derive(Debug, Default)]
+pub struct SharedStatus {
+    /// What keeps the daemon from having a node, while it has none.
+    phase: Mutex<&'static str>,
+    /// The line that `systemctl status` shows.
+    line: Mutex<String>,
+    node: Mutex<Option<mpsc::Sender<ReportRequest>>>,
+    heartbeat: Heartbeat,
+}
+
+/// Waits for a report.
+pub type ReportRequest = oneshot::Sender<Report>;
+
+/// Requests for reports that wait for the node's loop; it answers all in one turn.
+const MAX_REQUESTS: usize = 64;
+
+/// How long the node's loop may take to write a report.
+pub(in crate::control) const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Why there is no report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::control) enum NoReport {
+    /// There is no node yet, in this phase of the start.
+    NoNode(&'static str),
+    /// The node's loop does not answer.
+    Silence,
+}
+
+impl SharedStatus {
+    /// Shows `phase`, here and to systemd, until there is a node.
+    pub(in crate::control) fn enter(&self, phase: &'static str) {
+        *lock(&self.phase) = phase;
+        self.show(phase.to_owned());
+    }
+
+    /// Shows `line` in `systemctl status` from now on.
+    pub(in crate::control) fn show(&self, line: String) {
+        let mut shown = lock(&self.line);
+        if *shown != line {
+            notify(&[NotifyState::Status(&line)]);
+            *shown = line;
+        }
+    }
+
+    /// The line that is shown.
+    pub(in crate::control) fn line(&self) -> String {
+        lock(&self.line).clone()
+    }
+
+    /// Takes note that one of the daemon's loops turned.
+    pub(in crate::control) fn beat(&self, turned: Loop) {
+        self.heartbeat.beat(turned, Instant::now());
+    }
+
+    /// Which of the daemon's loops no longer turns, in words.
+    pub(in crate::control) fn stalled(&self, now: Instant) -> Option<String> {
+        self.heartbeat.stalled(now)
+    }
+
+    /// The requests for reports, from now on, for the caller to answer.
+    pub(in crate::control) fn report_requests(&self) -> mpsc::Receiver<ReportRequest> {
+        let (sender, receiver) = mpsc::channel(MAX_REQUESTS);
+        *lock(&self.node) = Some(sender);
+        receiver
+    }
+
+    /// Asks the node for a report.
+    pub(in crate::control) async fn report(&self) -> Result<Report, NoReport> {
+        let (request, reply) = oneshot::channel();
+        let no_node = || NoReport::NoNode(*lock(&self.phase));
+        let node = lock(&self.node).clone().ok_or_else(no_node)?;
+        node.try_send(request).map_err(|error| match error {
+            mpsc::error::TrySendError::Closed(_) => no_node(),
+            mpsc::error::TrySendError::Full(_) => NoReport::Silence,
+        })?;
+        match tokio::time::timeout(REPORT_TIMEOUT, reply).await {
+            Ok(report) => report.map_err(|_| no_node()),
+            Err(_) => Err(NoReport::Silence),
+        }
+    }
+}
+
+/// What is behind these locks is whole after every statement.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+impl SharedStatus {
+    /// One whose loops may take `limit` for a turn.
+    pub(in crate::control) fn with_limit(limit: Duration) -> Self {
+        Self { heartbeat: Heartbeat::new(limit), ..Self::default() }
+    }
+}
