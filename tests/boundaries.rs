@@ -1,6 +1,9 @@
 //! Who may import whom, and where `unsafe` may stand. See the crate's documentation.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test or bench may panic")]
 
+#[path = "boundaries/imports.rs"]
+mod imports;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -62,26 +65,76 @@ fn unsafe_stands_in_sys_alone() {
     }
 }
 
+/// Every import in `src/control` that `is_allowed` refuses.
+fn control_imports(is_allowed: impl Fn(&[String], &[String]) -> bool) -> Vec<String> {
+    let imports = imports::of("src/control").into_iter();
+    let refused = imports.filter(|import| !is_allowed(&import.from, &import.to));
+    refused.map(|import| import.to_string()).collect()
+}
+
+/// What `path` starts with, as text: `["subnet", "kv"]` of `subnet::kv::renew`.
+fn is_in(path: &[String], module: &[&str]) -> bool {
+    path.len() >= module.len() && path.iter().zip(module).all(|(part, name)| part == name)
+}
+
+/// The floors of `src/control` from the lowest to the highest. A module imports from its own floor and
+/// from those below. The empty name is `src/control/mod.rs`: start and stop as a list.
+const FLOORS: [&[&str]; 10] = [
+    &["util", "conditions"],
+    &["host"],
+    &["config"],
+    &["subnet"],
+    &["backend"],
+    &["node"],
+    &["observe"],
+    &["error"],
+    &[""],
+    &["cli"],
+];
+
+fn floor(path: &[String]) -> usize {
+    let name = path.first().map_or("", String::as_str);
+    let floor = FLOORS.iter().position(|names| names.contains(&name));
+    // `run` and what else `src/control/mod.rs` itself declares.
+    floor.unwrap_or(FLOORS.len() - 2)
+}
+
+#[test]
+fn imports_of_control_go_down_only() {
+    let refused = control_imports(|from, to| floor(to) <= floor(from));
+    assert!(refused.is_empty(), "{refused:#?}");
+}
+
 #[test]
 fn one_backend_never_imports_another_and_one_file_knows_them_all() {
     const BACKENDS: [&str; 3] = ["udp", "vxlan", "host_gw"];
-    for (path, text) in sources("src/control") {
-        let path = path.to_str().unwrap();
-        if path.ends_with("control/backend/mod.rs") {
-            continue;
-        }
-        let is_own = |name: &str| {
-            path.contains(&format!("/backend/{name}/"))
-                || path.ends_with(&format!("/backend/{name}.rs"))
-        };
-        for name in BACKENDS.iter().filter(|name| !is_own(name)) {
-            let imports = [format!("backend::{name}"), format!("super::{name}::")];
-            let is_import = |line: &str| imports.iter().any(|import| line.contains(import));
-            // The data plane and the lab have modules of these names, too.
-            let line = code(&text).find(|line| is_import(line) && !line.contains("dataplane"));
-            assert_eq!(line, None, "{path}");
-        }
-    }
+    let refused = control_imports(|from, to| {
+        BACKENDS.iter().all(|name| {
+            let backend = &["backend", name];
+            let is_parent = from.len() == 1 && from[0] == "backend";
+            !is_in(to, backend) || is_in(from, backend) || is_parent
+        })
+    });
+    assert!(refused.is_empty(), "{refused:#?}");
+}
+
+#[test]
+fn lease_sources_do_not_know_each_other() {
+    const SOURCES: [&str; 2] = ["kv", "kube"];
+    let refused = control_imports(|from, to| {
+        SOURCES.iter().all(|name| {
+            let source = &["subnet", name];
+            let is_other = SOURCES.iter().any(|other| is_in(from, &["subnet", other]));
+            !is_in(to, source) || is_in(from, source) || !is_other
+        })
+    });
+    assert!(refused.is_empty(), "{refused:#?}");
+}
+
+#[test]
+fn directories_of_control_import_each_other_in_no_circle() {
+    let circles = imports::circles(&imports::of("src/control"));
+    assert!(circles.is_empty(), "{circles:#?}");
 }
 
 /// Which parts of the data plane each of its parts imports; everything not listed here is an error.
@@ -152,58 +205,15 @@ fn stages_of_the_data_plane_do_no_io() {
 /// Module by module of `src/{parent}`, which others of them it imports outside of its tests.
 fn imports_within(parent: &str) -> BTreeMap<String, BTreeSet<String>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(parent);
-    let mut imports: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for (path, text) in sources(&format!("src/{parent}")) {
-        if path.file_name().is_some_and(|name| name == "tests.rs") {
-            continue;
-        }
-        let mut module: Vec<String> = path
-            .strip_prefix(&root)
-            .unwrap()
-            .with_extension("")
-            .iter()
-            .map(|part| part.to_str().unwrap().to_owned())
-            .collect();
-        let part = module[0].clone();
-        if module.last().is_some_and(|last| last == "mod") {
-            module.pop();
-        }
-        for name in paths_in(without_tests(&text), parent, &module) {
-            if root.join(&name).is_dir() || root.join(format!("{name}.rs")).is_file() {
-                imports.entry(part.clone()).or_default().extend((name != part).then_some(name));
-            }
-        }
-        imports.entry(part).or_default();
+    let is_module =
+        |name: &String| root.join(name).is_dir() || root.join(format!("{name}.rs")).is_file();
+    let mut parts: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for imports::Import { from, to } in imports::of(&format!("src/{parent}")) {
+        let part = from.into_iter().next().unwrap_or_else(|| "mod".to_owned());
+        let name = to.into_iter().next().filter(|name| *name != part && is_module(name));
+        parts.entry(part).or_default().extend(name);
     }
-    imports
-}
-
-/// The first name below `parent` of every path in `text`, the text of `module`.
-fn paths_in(text: &str, parent: &str, module: &[String]) -> Vec<String> {
-    let text: String = code(text).flat_map(|line| [line, "\n"]).collect();
-    let mut names = Vec::new();
-    for start in ["crate::", "super::", "self::"] {
-        for (at, _) in text.match_indices(start) {
-            if text[..at].ends_with("::") {
-                continue;
-            }
-            let path: Vec<&str> = text[at..]
-                .split(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':'))
-                .next()
-                .unwrap()
-                .split("::")
-                .collect();
-            let num_supers = path.iter().take_while(|name| **name == "super").count();
-            let below = match path[0] {
-                "crate" if path.get(1) == Some(&parent) => path.get(2).copied(),
-                "super" if num_supers == module.len() => path.get(num_supers).copied(),
-                "self" if module.is_empty() => path.get(1).copied(),
-                _ => None,
-            };
-            names.extend(below.map(str::to_owned));
-        }
-    }
-    names
+    parts
 }
 
 /// `text` up to its unit tests.
