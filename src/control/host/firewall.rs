@@ -4,7 +4,7 @@
 //! mends it in one transaction. All of it runs in a task of its own, beside the daemon's loop, and
 //! through the host's own tools, each for a bounded time: the overlay carries packets whether or
 //! not rules can be had. Nothing is removed at the end, so that a restart leaves no gap; that is
-//! for [`clean_up`]. See `docs/adr/0005-rules-as-text.md`.
+//! for `flanneld --cleanup`. See `docs/adr/0005-rules-as-text.md`.
 
 pub(crate) mod blackhole;
 pub(crate) mod command;
