@@ -143,6 +143,11 @@ async fn leases_as_old_versions_write_them_are_read_and_followed() {
             r#"{"PublicIP":"192.0.2.9","PublicIPv6":null}"#,
             "prevExist=false&ttl=86400",
         ),
+        (
+            "10.1.4.0-24&fd00:1:2:3::-64",
+            r#"{"PublicIP":"192.0.2.10","PublicIPv6":"fd00::10"}"#,
+            "prevExist=false&ttl=86400",
+        ),
     ];
     for (key, value, query) in values {
         operator.put(&format!("/test/network/subnets/{key}"), query, value).await;
@@ -157,7 +162,13 @@ async fn leases_as_old_versions_write_them_are_read_and_followed() {
     let leases: Vec<&Lease> = listed.leases().collect();
     assert_eq!(leases.len(), values.len());
     let reserved: Vec<bool> = leases.iter().map(|lease| lease.is_reservation()).collect();
-    assert_eq!(reserved, [false, true, false]);
+    assert_eq!(reserved, [false, true, false, false]);
+    for (lease, (key, ..)) in leases.into_iter().zip(values) {
+        assert_eq!(lease.entry.key, key);
+        let written = registry.renew(lease, &attrs()).await;
+        assert!(matches!(written, Ok(Write::Done(_))), "{key}: {written:?}");
+        assert_eq!(registry.list(&Scope::Key(key.to_owned())).await.unwrap().leases().count(), 1);
+    }
 }
 
 #[tokio::test]
@@ -266,6 +277,33 @@ async fn dead_and_silent_endpoints_among_living_ones_are_passed_over() {
     let registry = registry(&["http://127.0.0.1:1", &silent_url, &server.url]);
     let lease = create(&registry, "10.1.1.0/24").await;
     assert_eq!(registry.list(&Scope::All).await.unwrap().entries.len(), 1);
+    let mut watch = registry.watch(&Scope::All, lease.entry.revision).await.unwrap();
+    create(&registry, "10.1.2.0/24").await;
+    assert_eq!(watch.next().await.unwrap().changes.len(), 1);
+}
+
+#[tokio::test]
+async fn endpoint_that_goes_away_ends_the_watch_and_the_next_one_goes_on() {
+    let server = v2_server().await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let first = format!("http://{}", listener.local_addr().unwrap());
+    let to = server.url.trim_start_matches("http://").to_owned();
+    let proxy = tokio::spawn(async move {
+        let mut carried = tokio::task::JoinSet::new(); // ends with the task
+        loop {
+            let (mut inner, _) = listener.accept().await.unwrap();
+            let mut outer = tokio::net::TcpStream::connect(&to).await.unwrap();
+            carried.spawn(async move {
+                drop(tokio::io::copy_bidirectional(&mut inner, &mut outer).await);
+            });
+        }
+    });
+    let registry = registry(&[&first, &server.url]);
+    let lease = create(&registry, "10.1.1.0/24").await;
+    let mut watch = registry.watch(&Scope::All, lease.entry.revision).await.unwrap();
+    proxy.abort();
+    let end = watch.next().await;
+    assert!(matches!(end, Err(RegistryError::WatchEnded { .. })), "{end:?}");
     let mut watch = registry.watch(&Scope::All, lease.entry.revision).await.unwrap();
     create(&registry, "10.1.2.0/24").await;
     assert_eq!(watch.next().await.unwrap().changes.len(), 1);
