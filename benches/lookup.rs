@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use ipnetwork::Ipv4Network;
 use support::measured::stage;
-use twill::routes::publish::{self, RouteChange};
+use twill::routes::publish::{self, FibSink, RouteChange};
 use twill::routes::{NextHop, Prefix, Route, RouteTable};
 
 /// Destinations per iteration: enough that the loop around them costs nothing.
@@ -67,13 +67,13 @@ fn lookup(criterion: &mut Criterion) {
         for (case, subnet_len) in [("direct", 24), ("trie", 23)] {
             let (mut publisher, _subscriber) = publish::channel(network, subnet_len);
             let changes: Vec<RouteChange> = routes(num).into_iter().map(added).collect();
-            publisher.apply(changes.iter().copied());
+            publisher.apply(&changes).unwrap();
             let mut next = changes.iter().cycle();
             group.bench_function(BenchmarkId::new(case, num), |bencher| {
                 bencher.iter(|| {
-                    let change = next.next().copied();
-                    publisher.apply(change.map(|change| RouteChange { next_hop: None, ..change }));
-                    publisher.apply(change);
+                    let change = *next.next().unwrap();
+                    publisher.apply(&[RouteChange { next_hop: None, ..change }]).unwrap();
+                    publisher.apply(&[change]).unwrap();
                 });
             });
         }

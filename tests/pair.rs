@@ -13,7 +13,7 @@ use twill::dataplane::packet::vnet_hdr::VnetHdr;
 use twill::dataplane::worker::Budget;
 use twill::dataplane::{DropReason, Offloads};
 use twill::routes::NextHop;
-use twill::routes::publish::RouteChange;
+use twill::routes::publish::{FibSink, RouteChange};
 
 #[test]
 fn superpacket_costs_one_send_and_one_write() {
@@ -59,7 +59,9 @@ fn unknown_destination_is_answered_with_net_unreachable() {
 #[test]
 fn superpacket_without_route_is_quoted_as_its_first_segment() {
     let (mut left, _) = pair(Offloads::AUTO, Offloads::AUTO);
-    left.routes.apply([RouteChange { subnet: "10.1.16.0/24".parse().unwrap(), next_hop: None }]);
+    left.routes
+        .apply(&[RouteChange { subnet: "10.1.16.0/24".parse().unwrap(), next_hop: None }])
+        .unwrap();
     let (header, packet) = tcp_superpacket(&pattern(30_000));
     left.send(header, &packet);
     left.run();
@@ -317,7 +319,7 @@ fn changed_route_holds_for_the_next_turn() {
     let (mut left, _) = pair(Offloads::AUTO, Offloads::AUTO);
     let next_hop = NextHop::new("198.51.100.7:8285".parse().unwrap());
     let subnet = "10.1.16.0/24".parse().unwrap();
-    left.routes.apply([RouteChange { subnet, next_hop: Some(next_hop) }]);
+    left.routes.apply(&[RouteChange { subnet, next_hop: Some(next_hop) }]).unwrap();
     left.send(VnetHdr::default(), &PacketBuilder::udp("10.1.15.2:1", "10.1.16.2:2").build());
     left.run();
     assert_eq!(left.underlay.sent.try_recv().unwrap().flow.dst, next_hop.addr);

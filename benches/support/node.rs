@@ -19,7 +19,7 @@ use twill::dataplane::io::underlay_flow::UnderlayFlow;
 use twill::dataplane::packet::vnet_hdr::VnetHdr;
 use twill::dataplane::worker::{Budget, Worker};
 use twill::routes::Route;
-use twill::routes::publish::{self, RouteChange, RoutePublisher};
+use twill::routes::publish::{self, FibSink, RouteChange, RoutePublisher};
 
 /// The node with the lease 10.1.16.0/24.
 pub struct Node {
@@ -39,10 +39,8 @@ impl Node {
         let (tun, host) = memory::tun(offloads);
         let (udp, underlay) = memory::udp(offloads);
         let (mut publisher, subscriber) = publish::channel(super::network(), 24);
-        publisher.apply(
-            [super::route()]
-                .map(|Route { subnet, next_hop }| RouteChange { subnet, next_hop: Some(next_hop) }),
-        );
+        let Route { subnet, next_hop } = super::route();
+        publisher.apply(&[RouteChange { subnet, next_hop: Some(next_hop) }]).unwrap();
         let filter = IngressFilter { subnet: "10.1.16.0/24".parse().unwrap(), tun_mtu: 1472 };
         let (tun, udp) = (Uncounted(tun), Uncounted(udp));
         let worker = Worker::new(tun, udp, [10, 1, 16, 0].into(), filter, subscriber);

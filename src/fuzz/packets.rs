@@ -19,7 +19,7 @@ use crate::dataplane::packet::vnet_hdr::{VNET_HDR_LEN, VnetHdr};
 use crate::dataplane::pmtu::PathMtuCache;
 use crate::dataplane::worker::{Budget, Worker};
 use crate::routes::NextHop;
-use crate::routes::publish::{self, RouteChange, RoutePublisher};
+use crate::routes::publish::{self, FibSink, RouteChange, RoutePublisher};
 
 /// A node with 10.1.15.0/24 whose only peer has 10.1.16.0/24.
 struct Node {
@@ -104,7 +104,7 @@ impl Node {
         let (mut routes, subscriber) = publish::channel("10.1.0.0/16".parse().unwrap(), 24);
         let next_hop = NextHop::new("192.0.2.16:8285".parse().unwrap());
         let subnet = "10.1.16.0/24".parse().unwrap();
-        routes.apply([RouteChange { subnet, next_hop: Some(next_hop) }]);
+        routes.apply(&[RouteChange { subnet, next_hop: Some(next_hop) }]).unwrap();
         let filter = IngressFilter { subnet: "10.1.15.0/24".parse().unwrap(), tun_mtu: MTU.into() };
         let worker = Worker::new(tun, udp, Ipv4Addr::new(10, 1, 15, 0), filter, subscriber);
         let worker = worker.with_path_mtus(PathMtuCache::new(MTU));

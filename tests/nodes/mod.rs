@@ -17,7 +17,7 @@ use twill::dataplane::pmtu::PathMtuCache;
 use twill::dataplane::worker::{Budget, Worker};
 use twill::dataplane::{DropReason, Offloads};
 use twill::routes::NextHop;
-use twill::routes::publish::{self, RouteChange, RoutePublisher};
+use twill::routes::publish::{self, FibSink, RouteChange, RoutePublisher};
 
 /// One node: its worker, the host behind its TUN, and the underlay before its socket.
 pub struct Node {
@@ -45,7 +45,7 @@ fn node(own: u8, peer: u8, mtu: u16, offloads: Offloads) -> Node {
     let (udp, underlay) = memory::udp(offloads);
     let (mut routes, subscriber) = publish::channel("10.1.0.0/16".parse().unwrap(), 24);
     let next_hop = NextHop::new(format!("192.0.2.{peer}:8285").parse().unwrap());
-    routes.apply([RouteChange { subnet: subnet(peer), next_hop: Some(next_hop) }]);
+    routes.apply(&[RouteChange { subnet: subnet(peer), next_hop: Some(next_hop) }]).unwrap();
     let filter = IngressFilter { subnet: subnet(own), tun_mtu: mtu.into() };
     let tun_addr = Ipv4Addr::new(10, 1, own, 0);
     let worker = Worker::new(tun, udp, tun_addr, filter, subscriber);

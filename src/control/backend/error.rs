@@ -1,7 +1,6 @@
 //! [`BackendError`]: why a backend did not start, or failed.
 
 use std::error::Error;
-use std::io;
 use std::net::Ipv4Addr;
 
 use crate::control::host::net::KernelError;
@@ -66,9 +65,6 @@ pub enum BackendError {
     /// The workers did not start, or one of them ended.
     #[error("carry packets")]
     Engine(#[source] EngineError),
-    /// The thread that waits for failures could not be started.
-    #[error("watch over the workers")]
-    Thread(#[source] io::Error),
     /// The task that keeps the device or the peers' entries panicked.
     #[error("keep the overlay device: the task panicked")]
     Panicked,

@@ -25,7 +25,7 @@ fn change_is_seen_by_every_clone_after_a_refresh() {
         let (mut publisher, mut first) = channel(network(), 24);
         let mut second = first.clone();
         for next_hop in [Some(hop(1)), Some(hop(2)), None] {
-            publisher.apply([change(subnet, next_hop)]);
+            publisher.apply(&[change(subnet, next_hop)]).unwrap();
             for subscriber in [&mut first, &mut second] {
                 subscriber.refresh();
                 let found = subscriber.table().lookup(Ipv4Addr::new(10, 1, 2, 9));
@@ -39,7 +39,7 @@ fn change_is_seen_by_every_clone_after_a_refresh() {
 #[test]
 fn lease_of_the_usual_length_is_changed_in_place() {
     let (mut publisher, subscriber) = channel(network(), 24);
-    publisher.apply([change("10.1.2.0/24", Some(hop(1)))]);
+    publisher.apply(&[change("10.1.2.0/24", Some(hop(1)))]).unwrap();
     // Not even a refresh is needed: nothing was copied.
     assert_eq!(subscriber.table().lookup(Ipv4Addr::new(10, 1, 2, 9)), Some(hop(1)));
 }
@@ -54,7 +54,7 @@ fn reader_never_sees_half_a_next_hop() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             for round in 0..100_000 {
-                publisher.apply([change("10.1.2.0/24", hops.get(round % 3).copied())]);
+                publisher.apply(&[change("10.1.2.0/24", hops.get(round % 3).copied())]).unwrap();
             }
             done.store(true, Ordering::Relaxed);
         });
@@ -78,7 +78,7 @@ proptest! {
             let addr = Ipv4Addr::from_bits(0x0a01_0000 + (number << 7));
             let subnet = Ipv4Network::containing(addr, len).unwrap();
             let next_hop = added.then(|| hop(id));
-            publisher.apply([RouteChange { subnet, next_hop }]);
+            publisher.apply(&[RouteChange { subnet, next_hop }]).unwrap();
             match next_hop {
                 Some(next_hop) => { left.insert(subnet, next_hop); }
                 None => { left.remove(&subnet); }

@@ -78,9 +78,11 @@ impl Recipe {
         let (link, look) =
             net::configure(net, &tun.name, link).await.map_err(BackendError::Kernel)?;
         let (routes, counters) = (self.routes.clone(), self.counters.clone());
-        let engine = Engine::start(self.engine.clone(), tun, sockets, routes, counters);
+        let (sender, failures) = mpsc::channel(1);
+        // The first failure is enough: it ends the engine, so later ones find the channel full.
+        let report = move |error| drop(sender.try_send(error));
+        let engine = Engine::start(self.engine.clone(), tun, sockets, routes, counters, report);
         let engine = engine.map_err(BackendError::Engine)?;
-        let failures = forward_failures(&engine)?;
         Ok(Device { name: look.name, link, owns_route: look.owns_route, engine, failures })
     }
 
@@ -111,23 +113,6 @@ pub(super) fn bind(
         }
         UdpError::Bind { .. } | UdpError::Socket { .. } => BackendError::Udp(error),
     })
-}
-
-/// Carries the first failure from the engine's channel, which only a thread can wait on, to one
-/// that a task can. The thread ends with the engine.
-fn forward_failures(engine: &Engine) -> Result<mpsc::Receiver<EngineError>, BackendError> {
-    let (sender, receiver) = mpsc::channel(1);
-    let failures = engine.failures();
-    std::thread::Builder::new()
-        .name("flannel-failure".to_owned())
-        .spawn(move || {
-            if let Ok(error) = failures.recv() {
-                // Nobody listens any more when we are about to end anyway.
-                drop(sender.blocking_send(error));
-            }
-        })
-        .map_err(BackendError::Thread)?;
-    Ok(receiver)
 }
 
 #[cfg(test)]

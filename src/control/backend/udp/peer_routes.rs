@@ -10,16 +10,17 @@ use ipnetwork::Ipv4Network;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
-use tracing::info;
+use tracing::{info, warn};
 
 use super::keeper::Running;
 use super::peers::{AddrChange, Peers};
 use super::ways::{Roads, Verdict, Ways};
 use crate::control::host::net::{HostNet, Netlink, Way};
 use crate::control::subnet::lease::LeaseEvent;
+use crate::control::util::error_chain::one_line;
 use crate::dataplane::engine::Counters;
 use crate::dataplane::packet::headers::ENCAP_OVERHEAD_V4;
-use crate::routes::publish::RoutePublisher;
+use crate::routes::publish::{FibSink, RouteChange, RoutePublisher};
 
 /// Time from a peer's leaving until its counters are freed, and once more: a worker has long sent by
 /// then what it had in hand for it.
@@ -30,9 +31,9 @@ const MANY_LEFT: usize = 256;
 
 /// The routes to the peers.
 #[derive(Debug)]
-pub(super) struct PeerRoutes {
+pub(super) struct PeerRoutes<F = RoutePublisher> {
     peers: Peers,
-    publisher: RoutePublisher,
+    fib: F,
     counters: Counters,
     /// To and from the task that asks the kernel for the way to each peer.
     addrs: mpsc::UnboundedSender<AddrChange>,
@@ -63,10 +64,17 @@ pub(super) struct HostRoads {
 }
 
 impl PeerRoutes {
+    /// How many routes there are.
+    pub(super) fn num_routes(&self) -> usize {
+        self.fib.num_routes()
+    }
+}
+
+impl<F: FibSink> PeerRoutes<F> {
     /// Those of `peers`, of whom there are none yet; `roads` says by which way each is reached.
     pub(super) fn new(
         peers: Peers,
-        publisher: RoutePublisher,
+        fib: F,
         counters: Counters,
         network: Ipv4Network,
         roads: impl Roads + Send + Sync + 'static,
@@ -81,7 +89,7 @@ impl PeerRoutes {
         let sweep = Sweep { due: Instant::now(), num_due: 0, num_left: 0 };
         Self {
             peers,
-            publisher,
+            fib,
             counters,
             addrs,
             verdicts,
@@ -96,15 +104,20 @@ impl PeerRoutes {
         self.peers.set_own(own);
     }
 
-    /// How many routes there are.
-    pub(super) fn num_routes(&self) -> usize {
-        self.publisher.num_routes()
+    /// Changes the routes that packets are forwarded by. A refusal is logged; the other changes are
+    /// made.
+    fn publish(&mut self, changes: &[RouteChange]) {
+        if let Err(error) = self.fib.apply(changes) {
+            warn!("{}", one_line(&error));
+        }
     }
 
     /// Takes over changes in the peers' leases, in order.
     pub(super) fn apply(&mut self, events: &[LeaseEvent]) {
         let mut addrs = Vec::new();
-        self.publisher.apply(events.iter().map(|event| self.peers.change(event, &mut addrs)));
+        let changes: Vec<RouteChange> =
+            events.iter().map(|event| self.peers.change(event, &mut addrs)).collect();
+        self.publish(&changes);
         for change in addrs {
             if let AddrChange::Left(addr) = change {
                 self.sweep.leave();
@@ -145,7 +158,8 @@ impl PeerRoutes {
         let mut next = Some(verdict);
         while let Some(verdict) = next {
             let Verdict { addr, mtu, .. } = verdict;
-            self.publisher.apply(self.peers.judge(verdict));
+            let changes = self.peers.judge(verdict);
+            self.publish(&changes);
             let is_new = mtu != self.route_mtus.get(&addr).copied();
             if is_new && self.peers.has(addr) {
                 tell(addr, mtu);
@@ -206,12 +220,15 @@ impl Roads for HostRoads {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use super::*;
     use crate::control::subnet::kv::registry::{Entry, Revision};
     use crate::control::subnet::lease::{Lease, LeaseAttrs};
+    use crate::control::util::test_log::Logs;
     use crate::dataplane::stats::peers::PeerCount;
     use crate::routes::Prefix;
-    use crate::routes::publish;
+    use crate::routes::publish::{self, FibError};
 
     /// A host on which 10.1.245.0/24 leaves by the overlay device, and all else by another.
     #[derive(Debug)]
@@ -228,11 +245,42 @@ mod tests {
     }
 
     fn routes() -> (PeerRoutes, Counters) {
+        let (publisher, _subscriber) = publish::channel("10.1.0.0/16".parse().unwrap(), 24);
+        routes_in(publisher)
+    }
+
+    fn routes_in<F: FibSink>(fib: F) -> (PeerRoutes<F>, Counters) {
         let network = "10.1.0.0/16".parse().unwrap();
-        let (publisher, _subscriber) = publish::channel(network, 24);
         let counters = Counters::new(2);
         let peers = Peers::new(8285, true, [[192, 0, 2, 1].into(); 2]);
-        (PeerRoutes::new(peers, publisher, counters.clone(), network, Host), counters)
+        (PeerRoutes::new(peers, fib, counters.clone(), network, Host), counters)
+    }
+
+    /// A table that refuses the route to 10.1.2.0/24, and the changes it made.
+    #[derive(Debug, Default)]
+    struct FullTable(Vec<RouteChange>);
+
+    impl FibSink for FullTable {
+        fn apply(&mut self, changes: &[RouteChange]) -> Result<(), FibError> {
+            let is_refused = |change: &&RouteChange| change.subnet.network().octets()[2] == 2;
+            self.0.extend(changes.iter().filter(|change| !is_refused(change)));
+            changes.iter().find(is_refused).map_or(Ok(()), |change| {
+                let source = io::Error::from_raw_os_error(libc::ENOSPC);
+                Err(FibError { subnet: change.subnet, table: "full table", source })
+            })
+        }
+    }
+
+    #[tokio::test]
+    async fn refused_route_is_logged_and_the_others_are_made() {
+        let logs = Logs::capture();
+        let (mut routes, _) = routes_in(FullTable::default());
+        let events = [1, 2, 3].map(|n| LeaseEvent::Added(lease(n, [192, 0, 2, n].into())));
+        routes.apply(&events);
+        let made: Vec<u8> = routes.fib.0.iter().map(|c| c.subnet.network().octets()[2]).collect();
+        assert_eq!(made, [1, 3]);
+        let expected = "change the route to 10.1.2.0/24 in the full table: No space left on device";
+        assert_eq!(logs.count(expected), 1);
     }
 
     fn lease(subnet: u8, public_ip: Ipv4Addr) -> Lease {
