@@ -27,7 +27,7 @@ use crate::harness::{
 /// What `ip` is told, and what the daemon says then. Each happens twice.
 const ACCIDENTS: [(&str, &str); 6] = [
     ("link del flannel0", "overlay device flannel0 disappeared; recreating it"),
-    ("link set flannel0 down", "it was down; put right"),
+    ("link set flannel0 down", "it was down; restored"),
     ("route del 10.5.0.0/16 dev flannel0", "it had lost the route to the network"),
     ("addr flush dev flannel0", "it had lost its address"),
     ("route replace 10.5.0.0/16 dev lo", "it had lost the route to the network"),

@@ -31,7 +31,7 @@ pub enum BackendError {
     /// The overlay device could not be set up.
     #[error("set up the overlay device")]
     Kernel(#[source] KernelError),
-    /// Somebody else has the port.
+    /// Another process has the port.
     #[error(
         "the overlay's UDP port is taken, perhaps by another flanneld (ss -ulpn shows by whom): \
          stop that, or change Backend.Port in the network config of all nodes"

@@ -1,8 +1,8 @@
 //! The host-gw backend: one plain route per peer, by the external interface.
 //!
 //! Parity is with flannel's `pkg/backend/hostgw`, and with its ten seconds of repair. The routes
-//! have a protocol number of their own, [`ROUTE_PROTOCOL`](super::peer_routes::ROUTE_PROTOCOL), so
-//! that nothing foreign is touched.
+//! have a protocol number of their own, [`ROUTE_PROTOCOL`](net::ROUTE_PROTOCOL), so
+//! that no other route is touched.
 
 use std::net::Ipv4Addr;
 

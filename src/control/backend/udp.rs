@@ -5,9 +5,11 @@
 //! of its backend.
 
 mod device;
-mod keeper;
+mod engine_handle;
 mod peer_routes;
 mod peers;
+mod reconciler;
+mod repair_limit;
 mod shadows;
 mod source_ports;
 mod underlay;
@@ -22,10 +24,11 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::info;
 
-use self::device::Recipe;
-use self::keeper::{Keeper, Running, Says};
-use self::peer_routes::{HostRoads, PeerRoutes};
+use self::device::DeviceSpec;
+use self::engine_handle::EngineHandle;
+use self::peer_routes::{KernelRouteLookup, PeerRoutes};
 use self::peers::Peers;
+use self::reconciler::{Advertised, DeviceReconciler};
 use self::shadows::{PeerSubnets, Shadows};
 use self::underlay::Underlay;
 use self::underlay::first_tun_mtu;
@@ -56,7 +59,7 @@ pub struct UdpOptions {
     pub num_workers: usize,
     /// Offloads that may be used.
     pub offloads: Offloads,
-    /// Whether flows may be told apart by their outer source port.
+    /// Whether flows may have outer source ports of their own.
     pub source_ports: SourcePorts,
     /// Which host this is, for leases that may say more than stock's.
     pub host: Option<HostId>,
@@ -86,14 +89,14 @@ pub(super) struct UdpPrepared {
     sockets: Vec<KernelUdp>,
 }
 
-/// The running udp backend.
+/// The engine udp backend.
 #[derive(Debug)]
 pub(super) struct UdpBackend {
     mtu: u16,
-    running: Arc<Running>,
+    engine: Arc<EngineHandle>,
     conditions: watch::Receiver<Conditions>,
     attrs: watch::Receiver<LeaseAttrs>,
-    /// The keeper, and the netlink socket that it reads.
+    /// The reconciler, and the netlink socket that it reads.
     tasks: JoinSet<BackendError>,
     routes: PeerRoutes,
     peer_subnets: Arc<PeerSubnets>,
@@ -174,7 +177,7 @@ impl UdpBackend {
         });
         let (publisher, routes) = publish::channel(network.v4.network, network.v4.subnet_len);
         let (subnet, tun_addr) = (lease.subnet, lease.subnet.network());
-        let recipe = Recipe {
+        let spec = DeviceSpec {
             tun: TunConfig { name: String::new(), num_queues: num_workers, offloads },
             network: network.v4.network,
             bind_addr,
@@ -189,33 +192,34 @@ impl UdpBackend {
             routes,
             counters: Counters::new(num_workers),
         };
-        let device = recipe.make(&net, mtu, None, sockets).await?;
+        let device = spec.make(&net, mtu, None, sockets).await?;
         info!(device = %device.name, mtu, workers = num_workers, "overlay device is up");
 
         let own = [iface.addr, iface.public_ip];
-        let counters = recipe.counters.clone();
+        let counters = spec.counters.clone();
         let src_net = net.clone();
         let attrs = source_ports::attrs(&iface, source_ports, host.as_ref());
         let attrs = watch::Sender::new(attrs);
-        let says = Says { source_ports, host, attrs };
+        let advertised = Advertised { source_ports, host, attrs };
         let underlay = Underlay::new(iface, choice, mtu, is_chosen);
-        let keeper = Keeper::new((net, changes), recipe, underlay, says, device);
-        let (running, conditions, attrs) = (keeper.running(), keeper.state(), keeper.attrs());
+        let reconciler = DeviceReconciler::new((net, changes), spec, underlay, advertised, device);
+        let (engine, conditions, attrs) =
+            (reconciler.engine(), reconciler.conditions(), reconciler.attrs());
         let peer_subnets = Arc::new(PeerSubnets::default());
         let shadows = Shadows {
             network: network.v4.network,
             own: subnet,
             peers: Arc::clone(&peer_subnets),
-            running: Arc::clone(&running),
-            state: keeper.teller(),
+            engine: Arc::clone(&engine),
+            state: reconciler.conditions_sender(),
         };
-        tasks.spawn(keeper.keep());
+        tasks.spawn(reconciler.run());
         let mut watch = JoinSet::new();
         watch.spawn(shadows.keep());
         let peers = Peers::new(port, spreads_flows, own);
-        let roads = HostRoads { net: src_net, running: Arc::clone(&running) };
-        let routes = PeerRoutes::new(peers, publisher, counters, network.v4.network, roads);
-        Ok(Self { mtu, running, conditions, attrs, tasks, routes, peer_subnets, _watch: watch })
+        let lookup = KernelRouteLookup { net: src_net, engine: Arc::clone(&engine) };
+        let routes = PeerRoutes::new(peers, publisher, counters, network.v4.network, lookup);
+        Ok(Self { mtu, engine, conditions, attrs, tasks, routes, peer_subnets, _watch: watch })
     }
 }
 
@@ -226,7 +230,7 @@ impl Backend for UdpBackend {
 
     fn apply(&mut self, events: Vec<LeaseEvent>) {
         self.peer_subnets.apply(&events);
-        self.routes.set_own(self.running.own());
+        self.routes.set_own(self.engine.own());
         self.routes.apply(&events);
     }
 
@@ -234,7 +238,7 @@ impl Backend for UdpBackend {
         Box::pin(async {
             tokio::select! {
                 ended = first_end(&mut self.tasks) => ended,
-                never = self.routes.tend() => match never {},
+                never = self.routes.follow() => match never {},
             }
         })
     }
@@ -248,12 +252,12 @@ impl Backend for UdpBackend {
     }
 
     fn peer_counts(&self) -> (Vec<PeerCount>, Vec<PeerCount>) {
-        let counters = self.running.counters();
+        let counters = self.engine.counters();
         (counters.to_peers(), counters.from_peers())
     }
 
     fn device(&self) -> String {
-        self.running.name()
+        self.engine.name()
     }
 
     fn num_peers(&self) -> usize {
@@ -261,7 +265,7 @@ impl Backend for UdpBackend {
     }
 
     fn stats(&self) -> BackendStats {
-        let dataplane = Some(self.running.counters().snapshot());
+        let dataplane = Some(self.engine.counters().snapshot());
         BackendStats { device: self.device(), num_peers: self.num_peers(), dataplane }
     }
 }
@@ -278,7 +282,7 @@ async fn first_end(tasks: &mut JoinSet<BackendError>) -> BackendError {
 
 impl Drop for UdpBackend {
     fn drop(&mut self) {
-        self.running.stop();
+        self.engine.stop();
     }
 }
 
@@ -287,10 +291,10 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn keeper_that_panics_is_heard() {
+    async fn reconciler_that_panics_ends_the_backend() {
         let mut tasks = JoinSet::new();
         tasks.spawn(std::future::pending());
-        tasks.spawn(async { panic!("a fault in the keeper") });
+        tasks.spawn(async { panic!("a fault in the reconciler") });
         assert!(matches!(first_end(&mut tasks).await, BackendError::Panicked));
     }
 }

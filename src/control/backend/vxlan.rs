@@ -3,9 +3,12 @@
 //! Parity is with flannel's `pkg/backend/vxlan`: the same device, entries and lease. Nothing is
 //! taken away at the end, so packets go on while no flanneld runs.
 
+mod address;
 mod device;
+mod device_error;
 mod host;
 mod lease_data;
+mod settings;
 
 use std::net::Ipv4Addr;
 
@@ -13,7 +16,8 @@ use ipnetwork::Ipv4Network;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use self::device::{Device, DeviceSpec, address};
+use self::address::set_address;
+use self::device::{Device, DeviceSpec};
 use self::host::{CONDITIONS, VxlanHost};
 use self::lease_data::{BACKEND_TYPE, advertise, vtep_mac};
 use super::mtu::kernel_mtu;
@@ -185,7 +189,7 @@ impl VxlanPrepared {
         let spec = DeviceSpec { local: underlay.iface().addr, ..spec };
         let Device { link, .. } = spec.ensure(&net, &lower, mac).await?;
         let (own, addr) = (lease.subnet, lease.subnet.network());
-        address(&net, &link, addr, network).await.map_err(BackendError::Kernel)?;
+        set_address(&net, &link, addr, network).await.map_err(BackendError::Kernel)?;
         if !link.is_up {
             spec.bring_up(&net, &link).await?;
         }

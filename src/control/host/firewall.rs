@@ -1,7 +1,7 @@
 //! The host's rules: forwarded packets of the overlay may pass, and what leaves it is masqueraded.
 //!
 //! `rules` says what is wanted, `iptables` or `nftables` compares that with what there is and
-//! mends it in one transaction. All of it runs in a task of its own, beside the daemon's loop, and
+//! repairs it in one transaction. All of it runs in a task of its own, not in the daemon's loop, and
 //! through the host's own tools, each for a bounded time: the overlay carries packets whether or
 //! not rules can be had. Nothing is removed at the end, so that a restart leaves no gap; that is
 //! for `flanneld --cleanup`. See `docs/adr/0005-rules-as-text.md`.
@@ -56,17 +56,17 @@ pub enum RuleTool {
 /// How the rules are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum RulesState {
-    /// Nobody asked for any.
+    /// None are asked for.
     #[default]
     NotWanted,
     /// The first look at them is not over.
     Pending,
-    /// They were as they should be at the last look, or have been mended then.
+    /// They were as they should be at the last look, or were repaired then.
     InPlace {
         /// Times that they were written.
         num_writes: u64,
     },
-    /// They could not be read or mended at the last look.
+    /// They could not be read or repaired at the last look.
     Failed {
         /// Why, in one line.
         reason: String,
@@ -109,7 +109,7 @@ impl Firewall {
         if config.has_rules() {
             let (log, stale) = (LogLimit::default(), neighbours::ours(ranges, previous_network));
             let claim = Claim::new(ranges.network);
-            let keeper = Keeper {
+            let reconciler = RuleReconciler {
                 config,
                 tool,
                 ranges,
@@ -120,7 +120,7 @@ impl Firewall {
                 log,
                 claim,
             };
-            tasks.spawn(keeper.keep(sender));
+            tasks.spawn(reconciler.keep(sender));
         }
         if config.blackhole_route {
             let stale = previous.filter(|previous| *previous != ranges.subnet);
@@ -153,12 +153,12 @@ impl Firewall {
     }
 }
 
-/// Looks after the rules.
-struct Keeper {
+/// Reconciles the rules.
+struct RuleReconciler {
     config: FirewallConfig,
     tool: RuleTool,
     ranges: Ranges,
-    /// Networks whose rules are ours, from an earlier life.
+    /// Networks whose rules are ours, from an earlier run.
     stale: Vec<Ipv4Network>,
     /// The tool, once it has been found to work.
     found: Option<Found>,
@@ -166,7 +166,7 @@ struct Keeper {
     /// Times that rules were written.
     num_writes: u64,
     log: LogLimit,
-    /// Tells other flannelds of this host that our network is in use.
+    /// Marks for other flannelds of this host that our network is in use.
     claim: Claim,
 }
 
@@ -175,10 +175,10 @@ enum Found {
     Nftables(Nftables),
 }
 
-impl Keeper {
+impl RuleReconciler {
     async fn keep(mut self, installed: oneshot::Sender<()>) {
         self.look().await;
-        // Only now: when somebody changes from one tool to the other, no packet goes without.
+        // Only now: when an operator changes from one tool to the other, no packet goes without.
         self.remove_others().await;
         drop(installed);
         let mut ticks = interval(self.config.resync);
@@ -190,10 +190,10 @@ impl Keeper {
         }
     }
 
-    /// Compares what there is with what should be, mends it, and tells how it went.
+    /// Compares what there is with what should be, repairs it, and reports the result.
     async fn look(&mut self) {
         self.claim.hold();
-        let result = self.mend().await;
+        let result = self.reconcile().await;
         let num_writes = self.num_writes;
         self.tell.send_replace(match result {
             Ok(()) => RulesState::InPlace { num_writes },
@@ -202,7 +202,7 @@ impl Keeper {
     }
 
     /// The error is the last there was, as one line.
-    async fn mend(&mut self) -> Result<(), String> {
+    async fn reconcile(&mut self) -> Result<(), String> {
         let mut found = match self.found.take() {
             Some(found) => found,
             None => match self.find().await {
@@ -252,7 +252,7 @@ impl Keeper {
         })
     }
 
-    /// Removes what we made with the other tool in an earlier life.
+    /// Removes what we made with the other tool in an earlier run.
     async fn remove_others(&self) {
         let removed = match self.tool {
             RuleTool::Iptables => nftables::withdraw(&self.stale).await,

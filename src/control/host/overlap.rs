@@ -109,8 +109,8 @@ async fn look(net: &Netlink, network: Ipv4Network, what: String, addr: Ipv4Addr)
     Covered { what, addr, is_lost }
 }
 
-/// Whether `route` is that of an overlay device which is there already: `--config-check` may run
-/// beside it.
+/// Whether `route` is that of an overlay device which is there already, because flanneld runs
+/// during `--config-check`.
 async fn is_overlays(net: &Netlink, network: Ipv4Network, route: RouteFields) -> bool {
     let Some(link) = route.link.filter(|_| route.dst == network) else { return false };
     let link = net.link_at(link).await.ok().flatten();

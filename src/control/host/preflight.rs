@@ -17,7 +17,7 @@ pub enum PreflightError {
     )]
     NoTun,
     /// The node is there, but the kernel's TUN driver is not behind it.
-    #[error("{TUN} leads to no TUN driver: run `modprobe tun`, and make the node anew if need be")]
+    #[error("{TUN} leads to no TUN driver: run `modprobe tun`, and make the node again")]
     NoTunDriver,
     /// The TUN device node cannot be opened.
     #[error("open {TUN}: run as root, and in a container pass the device in with `--device {TUN}`")]
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn missing_node_is_told_from_one_that_is_no_device_and_is_not_made() {
+    fn missing_node_is_distinguished_from_one_that_is_no_device_and_is_not_made() {
         let dir = tempfile::tempdir().unwrap();
         let node = dir.path().join("tun");
         assert!(matches!(check_node(&node), Err(PreflightError::NoTun)));

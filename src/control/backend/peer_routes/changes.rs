@@ -13,7 +13,8 @@ use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{MulticastGroup, new_multicast_connection};
 
 use super::entries::Entries;
-use super::tables::{Links, is_permanent, neighbour};
+use super::kernel_entries::{is_permanent, neighbour};
+use super::tables::Links;
 use crate::control::host::net::KernelError;
 use crate::routes::Prefix;
 
@@ -45,7 +46,7 @@ impl TableChanges {
         Ok((connection, Self { messages: Box::pin(messages) }))
     }
 
-    /// Waits for a change that makes something differ from `there`, as far as a message tells.
+    /// Waits for a change that makes something differ from `there`, as far as a message shows.
     ///
     /// # Cancel safety
     /// Dropping the future loses no change.

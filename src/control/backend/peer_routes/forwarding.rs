@@ -7,7 +7,8 @@ use ipnetwork::Ipv4Network;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::reconciler::{Command, PeerHost, PeerReconciler};
+use super::host::PeerHost;
+use super::reconciler::{Command, PeerReconciler};
 use super::tables::Links;
 use crate::control::backend::{Backend, BackendError};
 use crate::control::conditions::Conditions;

@@ -2,13 +2,17 @@
 //! backends whose packets the kernel forwards.
 //!
 //! [`Desired`] is pure, [`Tables`] are the kernel's or memory,
-//! [`PeerReconciler`] makes the second follow the first. What differs between the backends stands
+//! [`PeerReconciler`] makes the second follow the first. What differs between the backends is
 //! behind [`PeerHost`].
 
 mod changes;
 mod desired;
 mod entries;
+mod failures;
 mod forwarding;
+mod host;
+mod kernel_entries;
+mod kernel_tables;
 mod mac;
 mod reconciler;
 mod tables;
@@ -20,8 +24,9 @@ pub use self::changes::TableChanges;
 pub use self::desired::{Desired, PeerEntries};
 pub use self::entries::{Change, Entries, Hop, Key, Via};
 pub use self::forwarding::{Fixed, KernelForwarding};
+pub use self::host::PeerHost;
+pub use self::kernel_tables::KernelTables;
 pub use self::mac::{Mac, MacError};
-pub use self::reconciler::{Command, PeerHost, PeerReconciler};
-pub use self::tables::delete_marked_routes;
-pub use self::tables::{Found, KernelTables, Links, ROUTE_PROTOCOL, Tables};
+pub use self::reconciler::{Command, PeerReconciler};
+pub use self::tables::{Found, Links, Tables};
 pub use self::underlay::{Underlay, check_host, underlay_condition};

@@ -11,6 +11,8 @@
 //! kernel reports a change of ours, and every ten seconds, as stock's host-gw does. What fails is
 //! tried again by itself, later and later, and never holds up another peer.
 
+mod evaluate;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -18,10 +20,11 @@ use ipnetwork::Ipv4Network;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::desired::{Desired, PeerEntries};
-use super::entries::{Change, Entries, Hop, Key};
+use super::desired::Desired;
+use super::entries::{Change, Entries, Key};
+use super::failures::{Failures, RETRY};
+use super::host::PeerHost;
 use super::tables::{Links, Tables};
-use crate::control::backend::BackendError;
 use crate::control::conditions::{Condition, Conditions};
 use crate::control::subnet::lease::{LeaseAttrs, LeaseEvent};
 use crate::control::util::error_chain::one_line;
@@ -35,49 +38,6 @@ const PERIOD: Duration = Duration::from_secs(10);
 /// Debounce window for netlink events.
 const SETTLE: Duration = Duration::from_millis(50);
 
-/// First and longest pause before a change that failed is tried again.
-const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-
-/// What a backend does on its host for the reconciler.
-#[expect(async_fn_in_trait, reason = "all callers run on one thread: no bound is wanted")]
-pub trait PeerHost {
-    /// The tables it keeps entries in.
-    type Tables: Tables;
-
-    /// The tables.
-    fn tables(&self) -> &Self::Tables;
-
-    /// The whole overlay: entries outside of it are not ours.
-    fn network(&self) -> Ipv4Network;
-
-    /// Our own part of it.
-    fn own(&self) -> Ipv4Network;
-
-    /// Puts its device right, if it has one, and looks at the external interface. Sets a condition
-    /// for each.
-    ///
-    /// # Errors
-    /// [`BackendError`] when there is no device to put entries on; tried again soon.
-    async fn reconcile_links(&mut self, conditions: &mut Conditions)
-    -> Result<Links, BackendError>;
-
-    /// What this peer needs.
-    ///
-    /// # Errors
-    /// One line that says why its lease cannot be followed.
-    async fn peer(&self, subnet: Ipv4Network, attrs: &LeaseAttrs) -> Result<PeerEntries, String>;
-
-    /// Waits until the kernel reports a change to what is ours, of which `there` is how we left it;
-    /// for ever if there will be none.
-    ///
-    /// # Cancel safety
-    /// Dropping the future loses no change.
-    async fn changed(&mut self, there: &Entries);
-
-    /// Forgets the changes that have been reported by now.
-    fn drain_changes(&mut self);
-}
-
 /// What the node has for its backend.
 #[derive(Debug)]
 pub enum Command {
@@ -85,14 +45,6 @@ pub enum Command {
     Apply(Vec<LeaseEvent>),
     /// The registry has listed every lease: what no lease asks for is left over.
     Synced,
-}
-
-/// A change that failed.
-#[derive(Debug)]
-struct Failure {
-    retry_at: Instant,
-    pause: Duration,
-    reason: String,
 }
 
 /// Keeps the tables of one node. Runs in a task of its own.
@@ -108,7 +60,7 @@ pub struct PeerReconciler<H> {
     there: Entries,
     links: Option<Links>,
     is_synced: bool,
-    failures: BTreeMap<Key, Failure>,
+    failures: Failures,
     /// Why a lease cannot be followed.
     faults: BTreeMap<Ipv4Network, String>,
     /// Why the tables cannot be compared.
@@ -133,7 +85,7 @@ impl<H: PeerHost> PeerReconciler<H> {
             there: Entries::default(),
             links: Some(links),
             is_synced: false,
-            failures: BTreeMap::new(),
+            failures: Failures::default(),
             faults: BTreeMap::new(),
             trouble: None,
             log: LogLimit::default(),
@@ -142,11 +94,11 @@ impl<H: PeerHost> PeerReconciler<H> {
 
     /// Works until the node drops its end of the commands.
     pub async fn run(mut self) {
-        // What an earlier life left is in place already.
+        // What an earlier run left is in place already.
         let is_in_place = self.reconcile().await;
         let mut compare_at = Instant::now() + if is_in_place { PERIOD } else { RETRY.0 };
         loop {
-            let retry_at = self.failures.values().map(|failure| failure.retry_at).min();
+            let retry_at = self.failures.next_retry();
             let wake_at = retry_at.map_or(compare_at, |retry_at| retry_at.min(compare_at));
             tokio::select! {
                 biased;
@@ -194,79 +146,6 @@ impl<H: PeerHost> PeerReconciler<H> {
         self.program(touched).await;
     }
 
-    /// Asks again what the peer of `subnet` needs. Returns what may have changed.
-    async fn evaluate(&mut self, subnet: Ipv4Network) -> BTreeSet<Key> {
-        let wanted = match self.leases.get(&subnet) {
-            Some(attrs) => match self.misplaced(subnet) {
-                Some(fault) => Err(fault),
-                None => self.host.peer(subnet, attrs).await,
-            },
-            None => {
-                self.faults.remove(&subnet);
-                if self.desired.peers().contains_key(&subnet) {
-                    tracing::debug!("removing subnet: {subnet}");
-                }
-                return self.desired.set(subnet, None);
-            }
-        };
-        match wanted {
-            Ok(peer) => {
-                self.faults.remove(&subnet);
-                self.warn_of_rivals(subnet, &peer);
-                if self.desired.peers().get(&subnet) == Some(&peer) {
-                    return BTreeSet::new();
-                }
-                let PeerEntries { hop: Hop { gateway, .. }, vtep } = peer;
-                match vtep {
-                    Some((mac, host)) => {
-                        tracing::debug!("adding subnet: {subnet} PublicIP: {host} VtepMAC: {mac}")
-                    }
-                    None => tracing::debug!(
-                        "Adding direct route to subnet: {subnet} PublicIP: {gateway}"
-                    ),
-                }
-                self.desired.set(subnet, Some(peer))
-            }
-            Err(fault) => {
-                if self.faults.get(&subnet) != Some(&fault) {
-                    // While the interface is down no peer of host-gw's is in reach: said once.
-                    let underlay = self.conditions.borrow().get("underlay");
-                    if !matches!(underlay, Condition::Failed(_)) {
-                        tracing::warn!("lease {subnet}: {fault}; it gets no route");
-                    }
-                    self.faults.insert(subnet, fault);
-                }
-                self.desired.set(subnet, None)
-            }
-        }
-    }
-
-    /// Why the kernel must have no route to `subnet`: it would take packets away from this host's
-    /// own links, or from its containers.
-    fn misplaced(&self, subnet: Ipv4Network) -> Option<String> {
-        let (network, own) = (self.host.network(), self.host.own());
-        let is_within = |outer: Ipv4Network| {
-            outer.contains(subnet.network()) && outer.contains(subnet.broadcast())
-        };
-        if !is_within(network) {
-            return Some(format!("it is not inside the Network {network}"));
-        }
-        is_within(own).then(|| format!("it is inside our own subnet {own}"))
-    }
-
-    fn warn_of_rivals(&mut self, subnet: Ipv4Network, peer: &PeerEntries) {
-        let Some((mac, host)) = peer.vtep else { return };
-        if let Some(rival) = self.desired.rivals(mac, host).first()
-            && *rival != subnet
-            && self.log.is_due("rivals")
-        {
-            tracing::warn!(
-                "leases {subnet} and {rival} have one VtepMAC {mac} on two hosts: one of them gets \
-                 no packets; delete the device of a cloned host and restart its flanneld"
-            );
-        }
-    }
-
     /// Compares everything, and makes the difference. Returns whether it could.
     async fn reconcile(&mut self) -> bool {
         let mut conditions = self.conditions.borrow().clone();
@@ -300,7 +179,7 @@ impl<H: PeerHost> PeerReconciler<H> {
         }
         // What is in place has not failed, even if another program put it there.
         let (there, wanted) = (&self.there, self.desired.entries());
-        self.failures.retain(|key, _| there.change(*key, wanted).is_some());
+        self.failures.retain(|key| there.change(key, wanted).is_some());
         self.program(keys).await;
         if self.is_synced {
             for change in found.strays {
@@ -331,42 +210,34 @@ impl<H: PeerHost> PeerReconciler<H> {
             Ok(()) => {
                 tracing::debug!("{change}");
                 self.there.record(change);
-                self.failures.remove(&key);
+                self.failures.remove(key);
             }
             Err(error) => {
-                let pause = self
-                    .failures
-                    .get(&key)
-                    .map_or(RETRY.0, |before| (before.pause * 2).min(RETRY.1));
                 let reason = one_line(&error);
                 if self.log.is_due("change") {
                     tracing::warn!("{reason}; trying again");
                 }
-                let retry_at = Instant::now() + pause;
-                self.failures.insert(key, Failure { retry_at, pause, reason });
+                self.failures.insert(key, reason);
             }
         }
     }
 
     /// Tries the changes again whose pause is over.
     async fn retry(&mut self) {
-        let now = Instant::now();
-        let due = self.failures.iter().filter(|(_, failure)| failure.retry_at <= now);
-        let due: BTreeSet<Key> = due.map(|(key, _)| *key).collect();
+        let due = self.failures.due();
         // It may have become needless meanwhile.
-        self.failures.retain(|key, _| {
-            !due.contains(key) || self.there.change(*key, self.desired.entries()).is_some()
-        });
+        let (there, wanted) = (&self.there, self.desired.entries());
+        self.failures.retain(|key| !due.contains(&key) || there.change(key, wanted).is_some());
         self.program(due).await;
     }
 
     /// Says how many peers cannot be reached, and why the first cannot.
     fn report_peers(&mut self) {
         let mut conditions = self.conditions.borrow().clone();
-        let first_failure = self.failures.values().map(|failure| &failure.reason).next();
+        let first_failure = self.failures.first_reason().map(str::to_owned);
         let first_fault =
             self.faults.iter().map(|(subnet, fault)| format!("lease {subnet}: {fault}"));
-        let first = first_failure.cloned().or_else(|| first_fault.into_iter().next());
+        let first = first_failure.or_else(|| first_fault.into_iter().next());
         let num = self.failures.len() + self.faults.len();
         let condition = match (&self.trouble, first) {
             (Some(trouble), _) => Condition::Failed(trouble.clone()),

@@ -1,5 +1,4 @@
-//! The overlay device with all that serves it: made at the start, and anew when somebody deletes
-//! it.
+//! The overlay device with its workers: made at the start, and again if it disappears.
 
 use std::io;
 use std::net::SocketAddrV4;
@@ -19,9 +18,9 @@ use crate::routes::publish::RouteSubscriber;
 /// The kernel gives the first number that is free.
 const NAME_TEMPLATE: &str = "flannel%d";
 
-/// Everything that it takes to make the device.
+/// What the device is made from.
 #[derive(Debug)]
-pub(super) struct Recipe {
+pub(super) struct DeviceSpec {
     /// The device's queues; the name does not count.
     pub(super) tun: TunConfig,
     /// Routed into the device.
@@ -32,7 +31,7 @@ pub(super) struct Recipe {
     pub(super) engine: EngineConfig,
     /// Where the workers find the peers.
     pub(super) routes: RouteSubscriber,
-    /// The counters, which go on when the device is made anew.
+    /// The counters, which go on when the device is made again.
     pub(super) counters: Counters,
 }
 
@@ -51,7 +50,7 @@ pub(super) struct Device {
     pub(super) failures: mpsc::Receiver<EngineError>,
 }
 
-impl Recipe {
+impl DeviceSpec {
     /// Makes the device with this MTU, and under this name if it is given and free, for workers
     /// that have these sockets.
     ///
@@ -75,7 +74,7 @@ impl Recipe {
         let tun = tun.map_err(BackendError::Tun)?;
         let (addr, network) = (self.engine.tun_addr, self.network);
         let link = |index| OverlayLink { index, addr, mtu, network };
-        let (link, look) =
+        let (link, found) =
             net::configure(net, &tun.name, link).await.map_err(BackendError::Kernel)?;
         let (routes, counters) = (self.routes.clone(), self.counters.clone());
         let (sender, failures) = mpsc::channel(1);
@@ -83,7 +82,7 @@ impl Recipe {
         let report = move |error| drop(sender.try_send(error));
         let engine = Engine::start(self.engine.clone(), tun, sockets, routes, counters, report);
         let engine = engine.map_err(BackendError::Engine)?;
-        Ok(Device { name: look.name, link, owns_route: look.owns_route, engine, failures })
+        Ok(Device { name: found.name, link, owns_route: found.owns_route, engine, failures })
     }
 
     /// The sockets for [`make`](Self::make), which must come first: where they are not to be had,

@@ -12,9 +12,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
-use super::keeper::Running;
+use super::engine_handle::EngineHandle;
 use super::peers::{AddrChange, Peers};
-use super::ways::{Roads, Verdict, Ways};
+use super::ways::{RouteLookup, Verdict, Ways};
 use crate::control::host::net::{HostNet, Netlink, Way};
 use crate::control::subnet::lease::LeaseEvent;
 use crate::control::util::error_chain::one_line;
@@ -40,7 +40,7 @@ pub(super) struct PeerRoutes<F = RoutePublisher> {
     verdicts: mpsc::UnboundedReceiver<Verdict>,
     /// That task; it ends with us.
     _ways: JoinSet<()>,
-    /// MTUs that somebody gave to the routes to peers.
+    /// MTUs that were set on the host's routes to peers.
     route_mtus: HashMap<Ipv4Addr, u32>,
     sweep: Sweep,
 }
@@ -57,10 +57,10 @@ struct Sweep {
 
 /// The host's routes, for datagrams from our address.
 #[derive(Debug)]
-pub(super) struct HostRoads {
+pub(super) struct KernelRouteLookup {
     pub(super) net: Netlink,
     /// Knows our address, and the overlay device's name.
-    pub(super) running: Arc<Running>,
+    pub(super) engine: Arc<EngineHandle>,
 }
 
 impl PeerRoutes {
@@ -71,17 +71,17 @@ impl PeerRoutes {
 }
 
 impl<F: FibSink> PeerRoutes<F> {
-    /// Those of `peers`, of whom there are none yet; `roads` says by which way each is reached.
+    /// Those of `peers`, of whom there are none yet; `lookup` says by which way each is reached.
     pub(super) fn new(
         peers: Peers,
         fib: F,
         counters: Counters,
         network: Ipv4Network,
-        roads: impl Roads + Send + Sync + 'static,
+        lookup: impl RouteLookup + Send + Sync + 'static,
     ) -> Self {
         let (addrs, changes) = mpsc::unbounded_channel();
         let (sender, verdicts) = mpsc::unbounded_channel();
-        let ways = Ways::new(roads, network, changes, sender);
+        let ways = Ways::new(lookup, network, changes, sender);
         let mut tasks = JoinSet::new();
         tasks.spawn(async {
             ways.ask().await;
@@ -125,7 +125,7 @@ impl<F: FibSink> PeerRoutes<F> {
                     self.counters.limit_paths(&[(addr, None)]);
                 }
             }
-            // If nobody asks any more, the routes go by the leases alone.
+            // Without that task the routes follow the leases alone.
             let _ = self.addrs.send(change);
         }
         if self.sweep.num_left >= MANY_LEFT {
@@ -137,11 +137,11 @@ impl<F: FibSink> PeerRoutes<F> {
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.
-    pub(super) async fn tend(&mut self) -> Infallible {
+    pub(super) async fn follow(&mut self) -> Infallible {
         loop {
             tokio::select! {
                 Some(verdict) = self.verdicts.recv() => {
-                    self.judge(verdict);
+                    self.take_verdicts(verdict);
                 }
                 () = sleep_until(self.sweep.due), if self.sweep.num_due > 0 => {
                     self.sweep.num_due -= 1;
@@ -153,16 +153,16 @@ impl<F: FibSink> PeerRoutes<F> {
     }
 
     /// Takes over this verdict and those that are there already.
-    fn judge(&mut self, verdict: Verdict) {
+    fn take_verdicts(&mut self, verdict: Verdict) {
         let mut mtus = Vec::new();
         let mut next = Some(verdict);
         while let Some(verdict) = next {
             let Verdict { addr, mtu, .. } = verdict;
-            let changes = self.peers.judge(verdict);
+            let changes = self.peers.take_verdict(verdict);
             self.publish(&changes);
             let is_new = mtu != self.route_mtus.get(&addr).copied();
             if is_new && self.peers.has(addr) {
-                tell(addr, mtu);
+                log_mtu(addr, mtu);
                 self.remember(addr, mtu);
                 mtus.push((addr, mtu));
             }
@@ -187,7 +187,7 @@ impl<F: FibSink> PeerRoutes<F> {
     }
 }
 
-fn tell(peer: Ipv4Addr, mtu: Option<u32>) {
+fn log_mtu(peer: Ipv4Addr, mtu: Option<u32>) {
     match mtu {
         Some(mtu) => {
             let longest = mtu.saturating_sub(ENCAP_OVERHEAD_V4);
@@ -207,14 +207,14 @@ impl Sweep {
     }
 }
 
-impl Roads for HostRoads {
+impl RouteLookup for KernelRouteLookup {
     async fn overlay(&self) -> Option<u32> {
-        let name = self.running.name();
+        let name = self.engine.name();
         self.net.link(&name).await.ok().map(|link| link.index)
     }
 
     async fn way(&self, addr: Ipv4Addr) -> Option<(Way, Option<u32>)> {
-        self.net.way_from(self.running.own()[0], addr).await.ok().flatten()
+        self.net.way_from(self.engine.own()[0], addr).await.ok().flatten()
     }
 }
 
@@ -234,7 +234,7 @@ mod tests {
     #[derive(Debug)]
     struct Host;
 
-    impl Roads for Host {
+    impl RouteLookup for Host {
         async fn overlay(&self) -> Option<u32> {
             Some(7)
         }
@@ -300,8 +300,8 @@ mod tests {
         let events = [(245, [10, 1, 245, 5]), (2, [10, 1, 3, 5]), (4, [192, 0, 2, 4])];
         routes.apply(&events.map(|(n, ip)| LeaseEvent::Added(lease(n, ip.into()))));
         assert_eq!(routes.num_routes(), 3, "at once");
-        let tended = tokio::time::timeout(Duration::from_secs(1), routes.tend()).await;
-        assert!(tended.is_err(), "it goes on");
+        let followed = tokio::time::timeout(Duration::from_secs(1), routes.follow()).await;
+        assert!(followed.is_err(), "it goes on");
         assert_eq!(routes.num_routes(), 2);
     }
 
@@ -316,8 +316,8 @@ mod tests {
             assert_eq!(to_peer(&counters, ip), 1 + u64::from(number), "peer {number}");
         }
         assert_eq!(to_peer(&counters, Ipv4Addr::UNSPECIFIED), 0, "none was counted with others");
-        let tended = tokio::time::timeout(3 * SWEEP_PERIOD, routes.tend()).await;
-        assert!(tended.is_err());
+        let followed = tokio::time::timeout(3 * SWEEP_PERIOD, routes.follow()).await;
+        assert!(followed.is_err());
         let mut left: Vec<PeerCount> = counters.to_peers();
         left.sort_by_key(|count| count.peer);
         let expected = (9_900..10_000).map(|number| Ipv4Addr::from_bits(0x0b00_0000 + number));

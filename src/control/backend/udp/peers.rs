@@ -17,7 +17,7 @@ use crate::routes::publish::RouteChange;
 pub(super) struct Peers {
     /// All of them listen on this port.
     port: u16,
-    /// Flows may be told apart by their source port, towards peers that take that.
+    /// Flows may have source ports of their own, towards peers that accept that.
     spreads_flows: bool,
     /// Addresses at which we are ourselves.
     own: [Ipv4Addr; 2],
@@ -32,7 +32,7 @@ struct Known {
     key: String,
     next_hop: NextHop,
     /// The backend of a node that does not read datagrams at our port.
-    foreign: Option<String>,
+    other_backend: Option<String>,
 }
 
 /// A public IP.
@@ -90,13 +90,13 @@ impl Peers {
     fn add(&mut self, lease: &Lease, addrs: &mut Vec<AddrChange>) -> RouteChange {
         let (subnet, ip, key) = (lease.subnet, lease.attrs.public_ip, lease.entry.key.clone());
         let next_hop = self.next_hop(&lease.attrs);
-        let foreign =
+        let other_backend =
             lease.attrs.backend_type.clone().filter(|kind| !kind.eq_ignore_ascii_case("udp"));
-        let known = Known { key: key.clone(), next_hop, foreign: foreign.clone() };
+        let known = Known { key: key.clone(), next_hop, other_backend: other_backend.clone() };
         let before = self.leases.insert(subnet, known);
         // Stock sends to every lease, and so do we: the node may change its backend any moment.
-        if let Some(kind) = &foreign
-            && before.as_ref().is_none_or(|before| before.foreign != foreign)
+        if let Some(kind) = &other_backend
+            && before.as_ref().is_none_or(|before| before.other_backend != other_backend)
         {
             warn!(
                 "lease {key} is that of a node with the {kind} backend: {ip} will not answer, set \
@@ -117,7 +117,7 @@ impl Peers {
             });
             addr.subnets.push(subnet);
             if let Some(no_way) = addr.no_way {
-                tell(&key, subnet, ip, no_way);
+                warn_no_way(&key, subnet, ip, no_way);
             }
         }
         let has_way = self.addrs.get(&ip).is_some_and(|addr| addr.no_way.is_none());
@@ -134,7 +134,7 @@ impl Peers {
     }
 
     /// The changes of routes that follow from what the kernel says of the way to a public IP.
-    pub(super) fn judge(&mut self, verdict: Verdict) -> Vec<RouteChange> {
+    pub(super) fn take_verdict(&mut self, verdict: Verdict) -> Vec<RouteChange> {
         let Verdict { addr: ip, no_way, .. } = verdict;
         let Some(addr) = self.addrs.get_mut(&ip) else { return Vec::new() };
         if std::mem::replace(&mut addr.no_way, no_way) == no_way {
@@ -143,7 +143,7 @@ impl Peers {
         let change = |subnet: &Ipv4Network| {
             let Known { key, next_hop, .. } = self.leases.get(subnet)?;
             match no_way {
-                Some(no_way) => tell(key, *subnet, ip, no_way),
+                Some(no_way) => warn_no_way(key, *subnet, ip, no_way),
                 None => info!(%subnet, public_ip = %ip, "the peer has a way again, and its route"),
             }
             Some(RouteChange { subnet: *subnet, next_hop: no_way.is_none().then_some(*next_hop) })
@@ -159,7 +159,7 @@ impl Peers {
     }
 }
 
-fn tell(key: &str, subnet: Ipv4Network, public_ip: Ipv4Addr, no_way: NoWay) {
+fn warn_no_way(key: &str, subnet: Ipv4Network, public_ip: Ipv4Addr, no_way: NoWay) {
     warn!("lease {key} names no peer: {public_ip} is {no_way}; there is no route to {subnet}");
 }
 
@@ -248,8 +248,8 @@ mod tests {
     }
 
     #[test]
-    fn lease_that_names_no_peer_takes_its_route_away_and_is_told_once() {
-        for nobody in [
+    fn lease_that_names_no_peer_takes_its_route_away_and_is_logged_once() {
+        for unusable in [
             "0.0.0.0",
             "0.1.2.3",
             "127.0.0.1",
@@ -262,14 +262,14 @@ mod tests {
         ] {
             let logs = Logs::capture();
             let mut peers = peers(true);
-            let events = ["192.0.2.2", nobody, nobody].map(|ip| LeaseEvent::Added(lease(ip)));
+            let events = ["192.0.2.2", unusable, unusable].map(|ip| LeaseEvent::Added(lease(ip)));
             let (next_hop, addrs) = after(&mut peers, events);
-            assert_eq!(next_hop, None, "{nobody}");
+            assert_eq!(next_hop, None, "{unusable}");
             let peer = ip("192.0.2.2");
-            assert_eq!(addrs, [AddrChange::Came(peer), AddrChange::Left(peer)], "nobody to ask");
+            assert_eq!(addrs, [AddrChange::Came(peer), AddrChange::Left(peer)], "no lookup");
             assert_eq!(logs.count("WARN"), 1);
             let line = &logs.lines_with("WARN")[0];
-            assert!(line.contains("lease 10.1.2.0-24") && line.contains(nobody), "{line}");
+            assert!(line.contains("lease 10.1.2.0-24") && line.contains(unusable), "{line}");
         }
     }
 
@@ -280,8 +280,11 @@ mod tests {
         let addr = ip("10.1.2.5");
         let (next_hop, _) = after(&mut peers, [LeaseEvent::Added(lease("10.1.2.5"))]);
         let into_overlay = Verdict { addr, no_way: Some(NoWay::Overlay), mtu: None };
-        assert_eq!(peers.judge(into_overlay), [RouteChange { subnet: subnet(), next_hop: None }]);
-        assert_eq!(peers.judge(into_overlay), [], "no news");
+        assert_eq!(
+            peers.take_verdict(into_overlay),
+            [RouteChange { subnet: subnet(), next_hop: None }]
+        );
+        assert_eq!(peers.take_verdict(into_overlay), [], "no news");
         let again = after(&mut peers, [LeaseEvent::Added(lease("10.1.2.5"))]);
         assert_eq!(again, (None, vec![]), "written again: still without a way");
         assert_eq!(logs.count("WARN"), 1);
@@ -289,8 +292,8 @@ mod tests {
         assert!(line.contains("lease 10.1.2.0-24 names no peer: 10.1.2.5"), "{line}");
 
         let by_underlay = Verdict { addr, no_way: None, mtu: None };
-        assert_eq!(peers.judge(by_underlay), [RouteChange { subnet: subnet(), next_hop }]);
-        assert_eq!(peers.judge(Verdict { addr: ip("192.0.2.9"), ..into_overlay }), []);
+        assert_eq!(peers.take_verdict(by_underlay), [RouteChange { subnet: subnet(), next_hop }]);
+        assert_eq!(peers.take_verdict(Verdict { addr: ip("192.0.2.9"), ..into_overlay }), []);
     }
 
     #[test]

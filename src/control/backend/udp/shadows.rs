@@ -1,8 +1,8 @@
 //! Routes of the host that shadow the overlay: what is longer than the Network's route takes the
-//! packets for a peer's subnet elsewhere, and nothing else would tell.
+//! packets for a peer's subnet elsewhere, and nothing else would report that.
 //!
 //! Such are a bridge with a peer's subnet, and routes that another backend left. The routes inside
-//! the Network are read when one of them changes, and now and then, because those that go with
+//! the Network are read when one of them changes, and once a minute, because those that go with
 //! their link go unannounced; never so often that it takes more than a twentieth of a core.
 
 use std::collections::BTreeSet;
@@ -17,7 +17,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{info, warn};
 
-use super::keeper::Running;
+use super::engine_handle::EngineHandle;
 use crate::control::conditions::{Condition, Conditions};
 use crate::control::host::net;
 use crate::control::host::net::{
@@ -25,19 +25,19 @@ use crate::control::host::net::{
 };
 use crate::control::subnet::lease::LeaseEvent;
 
-/// Time between two looks that nothing prompted.
+/// Time between two reads without an event.
 const PERIOD: Duration = Duration::from_secs(60);
 
-/// The same while something is wrong: it may go without a word.
+/// The same while a route shadows a peer: the kernel may not announce that it goes.
 const PERIOD_WHEN_SHADOWED: Duration = Duration::from_secs(5);
 
 /// Debounce window for netlink events.
 const SETTLE: Duration = Duration::from_millis(100);
 
-/// A look that took a second is followed by twenty without.
+/// A read that took one second is followed by a pause of twenty.
 const REST: u32 = 20;
 
-/// The peers' subnets, and word of their changes.
+/// The peers' subnets, and a signal when they change.
 #[derive(Debug, Default)]
 pub(super) struct PeerSubnets {
     subnets: Mutex<BTreeSet<Ipv4Network>>,
@@ -73,19 +73,19 @@ struct Shadow {
     table: Option<u32>,
 }
 
-/// Looks after the routes inside one Network.
+/// Watches the routes inside one Network.
 #[derive(Debug)]
 pub(super) struct Shadows {
     pub(crate) network: Ipv4Network,
     /// Our own subnet: a bridge for it is what it is there for.
     pub(super) own: Ipv4Network,
     pub(super) peers: Arc<PeerSubnets>,
-    pub(super) running: Arc<Running>,
+    pub(super) engine: Arc<EngineHandle>,
     pub(super) state: watch::Sender<Conditions>,
 }
 
 impl Shadows {
-    /// Tells of shadows for as long as it is polled.
+    /// Reports shadows for as long as it is polled.
     pub(super) async fn keep(self) {
         if let Err(error) = self.try_keep().await {
             warn!("cannot tell whether other routes shadow the overlay: {error}: {}", error.source);
@@ -110,18 +110,18 @@ impl Shadows {
                 };
                 rested = Instant::now() + started.elapsed() * REST;
             }
-            let is_shadowed = self.judge(&net, &routes).await;
+            let is_shadowed = self.check(&net, &routes).await;
             let period = if is_shadowed { PERIOD_WHEN_SHADOWED } else { PERIOD };
             tokio::select! {
-                told = self.told(&mut changes, is_shadowed) => {
-                    if !told {
+                is_open = self.relevant_change(&mut changes, is_shadowed) => {
+                    if !is_open {
                         return Ok(());
                     }
                     pass(&mut changes, rested.max(Instant::now() + SETTLE)).await;
                     is_due = true;
                 }
                 () = self.peers.changed.notified() => {
-                    // Leases come in rows, too.
+                    // Debounce: leases come in bursts, too.
                     sleep(SETTLE).await;
                     is_due = false;
                 }
@@ -134,7 +134,7 @@ impl Shadows {
     }
 
     /// Waits for a change that may matter; `false` if there will be none any more.
-    async fn told(&self, changes: &mut HostChanges, is_shadowed: bool) -> bool {
+    async fn relevant_change(&self, changes: &mut HostChanges, is_shadowed: bool) -> bool {
         while let Some(change) = changes.next().await {
             let matters = match change {
                 HostChange::Route(dst) => dst != self.network && self.network.overlaps(dst),
@@ -149,13 +149,13 @@ impl Shadows {
         false
     }
 
-    /// Finds out what of `routes` shadows a peer, and tells. Whether there is something is returned.
-    async fn judge(&self, net: &Netlink, routes: &RoutesInside) -> bool {
-        let overlay = net.link(&self.running.name()).await.ok().map(|link| link.index);
+    /// Finds the `routes` that shadow a peer, and reports them. Returns whether there are any.
+    async fn check(&self, net: &Netlink, routes: &RoutesInside) -> bool {
+        let overlay = net.link(&self.engine.name()).await.ok().map(|link| link.index);
         let suspects = suspects(routes, &self.peers.lock(), self.own, overlay);
         let mut shadows = Vec::new();
         for shadow in suspects {
-            // The kernel has the last word: rules of the operator's may lead past this route.
+            // Rules of the operator may bypass this route: only the kernel knows.
             let way = net.matched_route(first_host(shadow.route)).await.ok().flatten();
             let is_overlays = way.is_some_and(|way| overlay.is_some() && way.link == overlay);
             if !is_overlays {
@@ -176,12 +176,12 @@ impl Shadows {
             }
         };
         let is_shadowed = !part.is_ok();
-        self.tell(part);
+        self.report(part);
         is_shadowed
     }
 
-    /// The route that a rule of the operator's leads to instead of the overlay's. One peer stands
-    /// for all: such rules are for ranges, and mostly for everything.
+    /// The route that a rule of the operator's leads to instead of the overlay's. Only one
+    /// peer is checked: such rules are for ranges, and mostly for everything.
     async fn by_a_rule(&self, net: &Netlink, overlay: Option<u32>) -> Option<Shadow> {
         let peer = *self.peers.lock().first()?;
         let way = net.matched_route(first_host(peer)).await.ok().flatten()?;
@@ -194,7 +194,7 @@ impl Shadows {
         })
     }
 
-    fn tell(&self, part: Condition) {
+    fn report(&self, part: Condition) {
         let is_news = self.state.borrow().get("peer_routes") != part;
         if !is_news {
             return;
@@ -318,10 +318,10 @@ mod tests {
     fn reason_names_route_and_link() {
         let [route, peer] = ["10.1.2.0/25", "10.1.2.0/24"].map(|text| text.parse().unwrap());
         let shadow = Shadow { route, link: Some(3), peer, table: None };
-        let told = reason(&shadow, Some("docker0"), 2);
+        let line = reason(&shadow, Some("docker0"), 2);
         let start = "route 10.1.2.0/25 dev docker0 takes packets for peer subnet 10.1.2.0/24 away \
                      from the overlay, and 2 more routes do the like: ";
-        assert!(told.starts_with(start), "{told}");
+        assert!(line.starts_with(start), "{line}");
         assert!(reason(&shadow, None, 0).contains("without a link takes"));
         let by_rule = Shadow { table: Some(52), ..shadow };
         assert!(reason(&by_rule, Some("tun9"), 0).contains("dev tun9 of table 52 takes"));

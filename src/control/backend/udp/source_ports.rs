@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn stock_and_foreign_leases_advertise_nothing() {
+    fn stock_and_other_leases_advertise_nothing() {
         for json in [
             r#"{"PublicIP":"192.0.2.1","PublicIPv6":null}"#,
             r#"{"PublicIP":"192.0.2.1","BackendData":null}"#,

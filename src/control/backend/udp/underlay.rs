@@ -53,7 +53,7 @@ impl Underlay {
     }
 
     /// Whether `link` can carry our packets.
-    pub(super) fn judge(&self, link: Option<&Link>) -> Condition {
+    pub(super) fn condition(&self, link: Option<&Link>) -> Condition {
         let ExternalInterface { name, addr, public_ip, .. } = self.iface();
         match link {
             None => Condition::Failed(format!(
@@ -71,7 +71,7 @@ impl Underlay {
     }
 
     /// The overlay device's MTU, in bytes, now that `link` carries the underlay: never more than
-    /// at the start, because `subnet.env` and the peers' datagrams go by that. Tells of changes.
+    /// at the start, because `subnet.env` and the peers' datagrams go by that. Logs changes.
     pub(super) fn tun_mtu(&mut self, link: &Link) -> u16 {
         let room = room(link.mtu).max(MIN_IPV4_MTU);
         let mtu = if self.is_chosen { self.tun_mtu } else { room.min(self.tun_mtu) };
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn chosen_mtu_wins_and_one_that_needs_fragments_is_told() {
+    fn chosen_mtu_wins_and_one_that_needs_fragments_is_logged() {
         let logs = Logs::capture();
         let first = |chosen| first_tun_mtu(&iface(1500), Some(chosen)).unwrap();
         assert_eq!(first(1400), (1400, LongDatagrams::Refused));
@@ -186,13 +186,13 @@ mod tests {
         let followed =
             [1500, 1400, 1400, 1450, 1500, 9000, 20].map(|mtu| underlay.tun_mtu(&link(mtu)));
         assert_eq!(followed, [1472, 1372, 1372, 1422, 1472, 1472, 68]);
-        assert_eq!(logs.count("has MTU 1400 now"), 1, "a change is told once");
+        assert_eq!(logs.count("has MTU 1400 now"), 1, "a change is logged once");
         assert_eq!(logs.count("has MTU 9000 now: restart flanneld"), 1);
         assert_eq!(logs.count(" now"), 5);
     }
 
     #[test]
-    fn chosen_mtu_stays_and_one_that_fits_no_longer_is_told() {
+    fn chosen_mtu_stays_and_one_that_fits_no_longer_is_logged() {
         let logs = Logs::capture();
         let mut underlay = underlay(1400, true);
         assert_eq!([1450, 1300].map(|mtu| underlay.tun_mtu(&link(mtu))), [1400, 1400]);
@@ -201,11 +201,11 @@ mod tests {
     }
 
     #[test]
-    fn interface_that_cannot_carry_is_amiss_for_a_reason() {
+    fn interface_that_cannot_carry_packets_has_a_reason() {
         let underlay = underlay(1472, false);
-        assert!(underlay.judge(Some(&link(1500))).is_ok());
+        assert!(underlay.condition(Some(&link(1500))).is_ok());
         let reason = |link: Option<Link>| {
-            let Condition::Failed(reason) = underlay.judge(link.as_ref()) else {
+            let Condition::Failed(reason) = underlay.condition(link.as_ref()) else {
                 panic!("it is ok")
             };
             reason

@@ -3,7 +3,7 @@
 //! The kernel may know better than the lease who is there: this very host, a broadcast address, or
 //! the overlay itself, into which a datagram to that peer would be routed back. To ask takes some
 //! 20 µs, which 10,000 leases make long, so a task of its own does it, not the loop that follows the leases: a
-//! route stands at once, and is taken back if there is no way.
+//! route stands at once, and is withdrawn if there is no way.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -46,24 +46,24 @@ pub(super) enum NoWay {
 pub(super) struct Verdict {
     pub(super) addr: Ipv4Addr,
     pub(super) no_way: Option<NoWay>,
-    /// The MTU of that route, if somebody gave it one.
+    /// The MTU of that route, if it has one of its own.
     pub(super) mtu: Option<u32>,
 }
 
 /// Whom to ask.
-pub(super) trait Roads {
+pub(super) trait RouteLookup {
     /// The overlay device's number, while there is one.
     fn overlay(&self) -> impl Future<Output = Option<u32>> + Send;
 
-    /// By which way the kernel would send to `addr`, and the MTU that somebody gave that route;
+    /// By which way the kernel would send to `addr`, and the MTU that was set on that route;
     /// `None` if it does not say, or has none now.
     fn way(&self, addr: Ipv4Addr) -> impl Future<Output = Option<(Way, Option<u32>)>> + Send;
 }
 
-/// Asks about all public IPs of the peers, and again now and then.
+/// Asks about all public IPs of the peers, and again from time to time.
 #[derive(Debug)]
 pub(super) struct Ways<R> {
-    roads: R,
+    lookup: R,
     network: Ipv4Network,
     changes: mpsc::UnboundedReceiver<AddrChange>,
     verdicts: mpsc::UnboundedSender<Verdict>,
@@ -104,18 +104,18 @@ impl fmt::Display for NoWay {
     }
 }
 
-impl<R: Roads> Ways<R> {
+impl<R: RouteLookup> Ways<R> {
     pub(super) fn new(
-        roads: R,
+        lookup: R,
         network: Ipv4Network,
         changes: mpsc::UnboundedReceiver<AddrChange>,
         verdicts: mpsc::UnboundedSender<Verdict>,
     ) -> Self {
         let (known, asked_last) = (BTreeMap::new(), Ipv4Addr::UNSPECIFIED);
-        Self { roads, network, changes, verdicts, known, asked_last, credit: 0 }
+        Self { lookup, network, changes, verdicts, known, asked_last, credit: 0 }
     }
 
-    /// Asks for as long as somebody wants to know.
+    /// Asks until the receiver of the verdicts is dropped.
     pub(super) async fn ask(mut self) -> Option<Infallible> {
         let mut next_round = Instant::now() + PERIOD;
         loop {
@@ -168,20 +168,20 @@ impl<R: Roads> Ways<R> {
         due
     }
 
-    /// Asks about `addrs`, and tells what is another answer than before.
+    /// Asks about `addrs`, and reports the answers that changed.
     async fn ask_for(&mut self, addrs: BTreeSet<Ipv4Addr>) {
         if addrs.is_empty() {
             return;
         }
-        let overlay = self.roads.overlay().await;
+        let overlay = self.lookup.overlay().await;
         for addr in addrs {
             // Without an answer it stays as it was: a host that has no route now may have one soon.
-            let Some((way, mtu)) = self.roads.way(addr).await else { continue };
+            let Some((way, mtu)) = self.lookup.way(addr).await else { continue };
             let no_way = NoWay::of_way(way, overlay);
             if let Some(known) = self.known.get_mut(&addr)
                 && std::mem::replace(known, (no_way, mtu)) != (no_way, mtu)
             {
-                // Nobody listens any more when we are about to end anyway.
+                // The receiver is gone only while the daemon stops.
                 let _ = self.verdicts.send(Verdict { addr, no_way, mtu });
             }
         }
@@ -209,7 +209,7 @@ mod tests {
         }
     }
 
-    impl Roads for Map {
+    impl RouteLookup for Map {
         async fn overlay(&self) -> Option<u32> {
             Some(7)
         }

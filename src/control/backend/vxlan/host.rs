@@ -5,7 +5,9 @@ use std::net::Ipv4Addr;
 
 use ipnetwork::Ipv4Network;
 
-use super::device::{Device, DeviceError, DeviceSpec, address, set_mac};
+use super::address::{set_address, set_mac};
+use super::device::{Device, DeviceSpec};
+use super::device_error::DeviceError;
 use super::lease_data::vtep_mac;
 use crate::control::backend::BackendError;
 use crate::control::backend::peer_routes::{
@@ -27,7 +29,7 @@ pub(super) struct VxlanHost {
     pub(super) tables: KernelTables,
     pub(super) changes: TableChanges,
     pub(super) spec: DeviceSpec,
-    /// The device's address, which our lease tells the peers.
+    /// The device's address, which our lease advertises.
     pub(super) mac: Mac,
     /// The device as it was last seen, and the external interface's number.
     pub(super) links: Links,
@@ -40,13 +42,13 @@ pub(super) struct VxlanHost {
 }
 
 impl VxlanHost {
-    /// The device, put right.
+    /// The device, after its repair.
     async fn device(&mut self, underlay: &Link) -> Result<Device, DeviceError> {
         let before = self.links.overlay;
         let mut device = self.spec.ensure(&self.net, underlay, self.mac).await?;
         if device.mac != self.mac {
             tracing::warn!(
-                "{} had address {}, and peers send to {}; put right",
+                "{} had address {}, and peers send to {}; restored",
                 self.spec.name,
                 device.mac,
                 self.mac,
@@ -56,7 +58,7 @@ impl VxlanHost {
         }
         let is_other = before != Some(device.link.index);
         let mut changed =
-            address(&self.net, &device.link, self.own.network(), self.network).await?;
+            set_address(&self.net, &device.link, self.own.network(), self.network).await?;
         if !device.link.is_up {
             self.spec.bring_up(&self.net, &device.link).await?;
             changed = true;
@@ -64,7 +66,7 @@ impl VxlanHost {
         if is_other {
             tracing::warn!("VXLAN device {} recreated successfully", self.spec.name);
         } else if changed {
-            tracing::warn!("{} was down or had another address; put right", self.spec.name);
+            tracing::warn!("{} was down or had another address; restored", self.spec.name);
         }
         Ok(device)
     }

@@ -14,7 +14,6 @@ use std::path::Path;
 
 use tokio::runtime::Builder;
 
-use crate::control::backend::peer_routes;
 use crate::control::host::firewall::command::CommandError;
 use crate::control::host::firewall::iptables::{Iptables, OlderLayouts};
 use crate::control::host::firewall::{blackhole, nftables};
@@ -28,7 +27,7 @@ use crate::control::node::subnet_env::{previous_network, previous_subnet};
 /// Why nothing, or not everything, was removed.
 #[derive(Debug, thiserror::Error)]
 pub enum CleanUpError {
-    /// It would make all anew.
+    /// It would make everything again.
     #[error("flanneld is running with pid {pid}: stop it first")]
     Running {
         /// Of the running daemon.
@@ -55,8 +54,8 @@ const IPTABLES: [&str; 6] = [
     "ip6tables-legacy",
 ];
 
-/// Removes everything, with the help of the ranges in `subnet_file`, and tells `removed` of each
-/// thing as it goes.
+/// Removes everything, with the help of the ranges in `subnet_file`, and calls `removed` with each
+/// thing.
 ///
 /// # Errors
 /// [`CleanUpError`], at the end: one failure does not keep the rest from going.
@@ -122,7 +121,7 @@ impl<F: FnMut(&str)> Cleaner<F> {
             links::delete(&net, &link).await?;
             (self.removed)(&format!("device {}", link.name));
         }
-        for route in peer_routes::delete_marked_routes().await? {
+        for route in net.delete_marked_routes().await? {
             (self.removed)(&route);
         }
         if let Some(subnet) = previous_subnet(subnet_file)

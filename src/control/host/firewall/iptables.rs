@@ -32,7 +32,7 @@ pub(crate) struct Iptables {
 pub(super) struct Chain {
     layout: Layout,
     rules: Vec<OwnRule>,
-    /// What else is about these networks is from an earlier life; empty once it is gone.
+    /// What else is about these networks is from an earlier run; empty once it is gone.
     stale: Vec<Ipv4Network>,
     /// The rules have been in place since we run.
     is_set_up: bool,
@@ -55,7 +55,7 @@ impl Iptables {
     }
 
     /// The chains that `config` asks for. What else is about the networks in `stale` is from an
-    /// earlier life.
+    /// earlier run.
     pub(super) fn chains(
         &self,
         config: &FirewallConfig,
@@ -80,7 +80,7 @@ impl Iptables {
     pub(super) async fn ensure(&self, chain: &mut Chain) -> Result<bool, CommandError> {
         let mut result = self.attempt(chain).await;
         if let Err(CommandError::Failed { .. }) = result {
-            // Somebody may have changed the table between our reading and our writing.
+            // Another program may have changed the table between our reading and our writing.
             result = self.attempt(chain).await;
         }
         if result.is_ok() {

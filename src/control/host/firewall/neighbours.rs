@@ -36,7 +36,7 @@ impl Claim {
     }
 }
 
-/// The networks whose rules are from an earlier life of ours, unless they are the ones wanted now:
+/// The networks whose rules are from an earlier run, unless they are the ones wanted now:
 /// our own, and `previous` if no flanneld that lives has claimed it.
 pub(super) fn ours(ranges: Ranges, previous: Option<Ipv4Network>) -> Vec<Ipv4Network> {
     let previous = previous.filter(|network| *network != ranges.network && !is_claimed(*network));

@@ -17,7 +17,7 @@ use super::rules::{self, OwnRule, Ranges};
 pub(super) struct Nftables {
     version: String,
     network: Ipv4Network,
-    /// What is about these networks is from an earlier life, until we have made our rules.
+    /// What is about these networks is from an earlier run, until we have made our rules.
     stale: Vec<Ipv4Network>,
     chains: Vec<Chain>,
     /// Our rules as this `nft` lists them, for each chain: how it writes a rule is up to its
@@ -27,7 +27,7 @@ pub(super) struct Nftables {
 
 impl Nftables {
     /// Finds `nft`, for the chains that `config` asks for. What is about the networks in `stale` is
-    /// from an earlier life.
+    /// from an earlier run.
     ///
     /// # Errors
     /// [`CommandError`] when it is missing, or does not work.
@@ -81,13 +81,13 @@ impl Nftables {
         apply(&script).await?;
         if self.listed.is_none() {
             self.listed = self.read_back().await?;
-            // What somebody adds from now on is not from an earlier life.
+            // Rules added from now on are not leftovers.
             self.stale = vec![self.network];
         }
         Ok(true)
     }
 
-    /// Our rules as they are listed, right after we made them; `None` if somebody else was quicker.
+    /// Our rules as they are listed, right after we made them; `None` if another program changed them.
     async fn read_back(&self) -> Result<Option<Vec<Vec<OwnRule>>>, CommandError> {
         let listing = listing::parse(&list().await?);
         let chains = self.chains.iter().map(|chain| {

@@ -121,7 +121,7 @@ impl OwnRule {
 
 /// Whether `found`, a whole chain, holds `rules` as it should: each of ours once and in order,
 /// wherever other people's rules stand between them. A shared rule may be another flanneld's if it
-/// stands before all of ours that it exempts from.
+/// comes before all of ours that it exempts from.
 pub(super) fn is_right<T: AsRef<str>>(rules: &[OwnRule], found: &[T]) -> bool {
     let ours = || rules.iter().filter(|rule| !rule.is_shared);
     let is_ours = |text: &str| ours().any(|rule| rule.text == text);

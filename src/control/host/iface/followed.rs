@@ -19,7 +19,7 @@ pub struct FollowedIface {
     choice: IfaceChoice,
     /// The kernel's number for it, once it is known.
     index: Option<u32>,
-    /// Since when nobody has its address.
+    /// Since when no link has its address.
     lost_since: Option<Instant>,
 }
 
@@ -29,7 +29,7 @@ impl FollowedIface {
         Self { iface, choice, index: None, lost_since: None }
     }
 
-    /// The link that has our address now: another one, perhaps, when somebody made it part of a
+    /// The link that has our address now: another one, perhaps, when it was made part of a
     /// bridge.
     ///
     /// # Errors

@@ -1,3 +1,4 @@
+use super::select::best_addr;
 use super::*;
 
 #[test]

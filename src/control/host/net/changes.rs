@@ -1,4 +1,4 @@
-//! What changes on the host, as the kernel tells it: rtnetlink(7), multicast groups.
+//! What changes on the host, as the kernel reports it: rtnetlink(7), multicast groups.
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -29,12 +29,12 @@ pub enum HostChange {
     Missed,
 }
 
-/// Tells what changes.
+/// Reports what changes.
 pub struct HostChanges {
     changes: Pin<Box<dyn Stream<Item = HostChange> + Send + Sync>>,
 }
 
-/// Like [`connect`](super::connect), and tells of changes from now on. The kernel then answers
+/// Like [`connect`](super::connect), and reports changes from now on. The kernel then answers
 /// what was asked for, and no more than that, if it is Linux 4.20 or later.
 ///
 /// Changes come by a socket of their own. Where one overruns, the kernel drops answers, too, and
@@ -45,7 +45,7 @@ pub struct HostChanges {
 pub fn watch()
 -> Result<(impl Future<Output = ()> + Send + 'static, Netlink, HostChanges), KernelError> {
     let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv4Route];
-    let (told, _, messages) = new_multicast_connection(&groups)
+    let (events, _, messages) = new_multicast_connection(&groups)
         .map_err(|source| KernelError::new("watch links, addresses and routes", source))?;
     let (mut asked, handle, _) =
         new_connection().map_err(|source| KernelError::new("open a netlink socket", source))?;
@@ -54,7 +54,7 @@ pub fn watch()
     }
     let changes = messages.filter_map(|(message, _)| std::future::ready(change(&message.payload)));
     let connections = async {
-        select(pin!(told), pin!(asked)).await;
+        select(pin!(events), pin!(asked)).await;
     };
     Ok((connections, Netlink { handle }, HostChanges { changes: Box::pin(changes) }))
 }
@@ -68,7 +68,7 @@ impl HostChanges {
         self.changes.next().await
     }
 
-    /// Forgets the changes that have been told by now.
+    /// Forgets the changes that have been events by now.
     pub fn drain(&mut self) {
         while let Some(Some(_)) = self.changes.next().now_or_never() {}
     }

@@ -73,7 +73,8 @@ mod tests {
             ("0.0.0.0/0", 253, 0, true),
         ] {
             let dst = dst.parse().unwrap();
-            let route = RouteFields { dst, table, link: Some(2), gateway: None, metric };
+            let (link, gateway, has_gateway) = (Some(2), None, false);
+            let route = RouteFields { dst, table, link, gateway, has_gateway, metric };
             assert_eq!(route.yields_to(network), yields, "{route:?}");
         }
     }

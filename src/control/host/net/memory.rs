@@ -62,7 +62,7 @@ impl MemoryNet {
         self.lock().links.iter().find(|link| link.name == name).cloned().unwrap()
     }
 
-    /// Changes the link `name` as somebody else might.
+    /// Changes the link `name` as another program might.
     pub fn edit(&self, name: &str, edit: impl FnOnce(&mut MemoryLink)) {
         edit(self.lock().links.iter_mut().find(|link| link.name == name).unwrap());
     }
@@ -72,7 +72,7 @@ impl MemoryNet {
         self.lock().refuses_addrs = refuses;
     }
 
-    /// Times that somebody went through all addresses or all routes.
+    /// Times that a caller went through all addresses or all routes.
     pub fn num_dumps(&self) -> usize {
         self.lock().num_dumps
     }
@@ -82,7 +82,7 @@ impl MemoryNet {
         self.lock().routes.clone()
     }
 
-    /// Removes all routes, as somebody else might.
+    /// Removes all routes, as another program might.
     pub fn remove_routes(&self) {
         self.lock().routes.clear();
     }

@@ -1,11 +1,12 @@
 //! The kernel's side of routing: link, address and route of the overlay device.
 //!
 //! [`HostNet`] is what a backend may change on the host; [`Netlink`] does it to the real one, the
-//! twin in `memory` to a map. [`OverlayLink`] is the device as it should be, [`HostChanges`] tells
-//! when to look again. Everything here goes with the device: no clean-up is needed beyond deleting
+//! twin in `memory` to a map. [`OverlayLink`] is the desired device, [`HostChanges`] says
+//! when to compare again. Everything here goes with the device: no clean-up is needed beyond deleting
 //! it. Which interface carries the underlay is chosen elsewhere, in `control::iface`.
 
 mod changes;
+mod marked_routes;
 mod matched;
 #[cfg(test)]
 pub mod memory;
@@ -21,9 +22,11 @@ use std::net::Ipv4Addr;
 use ipnetwork::Ipv4Network;
 
 pub use self::changes::{HostChange, HostChanges, watch};
+pub use self::marked_routes::ROUTE_PROTOCOL;
+pub(crate) use self::marked_routes::any_main_route;
 pub use self::netlink::{Netlink, connect};
 pub(crate) use self::netlink::{failed, link_of};
-pub use self::overlay::{Look, Mended, OverlayLink, configure, mend};
+pub use self::overlay::{Drift, OverlayLink, Reconciled, configure, reconcile};
 pub use self::route_message::RouteFields;
 pub use self::scan::{RoutesInside, default_routes, routes_inside};
 

@@ -72,7 +72,7 @@ impl Netlink {
         let Some(route) = self.found(to.clone(), addr).await? else { return Ok(None) };
         let mut mtu = mtu_of(&route);
         if mtu.is_some() {
-            // It may be what an ICMP said. The route as it stands in the table has none of that.
+            // It may be what an ICMP said. The route in the table has none of that.
             to.header.flags |= RouteFlags::FibMatch;
             mtu = self.found(to, addr).await?.as_ref().and_then(mtu_of);
         }
@@ -89,7 +89,7 @@ impl Netlink {
         route.map_err(|error| failed(format!("find a route to {addr}"), error))
     }
 
-    /// The way to requests that are nobody's but the caller's.
+    /// The handle for requests of the caller.
     pub const fn handle(&self) -> &Handle {
         &self.handle
     }
@@ -137,7 +137,7 @@ impl HostNet for Netlink {
         request.message_mut().header.family = AddressFamily::Inet;
         let mut messages = pin!(request.execute());
         let mut owner = None;
-        // To the end: the answers to a request that nobody waits for are thrown away one by one.
+        // To the end: the answers to a request whose caller is gone are thrown away one by one.
         while let Some(message) = messages
             .try_next()
             .await

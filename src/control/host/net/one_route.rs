@@ -1,6 +1,6 @@
 //! One route of a table that may have a million.
 //!
-//! The kernel has no request for "the route to exactly this range". It tells which route an address
+//! The kernel has no request for "the route to exactly this range". It reports which route an address
 //! takes, for little, and it lists the routes by one link, for which it goes through the table
 //! itself but hands over no more than those.
 

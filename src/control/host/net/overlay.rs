@@ -1,4 +1,4 @@
-//! The overlay device as it should be, and whatever it takes to make it so.
+//! The udp backend's overlay device: its desired state, and what makes it so.
 
 use std::net::Ipv4Addr;
 
@@ -9,7 +9,7 @@ use super::{HostNet, KernelError, Link, LinkAddr, RouteAdded};
 /// The overlay device as the kernel is to see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OverlayLink {
-    /// The kernel's number for it. It stays when somebody gives the device another name.
+    /// The kernel's number for it. It stays when the device is renamed.
     pub index: u32,
     /// Its only IPv4 address: the network address of our lease, so that what the host itself
     /// sends into the overlay has a source of ours.
@@ -20,28 +20,28 @@ pub struct OverlayLink {
     pub network: Ipv4Network,
 }
 
-/// Something that a look finds wrong, and puts right.
+/// Something that differs from the desired state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each says what it is")]
-pub enum Mended {
+pub enum Drift {
     Address,
     Mtu,
     Down,
     Route,
 }
 
-/// What a look found.
+/// What a reconciliation found, and did.
 #[derive(Debug)]
-pub struct Look {
+pub struct Reconciled {
     /// The device's name.
     pub name: String,
-    /// What was amiss and is so no longer.
-    pub mended: Vec<Mended>,
-    /// What is still wrong, because the kernel refused.
-    pub failed: Vec<(Mended, KernelError)>,
+    /// What differed and was repaired.
+    pub repaired: Vec<Drift>,
+    /// What still differs, because the kernel refused.
+    pub failed: Vec<(Drift, KernelError)>,
     /// Addresses of the device that are not ours. The host may send from them.
     pub others: Vec<LinkAddr>,
-    /// The Network is routed to the device; if not, by somebody else's route.
+    /// The Network is routed to the device; if not, by another route.
     pub owns_route: bool,
 }
 
@@ -52,7 +52,7 @@ const TX_QUEUE_LEN: u32 = 1000;
 
 /// Sets up the overlay device of this name, which was just made, and returns its number: queue,
 /// address, MTU, up, route, in the order of flannel's `pkg/backend/udp/udp_network_amd64.go`.
-/// Like flannel it goes on beside somebody else's route to the Network.
+/// Like flannel it goes on if another route to the Network exists.
 ///
 /// # Errors
 /// [`KernelError`] naming the step that failed.
@@ -60,77 +60,77 @@ pub async fn configure(
     net: &impl HostNet,
     name: &str,
     overlay: impl FnOnce(u32) -> OverlayLink,
-) -> Result<(OverlayLink, Look), KernelError> {
+) -> Result<(OverlayLink, Reconciled), KernelError> {
     let link = net.link(name).await?;
     net.set_txqueuelen(&link, TX_QUEUE_LEN).await?;
-    // With an address the kernel would solicit routers and look for duplicates of it, on a device
+    // With an address the kernel would solicit routers and found for duplicates of it, on a device
     // that carries IPv4 alone. A kernel that refuses has no IPv6, and sends none.
     drop(net.set_no_ipv6_addr(&link).await);
     let overlay = overlay(link.index);
-    let look = mend(net, &overlay, false).await?;
+    let found = reconcile(net, &overlay, false).await?;
     let gone = || KernelError::new(format!("find link {name}"), std::io::ErrorKind::NotFound);
-    let mut look = look.ok_or_else(gone)?;
-    let first = look.failed.drain(..).next();
+    let mut found = found.ok_or_else(gone)?;
+    let first = found.failed.drain(..).next();
     match first {
         Some((_, error)) => Err(error),
-        None => Ok((overlay, look)),
+        None => Ok((overlay, found)),
     }
 }
 
-/// Puts right what differs from `overlay`; doing so twice changes nothing. Asks the kernel for this
-/// device alone, however large the host is. Somebody else's route to the Network is replaced only
-/// if `replaces_route`. `None` if the device is gone.
+/// Repairs what differs from `overlay`; a second call changes nothing. Asks the kernel for this
+/// device alone, however large the host is. Another route to the Network is replaced only if
+/// `replaces_route`. `None` if the device is gone.
 ///
 /// # Errors
-/// [`KernelError`] when the kernel does not tell how the device is. A step that it refuses is in
-/// [`Look::failed`], and the others are done.
-pub async fn mend(
+/// [`KernelError`] when the state of the device cannot be read. A step that the kernel refuses is
+/// in [`Reconciled::failed`], and the others are done.
+pub async fn reconcile(
     net: &impl HostNet,
     overlay: &OverlayLink,
     replaces_route: bool,
-) -> Result<Option<Look>, KernelError> {
+) -> Result<Option<Reconciled>, KernelError> {
     let Some(link) = net.link_at(overlay.index).await? else { return Ok(None) };
-    let mut look = Look {
+    let mut found = Reconciled {
         name: link.name.clone(),
-        mended: Vec::new(),
+        repaired: Vec::new(),
         failed: Vec::new(),
         others: net.addrs_of(link.index).await?,
         owns_route: false,
     };
     let own = LinkAddr { addr: overlay.addr, prefix_len: 32 };
-    if !look.others.contains(&own) {
-        look.note(Mended::Address, net.add_addr(&link, overlay.addr).await);
+    if !found.others.contains(&own) {
+        found.note(Drift::Address, net.add_addr(&link, overlay.addr).await);
     }
-    look.others.retain(|addr| *addr != own);
+    found.others.retain(|addr| *addr != own);
     if link.mtu != u32::from(overlay.mtu) {
-        look.note(Mended::Mtu, net.set_mtu(&link, overlay.mtu.into()).await);
+        found.note(Drift::Mtu, net.set_mtu(&link, overlay.mtu.into()).await);
     }
     if !link.is_up {
-        look.note(Mended::Down, net.set_up(&link).await);
+        found.note(Drift::Down, net.set_up(&link).await);
     }
-    look.owns_route = net.has_route(overlay.network, &link).await?;
-    if !look.owns_route {
+    found.owns_route = net.has_route(overlay.network, &link).await?;
+    if !found.owns_route {
         match put_route(net, overlay.network, &link, replaces_route).await {
             Ok(is_put) => {
-                look.owns_route = is_put;
-                look.mended.extend(is_put.then_some(Mended::Route));
+                found.owns_route = is_put;
+                found.repaired.extend(is_put.then_some(Drift::Route));
             }
-            Err(error) => look.failed.push((Mended::Route, error)),
+            Err(error) => found.failed.push((Drift::Route, error)),
         }
     }
-    Ok(Some(look))
+    Ok(Some(found))
 }
 
-impl Look {
-    fn note(&mut self, what: Mended, result: Result<(), KernelError>) {
+impl Reconciled {
+    fn note(&mut self, what: Drift, result: Result<(), KernelError>) {
         match result {
-            Ok(()) => self.mended.push(what),
+            Ok(()) => self.repaired.push(what),
             Err(error) => self.failed.push((what, error)),
         }
     }
 }
 
-/// Routes `network` to `link`. Returns whether it is: somebody else's route may be there.
+/// Routes `network` to `link`. Returns whether it is: another route may be there.
 async fn put_route(
     net: &impl HostNet,
     network: Ipv4Network,
@@ -162,10 +162,10 @@ mod tests {
         net
     }
 
-    fn look(net: &MemoryNet, replaces_route: bool) -> Option<Look> {
-        let look = at_once(mend(net, &overlay(), replaces_route)).unwrap();
-        assert_eq!(net.num_dumps(), 0, "a look goes through no table of the host");
-        look
+    fn run(net: &MemoryNet, replaces_route: bool) -> Option<Reconciled> {
+        let found = at_once(reconcile(net, &overlay(), replaces_route)).unwrap();
+        assert_eq!(net.num_dumps(), 0, "a reconciliation goes through no table of the host");
+        found
     }
 
     fn own_route() -> KernelRoute {
@@ -184,9 +184,9 @@ mod tests {
 
     #[test]
     fn second_look_changes_nothing() {
-        let look = look(&set_up(), true).unwrap();
-        assert_eq!((look.name.as_str(), look.owns_route), ("flannel0", true));
-        assert!(look.mended.is_empty() && look.failed.is_empty() && look.others.is_empty());
+        let found = run(&set_up(), true).unwrap();
+        assert_eq!((found.name.as_str(), found.owns_route), ("flannel0", true));
+        assert!(found.repaired.is_empty() && found.failed.is_empty() && found.others.is_empty());
     }
 
     #[test]
@@ -197,10 +197,10 @@ mod tests {
             device.addrs.clear();
         });
         net.remove_routes();
-        let look = look(&net, true).unwrap();
+        let found = run(&net, true).unwrap();
         assert_eq!(
-            look.mended,
-            [Mended::Address, Mended::Mtu, Mended::Down, Mended::Route],
+            found.repaired,
+            [Drift::Address, Drift::Mtu, Drift::Down, Drift::Route],
             "all of it"
         );
         let device = net.state("flannel0");
@@ -215,10 +215,10 @@ mod tests {
         let eth0 = at_once(net.link("eth0")).unwrap();
         at_once(net.set_up(&eth0)).unwrap();
         at_once(net.replace_route(overlay().network, &eth0)).unwrap();
-        let found = look(&net, false).unwrap();
-        assert_eq!((found.owns_route, found.mended.len()), (false, 0));
+        let found = run(&net, false).unwrap();
+        assert_eq!((found.owns_route, found.repaired.len()), (false, 0));
         assert_eq!(net.all_routes()[0].link, Some(1), "left alone");
-        assert_eq!(look(&net, true).unwrap().mended, [Mended::Route]);
+        assert_eq!(run(&net, true).unwrap().repaired, [Drift::Route]);
         assert_eq!(net.all_routes(), [own_route()]);
     }
 
@@ -230,12 +230,12 @@ mod tests {
             device.mtu = 1500;
         });
         net.refuse_addrs(true);
-        let refused = look(&net, true).unwrap();
+        let refused = run(&net, true).unwrap();
         assert_eq!(refused.failed.len(), 1);
-        assert_eq!(refused.failed[0].0, Mended::Address);
-        assert_eq!(refused.mended, [Mended::Mtu]);
+        assert_eq!(refused.failed[0].0, Drift::Address);
+        assert_eq!(refused.repaired, [Drift::Mtu]);
         net.refuse_addrs(false);
-        assert_eq!(look(&net, true).unwrap().mended, [Mended::Address]);
+        assert_eq!(run(&net, true).unwrap().repaired, [Drift::Address]);
     }
 
     #[test]
@@ -243,15 +243,15 @@ mod tests {
         let net = set_up();
         let other = Ipv4Addr::new(10, 1, 15, 9);
         net.edit("flannel0", |device| device.addrs.push(other));
-        let look = look(&net, true).unwrap();
-        assert_eq!(look.others, [LinkAddr { addr: other, prefix_len: 32 }]);
+        let found = run(&net, true).unwrap();
+        assert_eq!(found.others, [LinkAddr { addr: other, prefix_len: 32 }]);
         assert_eq!(net.state("flannel0").addrs, [ADDR, other]);
     }
 
     #[test]
     fn device_that_is_gone_is_no_error_to_look_at_but_one_to_set_up() {
         let net = MemoryNet::with_links(["eth0"]);
-        assert!(look(&net, true).is_none());
+        assert!(run(&net, true).is_none());
         let error = at_once(configure(&net, "flannel0", |_| overlay())).unwrap_err();
         assert_eq!(error.to_string(), "find link flannel0");
     }

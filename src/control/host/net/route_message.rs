@@ -26,6 +26,8 @@ pub struct RouteFields {
     pub link: Option<u32>,
     /// The router that it leads to; `None` with several, and for a route on the link itself.
     pub gateway: Option<Ipv4Addr>,
+    /// Whether it leads to a router, of either address family.
+    pub has_gateway: bool,
     /// The kernel's priority: of two routes to one destination the lower is taken.
     pub metric: u32,
 }
@@ -40,6 +42,7 @@ impl RouteFields {
         // The header has no room for the numbers of most tables, and a default route no destination.
         let mut table = u32::from(header.table);
         let (mut addr, mut link, mut gateway, mut metric) = (Ipv4Addr::UNSPECIFIED, None, None, 0);
+        let mut has_gateway = false;
         for attribute in &message.attributes {
             if let RouteAttribute::Destination(RouteAddress::Inet(dst)) = attribute {
                 addr = *dst;
@@ -48,7 +51,9 @@ impl RouteFields {
             } else if let RouteAttribute::MultiPath(hops) = attribute {
                 link = only_link(hops);
             } else if let RouteAttribute::Gateway(RouteAddress::Inet(via)) = attribute {
-                gateway = Some(*via);
+                (gateway, has_gateway) = (Some(*via), true);
+            } else if let RouteAttribute::Via(_) = attribute {
+                has_gateway = true;
             } else if let RouteAttribute::Priority(priority) = attribute {
                 metric = *priority;
             } else if let RouteAttribute::Table(id) = attribute {
@@ -56,7 +61,7 @@ impl RouteFields {
             }
         }
         let dst = Ipv4Network::containing(addr, header.destination_prefix_length).ok()?;
-        Some(Self { dst, table, link, gateway, metric })
+        Some(Self { dst, table, link, gateway, has_gateway, metric })
     }
 
     /// Whether it is in the table `main`.

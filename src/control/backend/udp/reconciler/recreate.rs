@@ -1,0 +1,79 @@
+//! The overlay device is made again: after it disappeared, and for another underlay address.
+
+use tracing::{info, warn};
+
+use super::{DeviceReconciler, addrs};
+use crate::control::backend::BackendError;
+use crate::control::backend::udp::device::Device;
+use crate::control::backend::udp::source_ports;
+use crate::control::backend::udp::underlay::room;
+use crate::control::conditions::Condition;
+use crate::control::subnet::lease::LeaseAttrs;
+use crate::dataplane::io::udp::KernelUdp;
+
+impl DeviceReconciler {
+    /// Switches to another address, if ours is gone for good and there is one. Returns whether it
+    /// did.
+    pub(super) async fn follow_underlay(&mut self) -> Result<bool, BackendError> {
+        let overlay = self.link.map(|link| link.index);
+        let successor = self.underlay.followed().successor(&self.net, overlay).await;
+        let Some(iface) = successor.map_err(BackendError::Kernel)? else { return Ok(false) };
+        let bind_addr = self.spec.bind_addr;
+        self.spec.bind_addr.set_ip(iface.addr);
+        // The old sockets and the device stay until there are new ones.
+        let sockets = match self.spec.bind() {
+            Ok(sockets) => sockets,
+            Err(error) => {
+                self.spec.bind_addr = bind_addr;
+                return Err(error);
+            }
+        };
+        let old = self.underlay.iface();
+        warn!(
+            "address {} of interface {} is gone: using {} of {} from now on, peers send to {}",
+            old.addr, old.name, iface.addr, iface.name, iface.public_ip
+        );
+        let attrs = source_ports::attrs(
+            &iface,
+            self.advertised.source_ports,
+            self.advertised.host.as_ref(),
+        );
+        self.spec.engine.longest_whole = room(iface.mtu);
+        self.underlay.followed_mut().follow(iface);
+        let is_new = |said: &mut LeaseAttrs| {
+            let is_new = *said != attrs;
+            *said = attrs.clone();
+            is_new
+        };
+        self.advertised.attrs.send_if_modified(is_new);
+        self.link = None;
+        self.engine.stop();
+        self.recreate(sockets).await?;
+        Ok(true)
+    }
+
+    /// The device is gone, so its workers go, too.
+    pub(super) fn give_up_device(&mut self) {
+        if self.link.take().is_some() {
+            let name = self.engine.name();
+            if self.log.is_due("gone") {
+                warn!("overlay device {name} disappeared; recreating it");
+            }
+            let device = Condition::Failed(format!("{name} is gone"));
+            self.conditions.send_modify(|conditions| conditions.set("device", device));
+        }
+        self.engine.stop();
+    }
+
+    /// Makes the device again, with workers that have these sockets; the counters go on.
+    pub(super) async fn recreate(&mut self, sockets: Vec<KernelUdp>) -> Result<(), BackendError> {
+        let name = self.engine.name();
+        let made = self.spec.make(&self.net, self.mtu, Some(&name), sockets).await?;
+        let Device { name, link, owns_route, engine, failures } = made;
+        info!(device = %name, mtu = link.mtu, "overlay device is up again");
+        let own = addrs(self.underlay.iface());
+        self.engine.replace(name, own, engine);
+        (self.link, self.owns_route, self.failures) = (Some(link), owns_route, failures);
+        Ok(())
+    }
+}
