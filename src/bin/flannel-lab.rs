@@ -48,7 +48,7 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Status(args) => status(&args),
         Task::Exec(args) => exec(&args),
         Task::Down(args) => Ok(teardown::remove(&Names::new(&args.name)?)?),
-        Task::Inside(inside) => Ok(inside.run()?),
+        Task::NetnsAgent(agent) => Ok(agent.run()?),
     }
 }
 

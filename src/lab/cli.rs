@@ -6,7 +6,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use super::bench::BenchArgs;
 use super::host::netns_agent;
-use super::host::netns_agent::Inside;
+use super::host::netns_agent::NetnsAgent;
 use super::network::backend::Backend;
 use super::network::registry::RegistryKind;
 
@@ -58,7 +58,7 @@ pub enum Task {
     Down(NameArg),
     /// What the lab itself runs in its namespaces.
     #[command(subcommand, hide = true, name = netns_agent::COMMAND)]
-    Inside(Inside),
+    NetnsAgent(NetnsAgent),
 }
 
 /// Which lab.
@@ -103,7 +103,7 @@ pub struct ShapeArgs {
     pub backend: Backend,
     /// The flanneld to run: PATH on all nodes, NODE=PATH on one
     ///
-    /// May be given several times. The word `stand-in` for PATH is a built-in stand-in for a
+    /// May be given several times. The word `stock-emulator` for PATH is the built-in emulator of a
     /// stock node. Without it, all nodes run the flanneld beside this program.
     #[arg(long, value_name = "[NODE=]PATH")]
     pub flanneld: Vec<String>,
@@ -147,7 +147,7 @@ pub struct InteropArgs {
     /// The labs' names start with it
     #[arg(short = 'l', long = "name", value_name = "LAB", default_value = "interop")]
     pub name: String,
-    /// The other flanneld; the word `stand-in` for PATH is a built-in stand-in for a stock node
+    /// The other flanneld; `stock-emulator` for PATH is the built-in emulator of a stock node
     #[arg(long, value_name = "PATH")]
     pub flanneld: String,
     /// More flags for it, separated by spaces

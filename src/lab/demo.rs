@@ -1,4 +1,4 @@
-//! The demo: a lab, every pod pinged from every pod, and the carriers measured against each other.
+//! The demo: a lab, every pod pinged from every pod, and the datapaths measured against each other.
 
 use std::thread;
 
@@ -7,7 +7,7 @@ use super::host::command::Tool;
 use super::host::wait::wait_for;
 use super::network::Lab;
 use super::network::datapath;
-use super::network::datapath::Carrier;
+use super::network::datapath::Datapath;
 use super::network::node::Node;
 use super::network::pods::Pod;
 use super::progress::step;
@@ -18,16 +18,16 @@ use super::traffic::measure::TcpServer;
 /// How long and how often to measure.
 #[derive(Debug, Clone, Copy)]
 pub struct Plan {
-    /// How often every carrier is measured.
+    /// How often every datapath is measured.
     pub rounds: u32,
     /// Length of each TCP flow, in seconds.
     pub seconds: u32,
 }
 
-/// The figures of one carrier, one for each round.
+/// The figures of one datapath, one for each round.
 #[derive(Debug)]
 struct Samples {
-    carrier: Carrier,
+    datapath: Datapath,
     name: String,
     pod_mtu: u16,
     gbps: Vec<f64>,
@@ -57,7 +57,7 @@ pub fn ping_matrix(lab: &Lab) -> Result<String, LabError> {
     Ok(table(&rows))
 }
 
-/// Measures all carriers between the first pods of the lab's first two nodes, in rounds.
+/// Measures all datapaths between the first pods of the lab's first two nodes, in rounds.
 ///
 /// Every other round runs backwards, so that none has always the same neighbour, and flanneld
 /// is restarted once a round instead of twice.
@@ -69,8 +69,8 @@ pub fn measure(lab: &mut Lab, plan: Plan) -> Result<Report, LabError> {
     let iperf3 = TcpServer::start(&server.netns, &lab.names().dir())?;
     datapath::prepare(lab)?;
     let off = datapath::offload_can_be_off(lab);
-    let carriers = Carrier::ALL.into_iter().filter(|c| off || *c != Carrier::OverlayOffloadOff);
-    let mut all: Vec<Samples> = carriers.map(|carrier| Samples::new(carrier, lab)).collect();
+    let datapaths = Datapath::ALL.into_iter().filter(|c| off || *c != Datapath::OverlayOffloadOff);
+    let mut all: Vec<Samples> = datapaths.map(|datapath| Samples::new(datapath, lab)).collect();
     for round in 1..=plan.rounds {
         let order: Vec<usize> = match round % 2 {
             1 => (0..all.len()).collect(),
@@ -104,9 +104,9 @@ fn measured_pods(lab: &Lab) -> Result<[Pod; 2], LabError> {
 }
 
 impl Samples {
-    fn new(carrier: Carrier, lab: &Lab) -> Self {
+    fn new(datapath: Datapath, lab: &Lab) -> Self {
         let (gbps, rtt_us, retransmits) = Default::default();
-        Self { carrier, name: carrier.name(lab), pod_mtu: 0, gbps, rtt_us, retransmits }
+        Self { datapath, name: datapath.name(lab), pod_mtu: 0, gbps, rtt_us, retransmits }
     }
 
     fn take(
@@ -116,7 +116,7 @@ impl Samples {
         server: &Pod,
         seconds: u32,
     ) -> Result<(), LabError> {
-        self.pod_mtu = self.carrier.engage(lab)?;
+        self.pod_mtu = self.datapath.activate(lab)?;
         let what = format!("{} to carry a ping", self.name);
         wait_for(&what, super::network::node::READY, || {
             Ok(measure::reaches(&client.netns, server.addr)?.then_some(()))
@@ -131,10 +131,10 @@ impl Samples {
 }
 
 fn rows(all: &[Samples]) -> Vec<Row> {
-    let of = |carrier| {
-        all.iter().find(|samples| samples.carrier == carrier).map(|s| Spread::of(&s.gbps))
+    let of = |datapath| {
+        all.iter().find(|samples| samples.datapath == datapath).map(|s| Spread::of(&s.gbps))
     };
-    let (raw, off) = (of(Carrier::Raw), of(Carrier::OverlayOffloadOff));
+    let (raw, off) = (of(Datapath::Raw), of(Datapath::OverlayOffloadOff));
     let row = |samples: &Samples| {
         let gbps = Spread::of(&samples.gbps);
         Row {

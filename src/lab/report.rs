@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-/// A measurement of several carriers, interleaved in rounds.
+/// A measurement of several datapaths, interleaved in rounds.
 #[derive(Debug, Serialize)]
 pub struct Report {
     /// `uname -r`.
@@ -15,11 +15,11 @@ pub struct Report {
     pub frames_only: bool,
     /// Length of each flow, in seconds.
     pub seconds: u32,
-    /// One row for each carrier.
+    /// One row for each datapath.
     pub systems: Vec<Row>,
 }
 
-/// What one carrier did.
+/// What one datapath did.
 #[derive(Debug, Serialize)]
 pub struct Row {
     /// Its name.

@@ -98,7 +98,7 @@ fn lab_with_a_registry_in_a_file_needs_no_etcd() {
     };
     let refused = run("up", "--nodes 2");
     assert!(stderr(&refused).contains("missing: etcd, etcdctl"), "{}", stderr(&refused));
-    let refused = run("up", "--registry=file --flanneld n2=stand-in");
+    let refused = run("up", "--registry=file --flanneld n2=stock-emulator");
     assert!(stderr(&refused).contains("use --registry=etcd"), "{}", stderr(&refused));
     assert_gone(&name);
 
@@ -250,7 +250,8 @@ fn bench_measures_writes_its_files_and_leaves_nothing_behind() {
     let [json, html] = ["b.json", "b.html"].map(|file| dir.path().join(file));
     let only = "--only w2/tcp-1 --only w2/udp-64 --only w2/latency-loaded --rounds 1";
     let files = format!("--json {} --html {}", json.display(), html.display());
-    let bench = run("bench", &name, &format!("--quick {only} --flanneld other=stand-in {files}"));
+    let bench =
+        run("bench", &name, &format!("--quick {only} --flanneld other=stock-emulator {files}"));
     assert!(bench.status.success(), "{}", stderr(&bench));
     assert_bench_gone(&name);
     assert!(stderr(&bench).contains(" left · round 1 of 1"), "{}", stderr(&bench));
@@ -274,7 +275,7 @@ fn bench_measures_writes_its_files_and_leaves_nothing_behind() {
 
 #[test]
 fn bench_of_leases_tells_what_they_cost() {
-    let name = name("crowd");
+    let name = name("scale");
     let dir = tempfile::tempdir().unwrap();
     let json = dir.path().join("b.json");
     let args = format!("--quick --only leases --rounds 1 --json {}", json.display());

@@ -183,7 +183,7 @@ fn forged_icmps_from_off_the_path_change_nothing() {
 #[test]
 fn stock_peer_behind_a_narrow_path_gets_every_packet_whole() {
     let mut spec = spec("shrink-stock", 2);
-    spec.daemons.insert("n2".to_owned(), Daemon::stand_in(FLANNEL_LAB));
+    spec.daemons.insert("n2".to_owned(), Daemon::stock_emulator(FLANNEL_LAB));
     let lab = Lab::up(spec).unwrap();
     narrow(&lab, 1400);
     assert_path_is_learned(&lab, 1400);

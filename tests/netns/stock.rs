@@ -31,8 +31,8 @@ fn every_case_of_interop_passes_with_our_own_in_the_place_of_stock() {
 }
 
 #[test]
-fn every_case_of_interop_passes_with_the_stand_in() {
-    let (success, table) = interop("standin", "stand-in", "");
+fn every_case_of_interop_passes_with_the_stock_emulator() {
+    let (success, table) = interop("emulator", "stock-emulator", "");
     assert!(success, "{table}");
     assert_eq!(table.lines().filter(|line| line.ends_with(" ok")).count(), 11, "{table}");
 }
@@ -45,9 +45,9 @@ fn interop_with_what_is_no_flanneld_fails_and_shows_where() {
     assert_eq!((count("FAILED: "), count(" not run")), (3, 8), "{table}");
 }
 
-/// A lab of three nodes, of which the second is the stand-in for a stock node.
+/// A lab of three nodes, of which the second is the emulator of a stock node.
 fn mixed_lab(topic: &str) -> Lab {
-    let daemons = BTreeMap::from([("n2".to_owned(), Daemon::stand_in(FLANNEL_LAB))]);
+    let daemons = BTreeMap::from([("n2".to_owned(), Daemon::stock_emulator(FLANNEL_LAB))]);
     Lab::up(LabSpec { daemons, ..spec(topic, 3) }).unwrap()
 }
 
@@ -78,7 +78,8 @@ fn longest_packet_passes_a_stock_node_uncut() {
 fn ours_takes_the_place_of_a_stock_node_and_back() {
     let mut lab = mixed_lab("swap");
     let before = overlay(&lab.nodes()[1]).clone();
-    for daemon in [Daemon::flanneld(crate::harness::FLANNELD), Daemon::stand_in(FLANNEL_LAB)] {
+    for daemon in [Daemon::flanneld(crate::harness::FLANNELD), Daemon::stock_emulator(FLANNEL_LAB)]
+    {
         let node = &mut lab.nodes_mut()[1];
         assert!(node.terminate().unwrap().success());
         node.set_daemon(daemon);

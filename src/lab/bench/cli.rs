@@ -27,7 +27,7 @@ pub struct BenchArgs {
     only: Vec<String>,
     /// Lets another flanneld take part
     ///
-    /// May be given several times. The word `stand-in` for PATH is a built-in stand-in for a
+    /// May be given several times. The word `stock-emulator` for PATH is the built-in emulator of a
     /// stock node.
     #[arg(long, value_name = "NAME=PATH", value_parser = named_path)]
     flanneld: Vec<(String, String)>,
@@ -138,10 +138,10 @@ mod tests {
 
     #[test]
     fn others_take_part_under_their_names() {
-        let plan = plan("--flanneld stock=stand-in --flanneld self=/proc/self/exe").unwrap();
+        let plan = plan("--flanneld stock=stock-emulator --flanneld self=/proc/self/exe").unwrap();
         let names: Vec<&str> = plan.others.iter().map(|other| other.name.as_str()).collect();
         assert_eq!(names, ["stock", "self"]);
-        assert_eq!(plan.others[0].daemon, Daemon::stand_in("/opt/flannel-lab"));
+        assert_eq!(plan.others[0].daemon, Daemon::stock_emulator("/opt/flannel-lab"));
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::lab::{Lab, LabError, LabSpec};
 
 /// A lab of two nodes, and the leases of many more.
 #[derive(Debug)]
-pub(super) struct Crowd {
+pub(super) struct LeaseScale {
     /// Its name in the report.
     pub(super) name: String,
     lab: Lab,
@@ -46,7 +46,7 @@ const LOOK: Duration = Duration::from_millis(400);
 /// How long a daemon may take to reach it.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-impl Crowd {
+impl LeaseScale {
     /// Makes the lab and writes the leases.
     ///
     /// # Errors

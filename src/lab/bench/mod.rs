@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! matrix   which cases there are: setting (wire, MTU) × workload
-//! field    who takes part: the systems, and the labs they stand in
+//! testbed    who takes part: the systems, and the labs they stand in
 //! sample   one figure of one system in one round          cpu  what that cost
 //! leases   the case of many leases and their changes      peers  who holds them
 //! run      all rounds of all cases  →  results  →  table, html

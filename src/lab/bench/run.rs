@@ -6,12 +6,12 @@ use std::thread;
 use std::time::Duration;
 
 use super::clock::Clock;
-use super::leases::Crowd;
+use super::leases::LeaseScale;
 use super::matrix::{Matrix, Setting, Workload};
 use super::results::{self, Case, Machine, Results, Samples};
 use super::sample::{self, Sample};
 use super::testbed;
-use super::testbed::{Contender, Field, OFF, RAW, TWILL, VXLAN};
+use super::testbed::{Contender, OFF, RAW, TWILL, Testbed, VXLAN};
 use crate::lab::LabError;
 use crate::lab::host::command::Tool;
 use crate::lab::network::daemon::Daemon;
@@ -89,8 +89,8 @@ impl Bench<'_> {
         let mut total = Duration::ZERO;
         for (_, workloads) in matrix.by_setting() {
             if workloads == [Workload::Leases] {
-                total += times(self.crowds().len(), testbed::LAB_TIME);
-                total += times(matrix.rounds * self.crowds().len(), self.leases_step());
+                total += times(self.lease_scales().len(), testbed::LAB_TIME);
+                total += times(matrix.rounds * self.lease_scales().len(), self.leases_step());
             } else {
                 let num = workloads.len() * matrix.rounds * self.num_systems();
                 total += times(self.daemons.len(), testbed::LAB_TIME) + times(num, self.step());
@@ -110,28 +110,34 @@ impl Bench<'_> {
     /// Measures all workloads of one setting, in rounds.
     fn setting(&mut self, setting: Setting, workloads: &[Workload]) -> Result<(), LabError> {
         step(&format!("{}: {}", setting, setting.title()));
-        let mut field = Field::set_up(&self.plan.name, setting, &self.daemons)?;
+        let mut testbed = Testbed::set_up(&self.plan.name, setting, &self.daemons)?;
         let labs = times(self.daemons.len(), testbed::LAB_TIME);
-        self.clock.done(labs, &format!("{setting}: {} systems stand", field.systems.len()));
-        let empty: Vec<Samples> = field.systems.iter().map(|s| Samples::new(&s.name)).collect();
+        self.clock.done(labs, &format!("{setting}: {} systems stand", testbed.systems.len()));
+        let empty: Vec<Samples> = testbed.systems.iter().map(|s| Samples::new(&s.name)).collect();
         let mut cases: Vec<Vec<Samples>> = workloads.iter().map(|_| empty.clone()).collect();
         for round in 0..self.plan.matrix.rounds {
             for (workload, samples) in workloads.iter().zip(&mut cases) {
-                for system in rotated(round, field.systems.len()) {
+                for system in rotated(round, testbed.systems.len()) {
                     let place = format!("{setting}/{workload}");
-                    self.one(&mut field, system, *workload, (round, &place), &mut samples[system])?;
+                    self.one(
+                        &mut testbed,
+                        system,
+                        *workload,
+                        (round, &place),
+                        &mut samples[system],
+                    )?;
                 }
             }
         }
         for (workload, samples) in workloads.iter().zip(&cases) {
             self.cases.push(case(setting, *workload, results::rows(samples)));
         }
-        field.remove()
+        testbed.remove()
     }
 
     fn one(
         &mut self,
-        field: &mut Field,
+        testbed: &mut Testbed,
         system: usize,
         workload: Workload,
         (round, place): (usize, &str),
@@ -140,7 +146,7 @@ impl Bench<'_> {
         let time = self.plan.matrix.time;
         let taken = match samples.rounds.len() {
             done if done < round => return Ok(()), // it failed in an earlier round
-            _ => field.engage(system).and_then(|ends| {
+            _ => testbed.activate(system).and_then(|ends| {
                 samples.pod_mtu = ends.pod_mtu;
                 sample::take(&ends, workload, time)
             }),
@@ -155,24 +161,24 @@ impl Bench<'_> {
 
     /// Measures the case of leases.
     fn leases(&mut self, setting: Setting) -> Result<(), LabError> {
-        let mut crowds = Vec::new();
-        for (number, (name, daemon, num_leases)) in self.crowds().into_iter().enumerate() {
+        let mut lease_scales = Vec::new();
+        for (number, (name, daemon, num_leases)) in self.lease_scales().into_iter().enumerate() {
             let lab = format!("{}-s{number}", self.plan.name);
-            let made = Crowd::set_up(&lab, &name, &daemon, num_leases);
+            let made = LeaseScale::set_up(&lab, &name, &daemon, num_leases);
             let place = format!("{num_leases} leases");
-            crowds.extend(self.unless_foreign(made, &name, &place)?);
+            lease_scales.extend(self.unless_foreign(made, &name, &place)?);
             self.clock
                 .done(testbed::LAB_TIME, &format!("{name} stands beside {num_leases} leases"));
         }
-        let mut all: Vec<Samples> = crowds.iter().map(|c| Samples::new(&c.name)).collect();
+        let mut all: Vec<Samples> = lease_scales.iter().map(|c| Samples::new(&c.name)).collect();
         for round in 0..self.plan.matrix.rounds {
-            for index in rotated(round, crowds.len()) {
-                let (crowd, samples) = (&mut crowds[index], &mut all[index]);
+            for index in rotated(round, lease_scales.len()) {
+                let (scale, samples) = (&mut lease_scales[index], &mut all[index]);
                 if samples.rounds.len() < round {
                     continue; // it failed in an earlier round
                 }
-                samples.pod_mtu = crowd.pod_mtu();
-                let taken = crowd.take(self.plan.matrix.time);
+                samples.pod_mtu = scale.pod_mtu();
+                let taken = scale.take(self.plan.matrix.time);
                 if let Some(taken) = self.unless_foreign(taken, &samples.system, "leases")? {
                     self.tell(round, "leases", &samples.system, &taken, self.leases_step());
                     samples.rounds.push(taken);
@@ -185,12 +191,12 @@ impl Bench<'_> {
             results::row(samples, fewest.as_slice())
         });
         self.cases.push(case(setting, Workload::Leases, rows.collect()));
-        crowds.into_iter().try_for_each(Crowd::remove)
+        lease_scales.into_iter().try_for_each(LeaseScale::remove)
     }
 
     /// Who is measured beside how many leases: everybody but twill as stock moves packets, whose
     /// control plane is twill's.
-    fn crowds(&self) -> Vec<(String, Daemon, usize)> {
+    fn lease_scales(&self) -> Vec<(String, Daemon, usize)> {
         let daemons = self.daemons.iter().filter(|(name, _)| name != OFF);
         daemons
             .flat_map(|(name, daemon)| {

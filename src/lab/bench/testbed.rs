@@ -7,7 +7,7 @@ use crate::lab::host::process::Process;
 use crate::lab::host::wait::wait_for;
 use crate::lab::network::daemon::Daemon;
 use crate::lab::network::datapath;
-use crate::lab::network::datapath::{Carrier, OFFLOAD_OFF};
+use crate::lab::network::datapath::{Datapath, OFFLOAD_OFF};
 use crate::lab::network::node::READY;
 use crate::lab::network::pods::Pod;
 use crate::lab::traffic::flood;
@@ -30,12 +30,12 @@ pub(super) struct System {
     pub(super) name: String,
     /// Number of the lab it stands in.
     lab: usize,
-    carrier: Carrier,
+    datapath: Datapath,
 }
 
 /// The systems of one setting, all standing.
 #[derive(Debug)]
-pub(super) struct Field {
+pub(super) struct Testbed {
     pub(super) systems: Vec<System>,
     labs: Vec<Lab>,
 }
@@ -91,7 +91,7 @@ pub(super) fn pids(lab: &Lab) -> Vec<u32> {
     lab.nodes().iter().filter_map(|node| node.process().map(Process::id)).map(|id| id.pid).collect()
 }
 
-impl Field {
+impl Testbed {
     /// Makes the labs of all systems. The kernel's own ways share the nodes of the first.
     ///
     /// # Errors
@@ -102,9 +102,9 @@ impl Field {
         daemons: &[(String, Daemon)],
     ) -> Result<Self, LabError> {
         let mut labs = Vec::new();
-        let kernel = [(RAW, Carrier::Raw), (VXLAN, Carrier::Vxlan)];
+        let kernel = [(RAW, Datapath::Raw), (VXLAN, Datapath::Vxlan)];
         let mut systems = kernel
-            .map(|(name, carrier)| System { name: name.to_owned(), lab: 0, carrier })
+            .map(|(name, datapath)| System { name: name.to_owned(), lab: 0, datapath })
             .to_vec();
         for (number, (system, daemon)) in daemons.iter().enumerate() {
             let spec = LabSpec {
@@ -113,7 +113,7 @@ impl Field {
                 ..LabSpec::new(format!("{name}-s{number}"), daemon.clone())
             };
             labs.push(lab(spec)?);
-            systems.push(System { name: system.clone(), lab: number, carrier: Carrier::Overlay });
+            systems.push(System { name: system.clone(), lab: number, datapath: Datapath::Overlay });
         }
         if let Some(first) = labs.first() {
             datapath::prepare(first)?;
@@ -125,15 +125,15 @@ impl Field {
     ///
     /// # Errors
     /// [`LabError`] when it does not.
-    pub(super) fn engage(&mut self, system: usize) -> Result<Ends<'_>, LabError> {
-        let System { name, lab, carrier } = &self.systems[system];
+    pub(super) fn activate(&mut self, system: usize) -> Result<Ends<'_>, LabError> {
+        let System { name, lab, datapath } = &self.systems[system];
         let lab = &mut self.labs[*lab];
-        let pod_mtu = carrier.engage(lab)?;
+        let pod_mtu = datapath.activate(lab)?;
         let [client, server] = pods(lab)?;
         wait_for(&format!("{name} to carry a ping"), READY, || {
             Ok(measure::reaches(&client.netns, server.addr)?.then_some(()))
         })?;
-        let pids = if *carrier == Carrier::Overlay { pids(lab) } else { Vec::new() };
+        let pids = if *datapath == Datapath::Overlay { pids(lab) } else { Vec::new() };
         Ok(Ends { client, server, pids, pod_mtu })
     }
 

@@ -1,4 +1,4 @@
-//! `flannel-lab inside …`: what the lab itself runs in its namespaces. Not for people.
+//! `flannel-lab netns-agent …`: what the lab itself runs in its namespaces. Not for people.
 
 use std::io;
 use std::net::SocketAddrV4;
@@ -13,15 +13,15 @@ use crate::lab::traffic;
 use crate::lab::traffic::probe;
 use crate::lab::traffic::{Report, tcp, udp};
 
-/// The hidden command that all of these stand under.
-pub const COMMAND: &str = "inside";
+/// The hidden command that these belong to.
+pub const COMMAND: &str = "netns-agent";
 
 /// What runs in a namespace.
 #[derive(Debug, Subcommand)]
-pub enum Inside {
-    /// A stand-in for a stock node, with stock's flags
+pub enum NetnsAgent {
+    /// An emulator of a stock node, with stock's flags
     #[command(disable_help_flag = true)]
-    StandIn {
+    StockEmulator {
         /// Stock's flags
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         flags: Vec<String>,
@@ -73,14 +73,14 @@ pub enum Inside {
     },
 }
 
-impl Inside {
+impl NetnsAgent {
     /// Does what was asked; some go on until they are killed.
     ///
     /// # Errors
     /// [`LabError`] of the operation that failed.
     pub fn run(self) -> Result<(), LabError> {
         match self {
-            Self::StandIn { flags } => stock_emulator::run(&flags),
+            Self::StockEmulator { flags } => stock_emulator::run(&flags),
             Self::Serve { port } => {
                 traffic::serve(port).map_err(LabError::io(format!("serve port {port}")))
             }

@@ -45,21 +45,21 @@ impl Daemon {
         Self { program: program.into(), before: Vec::new(), after: Vec::new() }
     }
 
-    /// The stand-in for a stock node that `flannel_lab`, this package's second binary, contains.
-    pub fn stand_in(flannel_lab: impl Into<PathBuf>) -> Self {
+    /// The emulator of a stock node that `flannel_lab`, this package's second binary, contains.
+    pub fn stock_emulator(flannel_lab: impl Into<PathBuf>) -> Self {
         Self {
-            before: vec![netns_agent::COMMAND.to_owned(), "stand-in".to_owned()],
+            before: vec![netns_agent::COMMAND.to_owned(), "stock-emulator".to_owned()],
             ..Self::flanneld(flannel_lab)
         }
     }
 
-    /// What a user means by `choice`: the word `stand-in`, or the path of a program.
+    /// What a user means by `choice`: the word `stock-emulator`, or the path of a program.
     ///
     /// # Errors
     /// [`LabError::Io`] when there is no such program.
     pub fn chosen(flannel_lab: &Path, choice: &str) -> Result<Self, LabError> {
-        if choice == "stand-in" {
-            return Ok(Self::stand_in(flannel_lab));
+        if choice == "stock-emulator" {
+            return Ok(Self::stock_emulator(flannel_lab));
         }
         let program = fs::canonicalize(choice);
         program.map(Self::flanneld).map_err(LabError::io(format!("find flanneld {choice}")))
@@ -142,9 +142,9 @@ mod tests {
 
     #[test]
     fn added_flags_come_last() {
-        let daemon = Daemon::stand_in("flannel-lab").with("-v=1 -ip-masq");
+        let daemon = Daemon::stock_emulator("flannel-lab").with("-v=1 -ip-masq");
         let args = daemon.args("-registry=etcd".to_owned(), Path::new("/run/x/subnet.env"));
-        assert_eq!(&args[..3], ["inside", "stand-in", "-registry=etcd"]);
+        assert_eq!(&args[..3], ["netns-agent", "stock-emulator", "-registry=etcd"]);
         assert_eq!(args.last().unwrap(), "-ip-masq");
         assert!(args.contains(&"-subnet-file=/run/x/subnet.env".to_owned()));
     }

@@ -1,6 +1,6 @@
-//! [`Carrier`]: what takes packets from one node's pods to another's. The rivals of a measurement.
+//! [`Datapath`]: what takes packets from one node's pods to another's. The rivals of a measurement.
 //!
-//! Every carrier uses the same pods, veths and underlay; a route for the peer's subnet, more
+//! Every datapath uses the same pods, veths and underlay; a route for the peer's subnet, more
 //! specific than the overlay's Network route, is all that changes, and the pods' MTU.
 
 use super::Lab;
@@ -9,7 +9,7 @@ use crate::lab::LabError;
 
 /// A way from pod to pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Carrier {
+pub enum Datapath {
     /// No overlay: nodes route the pods' subnets to each other over the underlay.
     Raw,
     /// The kernel's vxlan device.
@@ -29,10 +29,10 @@ const OFFLOAD_FLAG: &str = "-offload";
 /// A vxlan header and the three below it: VXLAN 8, UDP 8, IPv4 20, inner Ethernet 14 (RFC 7348).
 const VXLAN_OVERHEAD: u16 = 50;
 
-/// The two nodes between which carriers are compared: the first two of a lab.
+/// The two nodes between which datapaths are compared: the first two of a lab.
 const PAIR: [usize; 2] = [0, 1];
 
-impl Carrier {
+impl Datapath {
     /// All, fastest first.
     pub const ALL: [Self; 4] = [Self::Raw, Self::Vxlan, Self::Overlay, Self::OverlayOffloadOff];
 
@@ -51,11 +51,11 @@ impl Carrier {
         }
     }
 
-    /// Makes this carrier the one between the lab's first two nodes; gives the pods' MTU.
+    /// Makes this datapath the one between the lab's first two nodes; gives the pods' MTU.
     ///
     /// # Errors
     /// [`LabError`] of the node that could not be switched.
-    pub fn engage(self, lab: &mut Lab) -> Result<u16, LabError> {
+    pub fn activate(self, lab: &mut Lab) -> Result<u16, LabError> {
         let underlay_mtu = lab.mtu();
         self.run_daemons(lab)?;
         let (ends, mtu) = (ends(lab)?, overlay(&lab.nodes()[PAIR[0]])?.env.mtu);
@@ -77,7 +77,7 @@ impl Carrier {
         Ok(mtu)
     }
 
-    /// Restarts the daemons of the pair if they do not run the way this carrier wants.
+    /// Restarts the daemons of the pair if they do not run the way this datapath wants.
     fn run_daemons(self, lab: &mut Lab) -> Result<(), LabError> {
         let off = match self {
             Self::Raw | Self::Vxlan => return Ok(()), // they do not ask flanneld

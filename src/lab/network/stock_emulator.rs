@@ -1,4 +1,4 @@
-//! A stand-in for a stock node: flannel's udp backend as its peers see it, and no more.
+//! An emulator of a stock node: flannel's udp backend as its peers see it, and no more.
 //!
 //! One thread, one packet per system call, a buffer of exactly `FLANNEL_MTU` bytes; longer
 //! datagrams are cut, nothing received is checked (flannel `pkg/backend/udp/proxy_amd64.c`).

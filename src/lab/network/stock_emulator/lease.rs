@@ -1,4 +1,4 @@
-//! The stand-in's side of etcd, through `etcdctl`: config, a lease, and everybody else's.
+//! The emulator's side of etcd, through `etcdctl`: config, a lease, and everybody else's.
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -16,7 +16,7 @@ use crate::lab::network::daemon::SubnetEnv;
 use crate::lab::network::etcd;
 use crate::routes::Prefix;
 
-/// What the stand-in needs of the network config.
+/// What the emulator needs of the network config.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Config {
     pub(crate) network: Ipv4Network,
