@@ -44,7 +44,7 @@ build: setup ## build every program for release
 lab: build ## three nodes, a real etcd, pods that ping across, and throughput side by side
 	target/release/flannel-lab demo
 
-benchmark: build ## overlays side by side in ten minutes: target/bench.html and target/bench.json
+benchmark: build ## overlays side by side in a quarter of an hour: target/bench.html and .json
 	target/release/flannel-lab bench --html target/bench.html --json target/bench.json
 
 interop: build ## twill beside a stock flanneld: make interop STOCK=/path/to/flanneld

@@ -76,7 +76,8 @@ fn interop(args: InteropArgs) -> anyhow::Result<()> {
     let flannel_lab = env::current_exe().context("find this program's own path")?;
     let twill = Daemon::flanneld(flannel_lab.with_file_name("flanneld"));
     let other = Daemon::chosen(&flannel_lab, &args.flanneld)?.with(&args.flags);
-    let meeting = Meeting { name: args.name, twill, other, flannel_lab };
+    let InteropArgs { name, backend, .. } = args;
+    let meeting = Meeting { name, twill, other, backend, flannel_lab };
     let results = meeting.hold()?;
     print(&results.table())?;
     match results.num_failed() {

@@ -32,16 +32,17 @@ pub struct Cli {
 pub enum Task {
     /// Makes a lab, pings every pod from every pod, measures, prints a table, removes the lab.
     ///
-    /// One TCP flow runs between two pods on different nodes: without any overlay (raw), over
-    /// the kernel's vxlan, over twill, and over twill with its offloads off, which is how stock
-    /// flanneld moves packets. All four take turns in rounds on the same pods and links.
+    /// One TCP flow runs between two pods on different nodes: without any overlay (raw), over the
+    /// kernel's vxlan made by hand, over twill, and with the udp backend also over twill with its
+    /// offloads off, which is how stock flanneld moves packets. All take turns in rounds on the
+    /// same pods and links.
     Demo(DemoArgs),
     /// Measures overlays side by side: throughput, packet rate, latency, CPU time, many leases.
     ///
-    /// Plain veth links (raw), the kernel's vxlan, twill, and twill as stock flanneld moves packets
-    /// (off) take turns in every round, between pods of the same kind, and so does every daemon
-    /// given by --flanneld. Everything takes less than ten minutes. Ratios within a run are worth
-    /// more than absolute figures.
+    /// Plain veth links (raw), the kernel's vxlan made by hand, twill with each backend, and twill's
+    /// udp backend as stock flanneld moves packets (off) take turns in every round, between pods of
+    /// the same kind, and so does every daemon given by --flanneld. Everything takes a quarter of an
+    /// hour. Ratios within a run are worth more than absolute figures.
     Bench(BenchArgs),
     /// Tries twill beside another flanneld, such as a stock one: a table of what works.
     ///
@@ -98,7 +99,7 @@ pub struct ShapeArgs {
     /// Network config to write to the registry
     #[arg(long, value_name = "JSON", conflicts_with = "backend")]
     pub config: Option<String>,
-    /// Backend of the network config.
+    /// Backend of the network config
     #[arg(long, value_enum, default_value_t = Backend::default())]
     pub backend: Backend,
     /// The flanneld to run: PATH on all nodes, NODE=PATH on one
@@ -150,6 +151,9 @@ pub struct InteropArgs {
     /// The other flanneld; `stock-emulator` for PATH is the built-in emulator of a stock node
     #[arg(long, value_name = "PATH")]
     pub flanneld: String,
+    /// Backend of both
+    #[arg(long, value_enum, default_value_t = Backend::default())]
+    pub backend: Backend,
     /// More flags for it, separated by spaces
     #[arg(long, value_name = "FLAGS", default_value = "", allow_hyphen_values = true)]
     pub flags: String,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::bench::UnknownCase;
 use super::host::command::CommandError;
 use super::host::tools::PreflightError;
+use super::network::backend::Backend;
 
 /// Why a lab could not be made, used or removed. One line, with what to do where that is known.
 #[derive(Debug, thiserror::Error)]
@@ -99,6 +100,9 @@ pub enum LabError {
         /// The daemon.
         program: PathBuf,
     },
+    /// The emulator of a stock node in a network of another backend.
+    #[error("a stock-emulator has the udp backend only, not {0}: give the path of a flanneld")]
+    NeedsUdp(Backend),
     /// The node's daemon has not set up its overlay.
     #[error("flanneld of {node} was never ready")]
     NotReady {

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
+use super::network::backend::Backend;
 use super::network::daemon::Daemon;
 use super::progress::{complain, step};
 use super::{Lab, LabError, LabSpec};
@@ -23,6 +24,8 @@ pub struct Meeting {
     pub twill: Daemon,
     /// The other, usually stock.
     pub other: Daemon,
+    /// The backend of both.
+    pub backend: Backend,
     /// `flannel-lab`, which makes the traffic.
     pub flannel_lab: PathBuf,
 }
@@ -89,7 +92,12 @@ impl Meeting {
         for (part, cases) in LABS {
             let daemons = BTreeMap::from([("n2".to_owned(), self.other.clone())]);
             let name = format!("{}-{part}", self.name);
-            let spec = LabSpec { num_nodes: 2, daemons, ..LabSpec::new(name, self.twill.clone()) };
+            let spec = LabSpec {
+                num_nodes: 2,
+                daemons,
+                config: Some(self.backend.config()),
+                ..LabSpec::new(name, self.twill.clone())
+            };
             let mut lab = Lab::create(spec)?;
             for (position, (what, case)) in cases.iter().enumerate() {
                 let verdict = match case(&mut lab, self) {

@@ -4,14 +4,29 @@ use std::net::Ipv4Addr;
 
 use serde_json::{Value, json};
 use twill::lab::host::netns::Netns;
+use twill::lab::network::backend::Backend;
 use twill::lab::network::node::Node;
 use twill::lab::traffic::measure;
 
 use super::{env, eventually, fetched, two_nodes};
 
 #[test]
-fn pods_of_the_bridge_plugin_reach_each_other() {
-    let lab = two_nodes("cni", "");
+fn pods_of_the_bridge_plugin_reach_each_other_over_udp() {
+    reach_each_other(Backend::Udp);
+}
+
+#[test]
+fn pods_of_the_bridge_plugin_reach_each_other_over_vxlan() {
+    reach_each_other(Backend::Vxlan);
+}
+
+#[test]
+fn pods_of_the_bridge_plugin_reach_each_other_over_host_gw() {
+    reach_each_other(Backend::HostGw);
+}
+
+fn reach_each_other(backend: Backend) {
+    let lab = two_nodes(&format!("cni-{backend}"), backend, "");
     let pods: Vec<Pod> = lab
         .nodes()
         .iter()

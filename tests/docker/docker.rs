@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use twill::lab::host::command::Tool;
+use twill::lab::network::backend::Backend;
 use twill::lab::network::node::Node;
 
 use super::dockerd::Dockerd;
@@ -13,17 +14,27 @@ const MK_DOCKER_OPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/dist/mk-docke
 
 #[test]
 fn tutorial_runs_to_its_last_line_with_dockers_masquerade() {
-    tutorial("docker", "", true);
+    tutorial("docker", Backend::Udp, "", true);
 }
 
 #[test]
 fn tutorial_runs_to_its_last_line_with_flannels_masquerade() {
-    tutorial("ipmasq", "-ip-masq", false);
+    tutorial("ipmasq", Backend::Udp, "-ip-masq", false);
+}
+
+#[test]
+fn tutorial_runs_to_its_last_line_over_vxlan() {
+    tutorial("docker-vxlan", Backend::Vxlan, "", true);
+}
+
+#[test]
+fn tutorial_runs_to_its_last_line_over_host_gw() {
+    tutorial("docker-gw", Backend::HostGw, "-ip-masq", false);
 }
 
 /// Two flannelds with `flags`, and what the tutorials do with Docker behind them.
-fn tutorial(topic: &str, flags: &str, docker_masquerades: bool) {
-    let lab = two_nodes(topic, flags);
+fn tutorial(topic: &str, backend: Backend, flags: &str, docker_masquerades: bool) {
+    let lab = two_nodes(topic, backend, flags);
     let image = image::pack(&lab.names().dir());
     let [n1, n2] = lab.nodes() else { panic!() };
     for node in [n1, n2] {
@@ -42,8 +53,9 @@ fn tutorial(topic: &str, flags: &str, docker_masquerades: bool) {
     let before = forwarded(n2);
     for (from, name, to) in [(&first, "client", web), (&second, "web", client)] {
         let ping = from.exec(name, &format!("ping -c 3 -i 0.2 -w 10 {to}"));
-        // One hop at each bridge, and one at each end of the overlay.
-        assert!(ping.contains("ttl=60") && ping.contains(" 0% packet loss"), "{ping}");
+        // One hop at each bridge, and with udp one at each end of the overlay.
+        let ttl = if backend == Backend::Udp { "ttl=60" } else { "ttl=62" };
+        assert!(ping.contains(ttl) && ping.contains(" 0% packet loss"), "{ping}");
     }
     let page = first.exec("client", &format!("wget -q -O - http://{web}/"));
     assert!(image::is_page(&page), "{} bytes", page.len());

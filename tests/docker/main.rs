@@ -15,15 +15,19 @@ use std::process;
 use std::time::Duration;
 
 use twill::lab::host::wait::wait_for;
+use twill::lab::network::backend::Backend;
 use twill::lab::network::daemon::Daemon;
 use twill::lab::network::node::Node;
 use twill::lab::{Lab, LabSpec};
 
-/// A lab of two nodes, each with a flanneld running with `flags`, and nothing behind it yet.
-fn two_nodes(topic: &str, flags: &str) -> Lab {
+/// A lab of two nodes, each with a flanneld of `backend` running with `flags`, and nothing behind it
+/// yet.
+fn two_nodes(topic: &str, backend: Backend, flags: &str) -> Lab {
     let name = format!("t{}-{topic}", process::id());
     let flanneld = Daemon::flanneld(env!("CARGO_BIN_EXE_flanneld")).with(flags);
-    let mut lab = Lab::create(LabSpec { num_nodes: 2, ..LabSpec::new(name, flanneld) }).unwrap();
+    let config = Some(backend.config());
+    let spec = LabSpec { num_nodes: 2, config, ..LabSpec::new(name, flanneld) };
+    let mut lab = Lab::create(spec).unwrap();
     for node in lab.nodes_mut() {
         node.start().unwrap();
     }

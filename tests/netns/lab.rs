@@ -100,6 +100,8 @@ fn lab_with_a_registry_in_a_file_needs_no_etcd() {
     assert!(stderr(&refused).contains("missing: etcd, etcdctl"), "{}", stderr(&refused));
     let refused = run("up", "--registry=file --flanneld n2=stock-emulator");
     assert!(stderr(&refused).contains("use --registry=etcd"), "{}", stderr(&refused));
+    let refused = run("up", "--registry=file --backend=vxlan --flanneld n2=stock-emulator");
+    assert!(stderr(&refused).contains("udp backend only, not vxlan"), "{}", stderr(&refused));
     assert_gone(&name);
 
     let up = run("up", "--registry=file --nodes 3");
@@ -197,7 +199,7 @@ fn demo_measures_every_carrier() {
     let figures: Value = serde_json::from_slice(&fs::read(json).unwrap()).unwrap();
     let systems = figures["systems"].as_array().unwrap();
     let names: Vec<&str> = systems.iter().map(|row| row["system"].as_str().unwrap()).collect();
-    assert_eq!(names, ["raw", "vxlan", "twill", "twill --offload=off --workers=1"]);
+    assert_eq!(names, ["raw", "vxlan", "twill udp", "twill udp --offload=off --workers=1"]);
     let mtus: Vec<u64> = systems.iter().map(|row| row["pod_mtu"].as_u64().unwrap()).collect();
     assert_eq!(mtus, [1500, 1450, 1472, 1472]);
     for row in systems {
@@ -207,6 +209,22 @@ fn demo_measures_every_carrier() {
     }
     let table = String::from_utf8_lossy(&demo.stdout).into_owned();
     assert!(names.iter().all(|name| table.contains(name)), "{table}");
+}
+
+#[test]
+fn demo_and_mixed_labs_work_with_every_backend() {
+    for (backend, own_mtu) in [("vxlan", 1450), ("host-gw", 1500)] {
+        let name = name(backend);
+        let mixed = format!("--flanneld n2={FLANNELD} --backend {backend} --nodes 2");
+        let demo = run("demo", &name, &format!("{mixed} --rounds 1 --seconds 1"));
+        assert!(demo.status.success(), "{}", stderr(&demo));
+        assert_gone(&name);
+        let table = String::from_utf8_lossy(&demo.stdout).into_owned();
+        let own = format!("twill {backend} ");
+        let row = table.lines().find(|line| line.starts_with(&own)).unwrap_or_default();
+        assert_eq!(row.split_whitespace().nth(2), Some(own_mtu.to_string().as_str()), "{table}");
+        assert!(!table.contains("--offload=off"), "{table}");
+    }
 }
 
 #[test]
@@ -240,7 +258,7 @@ fn status_sees_a_daemon_that_died() {
 
 /// The labs of a bench: one for each daemon.
 fn assert_bench_gone(name: &str) {
-    (0..4).for_each(|number| assert_gone(&format!("{name}-s{number}")));
+    (0..6).for_each(|number| assert_gone(&format!("{name}-s{number}")));
 }
 
 #[test]
@@ -262,7 +280,10 @@ fn bench_measures_writes_its_files_and_leaves_nothing_behind() {
     for (case, metric) in cases.iter().zip(metrics) {
         let rows = case["rows"].as_array().unwrap();
         let systems: Vec<&str> = rows.iter().map(|row| row["system"].as_str().unwrap()).collect();
-        assert_eq!(systems, ["raw", "vxlan", "twill", "off", "other"]);
+        let own = ["raw", "vxlan", "twill udp", "twill vxlan", "twill host-gw", "off"];
+        assert_eq!(systems, [&own[..], &["other udp"]].concat());
+        let mtus: Vec<u64> = rows.iter().map(|row| row["pod_mtu"].as_u64().unwrap()).collect();
+        assert_eq!(mtus, [1500, 1450, 1472, 1450, 1500, 1472, 1472]);
         for row in rows {
             let figures = row["figures"].as_array().unwrap();
             let figure = figures.iter().find(|figure| figure["metric"] == metric).unwrap();
@@ -284,12 +305,17 @@ fn bench_of_leases_tells_what_they_cost() {
     assert_bench_gone(&name);
     let results: Value = serde_json::from_slice(&fs::read(json).unwrap()).unwrap();
     let rows = results["cases"][0]["rows"].as_array().unwrap();
-    assert_eq!(rows[1]["system"], "twill, 10000 leases");
-    for metric in ["churn_gbps", "changes_per_second", "start_ms", "rss_mib"] {
-        let figures = rows[1]["figures"].as_array().unwrap();
-        let figure = figures.iter().find(|figure| figure["metric"] == metric).unwrap();
-        assert!(figure["median"].as_f64().unwrap() > 0.0, "{metric}: {figure}");
+    let metrics =
+        ["churn_gbps", "changes_per_second", "change_ms", "daemon_us_per_change", "start_ms"];
+    for (row, backend) in rows.iter().skip(1).step_by(2).zip(["udp", "vxlan", "host-gw"]) {
+        assert_eq!(row["system"], format!("twill {backend}, 10000 leases"));
+        for metric in metrics {
+            let figures = row["figures"].as_array().unwrap();
+            let figure = figures.iter().find(|figure| figure["metric"] == metric).unwrap();
+            assert!(figure["median"].as_f64().unwrap() > 0.0, "{metric}: {figure}");
+        }
     }
+    assert_eq!(rows.len(), 6);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use twill::lab::Lab;
+use twill::lab::network::backend::Backend;
 use twill::lab::network::node::Node;
 
 use crate::harness::{eventually, overlay, ping, pod, up, workers};
@@ -58,7 +59,7 @@ fn public_ip_in_the_overlay_works_by_the_underlay_and_storms_by_no_way() {
 
     // The underlay has a more specific route: a peer as any other.
     lab.nodes()[0].netns().ip(&format!("route add {public_ip}/32 dev eth0")).unwrap();
-    lab.etcd().put_lease(&key, public_ip).unwrap();
+    lab.etcd().put_lease(&key, Backend::Udp, public_ip).unwrap();
     let node = &lab.nodes()[0];
     eventually("the lease to be known", || {
         node.log_tail(1000).contains(&format!("10.5.{number}.0/24"))
@@ -100,7 +101,7 @@ fn public_ip_that_is_no_peer_gets_no_route_and_one_warning() {
     let number = numbers.next().unwrap();
     bad.push((format!("10.5.{number}.0-24"), Ipv4Addr::new(10, 5, number, 1)));
     for (key, public_ip) in &bad {
-        lab.etcd().put_lease(key, *public_ip).unwrap();
+        lab.etcd().put_lease(key, Backend::Udp, *public_ip).unwrap();
     }
     let node = &lab.nodes()[0];
     for (key, public_ip) in &bad {

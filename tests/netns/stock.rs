@@ -12,9 +12,14 @@ use crate::harness::{
 
 /// `flannel-lab interop` with that other flanneld: whether it succeeds, and the table.
 fn interop(topic: &str, other: &str, flags: &str) -> (bool, String) {
+    interop_of("udp", topic, other, flags)
+}
+
+fn interop_of(backend: &str, topic: &str, other: &str, flags: &str) -> (bool, String) {
     let name = format!("t{}-{topic}", process::id());
     let mut interop = Command::new(FLANNEL_LAB);
     interop.args(["interop", "--name", &name, "--flanneld", other, "--flags", flags]);
+    interop.args(["--backend", backend]);
     let output = interop.output().unwrap();
     let [table, said] =
         [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
@@ -28,6 +33,15 @@ fn every_case_of_interop_passes_with_our_own_in_the_place_of_stock() {
     let (success, table) = interop("own", crate::harness::FLANNELD, flags);
     assert!(success, "{table}");
     assert_eq!(table.lines().filter(|line| line.ends_with(" ok")).count(), 11, "{table}");
+}
+
+#[test]
+fn every_case_of_interop_passes_with_the_backends_whose_routes_are_the_kernels() {
+    for backend in ["vxlan", "host-gw"] {
+        let (success, table) = interop_of(backend, backend, crate::harness::FLANNELD, "");
+        assert!(success, "{backend}: {table}");
+        assert_eq!(table.lines().filter(|line| line.ends_with(" ok")).count(), 11, "{table}");
+    }
 }
 
 #[test]

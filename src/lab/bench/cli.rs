@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::{Contender, Matrix, Plan, html, run, table};
 use crate::lab::LabError;
+use crate::lab::network::backend::Backend;
 use crate::lab::network::daemon::Daemon;
 use crate::lab::progress::{print, step};
 
@@ -16,7 +17,7 @@ pub struct BenchArgs {
     /// The labs' names begin with this
     #[arg(short = 'l', long, value_name = "LAB", default_value = "bench")]
     name: String,
-    /// Measures only what matters most, in less than two minutes
+    /// Measures only what matters most, in about two minutes
     #[arg(long)]
     quick: bool,
     /// Measures only these cases: a setting (w2-1500), a workload (tcp-4), both
@@ -25,7 +26,10 @@ pub struct BenchArgs {
     /// May be given several times. A name that no case has is refused with a list of all.
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
-    /// Lets another flanneld take part
+    /// The backends that twill and the others run
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "NAME,…", default_values_t = Backend::ALL)]
+    backend: Vec<Backend>,
+    /// Lets another flanneld take part, with each backend
     ///
     /// May be given several times. The word `stock-emulator` for PATH is the built-in emulator of a
     /// stock node.
@@ -80,11 +84,23 @@ impl BenchArgs {
         };
         Ok(Plan {
             name: self.name,
+            backends: unique(self.backend),
             twill: Daemon::flanneld(flannel_lab.with_file_name("flanneld")),
             others: self.flanneld.into_iter().map(other).collect::<Result<_, LabError>>()?,
             matrix,
         })
     }
+}
+
+/// Each once, in the given order.
+fn unique(backends: Vec<Backend>) -> Vec<Backend> {
+    let mut all = Vec::new();
+    for backend in backends {
+        if !all.contains(&backend) {
+            all.push(backend);
+        }
+    }
+    all
 }
 
 fn write(path: &Path, text: &str) -> Result<(), LabError> {
@@ -130,6 +146,13 @@ mod tests {
     }
 
     #[test]
+    fn backends_are_chosen_once_each() {
+        assert_eq!(plan("").unwrap().backends, Backend::ALL);
+        let plan = plan("--backend host-gw,udp --backend udp").unwrap();
+        assert_eq!(plan.backends, [Backend::HostGw, Backend::Udp]);
+    }
+
+    #[test]
     fn quick_can_be_narrowed_further() {
         let plan = plan("--quick --only w2/tcp-1 --only leases --rounds 1").unwrap();
         assert_eq!((plan.matrix.cases.len(), plan.matrix.rounds), (2, 1));
@@ -153,6 +176,7 @@ mod tests {
             ("--flanneld x=/no/such/flanneld", "find flanneld /no/such/flanneld"),
             ("--only tcp-3", "there is no case tcp-3"),
             ("--rounds 0", "0 is not in"),
+            ("--backend ipip", "invalid value 'ipip'"),
         ] {
             let error = plan(words).unwrap_err();
             assert!(error.contains(reason), "{words}: {error}");

@@ -43,6 +43,24 @@ impl CpuTime {
     }
 }
 
+/// Time that all threads of these processes have run, to the nanosecond: the first field of
+/// `/proc/PID/task/TID/schedstat` (Documentation/scheduler/sched-stats.rst).
+///
+/// # Errors
+/// [`LabError`] when a process is gone.
+pub(super) fn run_time(pids: &[u32]) -> Result<Duration, LabError> {
+    let mut nanos = 0;
+    for pid in pids {
+        let tasks = format!("/proc/{pid}/task");
+        for task in fs::read_dir(&tasks).map_err(LabError::io(format!("read {tasks}")))?.flatten() {
+            // A thread may end meanwhile.
+            let stat = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
+            nanos += stat.split(' ').next().and_then(|run| run.parse::<u64>().ok()).unwrap_or(0);
+        }
+    }
+    Ok(Duration::from_nanos(nanos))
+}
+
 const fn from_ticks(ticks: u64) -> Duration {
     Duration::from_millis(ticks * TICK_MILLIS)
 }
@@ -93,5 +111,6 @@ mod tests {
             assert!(Instant::now() < deadline, "{:?}", passed());
             std::hint::black_box(vec![0_u8; 1 << 16]);
         }
+        assert!(run_time(&[std::process::id()]).unwrap() > Duration::ZERO);
     }
 }

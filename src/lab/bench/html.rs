@@ -1,7 +1,7 @@
 //! The report one looks at: one HTML file with everything in it.
 //!
 //! No script, font or image from elsewhere, so that the file can be mailed or attached. Light or
-//! dark as the reader's system is. The charts stand in [`chart`], the cards in [`cards`].
+//! dark as the reader's system is. [`chart`] draws one chart, [`cards`] all of them.
 
 mod cards;
 mod chart;
@@ -12,6 +12,7 @@ use std::fmt::{self, Write as _};
 use super::metric::{Better, Metric};
 use super::results::Results;
 use super::table::number;
+use super::testbed::TWILL_UDP;
 
 const STYLE: &str = include_str!("html/style.css");
 
@@ -47,24 +48,26 @@ fn write_page(page: &mut String, results: &Results) -> fmt::Result {
     page.write_str("</main>\n</body></html>\n")
 }
 
-/// A question that a tile answers: setting, workload, metric, twill's rival.
-type Question = (&'static str, &'static str, Metric, &'static str);
+/// A question that a tile answers: system, setting, workload, metric, the system's rival.
+type Question = (&'static str, &'static str, &'static str, Metric, &'static str);
 
-const QUESTIONS: [Question; 6] = [
-    ("w1-1500", "tcp-1", Metric::Gbps, "off"),
-    ("w1-1500", "tcp-1", Metric::Gbps, "vxlan"),
-    ("w2-1500", "tcp-4", Metric::Gbps, "vxlan"),
-    ("w1-1500", "udp-64", Metric::Kpps, "off"),
-    ("w1-1500", "latency-idle", Metric::RttP50Us, "off"),
-    ("w1-1500", "latency-loaded", Metric::RttP99Us, "off"),
+const QUESTIONS: [Question; 8] = [
+    (TWILL_UDP, "w1-1500", "tcp-1", Metric::Gbps, "off"),
+    (TWILL_UDP, "w1-1500", "tcp-1", Metric::Gbps, "vxlan"),
+    (TWILL_UDP, "w2-1500", "tcp-4", Metric::Gbps, "vxlan"),
+    (TWILL_UDP, "w1-1500", "udp-64", Metric::Kpps, "off"),
+    (TWILL_UDP, "w1-1500", "latency-idle", Metric::RttP50Us, "off"),
+    (TWILL_UDP, "w1-1500", "latency-loaded", Metric::RttP99Us, "off"),
+    ("twill vxlan", "w1-1500", "tcp-1", Metric::Gbps, "vxlan"),
+    ("twill host-gw", "w1-1500", "tcp-1", Metric::Gbps, "raw"),
 ];
 
 /// The ratios of twill that most depends on.
 fn write_tiles(page: &mut String, results: &Results) -> fmt::Result {
     let mut tiles = String::new();
-    for (setting, workload, metric, rival) in QUESTIONS {
+    for (system, setting, workload, metric, rival) in QUESTIONS {
         let case = results.case(setting, workload);
-        let figure = case.and_then(|case| case.row("twill")).and_then(|row| row.figure(metric));
+        let figure = case.and_then(|case| case.row(system)).and_then(|row| row.figure(metric));
         let Some((case, figure)) = case.zip(figure) else { continue };
         let Some(&ratio) = figure.ratios.get(rival) else { continue };
         let is_better = match metric.better() {
@@ -74,7 +77,7 @@ fn write_tiles(page: &mut String, results: &Results) -> fmt::Result {
         let (wire, _) = case.setting_title.split_once(':').unwrap_or((&case.setting_title, ""));
         write!(
             tiles,
-            "<div class=\"tile {class}\"><b>{ratio}×</b><span>twill to {rival}</span>\
+            "<div class=\"tile {class}\"><b>{ratio}×</b><span>{system} to {rival}</span>\
              <small>{title}, {metric}<br/>{wire}</small></div>",
             class = if is_better { "better" } else { "worse" },
             ratio = number(ratio),

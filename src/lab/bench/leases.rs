@@ -1,23 +1,25 @@
 //! The case of many leases: does a node with many peers still start, forward and follow?
 
+mod route_watch;
+
 use std::fs;
 use std::io;
-use std::net::{Ipv4Addr, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::cpu::CpuTime;
+use self::route_watch::{PATIENCE, RouteWatch};
+use super::cpu::{self, CpuTime};
 use super::matrix::Workload;
 use super::metric::Metric;
-use super::peers::{CONFIG, Peers, Watched};
+use super::peers::{Peers, Watched, config};
 use super::sample::{self, Sample};
 use super::testbed;
-use super::testbed::Ends;
+use super::testbed::{Ends, Participant};
 use crate::lab::host::wait::wait_for;
-use crate::lab::network::daemon::Daemon;
-use crate::lab::network::node::READY;
-use crate::lab::network::topology::GATEWAY;
+use crate::lab::network::backend::Backend;
+use crate::lab::network::node::{Node, READY};
+use crate::lab::report::Spread;
 use crate::lab::traffic::measure;
 use crate::lab::{Lab, LabError, LabSpec};
 
@@ -26,25 +28,20 @@ use crate::lab::{Lab, LabError, LabSpec};
 pub(super) struct LeaseScale {
     /// Its name in the report.
     pub(super) name: String,
+    backend: Backend,
     lab: Lab,
     peers: Peers,
     pod_mtu: u16,
 }
 
 /// Lease changes a second.
-pub(super) const CHURN: usize = 1000;
+const CHURN: usize = 1000;
 
-/// Port of the udp backend (flannel `pkg/backend/udp/udp_amd64.go`, `defaultPort`).
-const PORT: u16 = 8285;
+/// Single changes that are timed in each round.
+const NUM_CHANGES: usize = 5;
 
-/// How often it is tried whether the last lease is reached.
-const PERIOD: Duration = Duration::from_micros(500);
-
-/// Daemons that use less than a twentieth of a core for so long are at rest.
-const LOOK: Duration = Duration::from_millis(400);
-
-/// How long a daemon may take to reach it.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Daemons that use less than a twentieth of a core for so long are idle.
+const IDLE: Duration = Duration::from_millis(400);
 
 impl LeaseScale {
     /// Makes the lab and writes the leases.
@@ -53,17 +50,18 @@ impl LeaseScale {
     /// [`LabError`] of what could not be made.
     pub(super) fn set_up(
         lab: &str,
-        name: &str,
-        daemon: &Daemon,
+        participant: &Participant,
         num_leases: usize,
     ) -> Result<Self, LabError> {
-        let spec = LabSpec { config: Some(CONFIG.to_owned()), ..LabSpec::new(lab, daemon.clone()) };
+        let Participant { name, daemon, backend } = participant;
+        let spec = LabSpec { config: Some(config(*backend)), ..LabSpec::new(lab, daemon.clone()) };
         let mut lab = testbed::lab(spec)?;
         let taken = lab.etcd().leases()?.into_iter().map(|(key, _)| key).collect();
-        let peers = Peers::write(lab.etcd(), &taken, num_leases);
+        let peers = Peers::write(lab.etcd(), *backend, &taken, num_leases);
         let peers = peers.map_err(LabError::io(format!("write {num_leases} leases")))?;
         let pod_mtu = lab.nodes()[0].overlay().map_or(0, |overlay| overlay.env.mtu);
-        Ok(Self { name: format!("{name}, {num_leases} leases"), lab, peers, pod_mtu })
+        let name = format!("{name}, {num_leases} leases");
+        Ok(Self { name, backend: *backend, lab, peers, pod_mtu })
     }
 
     /// MTU of the pods, in bytes.
@@ -71,13 +69,15 @@ impl LeaseScale {
         self.pod_mtu
     }
 
-    /// Restarts the sending node, then measures it at rest and under churn.
+    /// Restarts the sending node, then measures it while leases stay, and while they change.
     ///
     /// # Errors
     /// [`LabError`] when it does not start or does not forward.
     pub(super) fn take(&mut self, time: Duration) -> Result<Sample, LabError> {
         let start = self.restart()?;
-        self.rest()?;
+        self.wait_idle()?;
+        let change = self.single_changes()?;
+        let per_change = self.cpu_per_change(time)?;
         let mut figures = sample::take(&self.ends()?, Workload::Leases, time)?;
         let (elsewhere, _) = self.churned(Watched::No, time)?;
         let (churned, changes) = self.churned(Watched::Yes, time)?;
@@ -86,6 +86,8 @@ impl LeaseScale {
             (Metric::ChurnGbps, churned),
             (Metric::ChurnKept, kept),
             (Metric::ChangesPerSecond, changes),
+            (Metric::ChangeMs, change),
+            (Metric::DaemonUsPerChange, per_change),
             (Metric::StartMs, start.as_secs_f64() * 1e3),
             (Metric::RssMib, self.resident_mib()?),
         ]);
@@ -105,20 +107,27 @@ impl LeaseScale {
         Ok(Ends { client, server, pids: testbed::pids(&self.lab), pod_mtu: self.pod_mtu })
     }
 
-    /// How long the sending node's daemon takes from its start until it forwards to the last lease.
+    /// How long the sending node's daemon takes from its start until the last lease has its route:
+    /// with vxlan and host-gw from empty tables, and until all peers have all their entries.
     fn restart(&mut self) -> Result<Duration, LabError> {
-        let Some(addr) = self.peers.last_addr() else {
-            return Err(LabError::TooFew { what: "leases", least: 1 });
+        let watch = match self.backend {
+            Backend::Udp => Some(self.watch()?),
+            Backend::Vxlan | Backend::HostGw => None,
         };
         let node = &mut self.lab.nodes_mut()[0];
         node.terminate()?;
-        let underlay = self.lab.underlay().netns().clone();
-        let peer = underlay.enter(|| UdpSocket::bind((GATEWAY, PORT)));
-        let peer = peer.map_err(LabError::io("listen as the last peer"))?;
+        match self.backend {
+            Backend::Udp => {}
+            Backend::Vxlan => drop(node.netns().ip(&format!("link delete {}", device(node)))?),
+            Backend::HostGw => drop(node.netns().ip(&format!("route flush {}", routes(node)))?),
+        }
         let start = Instant::now();
-        self.lab.nodes_mut()[0].start()?;
-        let took = self.reach(&peer, addr, start)?;
-        drop(peer);
+        node.start()?;
+        match watch {
+            Some(watch) => watch.wait(true)?,
+            None => self.wait_programmed()?,
+        }
+        let took = start.elapsed();
         self.lab.nodes_mut()[0].wait_ready()?;
         self.lab.save()?;
         let [client, server] = testbed::pods(&self.lab)?;
@@ -128,58 +137,112 @@ impl LeaseScale {
         Ok(took)
     }
 
-    /// Waits until the daemons have done what a start brings along, such as saving all leases for
-    /// the next one.
-    fn rest(&self) -> Result<(), LabError> {
-        let pids = testbed::pids(&self.lab);
-        wait_for(&format!("{} to rest", self.name), PATIENCE, || {
-            let before = CpuTime::read(&pids)?;
-            thread::sleep(LOOK);
-            Ok((CpuTime::read(&pids)?.since(before).daemons < LOOK / 20).then_some(()))
-        })
+    /// Waits until the sending node's kernel has every entry of every peer.
+    fn wait_programmed(&self) -> Result<(), LabError> {
+        let node = &self.lab.nodes()[0];
+        let (netns, device) = (node.netns(), device(node));
+        let num_peers = self.peers.num() + 1;
+        let wait = |show: &dyn Fn() -> Result<String, LabError>| {
+            wait_for(&format!("entries of {num_peers} peers"), PATIENCE, || {
+                // There is no device at first.
+                let entries = show().unwrap_or_default();
+                Ok((entries.lines().count() >= num_peers).then_some(()))
+            })
+        };
+        wait(&|| Ok(netns.ip(&format!("-4 route show {}", routes(node)))?))?;
+        if self.backend == Backend::Vxlan {
+            wait(&|| Ok(netns.ip(&format!("neigh show dev {device} nud permanent"))?))?;
+            wait(&|| Ok(netns.tool("bridge").words(&format!("fdb show dev {device}")).run()?))?;
+        }
+        Ok(())
     }
 
-    /// Sends to `addr` from the pod until `peer` gets it.
-    fn reach(
-        &self,
-        peer: &UdpSocket,
-        addr: Ipv4Addr,
-        start: Instant,
-    ) -> Result<Duration, LabError> {
-        let [client, _] = testbed::pods(&self.lab)?;
-        let failed = || LabError::io(format!("send to {addr}"));
-        let socket = client.netns.enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)));
-        let socket = socket.map_err(failed())?;
-        peer.set_read_timeout(Some(PERIOD)).map_err(failed())?;
-        let mut datagram = [0; 256];
-        wait_for(&format!("{} to reach {addr}", self.name), PATIENCE, || {
-            for _ in 0..100 {
-                // Until there is a route, ICMP errors come back.
-                drop(socket.send_to(&[0; 8], (addr, PORT)));
-                if peer.recv(&mut datagram).is_ok_and(|len| carries(&datagram[..len], addr)) {
-                    return Ok(Some(start.elapsed()));
-                }
+    /// Watches for the last lease's route.
+    fn watch(&self) -> Result<RouteWatch, LabError> {
+        let Some(subnet) = self.peers.last_subnet() else {
+            return Err(LabError::TooFew { what: "leases", least: 1 });
+        };
+        let watch = match self.backend {
+            Backend::Udp => {
+                let [client, _] = testbed::pods(&self.lab)?;
+                RouteWatch::packets(&client.netns, self.lab.underlay().netns(), subnet)
             }
-            Ok(None)
+            Backend::Vxlan | Backend::HostGw => {
+                RouteWatch::kernel(self.lab.nodes()[0].netns(), subnet)
+            }
+        };
+        watch.map_err(LabError::io("watch routes"))
+    }
+
+    /// Milliseconds from the write of a lease to its route: the median of some.
+    fn single_changes(&self) -> Result<f64, LabError> {
+        let watch = self.watch()?;
+        let mut millis = Vec::new();
+        let set =
+            |is_there| self.peers.set_last(is_there).map_err(LabError::io("change the last lease"));
+        for _ in 0..NUM_CHANGES {
+            set(false)?;
+            watch.wait(false)?;
+            let start = Instant::now();
+            set(true)?;
+            watch.wait(true)?;
+            millis.push(start.elapsed().as_secs_f64() * 1e3);
+        }
+        Ok(Spread::of(&millis).median)
+    }
+
+    /// Microseconds of CPU time that one daemon needs for one change.
+    fn cpu_per_change(&self, time: Duration) -> Result<f64, LabError> {
+        let pids = testbed::pids(&self.lab);
+        let before = cpu::run_time(&pids)?;
+        let (paused, changes) = self.while_churning(Watched::Yes, || sample::pause(time))?;
+        paused?;
+        self.wait_idle()?;
+        let spent = cpu::run_time(&pids)?.saturating_sub(before).as_secs_f64();
+        Ok(spent * 1e6 / (pids.len() as f64 * changes.max(1) as f64))
+    }
+
+    /// Waits until the daemons have done what a start brings along, such as saving all leases for
+    /// the next one.
+    fn wait_idle(&self) -> Result<(), LabError> {
+        let pids = testbed::pids(&self.lab);
+        wait_for(&format!("the daemons of {} to be idle", self.name), PATIENCE, || {
+            let before = CpuTime::read(&pids)?;
+            thread::sleep(IDLE);
+            Ok((CpuTime::read(&pids)?.since(before).daemons < IDLE / 20).then_some(()))
         })
     }
 
     /// Throughput in Gb/s beside [`CHURN`] changes a second, and how many there were.
     fn churned(&self, watched: Watched, time: Duration) -> Result<(f64, f64), LabError> {
-        let (stop, count) = (AtomicBool::new(false), AtomicU64::new(0));
         let ends = self.ends()?;
-        let (taken, churned, changes) = thread::scope(|scope| {
-            let churn = scope.spawn(|| self.peers.churn(CHURN, watched, &stop, &count));
-            let start = Instant::now();
+        let start = Instant::now();
+        let mut took = Duration::ZERO;
+        let (taken, changes) = self.while_churning(watched, || {
             let taken = sample::take(&ends, Workload::Leases, time);
-            let changes = count.load(Ordering::Relaxed) as f64 / start.elapsed().as_secs_f64();
+            took = start.elapsed();
+            taken
+        })?;
+        let gbps = taken?.iter().find(|(metric, _)| *metric == Metric::Gbps).map(|(_, gbps)| *gbps);
+        Ok((gbps.unwrap_or_default(), changes as f64 / took.as_secs_f64()))
+    }
+
+    /// Changes leases while `work` goes on; gives what it found, and the number of changes.
+    fn while_churning<T>(
+        &self,
+        watched: Watched,
+        work: impl FnOnce() -> T,
+    ) -> Result<(T, u64), LabError> {
+        let (stop, count) = (AtomicBool::new(false), AtomicU64::new(0));
+        let (done, churned) = thread::scope(|scope| {
+            let churn = scope.spawn(|| self.peers.churn(CHURN, watched, &stop, &count));
+            let done = work();
             stop.store(true, Ordering::Relaxed);
             let churned = churn.join().unwrap_or_else(|_| Err(io::Error::other("it panicked")));
-            (taken, churned, changes)
+            (done, churned)
         });
         churned.map_err(LabError::io("change leases"))?;
-        let gbps = taken?.iter().find(|(metric, _)| *metric == Metric::Gbps).map(|(_, gbps)| *gbps);
-        Ok((gbps.unwrap_or_default(), changes))
+        Ok((done, count.load(Ordering::Relaxed)))
     }
 
     fn resident_mib(&self) -> Result<f64, LabError> {
@@ -198,9 +261,15 @@ fn resident_kib(status: &str) -> Option<f64> {
     value.trim().strip_suffix(" kB")?.parse().ok()
 }
 
-/// Whether `datagram` is an encapsulated IPv4 packet for `addr` (RFC 791 §3.1).
-fn carries(datagram: &[u8], addr: Ipv4Addr) -> bool {
-    datagram.get(16..20) == Some(&addr.octets())
+/// The device that a node's routes to its peers lead to.
+fn device(node: &Node) -> String {
+    node.overlay().map(|overlay| overlay.device.clone()).unwrap_or_default()
+}
+
+/// Selects these routes in `ip route show` and `flush`.
+fn routes(node: &Node) -> String {
+    let network = node.overlay().map(|overlay| overlay.env.network.to_string());
+    format!("root {} dev {}", network.unwrap_or_default(), device(node))
 }
 
 #[cfg(test)]
@@ -211,14 +280,5 @@ mod tests {
     fn resident_memory_is_read() {
         assert_eq!(resident_kib("VmPeak:\t9 kB\nVmRSS:\t   20480 kB\n"), Some(20480.0));
         assert_eq!(resident_kib("Name:\tx\n"), None);
-    }
-
-    #[test]
-    fn datagram_is_known_by_its_inner_destination() {
-        let mut packet = [0; 36];
-        packet[16..20].copy_from_slice(&[10, 0, 0, 66]);
-        assert!(carries(&packet, Ipv4Addr::new(10, 0, 0, 66)));
-        assert!(!carries(&packet, Ipv4Addr::new(10, 0, 0, 67)));
-        assert!(!carries(&packet[..18], Ipv4Addr::new(10, 0, 0, 66)));
     }
 }

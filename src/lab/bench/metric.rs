@@ -20,6 +20,8 @@ pub enum Metric {
     ChurnGbps,
     ChurnKept,
     ChangesPerSecond,
+    ChangeMs,
+    DaemonUsPerChange,
     StartMs,
     RssMib,
 }
@@ -35,7 +37,7 @@ pub enum Better {
 
 impl Metric {
     /// All, in the order in which they are shown.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::Gbps,
         Self::Retransmits,
         Self::Kpps,
@@ -49,6 +51,8 @@ impl Metric {
         Self::ChurnGbps,
         Self::ChurnKept,
         Self::ChangesPerSecond,
+        Self::ChangeMs,
+        Self::DaemonUsPerChange,
         Self::StartMs,
         Self::RssMib,
     ];
@@ -65,7 +69,8 @@ impl Metric {
             Self::MachineMsPerGbit | Self::DaemonMsPerGbit => "ms/Gbit",
             Self::ChurnKept => "×",
             Self::ChangesPerSecond => "1/s",
-            Self::StartMs => "ms",
+            Self::ChangeMs | Self::StartMs => "ms",
+            Self::DaemonUsPerChange => "µs",
             Self::RssMib => "MiB",
         }
     }
@@ -84,6 +89,8 @@ impl Metric {
             Self::ChurnGbps => "throughput under churn",
             Self::ChurnKept => "kept under churn",
             Self::ChangesPerSecond => "lease changes",
+            Self::ChangeMs => "lease to route",
+            Self::DaemonUsPerChange => "CPU per lease change",
             Self::StartMs => "start to last lease",
             Self::RssMib => "resident memory",
         }
@@ -117,9 +124,17 @@ impl Metric {
                  watches, so that etcd's own work cancels out."
             }
             Self::ChangesPerSecond => "Leases that were added or removed, a second.",
+            Self::ChangeMs => {
+                "From the write of one lease to the first packet that reaches its node; with \
+                 vxlan and host-gw, to its route in the kernel."
+            }
+            Self::DaemonUsPerChange => {
+                "CPU time of one daemon for a lease that is added or removed, without traffic."
+            }
             Self::StartMs => {
                 "From the start of a daemon to the first packet it forwards to the lease that \
-                 comes last: start-up, and the whole snapshot applied."
+                 comes last: start-up, and the whole snapshot applied. With vxlan and host-gw, \
+                 to the last of all peers' entries in the kernel's tables, which were empty."
             }
             Self::RssMib => "Resident memory of the sending node's daemon after that.",
         }
@@ -157,6 +172,8 @@ impl Metric {
             | Self::DaemonNsPerPacket
             | Self::MachineMsPerGbit
             | Self::DaemonMsPerGbit
+            | Self::ChangeMs
+            | Self::DaemonUsPerChange
             | Self::StartMs
             | Self::RssMib => Better::Lower,
         }

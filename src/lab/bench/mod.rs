@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! matrix   which cases there are: setting (wire, MTU) × workload
-//! testbed    who takes part: the systems, and the labs they stand in
+//! testbed    who takes part: the systems, and the labs they are in
 //! sample   one figure of one system in one round          cpu  what that cost
 //! leases   the case of many leases and their changes      peers  who holds them
 //! run      all rounds of all cases  →  results  →  table, html
@@ -19,6 +19,7 @@ mod sample;
 mod cpu;
 mod leases;
 mod peers;
+mod machine;
 mod run;
 mod clock;
 mod metric;
@@ -28,9 +29,10 @@ mod html;
 
 pub use cli::BenchArgs;
 pub use html::render;
+pub use machine::Machine;
 pub use matrix::{Matrix, UnknownCase};
 pub use metric::{Better, Metric};
-pub use results::{Case, Figure, Machine, Results, Row};
+pub use results::{Case, Figure, Results, Row};
 pub use run::{Plan, run};
 pub use table::text;
 pub use testbed::Contender;

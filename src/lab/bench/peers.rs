@@ -15,6 +15,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
 use crate::lab::host::netns::Netns;
+use crate::lab::network::backend::Backend;
 use crate::lab::network::etcd;
 use crate::lab::network::etcd::Etcd;
 use crate::lab::network::topology::{ETCD_ADDR, GATEWAY};
@@ -22,8 +23,12 @@ use crate::lab::network::topology::{ETCD_ADDR, GATEWAY};
 /// Length of a lease's prefix: /26 gives a /8 room for 262,144 leases.
 pub(super) const SUBNET_LEN: u8 = 26;
 
-/// The network that has room for them.
-pub(super) const CONFIG: &str = r#"{"Network":"10.0.0.0/8","SubnetLen":26}"#;
+/// The network that has room for them, with this backend.
+pub(super) fn config(backend: Backend) -> String {
+    format!(
+        r#"{{"Network":"10.0.0.0/8","SubnetLen":{SUBNET_LEN},"Backend":{{"Type":"{backend}"}}}}"#
+    )
+}
 
 /// How often a batch of changes is written: etcd's share of the cores is that of 20 transactions
 /// a second, whatever the number of changes.
@@ -36,6 +41,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub(super) struct Peers {
     netns: Netns,
+    backend: Backend,
     /// Keys after the prefix, such as `10.0.1.64-26`, and the public IP of each.
     leases: Vec<(String, Ipv4Addr)>,
     /// etcd's lease that all keys hang on.
@@ -56,9 +62,14 @@ impl Peers {
     ///
     /// # Errors
     /// etcd does not take them.
-    pub(super) fn write(etcd: &Etcd, taken: &HashSet<String>, num: usize) -> io::Result<Self> {
+    pub(super) fn write(
+        etcd: &Etcd,
+        backend: Backend,
+        taken: &HashSet<String>,
+        num: usize,
+    ) -> io::Result<Self> {
         let mut leases: Vec<(String, Ipv4Addr)> = (1..)
-            .map(|number: u32| (key(number), Ipv4Addr::from_bits(0xac10_0000 + number)))
+            .map(|number: u32| (key(number), public_ip(backend, number)))
             .filter(|(key, _)| !taken.contains(key))
             .take(num)
             .collect();
@@ -66,7 +77,7 @@ impl Peers {
         if let Some(last) = leases.iter_mut().max_by(|a, b| a.0.cmp(&b.0)) {
             last.1 = GATEWAY;
         }
-        let mut peers = Self { netns: etcd.netns().clone(), leases, id: String::new() };
+        let mut peers = Self { netns: etcd.netns().clone(), backend, leases, id: String::new() };
         let granted = peers.post("/v3/lease/grant", &json!({ "TTL": "86400" }))?;
         granted["ID"].as_str().unwrap_or_default().clone_into(&mut peers.id);
         let mut all = peers.leases.chunks(etcd::MAX_TXN_OPS);
@@ -74,11 +85,27 @@ impl Peers {
         Ok(peers)
     }
 
-    /// An address within the lease that comes last in etcd's order.
-    pub(super) fn last_addr(&self) -> Option<Ipv4Addr> {
-        let (last, _) = self.leases.iter().max_by(|a, b| a.0.cmp(&b.0))?;
-        let addr: Ipv4Addr = last.split_once('-')?.0.parse().ok()?;
-        Some(Ipv4Addr::from_bits(addr.to_bits() + 2))
+    /// How many there are.
+    pub(super) const fn num(&self) -> usize {
+        self.leases.len()
+    }
+
+    /// The first address of the lease that comes last in etcd's order.
+    pub(super) fn last_subnet(&self) -> Option<Ipv4Addr> {
+        self.last()?.0.split_once('-')?.0.parse().ok()
+    }
+
+    /// Writes the last lease, or deletes it.
+    ///
+    /// # Errors
+    /// etcd does not take it.
+    pub(super) fn set_last(&self, is_there: bool) -> io::Result<()> {
+        let last: Vec<_> = self.last().cloned().into_iter().collect();
+        self.txn(&last, Watched::Yes, !is_there)
+    }
+
+    fn last(&self) -> Option<&(String, Ipv4Addr)> {
+        self.leases.iter().max_by(|a, b| a.0.cmp(&b.0))
     }
 
     /// Removes and adds leases in turn, about `rate` a second, until `stop`; counts the changes
@@ -126,9 +153,7 @@ impl Peers {
             if delete {
                 return json!({ "requestDeleteRange": { "key": key } });
             }
-            // As flannel's pkg/subnet/etcd writes the attributes of a lease of the udp backend.
-            let value =
-                BASE64_STANDARD.encode(format!(r#"{{"PublicIP":"{ip}","PublicIPv6":null}}"#));
+            let value = BASE64_STANDARD.encode(self.backend.lease_value(*ip));
             json!({ "requestPut": { "key": key, "value": value, "lease": self.id } })
         };
         let operations: Vec<Value> = leases.iter().map(operation).collect();
@@ -162,6 +187,14 @@ fn key(number: u32) -> String {
     format!("{addr}-{SUBNET_LEN}")
 }
 
+/// The address of the node of lease `number`. host-gw's routes need one on the underlay.
+fn public_ip(backend: Backend, number: u32) -> Ipv4Addr {
+    match backend {
+        Backend::Udp | Backend::Vxlan => Ipv4Addr::from_bits(0xac10_0000 + number),
+        Backend::HostGw => Ipv4Addr::from_bits(GATEWAY.to_bits() + 20 + number % 200),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -176,7 +209,8 @@ mod tests {
     fn last_lease_is_the_last_in_the_order_of_keys() {
         let lease = |number| (key(number), GATEWAY);
         let leases = [1, 3, 100_001, 40_000].map(lease).to_vec();
-        let peers = Peers { netns: Netns::named("none"), leases, id: String::new() };
-        assert_eq!(peers.last_addr(), Some(Ipv4Addr::new(10, 97, 168, 66)));
+        let (netns, backend) = (Netns::named("none"), Backend::Udp);
+        let peers = Peers { netns, backend, leases, id: String::new() };
+        assert_eq!(peers.last_subnet(), Some(Ipv4Addr::new(10, 97, 168, 64)));
     }
 }

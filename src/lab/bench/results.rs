@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::machine::Machine;
 use super::metric::{Better, Metric};
 use super::sample::Sample;
 use super::testbed::{OFF, RAW, VXLAN};
@@ -24,23 +25,6 @@ pub struct Results {
     pub cases: Vec<Case>,
     /// What went wrong with single systems.
     pub failures: Vec<String>,
-}
-
-/// Where and how a run was made.
-#[derive(Debug, Clone, Serialize)]
-pub struct Machine {
-    /// The processor, as the kernel calls it.
-    pub cpu: String,
-    /// Cores that nodes, senders and receivers share.
-    pub num_cpus: usize,
-    /// Memory, in MiB.
-    pub memory_mib: u64,
-    /// `uname -r`.
-    pub kernel: String,
-    /// When it began: RFC 3339, in UTC.
-    pub date: String,
-    /// The command line.
-    pub command: String,
 }
 
 /// One workload in one setting.

@@ -1,21 +1,19 @@
 //! All rounds of all cases.
 
-use std::env;
-use std::fs;
-use std::thread;
+mod leases;
+
 use std::time::Duration;
 
 use super::clock::Clock;
-use super::leases::LeaseScale;
+use super::machine::Machine;
 use super::matrix::{Matrix, Setting, Workload};
-use super::results::{self, Case, Machine, Results, Samples};
+use super::results::{self, Case, Results, Samples};
 use super::sample::{self, Sample};
 use super::testbed;
-use super::testbed::{Contender, OFF, RAW, TWILL, Testbed, VXLAN};
+use super::testbed::{Contender, Participant, Testbed};
 use crate::lab::LabError;
-use crate::lab::host::command::Tool;
+use crate::lab::network::backend::Backend;
 use crate::lab::network::daemon::Daemon;
-use crate::lab::network::datapath::OFFLOAD_OFF;
 use crate::lab::progress::{complain, step};
 
 /// What to run.
@@ -25,6 +23,8 @@ pub struct Plan {
     pub name: String,
     /// Our flanneld.
     pub twill: Daemon,
+    /// The backends that all daemons run in turn.
+    pub backends: Vec<Backend>,
     /// Those that take part beside it.
     pub others: Vec<Contender>,
     /// The cases.
@@ -35,7 +35,7 @@ pub struct Plan {
 const OVERHEAD: Duration = Duration::from_millis(300);
 
 /// Measurements of one round in the case of leases, and a restart.
-const LEASES_STEPS: u32 = 5;
+const LEASES_STEPS: u32 = 7;
 
 /// Runs all cases; the labs are gone when it returns.
 ///
@@ -45,12 +45,12 @@ const LEASES_STEPS: u32 = 5;
 pub fn run(plan: &Plan) -> Result<Results, LabError> {
     let mut bench = Bench {
         plan,
-        daemons: testbed::daemons(&plan.twill, &plan.others),
+        participants: testbed::participants(&plan.twill, &plan.others, &plan.backends),
         clock: Clock::start(Duration::ZERO),
         cases: Vec::new(),
         failures: Vec::new(),
     };
-    let machine = machine()?;
+    let machine = Machine::read()?;
     bench.clock = Clock::start(bench.expected());
     for (setting, workloads) in plan.matrix.by_setting() {
         if workloads == [Workload::Leases] {
@@ -64,7 +64,7 @@ pub fn run(plan: &Plan) -> Result<Results, LabError> {
         machine,
         rounds: plan.matrix.rounds,
         seconds: plan.matrix.time.as_secs_f64(),
-        systems: describe(&plan.others),
+        systems: testbed::describe(&bench.participants),
         cases,
         failures,
     })
@@ -72,7 +72,7 @@ pub fn run(plan: &Plan) -> Result<Results, LabError> {
 
 struct Bench<'plan> {
     plan: &'plan Plan,
-    daemons: Vec<(String, Daemon)>,
+    participants: Vec<Participant>,
     clock: Clock,
     cases: Vec<Case>,
     failures: Vec<String>,
@@ -80,7 +80,7 @@ struct Bench<'plan> {
 
 impl Bench<'_> {
     fn num_systems(&self) -> usize {
-        2 + self.daemons.len()
+        2 + self.participants.len()
     }
 
     /// What the whole run should take.
@@ -93,7 +93,8 @@ impl Bench<'_> {
                 total += times(matrix.rounds * self.lease_scales().len(), self.leases_step());
             } else {
                 let num = workloads.len() * matrix.rounds * self.num_systems();
-                total += times(self.daemons.len(), testbed::LAB_TIME) + times(num, self.step());
+                total +=
+                    times(self.participants.len(), testbed::LAB_TIME) + times(num, self.step());
             }
         }
         total
@@ -110,9 +111,9 @@ impl Bench<'_> {
     /// Measures all workloads of one setting, in rounds.
     fn setting(&mut self, setting: Setting, workloads: &[Workload]) -> Result<(), LabError> {
         step(&format!("{}: {}", setting, setting.title()));
-        let mut testbed = Testbed::set_up(&self.plan.name, setting, &self.daemons)?;
-        let labs = times(self.daemons.len(), testbed::LAB_TIME);
-        self.clock.done(labs, &format!("{setting}: {} systems stand", testbed.systems.len()));
+        let mut testbed = Testbed::set_up(&self.plan.name, setting, &self.participants)?;
+        let labs = times(self.participants.len(), testbed::LAB_TIME);
+        self.clock.done(labs, &format!("{setting}: {} systems are up", testbed.systems.len()));
         let empty: Vec<Samples> = testbed.systems.iter().map(|s| Samples::new(&s.name)).collect();
         let mut cases: Vec<Vec<Samples>> = workloads.iter().map(|_| empty.clone()).collect();
         for round in 0..self.plan.matrix.rounds {
@@ -151,7 +152,7 @@ impl Bench<'_> {
                 sample::take(&ends, workload, time)
             }),
         };
-        let Some(taken) = self.unless_foreign(taken, &samples.system, place)? else {
+        let Some(taken) = self.unless_others(taken, &samples.system, place)? else {
             return Ok(());
         };
         self.tell(round, place, &samples.system, &taken, self.step());
@@ -159,67 +160,18 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// Measures the case of leases.
-    fn leases(&mut self, setting: Setting) -> Result<(), LabError> {
-        let mut lease_scales = Vec::new();
-        for (number, (name, daemon, num_leases)) in self.lease_scales().into_iter().enumerate() {
-            let lab = format!("{}-s{number}", self.plan.name);
-            let made = LeaseScale::set_up(&lab, &name, &daemon, num_leases);
-            let place = format!("{num_leases} leases");
-            lease_scales.extend(self.unless_foreign(made, &name, &place)?);
-            self.clock
-                .done(testbed::LAB_TIME, &format!("{name} stands beside {num_leases} leases"));
-        }
-        let mut all: Vec<Samples> = lease_scales.iter().map(|c| Samples::new(&c.name)).collect();
-        for round in 0..self.plan.matrix.rounds {
-            for index in rotated(round, lease_scales.len()) {
-                let (scale, samples) = (&mut lease_scales[index], &mut all[index]);
-                if samples.rounds.len() < round {
-                    continue; // it failed in an earlier round
-                }
-                samples.pod_mtu = scale.pod_mtu();
-                let taken = scale.take(self.plan.matrix.time);
-                if let Some(taken) = self.unless_foreign(taken, &samples.system, "leases")? {
-                    self.tell(round, "leases", &samples.system, &taken, self.leases_step());
-                    samples.rounds.push(taken);
-                }
-            }
-        }
-        let rows = all.iter().map(|samples| {
-            let own = samples.system.split(',').next();
-            let fewest = all.iter().find(|other| other.system.split(',').next() == own);
-            results::row(samples, fewest.as_slice())
-        });
-        self.cases.push(case(setting, Workload::Leases, rows.collect()));
-        lease_scales.into_iter().try_for_each(LeaseScale::remove)
-    }
-
-    /// Who is measured beside how many leases: everybody but twill as stock moves packets, whose
-    /// control plane is twill's.
-    fn lease_scales(&self) -> Vec<(String, Daemon, usize)> {
-        let daemons = self.daemons.iter().filter(|(name, _)| name != OFF);
-        daemons
-            .flat_map(|(name, daemon)| {
-                let sizes = self.plan.matrix.num_leases.iter();
-                sizes.map(move |num| (name.clone(), daemon.clone(), *num))
-            })
-            .collect()
-    }
-
     /// Notes what another daemon failed with; twill's failures end the run.
-    fn unless_foreign<T>(
+    fn unless_others<T>(
         &mut self,
         result: Result<T, LabError>,
         system: &str,
         place: &str,
     ) -> Result<Option<T>, LabError> {
-        let is_foreign = self.plan.others.iter().any(|other| {
-            system
-                .strip_prefix(other.name.as_str())
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with(','))
+        let is_others = self.plan.others.iter().any(|other| {
+            system.strip_prefix(&other.name).is_some_and(|rest| rest.starts_with(' '))
         });
         match result {
-            Err(error) if is_foreign && !error.is_interrupt() => {
+            Err(error) if is_others && !error.is_interrupt() => {
                 let failure = format!("{system} in {place}: {error}");
                 complain(&failure);
                 self.failures.push(failure);
@@ -258,41 +210,6 @@ fn case(setting: Setting, workload: Workload, rows: Vec<results::Row>) -> Case {
         title: workload.title(),
         rows,
     }
-}
-
-/// What each system is.
-fn describe(others: &[Contender]) -> Vec<(String, String)> {
-    let own = [
-        (RAW, "no overlay: the nodes route the pods' subnets to each other".to_owned()),
-        (VXLAN, "the kernel's vxlan device, as flannel's vxlan backend sets it up".to_owned()),
-        (TWILL, "twill's flanneld as it runs by default".to_owned()),
-        (OFF, format!("twill {OFFLOAD_OFF}: one packet per system call on one thread, like stock")),
-    ];
-    let own = own.map(|(name, what)| (name.to_owned(), what));
-    let other = |other: &Contender| {
-        let program = other.daemon.program.display();
-        (other.name.clone(), format!("{program} {}", other.daemon.before.join(" ")))
-    };
-    own.into_iter().chain(others.iter().map(other)).collect()
-}
-
-fn machine() -> Result<Machine, LabError> {
-    let read = |path: &str| fs::read_to_string(path).map_err(LabError::io(format!("read {path}")));
-    let (cpus, memory) = (read("/proc/cpuinfo")?, read("/proc/meminfo")?);
-    let value = |text: &str, key: &str| {
-        let line = text.lines().find(|line| line.starts_with(key))?;
-        Some(line.split_once(':')?.1.trim().to_owned())
-    };
-    let memory = value(&memory, "MemTotal").unwrap_or_default();
-    let args: Vec<String> = env::args().skip(1).collect();
-    Ok(Machine {
-        cpu: value(&cpus, "model name").unwrap_or_else(|| env::consts::ARCH.to_owned()),
-        num_cpus: thread::available_parallelism().map_or(0, usize::from),
-        memory_mib: memory.trim_end_matches(" kB").parse().map_or(0, |kib: u64| kib / 1024),
-        kernel: Tool::new("uname").arg("-r").run()?.trim().to_owned(),
-        date: Tool::new("date").words("-u +%Y-%m-%dT%H:%M:%SZ").run()?.trim().to_owned(),
-        command: format!("flannel-lab {}", args.join(" ")),
-    })
 }
 
 #[cfg(test)]

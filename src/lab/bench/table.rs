@@ -95,11 +95,11 @@ mod tests {
     #[test]
     fn table_shows_medians_spread_and_ratios() {
         let text = text(&example());
-        let twill = text.lines().find(|line| line.starts_with("twill  ")).unwrap();
-        let cells: Vec<&str> = twill.split_whitespace().collect();
+        let twill = text.lines().find(|line| line.starts_with("twill udp  ")).unwrap();
+        let cells: Vec<&str> = twill.split_whitespace().skip(1).collect();
         assert_eq!(
             cells,
-            ["twill", "1472", "throughput", "12.0", "6.00…12.5", "Gb/s", "0.600", "0.750", "12.0"]
+            ["udp", "1472", "throughput", "12.0", "6.00…12.5", "Gb/s", "0.600", "0.750", "12.0"]
         );
         assert!(text.contains("failed: other in"), "{text}");
         assert!(text.contains("to 10 leases"), "{text}");

@@ -1,10 +1,11 @@
-//! Who takes part: the systems, and the labs they stand in.
+//! Who takes part: the systems, and the labs they are in.
 
 use std::time::Duration;
 
 use super::matrix::Setting;
 use crate::lab::host::process::Process;
 use crate::lab::host::wait::wait_for;
+use crate::lab::network::backend::Backend;
 use crate::lab::network::daemon::Daemon;
 use crate::lab::network::datapath;
 use crate::lab::network::datapath::{Datapath, OFFLOAD_OFF};
@@ -23,17 +24,26 @@ pub struct Contender {
     pub daemon: Daemon,
 }
 
+/// A daemon with the backend that it runs: needs a lab of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Participant {
+    /// Its name in the report.
+    pub(super) name: String,
+    pub(super) daemon: Daemon,
+    pub(super) backend: Backend,
+}
+
 /// A way from pod to pod that is measured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct System {
     /// Its name in the report.
     pub(super) name: String,
-    /// Number of the lab it stands in.
+    /// Number of the lab it is in.
     lab: usize,
     datapath: Datapath,
 }
 
-/// The systems of one setting, all standing.
+/// The systems of one setting, all up.
 #[derive(Debug)]
 pub(super) struct Testbed {
     pub(super) systems: Vec<System>,
@@ -51,21 +61,68 @@ pub(super) struct Ends<'lab> {
     pub(super) pod_mtu: u16,
 }
 
-/// Names of the systems that are always there.
+/// Names of the systems that no daemon makes.
 pub(super) const RAW: &str = "raw";
 pub(super) const VXLAN: &str = "vxlan";
+/// twill's name comes before that of its backend.
 pub(super) const TWILL: &str = "twill";
+pub(super) const TWILL_UDP: &str = "twill udp";
+/// twill's udp backend as stock moves packets.
 pub(super) const OFF: &str = "off";
 
 /// What making one lab should take, for the time left.
 pub(super) const LAB_TIME: Duration = Duration::from_millis(2500);
 
-/// twill, twill as stock moves packets, and the others: each needs a lab of its own.
-pub(super) fn daemons(twill: &Daemon, others: &[Contender]) -> Vec<(String, Daemon)> {
-    let own = [(TWILL, twill.clone()), (OFF, twill.clone().with(OFFLOAD_OFF))];
-    let own = own.map(|(name, daemon)| (name.to_owned(), daemon));
-    let others = others.iter().map(|other| (other.name.clone(), other.daemon.clone()));
-    own.into_iter().chain(others).collect()
+/// twill with each backend, its udp backend also as stock moves packets, then the others with each
+/// backend. The emulator of a stock node has udp only.
+pub(super) fn participants(
+    twill: &Daemon,
+    others: &[Contender],
+    backends: &[Backend],
+) -> Vec<Participant> {
+    let of = |name: &str, daemon: &Daemon, backend: Backend| Participant {
+        name: format!("{name} {backend}"),
+        daemon: daemon.clone(),
+        backend,
+    };
+    let mut all: Vec<Participant> =
+        backends.iter().map(|backend| of(TWILL, twill, *backend)).collect();
+    if backends.contains(&Backend::Udp) {
+        let (name, daemon) = (OFF.to_owned(), twill.clone().with(OFFLOAD_OFF));
+        all.push(Participant { name, daemon, backend: Backend::Udp });
+    }
+    for Contender { name, daemon } in others {
+        let can = |backend: &&Backend| **backend == Backend::Udp || !daemon.is_stock_emulator();
+        all.extend(backends.iter().filter(can).map(|backend| of(name, daemon, *backend)));
+    }
+    all
+}
+
+/// What each system is.
+pub(super) fn describe(participants: &[Participant]) -> Vec<(String, String)> {
+    let without_daemon = [
+        (RAW, "no overlay: the nodes route the pods' subnets to each other"),
+        (VXLAN, "the kernel's vxlan device, made by hand as flannel's vxlan backend does"),
+    ];
+    let without_daemon = without_daemon.map(|(name, what)| (name.to_owned(), what.to_owned()));
+    let with_daemon = participants.iter().map(|Participant { name, daemon, backend }| {
+        let what = match name.strip_prefix(TWILL) {
+            Some(_) => {
+                format!("twill's flanneld with the {backend} backend, as it runs by default")
+            }
+            None if name == OFF => format!(
+                "twill's udp backend with {OFFLOAD_OFF}: one packet per system call on one \
+                 thread, like stock"
+            ),
+            None => format!(
+                "{} {} with the {backend} backend",
+                daemon.program.display(),
+                daemon.before.join(" ")
+            ),
+        };
+        (name.clone(), what)
+    });
+    without_daemon.into_iter().chain(with_daemon).collect()
 }
 
 /// Two nodes with a pod each whose links cut up floods; called `name` with a suffix of its own.
@@ -99,21 +156,23 @@ impl Testbed {
     pub(super) fn set_up(
         name: &str,
         setting: Setting,
-        daemons: &[(String, Daemon)],
+        participants: &[Participant],
     ) -> Result<Self, LabError> {
         let mut labs = Vec::new();
         let kernel = [(RAW, Datapath::Raw), (VXLAN, Datapath::Vxlan)];
         let mut systems = kernel
             .map(|(name, datapath)| System { name: name.to_owned(), lab: 0, datapath })
             .to_vec();
-        for (number, (system, daemon)) in daemons.iter().enumerate() {
+        for (number, participant) in participants.iter().enumerate() {
             let spec = LabSpec {
+                config: Some(participant.backend.config()),
                 mtu: setting.mtu,
                 frames_only: setting.frames_only,
-                ..LabSpec::new(format!("{name}-s{number}"), daemon.clone())
+                ..LabSpec::new(format!("{name}-s{number}"), participant.daemon.clone())
             };
             labs.push(lab(spec)?);
-            systems.push(System { name: system.clone(), lab: number, datapath: Datapath::Overlay });
+            let name = participant.name.clone();
+            systems.push(System { name, lab: number, datapath: Datapath::Overlay });
         }
         if let Some(first) = labs.first() {
             datapath::prepare(first)?;

@@ -8,6 +8,7 @@ use super::{CaseError, Meeting};
 use crate::lab::Lab;
 use crate::lab::LabError;
 use crate::lab::host::wait::wait_for;
+use crate::lab::network::backend::Backend;
 use crate::lab::network::node::Node;
 use crate::lab::network::pods::Pod;
 use crate::lab::network::topology::GATEWAY;
@@ -106,29 +107,37 @@ fn renew(lab: &mut Lab, index: usize) -> Result<(), CaseError> {
     Ok(())
 }
 
-pub(super) fn twill_follows(lab: &mut Lab, _: &Meeting) -> Result<(), CaseError> {
-    follow(lab, TWILL)
+pub(super) fn twill_follows(lab: &mut Lab, meeting: &Meeting) -> Result<(), CaseError> {
+    follow(lab, TWILL, meeting.backend)
 }
 
-pub(super) fn other_follows(lab: &mut Lab, _: &Meeting) -> Result<(), CaseError> {
-    follow(lab, OTHER)
+pub(super) fn other_follows(lab: &mut Lab, meeting: &Meeting) -> Result<(), CaseError> {
+    follow(lab, OTHER, meeting.backend)
 }
 
-/// The underlay's gateway takes the part of a peer; it sees whether packets are sent to it.
-fn follow(lab: &mut Lab, index: usize) -> Result<(), CaseError> {
+/// The underlay's gateway is the peer. With udp it sees whether packets are sent to it; otherwise
+/// the node's kernel shows whether it has a route.
+fn follow(lab: &mut Lab, index: usize, backend: Backend) -> Result<(), CaseError> {
     let port = SocketAddrV4::new(GATEWAY, PORT);
     let bound = lab.underlay().netns().enter(|| UdpSocket::bind(port));
     let socket = bound.map_err(LabError::io(format!("bind {port}")))?;
-    let from = pod(lab, index)?.clone();
+    let (netns, from) = (lab.nodes()[index].netns().clone(), pod(lab, index)?.clone());
     let (key, addr) = free_subnet(lab)?;
+    let has_route = || match backend {
+        Backend::Udp => reaches_peer(&from, addr, &socket),
+        Backend::Vxlan | Backend::HostGw => {
+            let routes = netns.ip(&format!("-4 route show {}", key.replace('-', "/")))?;
+            Ok(!routes.trim().is_empty())
+        }
+    };
     let etcd = lab.etcd();
-    etcd.put_lease(&key, GATEWAY)?;
-    wait_for(&format!("packets of {} to the new peer", from.name), NOTICED, || {
-        Ok(reaches_peer(&from, addr, &socket)?.then_some(()))
+    etcd.put_lease(&key, backend, GATEWAY)?;
+    wait_for(&format!("a route of {} to the new peer", from.name), NOTICED, || {
+        Ok(has_route()?.then_some(()))
     })?;
     etcd.delete_lease(&key).map_err(LabError::from)?;
     wait_for(&format!("{} to forget the peer that is gone", from.name), NOTICED, || {
-        Ok((!reaches_peer(&from, addr, &socket)?).then_some(()))
+        Ok((!has_route()?).then_some(()))
     })?;
     Ok(())
 }
@@ -169,7 +178,8 @@ const RESERVED: [&str; 2] = ["10.5.177.0-24", "10.5.66.0-24"];
 pub(super) fn reserved(lab: &mut Lab, meeting: &Meeting) -> Result<(), CaseError> {
     for (index, subnet) in RESERVED.into_iter().enumerate() {
         let addr = lab.nodes()[index].addr();
-        lab.etcd().put_lease(subnet, addr)?;
+        // An operator writes an address and no more, whatever the backend.
+        lab.etcd().put_lease(subnet, Backend::Udp, addr)?;
     }
     lab.start_all()?;
     for (node, subnet) in lab.nodes().iter().zip(RESERVED) {

@@ -36,6 +36,9 @@ pub struct SubnetEnv {
     pub mtu: u16,
 }
 
+/// The word that users write instead of a path, and the hidden command that runs.
+const STOCK_EMULATOR: &str = "stock-emulator";
+
 /// Port of the health endpoint of every node.
 pub const HEALTH_PORT: u16 = 8080;
 
@@ -48,9 +51,14 @@ impl Daemon {
     /// The emulator of a stock node that `flannel_lab`, this package's second binary, contains.
     pub fn stock_emulator(flannel_lab: impl Into<PathBuf>) -> Self {
         Self {
-            before: vec![netns_agent::COMMAND.to_owned(), "stock-emulator".to_owned()],
+            before: vec![netns_agent::COMMAND.to_owned(), STOCK_EMULATOR.to_owned()],
             ..Self::flanneld(flannel_lab)
         }
+    }
+
+    /// Whether it is [`stock_emulator`](Self::stock_emulator), which has the udp backend only.
+    pub fn is_stock_emulator(&self) -> bool {
+        self.before.iter().any(|arg| arg == STOCK_EMULATOR)
     }
 
     /// What a user means by `choice`: the word `stock-emulator`, or the path of a program.
@@ -58,7 +66,7 @@ impl Daemon {
     /// # Errors
     /// [`LabError::Io`] when there is no such program.
     pub fn chosen(flannel_lab: &Path, choice: &str) -> Result<Self, LabError> {
-        if choice == "stock-emulator" {
+        if choice == STOCK_EMULATOR {
             return Ok(Self::stock_emulator(flannel_lab));
         }
         let program = fs::canonicalize(choice);

@@ -1,9 +1,14 @@
 //! [`Datapath`]: what takes packets from one node's pods to another's. The rivals of a measurement.
 //!
-//! Every datapath uses the same pods, veths and underlay; a route for the peer's subnet, more
-//! specific than the overlay's Network route, is all that changes, and the pods' MTU.
+//! Every datapath uses the same pods, veths and underlay; routes for the peer's subnet, more
+//! specific than those of any backend, are all that changes, and the pods' MTU.
+
+use std::net::Ipv4Addr;
+
+use ipnetwork::Ipv4Network;
 
 use super::Lab;
+use super::backend::Backend;
 use super::node::{Node, Overlay};
 use crate::lab::LabError;
 
@@ -43,10 +48,11 @@ impl Datapath {
             1 => "twill and another",
             _ => "another flanneld",
         };
+        let overlay = format!("{overlay} {}", lab.spec().backend());
         match self {
             Self::Raw => "raw".to_owned(),
             Self::Vxlan => "vxlan".to_owned(),
-            Self::Overlay => overlay.to_owned(),
+            Self::Overlay => overlay,
             Self::OverlayOffloadOff => format!("{overlay} {OFFLOAD_OFF}"),
         }
     }
@@ -65,13 +71,14 @@ impl Datapath {
             Self::Overlay | Self::OverlayOffloadOff => mtu,
         };
         for (end, peer) in [(&ends[0], &ends[1]), (&ends[1], &ends[0])] {
-            let subnet = &peer.subnet;
-            let route = match self {
-                Self::Raw => format!("replace {subnet} via {} dev eth0", peer.node.addr()),
-                Self::Vxlan => format!("replace {subnet} via {} dev vxlan0 onlink", peer.vtep()),
-                Self::Overlay | Self::OverlayOffloadOff => format!("flush exact {subnet}"),
-            };
-            end.node.netns().ip(&format!("route {route}"))?;
+            for half in halves(peer.subnet) {
+                let route = match self {
+                    Self::Raw => format!("replace {half} via {} dev eth0", peer.node.addr()),
+                    Self::Vxlan => format!("replace {half} via {} dev vxlan0 onlink", peer.vtep()),
+                    Self::Overlay | Self::OverlayOffloadOff => format!("flush exact {half}"),
+                };
+                end.node.netns().ip(&format!("route {route}"))?;
+            }
             end.node.set_pod_mtu(mtu)?;
         }
         Ok(mtu)
@@ -107,7 +114,7 @@ impl Datapath {
 
 /// Whether a node of the pair can run with [`OFFLOAD_OFF`] at all.
 pub fn offload_can_be_off(lab: &Lab) -> bool {
-    twills(lab) > 0
+    lab.spec().backend() == Backend::Udp && twills(lab) > 0
 }
 
 /// How many nodes of the pair run a flanneld that takes twill's flags.
@@ -145,12 +152,12 @@ pub fn prepare(lab: &Lab) -> Result<(), LabError> {
 struct End<'lab> {
     node: &'lab Node,
     index: usize,
-    subnet: String,
+    subnet: Ipv4Network,
 }
 
 impl<'lab> End<'lab> {
     fn new(index: usize, node: &'lab Node) -> Result<Self, LabError> {
-        Ok(Self { node, index, subnet: overlay(node)?.env.subnet.to_string() })
+        Ok(Self { node, index, subnet: overlay(node)?.env.subnet })
     }
 
     /// Address of its vxlan device.
@@ -164,6 +171,13 @@ impl<'lab> End<'lab> {
     }
 }
 
+/// Both halves of a subnet: vxlan and host-gw have a route for the whole of it.
+fn halves(subnet: Ipv4Network) -> [String; 2] {
+    let (first, len) = (subnet.network().to_bits(), subnet.prefix() + 1);
+    let second = first + (1 << (32 - u32::from(len)));
+    [first, second].map(|bits| format!("{}/{len}", Ipv4Addr::from_bits(bits)))
+}
+
 fn ends(lab: &Lab) -> Result<[End<'_>; 2], LabError> {
     let [Some(first), Some(second)] = PAIR.map(|index| lab.nodes().get(index)) else {
         return Err(LabError::TooFew { what: "nodes", least: PAIR.len() });
@@ -173,4 +187,14 @@ fn ends(lab: &Lab) -> Result<[End<'_>; 2], LabError> {
 
 fn overlay(node: &Node) -> Result<&Overlay, LabError> {
     node.overlay().ok_or_else(|| LabError::NotReady { node: node.name() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn halves_are_more_specific() {
+        assert_eq!(halves("10.5.7.0/24".parse().unwrap()), ["10.5.7.0/25", "10.5.7.128/25"]);
+    }
 }

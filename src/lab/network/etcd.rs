@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::backend::Backend;
 use super::topology::ETCD_ADDR;
 use crate::lab::LabError;
 use crate::lab::host::command::{CommandError, Tool};
@@ -118,14 +119,18 @@ impl Etcd {
         Ok(deleted.trim() == "1")
     }
 
-    /// Writes a lease that never ends, as a stock udp node of `public_ip` would write its own: a
-    /// reservation.
+    /// Writes a lease that never ends with the value that a node of `backend` and `public_ip`
+    /// writes.
     ///
     /// # Errors
     /// [`LabError`] of etcdctl.
-    pub fn put_lease(&self, subnet: &str, public_ip: Ipv4Addr) -> Result<(), LabError> {
-        let value = format!(r#"{{"PublicIP":"{public_ip}","PublicIPv6":null}}"#);
-        self.ctl(&["put", &key_of(subnet), &value])?;
+    pub fn put_lease(
+        &self,
+        subnet: &str,
+        backend: Backend,
+        public_ip: Ipv4Addr,
+    ) -> Result<(), LabError> {
+        self.ctl(&["put", &key_of(subnet), &backend.lease_value(public_ip)])?;
         Ok(())
     }
 

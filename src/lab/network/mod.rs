@@ -100,12 +100,20 @@ impl LabSpec {
         }
     }
 
-    /// Refuses daemons that cannot work with the registry.
+    /// The backend that its config names.
+    pub fn backend(&self) -> Backend {
+        self.config.as_deref().map_or_else(Backend::default, Backend::of)
+    }
+
+    /// Refuses daemons that cannot work with the backend or the registry.
     fn check_daemons(&self) -> Result<(), LabError> {
+        let mut daemons = iter::once(&self.daemon).chain(self.daemons.values());
+        if self.backend() != Backend::Udp && daemons.clone().any(Daemon::is_stock_emulator) {
+            return Err(LabError::NeedsUdp(self.backend()));
+        }
         if self.registry == RegistryKind::Etcd {
             return Ok(()); // every flanneld can
         }
-        let mut daemons = iter::once(&self.daemon).chain(self.daemons.values());
         match daemons.find(|daemon| !daemon.knows(REGISTRY_FLAG)) {
             Some(daemon) => Err(LabError::NeedsEtcd { program: daemon.program.clone() }),
             None => Ok(()),
@@ -194,8 +202,7 @@ impl Lab {
         }
         let daemon = self.spec.daemon_of(&format!("n{number}"));
         let registry = self.spec.registry;
-        let config = self.spec.config.as_deref();
-        let backend = config.map_or_else(Backend::default, Backend::of);
+        let backend = self.spec.backend();
         let node = Node::create(&self.names, number, &self.underlay, (registry, backend), daemon)?;
         if self.spec.frames_only {
             self.underlay.carry_frames_only(node.netns(), &node.name())?;

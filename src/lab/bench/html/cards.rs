@@ -6,6 +6,7 @@ use super::chart::{self, Bar};
 use super::{escape, number};
 use crate::lab::bench::metric::{Better, Metric};
 use crate::lab::bench::results::{Case, Results, Row};
+use crate::lab::bench::testbed::TWILL;
 
 /// A chapter: its title, what it says, whose workloads it is about, and what it shows of them.
 struct Chapter {
@@ -54,7 +55,14 @@ const CHAPTERS: [Chapter; 6] = [
         about: "One TCP flow between two of many nodes, at rest and beside a thousand lease \
                 changes a second, and a restart of the sending node's daemon.",
         workloads: "leases",
-        charts: &[Metric::Gbps, Metric::ChurnKept, Metric::StartMs, Metric::RssMib],
+        charts: &[
+            Metric::Gbps,
+            Metric::ChurnKept,
+            Metric::ChangeMs,
+            Metric::DaemonUsPerChange,
+            Metric::StartMs,
+            Metric::RssMib,
+        ],
     },
 ];
 
@@ -116,7 +124,11 @@ fn bar(row: &Row, metric: Metric) -> Option<Bar> {
     let figure = row.figure(metric)?;
     let daemons = metric.daemons().and_then(|metric| row.figure(metric));
     let (label, class) = match row.system.split_once(", ") {
-        Some((system, leases)) => (format!("{system} {}", short(leases)), class(system)),
+        // Of twill's the backend is enough.
+        Some((system, leases)) => {
+            let name = system.strip_prefix(TWILL).unwrap_or(system).trim_start();
+            (format!("{name} {}", short(leases)), class(system))
+        }
         None => (row.system.clone(), class(&row.system)),
     };
     Some(Bar {
@@ -137,7 +149,7 @@ fn note(row: &Row, metric: Metric) -> String {
     }
     let Some(figure) = row.figure(metric) else { return String::new() };
     let rival = match row.system.as_str() {
-        "vxlan" => "raw",
+        "vxlan" | "twill host-gw" => "raw",
         name if name.contains(", ") => "10 leases",
         _ => "vxlan",
     };
@@ -157,7 +169,9 @@ fn class(system: &str) -> &'static str {
     match system {
         "raw" => "raw",
         "vxlan" => "vxlan",
-        "twill" => "twill",
+        "twill udp" => "twill",
+        "twill vxlan" => "twill-vxlan",
+        "twill host-gw" => "twill-host-gw",
         "off" => "off",
         _ => "other",
     }

@@ -52,8 +52,8 @@ fn text_is_no_markup() {
 #[test]
 fn tiles_say_what_was_measured_and_no_more() {
     let page = render(&example());
-    assert!(page.contains("<b>12.0×</b><span>twill to off</span>"));
-    assert!(page.contains("<b>0.750×</b><span>twill to vxlan</span>"));
+    assert!(page.contains("<b>12.0×</b><span>twill udp to off</span>"));
+    assert!(page.contains("<b>0.750×</b><span>twill udp to vxlan</span>"));
     assert_eq!(page.matches("class=\"tile ").count(), 2);
     let nothing = render(&Results { cases: Vec::new(), ..example() });
     assert!(!nothing.contains("class=\"tile"));

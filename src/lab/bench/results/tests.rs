@@ -19,11 +19,11 @@ pub(in crate::lab::bench) fn example() -> Results {
     let tcp = [
         samples("raw", [20.0, 10.0, 21.0], Metric::Gbps),
         samples("vxlan", [16.0, 8.0, 16.5], Metric::Gbps),
-        samples("twill", [12.0, 6.0, 12.5], Metric::Gbps),
+        samples("twill udp", [12.0, 6.0, 12.5], Metric::Gbps),
         samples("off", [1.0, 0.5, 1.1], Metric::Gbps),
     ];
-    let few = samples("twill, 10 leases", [12.0, 11.0, 12.5], Metric::Gbps);
-    let many = samples("twill, 1000 leases", [6.0, 11.0, 12.5], Metric::Gbps);
+    let few = samples("twill udp, 10 leases", [12.0, 11.0, 12.5], Metric::Gbps);
+    let many = samples("twill udp, 1000 leases", [6.0, 11.0, 12.5], Metric::Gbps);
     Results {
         machine: Machine {
             cpu: "A <fast> & cheap CPU".to_owned(),
@@ -47,7 +47,7 @@ pub(in crate::lab::bench) fn example() -> Results {
 #[test]
 fn ratios_are_taken_within_rounds() {
     let results = example();
-    let twill = results.case("w1-1500", "tcp-1").unwrap().row("twill").unwrap();
+    let twill = results.case("w1-1500", "tcp-1").unwrap().row("twill udp").unwrap();
     let gbps = twill.figure(Metric::Gbps).unwrap();
     assert_eq!(gbps.spread.median, 12.0);
     assert_eq!((gbps.ratios["off"], gbps.ratios["vxlan"]), (12.0, 0.75));

@@ -1,0 +1,62 @@
+//! The rounds of the case of many leases.
+
+use super::{Bench, case, rotated};
+use crate::lab::LabError;
+use crate::lab::bench::leases::LeaseScale;
+use crate::lab::bench::matrix::{Setting, Workload};
+use crate::lab::bench::results::{self, Samples};
+use crate::lab::bench::testbed::{self, OFF, Participant};
+use crate::lab::network::backend::Backend;
+
+impl Bench<'_> {
+    /// Measures the case of leases.
+    pub(super) fn leases(&mut self, setting: Setting) -> Result<(), LabError> {
+        let mut lease_scales = Vec::new();
+        for (number, (participant, num_leases)) in self.lease_scales().into_iter().enumerate() {
+            let name = &participant.name;
+            let lab = format!("{}-s{number}", self.plan.name);
+            let made = LeaseScale::set_up(&lab, &participant, num_leases);
+            let place = format!("{num_leases} leases");
+            lease_scales.extend(self.unless_others(made, name, &place)?);
+            self.clock.done(testbed::LAB_TIME, &format!("{name} is up beside {num_leases} leases"));
+        }
+        let mut all: Vec<Samples> = lease_scales.iter().map(|c| Samples::new(&c.name)).collect();
+        for round in 0..self.plan.matrix.rounds {
+            for index in rotated(round, lease_scales.len()) {
+                let (scale, samples) = (&mut lease_scales[index], &mut all[index]);
+                if samples.rounds.len() < round {
+                    continue; // it failed in an earlier round
+                }
+                samples.pod_mtu = scale.pod_mtu();
+                let taken = scale.take(self.plan.matrix.time);
+                if let Some(taken) = self.unless_others(taken, &samples.system, "leases")? {
+                    self.tell(round, "leases", &samples.system, &taken, self.leases_step());
+                    samples.rounds.push(taken);
+                }
+            }
+        }
+        let rows = all.iter().map(|samples| {
+            let own = samples.system.split(',').next();
+            let fewest = all.iter().find(|other| other.system.split(',').next() == own);
+            results::row(samples, fewest.as_slice())
+        });
+        self.cases.push(case(setting, Workload::Leases, rows.collect()));
+        lease_scales.into_iter().try_for_each(LeaseScale::remove)
+    }
+
+    /// Who is measured beside how many leases: everybody but twill as stock moves packets, whose
+    /// control plane is twill's. Where the kernel has an entry for each peer, fewer numbers tell
+    /// enough.
+    pub(super) fn lease_scales(&self) -> Vec<(Participant, usize)> {
+        let matrix = &self.plan.matrix;
+        let mut all = Vec::new();
+        for participant in self.participants.iter().filter(|one| one.name != OFF) {
+            let sizes = match participant.backend {
+                Backend::Udp => &matrix.num_leases,
+                Backend::Vxlan | Backend::HostGw => &matrix.num_kernel_leases,
+            };
+            all.extend(sizes.iter().map(|num| (participant.clone(), *num)));
+        }
+        all
+    }
+}
