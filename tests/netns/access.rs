@@ -7,7 +7,7 @@ use twill::lab::host::process::Process;
 use twill::lab::network::daemon::Daemon;
 use twill::lab::{Lab, LabSpec};
 
-use crate::harness::{FLANNELD, eventually, overlay, spec, up};
+use crate::harness::{FLANNELD, etcdctl, eventually, overlay, spec, up};
 
 #[test]
 fn password_is_in_no_log_however_detailed() {
@@ -25,7 +25,7 @@ fn password_is_in_no_log_however_detailed() {
         "auth enable",
     ] {
         let words: Vec<&str> = command.split(' ').collect();
-        lab.etcd().ctl(&words).unwrap();
+        etcdctl(lab.etcd(), &words);
     }
     let node = &mut lab.nodes_mut()[0];
     node.start().unwrap();
@@ -45,7 +45,7 @@ fn hex(text: &str) -> String {
 fn two_daemons_on_one_host_live_in_two_prefixes() {
     let mut lab = up("prefixes", 1);
     let config = r#"{"Network":"10.6.0.0/16","Backend":{"Type":"udp","Port":8286}}"#;
-    lab.etcd().ctl(&["put", "/other/network/config", config]).unwrap();
+    etcdctl(lab.etcd(), &["put", "/other/network/config", config]);
     let dir = lab.names().dir();
     let env = dir.join("other.env");
     let node = &lab.nodes()[0];
@@ -65,8 +65,9 @@ fn two_daemons_on_one_host_live_in_two_prefixes() {
     let ours = overlay(node).env.key();
     assert_eq!(lab.etcd().leases().unwrap().len(), 1, "the other's lease stands elsewhere");
     assert_eq!(lab.etcd().leases().unwrap()[0].0, ours);
-    let others = lab.etcd().ctl(&["get", "--prefix", "--keys-only", "/other/network/subnets/"]);
-    assert_eq!(others.unwrap().split_whitespace().count(), 1);
+    let others =
+        etcdctl(lab.etcd(), &["get", "--prefix", "--keys-only", "/other/network/subnets/"]);
+    assert_eq!(others.split_whitespace().count(), 1);
 
     other.id().signal("TERM");
     assert!(other.wait(Duration::from_secs(15)).unwrap().success());

@@ -18,7 +18,7 @@ use twill::lab::{Lab, LabSpec};
 use self::cluster::Cluster;
 use self::observer::{Observer, log};
 use self::stream::Stream;
-use crate::harness::{FLANNELD, eventually, overlay, ping, pod, spec, up};
+use crate::harness::{FLANNELD, etcdctl, eventually, overlay, ping, pod, spec, up};
 
 /// How long each outage lasts at least: so many tries to reach etcd that a loop would show.
 const OUTAGE: Duration = Duration::from_secs(3);
@@ -67,7 +67,7 @@ fn no_outage_of_etcd_costs_a_packet() {
         Some(stranger) => {
             put(lab, stranger);
             let revision = revision(lab);
-            lab.etcd().ctl(&["compaction", &revision]).unwrap();
+            etcdctl(lab.etcd(), &["compaction", &revision]);
             join_again(&lab.nodes()[0]);
         }
     });
@@ -148,11 +148,11 @@ fn unused(lab: &Lab) -> u8 {
 }
 
 fn put(lab: &mut Lab, stranger: u8) {
-    lab.etcd().ctl(&["put", &key(stranger), STRANGER]).unwrap();
+    etcdctl(lab.etcd(), &["put", &key(stranger), STRANGER]);
 }
 
 fn remove(lab: &mut Lab, stranger: u8) {
-    lab.etcd().ctl(&["del", &key(stranger)]).unwrap();
+    etcdctl(lab.etcd(), &["del", &key(stranger)]);
 }
 
 fn key(stranger: u8) -> String {
@@ -161,7 +161,7 @@ fn key(stranger: u8) -> String {
 
 /// The revision that etcd is at.
 fn revision(lab: &mut Lab) -> String {
-    let json = lab.etcd().ctl(&["get", "/", "-w", "json"]).unwrap();
+    let json = etcdctl(lab.etcd(), &["get", "/", "-w", "json"]);
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     json["header"]["revision"].to_string()
 }

@@ -9,8 +9,10 @@ use std::time::Duration;
 use serde_json::Value;
 use twill::lab::host::wait::wait_for;
 use twill::lab::network::daemon::{Daemon, HEALTH_PORT};
+use twill::lab::network::etcd::Etcd;
 use twill::lab::network::node::{Node, Overlay};
 use twill::lab::network::pods::Pod;
+use twill::lab::network::topology::ETCD_ADDR;
 use twill::lab::progress;
 use twill::lab::traffic::probe;
 use twill::lab::traffic::{Generator, Report, tcp, udp};
@@ -49,6 +51,12 @@ pub fn ping(pod: &Pod, args: &str, to: Ipv4Addr) -> (bool, String) {
     let ping = pod.netns.tool("ping").words("-n").words(args).arg(to.to_string());
     let output = ping.output().unwrap();
     (output.status.success(), output.stdout + &output.stderr)
+}
+
+/// What `etcdctl` prints when an operator runs it beside the lab's etcd.
+pub fn etcdctl(etcd: &Etcd, args: &[&str]) -> String {
+    let etcdctl = etcd.netns().tool("etcdctl").arg(format!("--endpoints={ETCD_ADDR}:2379"));
+    args.iter().fold(etcdctl, |tool, arg| tool.arg(arg)).run().unwrap()
 }
 
 /// Waits until `condition` holds.

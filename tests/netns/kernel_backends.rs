@@ -10,7 +10,8 @@ use twill::lab::traffic::udp;
 use twill::lab::{Lab, LabSpec};
 
 use crate::harness::{
-    FLANNELD, assert_tcp_is_whole, eventually, failing_checks, generator, overlay, pod, spec,
+    FLANNELD, assert_tcp_is_whole, etcdctl, eventually, failing_checks, generator, overlay, pod,
+    spec,
 };
 
 fn lab_of(topic: &str, config: &str, num_nodes: usize) -> Lab {
@@ -222,7 +223,7 @@ fn leases_that_cannot_be_followed_stop_nobody() {
     let put = |subnet: &str, value: &str| {
         let key = format!("/coreos.com/network/subnets/{subnet}");
         let twill::lab::network::registry::Registry::Etcd(etcd) = etcd else { panic!("no etcd") };
-        etcd.ctl(&["put", &key, value]).unwrap();
+        etcdctl(etcd, &["put", &key, value]);
     };
     for (subnet, value) in [
         ("10.5.240.0-24", r#"{"PublicIP":"192.168.64.90"}"#),

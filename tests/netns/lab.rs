@@ -97,7 +97,7 @@ fn lab_with_a_registry_in_a_file_needs_no_etcd() {
         command(task, &name, args).env("PATH", tools.path()).output().unwrap()
     };
     let refused = run("up", "--nodes 2");
-    assert!(stderr(&refused).contains("missing: etcd, etcdctl"), "{}", stderr(&refused));
+    assert!(stderr(&refused).contains("missing: etcd:"), "{}", stderr(&refused));
     let refused = run("up", "--registry=file --flanneld n2=stock-emulator");
     assert!(stderr(&refused).contains("use --registry=etcd"), "{}", stderr(&refused));
     let refused = run("up", "--registry=file --backend=vxlan --flanneld n2=stock-emulator");
@@ -126,13 +126,13 @@ fn lab_with_a_registry_in_a_file_needs_no_etcd() {
     assert_gone(&name);
 }
 
-/// Fills `dir` with what `PATH` has to offer, but for etcd's programs.
+/// Fills `dir` with what `PATH` has to offer, but for etcd.
 fn link_all_tools_but_etcd(dir: &Path) {
     let path = env::var_os("PATH").unwrap();
     let found = env::split_paths(&path).filter_map(|dir| fs::read_dir(dir).ok());
     for tool in found.flatten().flatten() {
         let name = tool.file_name();
-        if name != "etcd" && name != "etcdctl" {
+        if name != "etcd" {
             // The first of two with one name is the one that PATH means.
             drop(symlink(tool.path(), dir.join(name)));
         }

@@ -57,8 +57,7 @@ impl LeaseScale {
         let spec = LabSpec { config: Some(config(*backend)), ..LabSpec::new(lab, daemon.clone()) };
         let mut lab = testbed::lab(spec)?;
         let taken = lab.etcd().leases()?.into_iter().map(|(key, _)| key).collect();
-        let peers = Peers::write(lab.etcd(), *backend, &taken, num_leases);
-        let peers = peers.map_err(LabError::io(format!("write {num_leases} leases")))?;
+        let peers = Peers::write(lab.etcd(), *backend, &taken, num_leases)?;
         let pod_mtu = lab.nodes()[0].overlay().map_or(0, |overlay| overlay.env.mtu);
         let name = format!("{name}, {num_leases} leases");
         Ok(Self { name, backend: *backend, lab, peers, pod_mtu })
@@ -178,13 +177,11 @@ impl LeaseScale {
     fn single_changes(&self) -> Result<f64, LabError> {
         let watch = self.watch()?;
         let mut millis = Vec::new();
-        let set =
-            |is_there| self.peers.set_last(is_there).map_err(LabError::io("change the last lease"));
         for _ in 0..NUM_CHANGES {
-            set(false)?;
+            self.peers.set_last(false)?;
             watch.wait(false)?;
             let start = Instant::now();
-            set(true)?;
+            self.peers.set_last(true)?;
             watch.wait(true)?;
             millis.push(start.elapsed().as_secs_f64() * 1e3);
         }
@@ -238,10 +235,10 @@ impl LeaseScale {
             let churn = scope.spawn(|| self.peers.churn(CHURN, watched, &stop, &count));
             let done = work();
             stop.store(true, Ordering::Relaxed);
-            let churned = churn.join().unwrap_or_else(|_| Err(io::Error::other("it panicked")));
-            (done, churned)
+            let panicked = |_| Err(LabError::io("change leases")(io::Error::other("it panicked")));
+            (done, churn.join().unwrap_or_else(panicked))
         });
-        churned.map_err(LabError::io("change leases"))?;
+        churned?;
         Ok((done, count.load(Ordering::Relaxed)))
     }
 

@@ -1,24 +1,19 @@
 //! Leases of nodes that do not exist: written in bulk, and changed by the thousand.
-//!
-//! They go through etcd's JSON gateway (etcd Documentation, "gRPC gateway"), because a process
-//! for every few writes would take the cores that are being measured.
 
 use std::collections::HashSet;
-use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
+use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
-use serde_json::{Value, json};
+use etcd_client::{PutOptions, TxnOp};
 
-use crate::lab::host::netns::Netns;
+use crate::lab::LabError;
 use crate::lab::network::backend::Backend;
 use crate::lab::network::etcd;
 use crate::lab::network::etcd::Etcd;
-use crate::lab::network::topology::{ETCD_ADDR, GATEWAY};
+use crate::lab::network::etcd_client::EtcdClient;
+use crate::lab::network::topology::GATEWAY;
 
 /// Length of a lease's prefix: /26 gives a /8 room for 262,144 leases.
 pub(super) const SUBNET_LEN: u8 = 26;
@@ -34,18 +29,15 @@ pub(super) fn config(backend: Backend) -> String {
 /// a second, whatever the number of changes.
 const PERIOD: Duration = Duration::from_millis(50);
 
-/// How long etcd may take for one request.
-const PATIENCE: Duration = Duration::from_secs(20);
-
 /// Leases in one etcd whose nodes do not exist.
 #[derive(Debug)]
 pub(super) struct Peers {
-    netns: Netns,
+    etcd: EtcdClient,
     backend: Backend,
     /// Keys after the prefix, such as `10.0.1.64-26`, and the public IP of each.
     leases: Vec<(String, Ipv4Addr)>,
-    /// etcd's lease that all keys hang on.
-    id: String,
+    /// etcd's lease that all keys are bound to.
+    lease: i64,
 }
 
 /// Which keys a change goes to.
@@ -67,7 +59,7 @@ impl Peers {
         backend: Backend,
         taken: &HashSet<String>,
         num: usize,
-    ) -> io::Result<Self> {
+    ) -> Result<Self, LabError> {
         let mut leases: Vec<(String, Ipv4Addr)> = (1..)
             .map(|number: u32| (key(number), public_ip(backend, number)))
             .filter(|(key, _)| !taken.contains(key))
@@ -77,9 +69,9 @@ impl Peers {
         if let Some(last) = leases.iter_mut().max_by(|a, b| a.0.cmp(&b.0)) {
             last.1 = GATEWAY;
         }
-        let mut peers = Self { netns: etcd.netns().clone(), backend, leases, id: String::new() };
-        let granted = peers.post("/v3/lease/grant", &json!({ "TTL": "86400" }))?;
-        granted["ID"].as_str().unwrap_or_default().clone_into(&mut peers.id);
+        let etcd = etcd.new_client()?;
+        let lease = etcd.grant(86400)?;
+        let peers = Self { etcd, backend, leases, lease };
         let mut all = peers.leases.chunks(etcd::MAX_TXN_OPS);
         all.try_for_each(|leases| peers.txn(leases, Watched::Yes, false))?;
         Ok(peers)
@@ -99,7 +91,7 @@ impl Peers {
     ///
     /// # Errors
     /// etcd does not take it.
-    pub(super) fn set_last(&self, is_there: bool) -> io::Result<()> {
+    pub(super) fn set_last(&self, is_there: bool) -> Result<(), LabError> {
         let last: Vec<_> = self.last().cloned().into_iter().collect();
         self.txn(&last, Watched::Yes, !is_there)
     }
@@ -119,7 +111,7 @@ impl Peers {
         watched: Watched,
         stop: &AtomicBool,
         count: &AtomicU64,
-    ) -> io::Result<()> {
+    ) -> Result<(), LabError> {
         let periods = usize::try_from(Duration::from_secs(1).as_millis() / PERIOD.as_millis());
         let each = (rate / periods.unwrap_or(1)).max(1);
         let changing = &self.leases[..self.leases.len().saturating_sub(1)];
@@ -143,41 +135,25 @@ impl Peers {
     }
 
     /// Puts or deletes all of `leases` at once.
-    fn txn(&self, leases: &[(String, Ipv4Addr)], watched: Watched, delete: bool) -> io::Result<()> {
+    fn txn(
+        &self,
+        leases: &[(String, Ipv4Addr)],
+        watched: Watched,
+        delete: bool,
+    ) -> Result<(), LabError> {
         let dir = match watched {
             Watched::Yes => format!("{}/subnets", etcd::PREFIX),
             Watched::No => format!("{}/control", etcd::PREFIX.to_uppercase()),
         };
         let operation = |(key, ip): &(String, Ipv4Addr)| {
-            let key = BASE64_STANDARD.encode(format!("{dir}/{key}"));
+            let key = format!("{dir}/{key}");
             if delete {
-                return json!({ "requestDeleteRange": { "key": key } });
+                return TxnOp::delete(key, None);
             }
-            let value = BASE64_STANDARD.encode(self.backend.lease_value(*ip));
-            json!({ "requestPut": { "key": key, "value": value, "lease": self.id } })
+            let bound = PutOptions::new().with_lease(self.lease);
+            TxnOp::put(key, self.backend.lease_value(*ip), Some(bound))
         };
-        let operations: Vec<Value> = leases.iter().map(operation).collect();
-        self.post("/v3/kv/txn", &json!({ "success": operations })).map(drop)
-    }
-
-    fn post(&self, path: &str, body: &Value) -> io::Result<Value> {
-        let server = SocketAddrV4::new(ETCD_ADDR, 2379);
-        let mut stream =
-            self.netns.enter(|| TcpStream::connect_timeout(&server.into(), PATIENCE))?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        let body = body.to_string();
-        let head =
-            format!("POST {path} HTTP/1.0\r\nHost: {server}\r\nContent-Length: {}", body.len());
-        stream.write_all(format!("{head}\r\n\r\n{body}").as_bytes())?;
-        let mut response = String::new();
-        stream.read_to_string(&mut response)?;
-        let refused = || io::Error::other(format!("etcd said {}", response.trim()));
-        let (head, body) = response.split_once("\r\n\r\n").ok_or_else(refused)?;
-        let is_ok = head.lines().next().is_some_and(|status| status.contains(" 200 "));
-        if !is_ok {
-            return Err(refused());
-        }
-        serde_json::from_str(body).map_err(|_| refused())
+        self.etcd.commit(leases.iter().map(operation).collect())
     }
 }
 
@@ -209,8 +185,8 @@ mod tests {
     fn last_lease_is_the_last_in_the_order_of_keys() {
         let lease = |number| (key(number), GATEWAY);
         let leases = [1, 3, 100_001, 40_000].map(lease).to_vec();
-        let (netns, backend) = (Netns::named("none"), Backend::Udp);
-        let peers = Peers { netns, backend, leases, id: String::new() };
+        let etcd = EtcdClient::new("http://192.0.2.1:2379", None).unwrap();
+        let peers = Peers { etcd, backend: Backend::Udp, leases, lease: 0 };
         assert_eq!(peers.last_subnet(), Some(Ipv4Addr::new(10, 97, 168, 64)));
     }
 }

@@ -27,7 +27,7 @@ pub enum PreflightError {
 }
 
 /// Tool → Debian package.
-const PACKAGES: [(&str, &str); 9] = [
+const PACKAGES: [(&str, &str); 8] = [
     ("ip", "iproute2"),
     ("bridge", "iproute2"),
     ("nsenter", "util-linux"),
@@ -36,11 +36,10 @@ const PACKAGES: [(&str, &str); 9] = [
     ("ping", "iputils-ping"),
     ("iperf3", "iperf3"),
     ("etcd", "etcd-server"),
-    ("etcdctl", "etcd-client"),
 ];
 
 /// What only a lab with an etcd needs.
-const ETCD_TOOLS: [&str; 2] = ["etcd", "etcdctl"];
+const ETCD: &str = "etcd";
 
 /// Checks everything a lab needs, before anything is made.
 ///
@@ -51,7 +50,7 @@ pub fn preflight(registry: RegistryKind) -> Result<(), PreflightError> {
     if !root {
         return Err(PreflightError::NotRoot);
     }
-    let needed = |tool: &str| registry == RegistryKind::Etcd || !ETCD_TOOLS.contains(&tool);
+    let needed = |tool: &str| registry == RegistryKind::Etcd || tool != ETCD;
     let tools = PACKAGES.into_iter().map(|(tool, _)| tool);
     let tools: Vec<&str> = tools.filter(|tool| needed(tool) && !found(tool)).collect();
     if !tools.is_empty() {
@@ -91,10 +90,10 @@ mod tests {
 
     #[test]
     fn missing_tools_are_named_with_their_packages() {
-        let error = PreflightError::Tools { tools: vec!["ip", "bridge", "etcdctl"] };
+        let error = PreflightError::Tools { tools: vec!["ip", "bridge", "etcd"] };
         assert_eq!(
             error.to_string(),
-            "missing: ip, bridge, etcdctl: run `apt-get install iproute2 etcd-client` or `make setup`"
+            "missing: ip, bridge, etcd: run `apt-get install iproute2 etcd-server` or `make setup`"
         );
         assert_eq!(how_to_install("ping"), "apt-get install iputils-ping");
     }

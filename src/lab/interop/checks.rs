@@ -135,7 +135,7 @@ fn follow(lab: &mut Lab, index: usize, backend: Backend) -> Result<(), CaseError
     wait_for(&format!("a route of {} to the new peer", from.name), NOTICED, || {
         Ok(has_route()?.then_some(()))
     })?;
-    etcd.delete_lease(&key).map_err(LabError::from)?;
+    etcd.delete_lease(&key)?;
     wait_for(&format!("{} to forget the peer that is gone", from.name), NOTICED, || {
         Ok((!has_route()?).then_some(()))
     })?;

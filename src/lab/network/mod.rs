@@ -5,6 +5,7 @@ pub mod node;
 pub mod pods;
 pub mod daemon;
 pub mod etcd;
+pub(crate) mod etcd_client;
 pub mod registry;
 pub mod datapath;
 pub mod backend;

@@ -52,10 +52,10 @@ impl Registry {
     /// Writes the network config, as an operator would.
     ///
     /// # Errors
-    /// [`LabError`] of etcdctl or the file.
+    /// [`LabError`] of etcd or the file.
     pub fn put_config(&self, json: &str) -> Result<(), LabError> {
         match self {
-            Self::Etcd(etcd) => Ok(etcd.put_config(json)?),
+            Self::Etcd(etcd) => etcd.put_config(json),
             Self::File(file) => file.put_config(json),
         }
     }
@@ -63,10 +63,10 @@ impl Registry {
     /// Every lease: the subnet as it stands in the key, such as `10.5.7.0-24`, and the value.
     ///
     /// # Errors
-    /// [`LabError`] of etcdctl or the file.
+    /// [`LabError`] of etcd or the file.
     pub fn leases(&self) -> Result<Vec<(String, String)>, LabError> {
         match self {
-            Self::Etcd(etcd) => Ok(etcd.leases()?),
+            Self::Etcd(etcd) => etcd.leases(),
             Self::File(file) => file.leases(),
         }
     }
@@ -74,10 +74,10 @@ impl Registry {
     /// Deletes the lease of a subnet such as `10.5.7.0-24`; whether there was one.
     ///
     /// # Errors
-    /// [`LabError`] of etcdctl or the file.
+    /// [`LabError`] of etcd or the file.
     pub fn delete_lease(&self, subnet: &str) -> Result<bool, LabError> {
         match self {
-            Self::Etcd(etcd) => Ok(etcd.delete_lease(subnet)?),
+            Self::Etcd(etcd) => etcd.delete_lease(subnet),
             Self::File(file) => file.delete_lease(subnet),
         }
     }

@@ -48,7 +48,7 @@ const ENCAP_OVERHEAD: u16 = 28;
 pub fn run(args: &[String]) -> Result<(), LabError> {
     signals::catch().map_err(LabError::io("catch SIGTERM"))?;
     let flags = Flags::parse(args);
-    let leases = Leases::new(&flags.endpoint);
+    let leases = Leases::new(&flags.endpoint)?;
     let (public_ip, link_mtu) = interface(&flags.iface)?;
     let config = leases.wait_for_config()?;
     let subnet = leases.acquire(&config, public_ip, lease::previous(&flags.subnet_file))?;

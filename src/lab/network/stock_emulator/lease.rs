@@ -1,4 +1,4 @@
-//! The emulator's side of etcd, through `etcdctl`: config, a lease, and everybody else's.
+//! The emulator's side of etcd: config, a lease, and everybody else's.
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -10,10 +10,10 @@ use rand::seq::IndexedRandom;
 use serde_json::Value;
 
 use crate::lab::LabError;
-use crate::lab::host::command::Tool;
 use crate::lab::host::signals;
+use crate::lab::network::backend::Backend;
 use crate::lab::network::daemon::SubnetEnv;
-use crate::lab::network::etcd;
+use crate::lab::network::etcd_client::EtcdClient;
 use crate::routes::Prefix;
 
 /// What the emulator needs of the network config.
@@ -27,7 +27,7 @@ pub(super) struct Config {
 /// The leases in one etcd.
 #[derive(Debug)]
 pub(super) struct Leases {
-    endpoint: String,
+    etcd: EtcdClient,
 }
 
 const CONFIG: &str = "/coreos.com/network/config";
@@ -39,6 +39,9 @@ const PERIOD: Duration = Duration::from_millis(250);
 /// How often it looks at its own, in periods: every two seconds.
 const ROUNDS_TO_RENEWAL: u32 = 8;
 
+/// Seconds for which stock leases a subnet (flannel `pkg/subnet/etcd/local_manager.go`).
+const TTL: i64 = 86400;
+
 /// flannel's default `-subnet-lease-renew-margin`, in seconds.
 const MARGIN: i64 = 60 * 60;
 
@@ -48,19 +51,16 @@ pub(super) fn previous(subnet_file: &Path) -> Option<Ipv4Network> {
 }
 
 impl Leases {
-    pub(super) fn new(endpoint: &str) -> Self {
-        Self { endpoint: endpoint.to_owned() }
-    }
-
-    fn ctl(&self) -> Tool {
-        Tool::new("etcdctl").arg("--endpoints").arg(&self.endpoint)
+    pub(super) fn new(endpoint: &str) -> Result<Self, LabError> {
+        Ok(Self { etcd: EtcdClient::new(endpoint, None)? })
     }
 
     /// Asks for the config once a second until it is there and sound.
     pub(super) fn wait_for_config(&self) -> Result<Config, LabError> {
         loop {
-            let get = self.ctl().words("get --print-value-only").arg(CONFIG).output()?;
-            if let Some(config) = parse_config(&get.stdout) {
+            // An etcd that does not answer yet is as good as one without a config.
+            let json = self.etcd.get(CONFIG).ok().flatten();
+            if let Some(config) = json.as_deref().and_then(parse_config) {
                 return Ok(config);
             }
             if signals::interrupted() {
@@ -104,25 +104,15 @@ impl Leases {
             self.write(subnet, public_ip)?;
             return Ok(Some(subnet));
         }
-        let id = self.grant()?;
-        let (key, value) = (key_of(subnet), value_of(public_ip));
-        let txn = format!("version(\"{key}\") = \"0\"\n\nput {key} {value:?} --lease={id}\n\n\n");
-        let said = self.ctl().arg("txn").stdin(txn).run()?;
-        Ok(said.contains("SUCCESS").then_some(subnet))
+        let lease = self.etcd.grant(TTL)?;
+        let created = self.etcd.create(&key_of(subnet), &value_of(public_ip), lease)?;
+        Ok(created.then_some(subnet))
     }
 
     /// Writes a lease without asking whose it is, bound to a new lease of etcd.
     fn write(&self, subnet: Ipv4Network, public_ip: Ipv4Addr) -> Result<(), LabError> {
-        let lease = format!("--lease={}", self.grant()?);
-        let put = self.ctl().arg("put").arg(key_of(subnet)).arg(value_of(public_ip));
-        put.arg(lease).run()?;
-        Ok(())
-    }
-
-    /// A new lease of etcd, by its number.
-    fn grant(&self) -> Result<String, LabError> {
-        let granted = self.ctl().words("lease grant 86400").run()?;
-        Ok(granted.split(' ').nth(1).unwrap_or_default().to_owned())
+        let lease = self.etcd.grant(TTL)?;
+        self.etcd.put(&key_of(subnet), &value_of(public_ip), Some(lease))
     }
 
     /// Hands every list of the others' leases to `sink`, for ever; keeps the last one when etcd
@@ -149,15 +139,14 @@ impl Leases {
     /// Renews a lease that ends within the margin. One that never ends counts as one that has
     /// ended: that is how stock's reservations become leases.
     fn renew(&self, own: Ipv4Network, public_ip: Ipv4Addr) -> Result<(), LabError> {
-        match etcd::ttl(&self.ctl(), &key_of(own))? {
+        match self.etcd.ttl(&key_of(own))? {
             Some(ttl) if ttl < MARGIN => self.write(own, public_ip),
             Some(_) | None => Ok(()),
         }
     }
 
     fn list(&self) -> Result<Vec<(Ipv4Network, Ipv4Addr)>, LabError> {
-        let text = self.ctl().words("get --prefix").arg(SUBNETS).run()?;
-        Ok(parse_leases(&text))
+        Ok(self.etcd.list(SUBNETS)?.iter().filter_map(parse_lease).collect())
     }
 }
 
@@ -166,7 +155,7 @@ fn key_of(subnet: Ipv4Network) -> String {
 }
 
 fn value_of(public_ip: Ipv4Addr) -> String {
-    format!(r#"{{"PublicIP":"{public_ip}","PublicIPv6":null}}"#)
+    Backend::Udp.lease_value(public_ip)
 }
 
 /// One of the first hundred free subnets.
@@ -190,15 +179,11 @@ fn parse_config(json: &str) -> Option<Config> {
     fits.then_some(Config { network, subnet_len, port })
 }
 
-/// Reads etcdctl's alternating lines of key and value.
-fn parse_leases(text: &str) -> Vec<(Ipv4Network, Ipv4Addr)> {
-    let lines: Vec<&str> = text.lines().collect();
-    let lease = |pair: &[&str]| {
-        let subnet = Ipv4Network::parse(&pair[0].strip_prefix(SUBNETS)?.replace('-', "/")).ok()?;
-        let attrs: Value = serde_json::from_str(pair[1]).ok()?;
-        Some((subnet, attrs["PublicIP"].as_str()?.parse().ok()?))
-    };
-    lines.chunks_exact(2).filter_map(lease).collect()
+/// A key without its prefix, and its value.
+fn parse_lease((key, value): &(String, String)) -> Option<(Ipv4Network, Ipv4Addr)> {
+    let subnet = Ipv4Network::parse(&key.replace('-', "/")).ok()?;
+    let attrs: Value = serde_json::from_str(value).ok()?;
+    Some((subnet, attrs["PublicIP"].as_str()?.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -225,10 +210,9 @@ mod tests {
 
     #[test]
     fn leases_without_an_address_are_passed_over() {
-        let text = format!(
-            "{SUBNETS}10.5.1.0-24\n{{\"PublicIP\":\"192.0.2.1\"}}\n{SUBNETS}10.5.2.0-24\n{{}}\n"
-        );
-        let leases = parse_leases(&text);
-        assert_eq!(leases, [("10.5.1.0/24".parse().unwrap(), Ipv4Addr::new(192, 0, 2, 1))]);
+        let lease = |value: &str| parse_lease(&("10.5.1.0-24".to_owned(), value.to_owned()));
+        let expected = ("10.5.1.0/24".parse().unwrap(), Ipv4Addr::new(192, 0, 2, 1));
+        assert_eq!(lease(r#"{"PublicIP":"192.0.2.1"}"#), Some(expected));
+        assert_eq!(lease("{}"), None);
     }
 }
