@@ -11,9 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::LabError;
-use super::host::command::Tool;
 use super::host::netns::{NETNS_DIR, Netns};
-use super::host::process::ProcessId;
+use super::host::process::{ProcessId, Signal};
 use super::network::topology::Names;
 
 /// A killed process is gone at once, unless the kernel is busy with it.
@@ -68,10 +67,9 @@ fn kill_all(namespaces: &[Netns]) -> Result<(), String> {
             let pids: Vec<String> = processes.iter().map(|p| p.pid.to_string()).collect();
             return Err(format!("processes {} outlive SIGKILL", pids.join(", ")));
         }
-        let kill = Tool::new("kill").arg("-KILL").uninterruptible();
-        let pids = processes.iter().map(|process| process.pid.to_string());
-        // Those that ended meanwhile make it fail; the next look tells.
-        drop(pids.fold(kill, Tool::arg).run());
+        for process in processes {
+            process.signal(Signal::SIGKILL);
+        }
         thread::sleep(Duration::from_millis(5));
     }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use twill::lab::host::process::Process;
+use twill::lab::host::process::{Process, Signal};
 use twill::lab::network::daemon::Daemon;
 use twill::lab::{Lab, LabSpec};
 
@@ -69,7 +69,7 @@ fn two_daemons_on_one_host_live_in_two_prefixes() {
         etcdctl(lab.etcd(), &["get", "--prefix", "--keys-only", "/other/network/subnets/"]);
     assert_eq!(others.split_whitespace().count(), 1);
 
-    other.id().signal("TERM");
+    other.id().signal(Signal::SIGTERM);
     assert!(other.wait(Duration::from_secs(15)).unwrap().success());
     let links = lab.nodes()[0].netns().ip("-br link").unwrap();
     assert!(links.contains("flannel0") && !links.contains("flannel1"), "{links}");

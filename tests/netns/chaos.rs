@@ -9,6 +9,7 @@ use std::fs;
 use std::thread;
 use std::time::Duration;
 
+use twill::lab::host::process::Signal;
 use twill::lab::host::wait::wait_for;
 use twill::lab::network::DEFAULT_CONFIG;
 use twill::lab::network::daemon::Daemon;
@@ -43,9 +44,9 @@ fn no_outage_of_etcd_costs_a_packet() {
     });
 
     outage(&mut lab, "etcd frozen", |lab, mend| match mend {
-        None => lab.etcd().id().signal("STOP"),
+        None => lab.etcd().id().signal(Signal::SIGSTOP),
         Some(stranger) => {
-            lab.etcd().id().signal("CONT");
+            lab.etcd().id().signal(Signal::SIGCONT);
             put(lab, stranger);
         }
     });
@@ -192,7 +193,7 @@ fn frozen_etcd_keeps_no_node_down_that_ran_before_and_none_for_ever() {
         fs::read_to_string(&state).is_ok_and(|text| text.contains("192.168.64.11"))
     });
     lab.add_node().unwrap();
-    lab.etcd().id().signal("STOP");
+    lab.etcd().id().signal(Signal::SIGSTOP);
 
     let before = overlay(&lab.nodes()[1]).clone();
     let [_, known, fresh] = lab.nodes_mut() else { panic!() };
@@ -203,7 +204,7 @@ fn frozen_etcd_keeps_no_node_down_that_ran_before_and_none_for_ever() {
     eventually("the peer to be reached", || ping(pod(&lab, 1), "-c 1 -W 1", pod(&lab, 0).addr).0);
     assert!(!lab.nodes()[2].subnet_file().exists(), "a node that knows nothing waits");
 
-    lab.etcd().id().signal("CONT");
+    lab.etcd().id().signal(Signal::SIGCONT);
     lab.nodes_mut()[2].wait_ready().unwrap();
     lab.nodes_mut()[2].attach_pods(1).unwrap();
     lab.wait_reachable().unwrap();

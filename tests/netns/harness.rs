@@ -84,24 +84,18 @@ pub fn assert_udp_is_whole(lab: &Lab, from: &Pod, to: &Pod, sizes: &[usize]) {
 
 /// The conditions of readiness that fail, as the node's `/readyz` has them.
 pub fn failing_checks(node: &Node) -> Vec<String> {
-    let addr = (Ipv4Addr::LOCALHOST, HEALTH_PORT);
-    let mut stream = node.netns().enter(|| TcpStream::connect(addr)).unwrap();
-    stream.write_all(b"GET /readyz HTTP/1.0\r\n\r\n").unwrap();
-    let mut response = String::new();
-    stream.read_to_string(&mut response).unwrap();
-    let (head, body) = response.split_once("\r\n\r\n").unwrap();
-    let body: Value = serde_json::from_str(body).unwrap();
+    let (status, body) = probe::ask_health(node.netns(), "/readyz").unwrap();
+    let body: Value = serde_json::from_str(&body).unwrap();
     let checks = body["checks"].as_object().unwrap();
     let failing = checks.iter().filter(|(_, check)| check["ok"] == false);
     let failing: Vec<String> = failing.map(|(name, _)| name.clone()).collect();
-    let status = if failing.is_empty() { " 200 " } else { " 503 " };
-    assert!(head.lines().next().unwrap().contains(status), "{head}: {failing:?}");
+    assert_eq!(status, if failing.is_empty() { 200 } else { 503 }, "{failing:?}");
     failing
 }
 
 /// The sum of one ingress drop counter over all workers, as the node's `/stats` has it.
 pub fn ingress_drops(node: &Node, reason: &str) -> u64 {
-    let json = probe::fetch_health(node.netns(), Path::new(FLANNEL_LAB), "/stats").unwrap();
+    let json = probe::fetch_health(node.netns(), "/stats").unwrap();
     let stats: Value = serde_json::from_str(&json).unwrap();
     let workers = stats["dataplane"]["workers"].as_array().unwrap();
     workers.iter().map(|worker| worker["ingress"]["drops"][reason].as_u64().unwrap()).sum()
@@ -109,7 +103,7 @@ pub fn ingress_drops(node: &Node, reason: &str) -> u64 {
 
 /// What a node's `/stats` says of its workers.
 pub fn workers(node: &Node) -> Vec<Value> {
-    let json = probe::fetch_health(node.netns(), Path::new(FLANNEL_LAB), "/stats").unwrap();
+    let json = probe::fetch_health(node.netns(), "/stats").unwrap();
     let stats: Value = serde_json::from_str(&json).unwrap();
     stats["dataplane"]["workers"].as_array().unwrap().clone()
 }

@@ -61,7 +61,7 @@ fn subnet_file_has_stocks_lines_in_stocks_order() {
 #[test]
 fn health_endpoint_answers_where_stocks_does() {
     let lab = up("health", 1);
-    let get = |path| fetch_health(lab.nodes()[0].netns(), Path::new(FLANNEL_LAB), path).unwrap();
+    let get = |path| fetch_health(lab.nodes()[0].netns(), path).unwrap();
     assert_eq!(get("/healthz").trim(), "flanneld is running");
     assert!(get("/readyz").contains(r#""message":"flanneld is ready""#));
 }

@@ -378,7 +378,7 @@ fn mtu(node: &Node) -> u64 {
 
 /// Inner packets that the node has carried in either direction since it started.
 fn packets(node: &Node) -> u64 {
-    let json = probe::fetch_health(node.netns(), Path::new(FLANNEL_LAB), "/stats").unwrap();
+    let json = probe::fetch_health(node.netns(), "/stats").unwrap();
     let stats: Value = serde_json::from_str(&json).unwrap();
     let workers = stats["dataplane"]["workers"].as_array().unwrap();
     let of = |worker: &Value, direction: &str| worker[direction]["packets"].as_u64().unwrap();

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{self, Child, Command, Output, Stdio};
 
 use serde_json::Value;
-use twill::lab::host::process::ProcessId;
+use twill::lab::host::process::{ProcessId, Signal};
 use twill::lab::network::registry::{Registry, RegistryFile};
 use twill::lab::network::topology::Names;
 
@@ -141,7 +141,7 @@ fn link_all_tools_but_etcd(dir: &Path) {
 
 #[test]
 fn interrupted_lab_leaves_nothing_behind() {
-    for signal in ["INT", "TERM"] {
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
         let name = name("signal");
         let mut child = start(&name);
         ProcessId::of(child.id()).unwrap().signal(signal);
@@ -247,7 +247,7 @@ fn status_sees_a_daemon_that_died() {
     let status =
         || -> Value { serde_json::from_slice(&run("status", &name, "--json").stdout).unwrap() };
     let pid = u32::try_from(status()["nodes"][0]["pid"].as_u64().unwrap()).unwrap();
-    ProcessId::of(pid).unwrap().signal("KILL");
+    ProcessId::of(pid).unwrap().signal(Signal::SIGKILL);
     eventually("the death to be seen", || status()["nodes"][0]["alive"] == Value::Bool(false));
     let table = run("status", &name, "");
     let table = String::from_utf8_lossy(&table.stdout).into_owned();
@@ -328,7 +328,7 @@ fn interrupted_bench_leaves_nothing_behind() {
         .unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
     assert!(lines.any(|line| line.unwrap().contains("round 1 of")), "it never got to measure");
-    ProcessId::of(child.id()).unwrap().signal("INT");
+    ProcessId::of(child.id()).unwrap().signal(Signal::SIGINT);
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert_bench_gone(&name);
 }

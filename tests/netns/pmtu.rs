@@ -36,7 +36,7 @@ fn narrow(lab: &Lab, mtu: u16) {
 /// The sum of a counter over a node's workers; `pointer` leads to it from the worker's.
 fn counted(lab: &Lab, node: usize, pointer: &str) -> u64 {
     let netns = lab.nodes()[node].netns();
-    let json = probe::fetch_health(netns, FLANNEL_LAB.as_ref(), "/stats").unwrap();
+    let json = probe::fetch_health(netns, "/stats").unwrap();
     let stats: Value = serde_json::from_str(&json).unwrap();
     let workers = stats["dataplane"]["workers"].as_array().unwrap();
     workers.iter().map(|worker| worker.pointer(pointer).unwrap().as_u64().unwrap()).sum()
@@ -84,7 +84,7 @@ fn mtu_of_the_hosts_own_route_counts_for_as_long_as_it_stands() {
     let peer = lab.nodes()[1].addr();
     let passes = |len: u16| ping(from, &format!("-c 1 -W 2 -M do -s {len}"), to.addr);
     let limit = || {
-        let json = probe::fetch_health(node.netns(), FLANNEL_LAB.as_ref(), "/stats").unwrap();
+        let json = probe::fetch_health(node.netns(), "/stats").unwrap();
         let stats: Value = serde_json::from_str(&json).unwrap();
         stats.pointer("/dataplane/narrow_paths/0/mtu").and_then(Value::as_u64)
     };
@@ -195,7 +195,7 @@ fn path_that_is_wide_again_carries_long_packets_within_seconds() {
     narrow(&lab, 1400);
     assert_path_is_learned(&lab, 1400);
     let narrow_paths = || {
-        let json = probe::fetch_health(lab.nodes()[0].netns(), FLANNEL_LAB.as_ref(), "/stats");
+        let json = probe::fetch_health(lab.nodes()[0].netns(), "/stats");
         let stats: Value = serde_json::from_str(&json.unwrap()).unwrap();
         stats["dataplane"]["narrow_paths"].clone()
     };

@@ -11,7 +11,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use twill::lab::host::process::ProcessId;
+use twill::lab::host::process::{ProcessId, Signal};
 use twill::lab::network::daemon::Daemon;
 use twill::lab::network::topology::Names;
 use twill::lab::{Lab, LabSpec};
@@ -53,7 +53,7 @@ fn confined_node_forwards_and_tells_systemd_how_it_is() {
     let node = &mut lab.nodes_mut()[0];
     let pid = node.process().unwrap().id().pid;
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-    ProcessId::of(children.trim().parse().unwrap()).unwrap().signal("TERM");
+    ProcessId::of(children.trim().parse().unwrap()).unwrap().signal(Signal::SIGTERM);
     systemd.expect("STOPPING=1");
     assert!(node.wait_end(Duration::from_secs(10)).unwrap().success());
 }

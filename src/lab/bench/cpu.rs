@@ -1,7 +1,9 @@
 //! CPU time of the whole machine and of single processes, from `/proc`.
 
-use std::fs;
 use std::time::Duration;
+
+use procfs::process::Process;
+use procfs::{CurrentSI as _, KernelStats, ProcError, ProcResult, ticks_per_second};
 
 use crate::lab::LabError;
 
@@ -14,23 +16,21 @@ pub(super) struct CpuTime {
     pub(super) daemons: Duration,
 }
 
-/// A clock tick of `/proc`, in milliseconds: `USER_HZ` is 100 on all architectures we run on
-/// (include/asm-generic/param.h).
-const TICK_MILLIS: u64 = 10;
-
 impl CpuTime {
     /// Reads what was spent until now; a process that is gone counts nothing.
     ///
     /// # Errors
     /// [`LabError`] when `/proc/stat` cannot be read.
     pub(super) fn read(pids: &[u32]) -> Result<Self, LabError> {
-        let stat = fs::read_to_string("/proc/stat").map_err(LabError::io("read /proc/stat"))?;
-        let Some(machine) = busy_ticks(&stat) else {
-            return Err(LabError::Unreadable { what: "/proc/stat".to_owned(), text: stat });
-        };
-        let stats =
-            pids.iter().filter_map(|pid| fs::read_to_string(format!("/proc/{pid}/stat")).ok());
-        let daemons = stats.filter_map(|stat| process_ticks(&stat)).sum();
+        let total = KernelStats::current().map_err(unreadable)?.total;
+        // Neither idle, nor waiting for a disk, nor another machine's (proc(5)).
+        let machine = total.user
+            + total.nice
+            + total.system
+            + total.irq.unwrap_or_default()
+            + total.softirq.unwrap_or_default();
+        let stats = pids.iter().filter_map(|pid| process(*pid).and_then(|it| it.stat()).ok());
+        let daemons = stats.map(|stat| stat.utime + stat.stime).sum();
         Ok(Self { machine: from_ticks(machine), daemons: from_ticks(daemons) })
     }
 
@@ -43,43 +43,41 @@ impl CpuTime {
     }
 }
 
-/// Time that all threads of these processes have run, to the nanosecond: the first field of
-/// `/proc/PID/task/TID/schedstat` (Documentation/scheduler/sched-stats.rst).
+/// Time that all threads of these processes have run, to the nanosecond: `/proc/PID/task/TID/schedstat`
+/// (Documentation/scheduler/sched-stats.rst).
 ///
 /// # Errors
 /// [`LabError`] when a process is gone.
 pub(super) fn run_time(pids: &[u32]) -> Result<Duration, LabError> {
     let mut nanos = 0;
     for pid in pids {
-        let tasks = format!("/proc/{pid}/task");
-        for task in fs::read_dir(&tasks).map_err(LabError::io(format!("read {tasks}")))?.flatten() {
-            // A thread may end meanwhile.
-            let stat = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
-            nanos += stat.split(' ').next().and_then(|run| run.parse::<u64>().ok()).unwrap_or(0);
-        }
+        let tasks = process(*pid).and_then(|it| it.tasks()).map_err(unreadable)?;
+        // A thread may end meanwhile.
+        let stats = tasks.filter_map(|task| task.and_then(|task| task.schedstat()).ok());
+        nanos += stats.map(|stat| stat.sum_exec_runtime).sum::<u64>();
     }
     Ok(Duration::from_nanos(nanos))
 }
 
-const fn from_ticks(ticks: u64) -> Duration {
-    Duration::from_millis(ticks * TICK_MILLIS)
+/// Resident memory of a process, in MiB.
+///
+/// # Errors
+/// [`LabError`] when it is gone.
+pub(super) fn resident_mib(pid: u32) -> Result<f64, LabError> {
+    let status = process(pid).and_then(|it| it.status()).map_err(unreadable)?;
+    Ok(status.vmrss.unwrap_or_default() as f64 / 1024.0)
 }
 
-/// user, nice, system, irq and softirq of the first line; not idle, iowait and steal (proc(5)).
-fn busy_ticks(stat: &str) -> Option<u64> {
-    let fields = stat.lines().next()?.strip_prefix("cpu ")?.split_whitespace();
-    let fields: Vec<u64> = fields.map(str::parse).collect::<Result<_, _>>().ok()?;
-    let [user, nice, system, _idle, _iowait, irq, softirq, ..] = fields[..] else { return None };
-    Some(user + nice + system + irq + softirq)
+fn process(pid: u32) -> ProcResult<Process> {
+    Process::new(i32::try_from(pid).unwrap_or(i32::MAX))
 }
 
-/// utime and stime, fields 14 and 15; the program's name in brackets may hold spaces (proc(5)).
-fn process_ticks(stat: &str) -> Option<u64> {
-    let (_, rest) = stat.rsplit_once(") ")?;
-    let mut fields = rest.split(' ').skip(11);
-    let user: u64 = fields.next()?.parse().ok()?;
-    let system: u64 = fields.next()?.parse().ok()?;
-    Some(user + system)
+fn unreadable(error: ProcError) -> LabError {
+    LabError::io("read /proc")(std::io::Error::other(error))
+}
+
+fn from_ticks(ticks: u64) -> Duration {
+    Duration::from_millis(ticks * 1000 / ticks_per_second())
 }
 
 #[cfg(test)]
@@ -87,19 +85,6 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-
-    #[test]
-    fn machine_is_busy_with_interrupts_but_not_with_idling() {
-        let stat = "cpu  1 20 300 4000 50000 600000 7000000 8 9 10\ncpu0 1 1 1 1 1 1 1 1 1 1\n";
-        assert_eq!(busy_ticks(stat), Some(7_600_321));
-        assert_eq!(busy_ticks("cpu  1 2"), None);
-    }
-
-    #[test]
-    fn process_counts_user_and_system_time() {
-        let stat = "7 (a) b) S 1 7 7 0 -1 4 1 0 0 0 40 2 0 0 20 0 1 0 4711 1 2\n";
-        assert_eq!(process_ticks(stat), Some(42));
-    }
 
     #[test]
     fn own_time_passes() {
@@ -112,5 +97,6 @@ mod tests {
             std::hint::black_box(vec![0_u8; 1 << 16]);
         }
         assert!(run_time(&[std::process::id()]).unwrap() > Duration::ZERO);
+        assert!(resident_mib(std::process::id()).unwrap() > 1.0);
     }
 }

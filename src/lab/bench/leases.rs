@@ -2,7 +2,6 @@
 
 mod route_watch;
 
-use std::fs;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -81,6 +80,7 @@ impl LeaseScale {
         let (elsewhere, _) = self.churned(Watched::No, time)?;
         let (churned, changes) = self.churned(Watched::Yes, time)?;
         let kept = if elsewhere > 0.0 { churned / elsewhere } else { 0.0 };
+        let pid = testbed::pids(&self.lab).first().copied().unwrap_or_default();
         figures.extend([
             (Metric::ChurnGbps, churned),
             (Metric::ChurnKept, kept),
@@ -88,7 +88,7 @@ impl LeaseScale {
             (Metric::ChangeMs, change),
             (Metric::DaemonUsPerChange, per_change),
             (Metric::StartMs, start.as_secs_f64() * 1e3),
-            (Metric::RssMib, self.resident_mib()?),
+            (Metric::RssMib, cpu::resident_mib(pid)?),
         ]);
         Ok(figures)
     }
@@ -241,21 +241,6 @@ impl LeaseScale {
         churned?;
         Ok((done, count.load(Ordering::Relaxed)))
     }
-
-    fn resident_mib(&self) -> Result<f64, LabError> {
-        let pid = testbed::pids(&self.lab).first().copied().unwrap_or_default();
-        let path = format!("/proc/{pid}/status");
-        let status = fs::read_to_string(&path).map_err(LabError::io(format!("read {path}")))?;
-        resident_kib(&status)
-            .map(|kib| kib / 1024.0)
-            .ok_or(LabError::Unreadable { what: path, text: status })
-    }
-}
-
-/// `VmRSS` in the text of `/proc/PID/status` (proc(5)).
-fn resident_kib(status: &str) -> Option<f64> {
-    let value = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    value.trim().strip_suffix(" kB")?.parse().ok()
 }
 
 /// The device that a node's routes to its peers lead to.
@@ -267,15 +252,4 @@ fn device(node: &Node) -> String {
 fn routes(node: &Node) -> String {
     let network = node.overlay().map(|overlay| overlay.env.network.to_string());
     format!("root {} dev {}", network.unwrap_or_default(), device(node))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn resident_memory_is_read() {
-        assert_eq!(resident_kib("VmPeak:\t9 kB\nVmRSS:\t   20480 kB\n"), Some(20480.0));
-        assert_eq!(resident_kib("Name:\tx\n"), None);
-    }
 }

@@ -1,9 +1,10 @@
 //! [`Machine`]: where and how a run was made.
 
 use std::env;
-use std::fs;
+use std::io;
 use std::thread;
 
+use procfs::{CpuInfo, Current as _, Meminfo, ProcError};
 use serde::Serialize;
 
 use crate::lab::LabError;
@@ -32,19 +33,14 @@ impl Machine {
     /// # Errors
     /// [`LabError`] of the file or tool that failed.
     pub(super) fn read() -> Result<Self, LabError> {
-        let read =
-            |path: &str| fs::read_to_string(path).map_err(LabError::io(format!("read {path}")));
-        let (cpus, memory) = (read("/proc/cpuinfo")?, read("/proc/meminfo")?);
-        let value = |text: &str, key: &str| {
-            let line = text.lines().find(|line| line.starts_with(key))?;
-            Some(line.split_once(':')?.1.trim().to_owned())
-        };
-        let memory = value(&memory, "MemTotal").unwrap_or_default();
+        let unreadable = |error: ProcError| LabError::io("read /proc")(io::Error::other(error));
+        let cpus = CpuInfo::current().map_err(unreadable)?;
+        let memory = Meminfo::current().map_err(unreadable)?;
         let args: Vec<String> = env::args().skip(1).collect();
         Ok(Self {
-            cpu: value(&cpus, "model name").unwrap_or_else(|| env::consts::ARCH.to_owned()),
+            cpu: cpus.model_name(0).unwrap_or(env::consts::ARCH).to_owned(),
             num_cpus: thread::available_parallelism().map_or(0, usize::from),
-            memory_mib: memory.trim_end_matches(" kB").parse().map_or(0, |kib: u64| kib / 1024),
+            memory_mib: memory.mem_total >> 20,
             kernel: Tool::new("uname").arg("-r").run()?.trim().to_owned(),
             date: Tool::new("date").words("-u +%Y-%m-%dT%H:%M:%SZ").run()?.trim().to_owned(),
             command: format!("flannel-lab {}", args.join(" ")),

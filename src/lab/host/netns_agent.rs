@@ -64,13 +64,6 @@ pub enum NetnsAgent {
         /// Where to
         to: SocketAddrV4,
     },
-    /// Prints what an HTTP server says to one GET
-    Fetch {
-        /// The server
-        from: SocketAddrV4,
-        /// The path
-        path: String,
-    },
 }
 
 impl NetnsAgent {
@@ -95,11 +88,6 @@ impl NetnsAgent {
             Self::Spray { to } => {
                 let sprayed = probe::spray(to, io::stdin().lock());
                 sprayed.map(drop).map_err(LabError::io(format!("datagrams to {to}")))
-            }
-            Self::Fetch { from, path } => {
-                let url = format!("fetch http://{from}{path}");
-                let body = probe::fetch(from, &path).map_err(LabError::io(url))?;
-                progress::print(&body)
             }
         }
     }

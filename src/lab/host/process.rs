@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use nix::sys::signal;
+pub use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
-use super::command::Tool;
 use super::netns::Netns;
 use super::wait::wait_for;
 use crate::lab::LabError;
@@ -34,8 +36,8 @@ pub struct Process {
 impl ProcessId {
     /// The process that has `pid` now.
     pub fn of(pid: u32) -> Option<Self> {
-        let (state, started) = stat(pid)?;
-        (state != 'Z').then_some(Self { pid, started })
+        let stat = procfs::process::Process::new(i32::try_from(pid).ok()?).ok()?.stat().ok()?;
+        (stat.state != 'Z').then_some(Self { pid, started: stat.starttime })
     }
 
     /// This process.
@@ -48,18 +50,11 @@ impl ProcessId {
         Self::of(self.pid) == Some(self)
     }
 
-    /// Sends a signal by its name, such as `TERM`, if the process is still there.
-    pub fn signal(self, name: &str) {
-        if self.is_alive() {
-            // It may end between the question and the signal: then the wish is granted.
-            drop(
-                Tool::new("kill")
-                    .arg(format!("-{name}"))
-                    .arg(self.pid.to_string())
-                    .uninterruptible()
-                    .run(),
-            );
-        }
+    /// Sends a signal, if the process is still there.
+    pub fn signal(self, signal: Signal) {
+        let pid = i32::try_from(self.pid).ok().filter(|_| self.is_alive());
+        // It may end before the signal arrives.
+        pid.map(|pid| signal::kill(Pid::from_raw(pid), signal)).transpose().ok();
     }
 }
 
@@ -132,31 +127,9 @@ impl Process {
     }
 }
 
-/// State letter and start time of a process.
-fn stat(pid: u32) -> Option<(char, u64)> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    parse_stat(&text)
-}
-
-/// The program's name stands in brackets and may itself hold spaces and brackets.
-fn parse_stat(text: &str) -> Option<(char, u64)> {
-    let (_, rest) = text.rsplit_once(") ")?;
-    let mut fields = rest.split(' ');
-    let state = fields.next()?.chars().next()?;
-    let started = fields.nth(18)?.parse().ok()?;
-    Some((state, started))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn stat_is_read_past_a_name_with_brackets() {
-        let text = "7 (a) b) S 1 7 7 0 -1 4 1 0 0 0 0 0 0 0 20 0 1 0 4711 1 2\n";
-        assert_eq!(parse_stat(text), Some(('S', 4711)));
-        assert_eq!(parse_stat("7 (a"), None);
-    }
 
     #[test]
     fn other_start_time_is_another_process() {

@@ -16,7 +16,7 @@ use super::registry::RegistryKind;
 use super::topology::{Names, Underlay, node_addr};
 use crate::lab::LabError;
 use crate::lab::host::netns::Netns;
-use crate::lab::host::process::Process;
+use crate::lab::host::process::{Process, Signal};
 use crate::lab::host::wait::wait_for;
 
 /// How long a flanneld may take from its start to a device with a route.
@@ -189,7 +189,7 @@ impl Node {
         let Some(process) = &mut self.process else {
             return Err(self.gone("was never started"));
         };
-        process.id().signal("TERM");
+        process.id().signal(Signal::SIGTERM);
         process.wait(Duration::from_secs(10))
     }
 

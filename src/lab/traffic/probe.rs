@@ -1,4 +1,4 @@
-//! Small probes that run inside a namespace: datagrams made by hand, and one HTTP request.
+//! Small probes of a namespace: datagrams made by hand, and one HTTP request.
 
 use std::io::{self, BufRead, Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream, UdpSocket};
@@ -9,6 +9,9 @@ use crate::lab::LabError;
 use crate::lab::host::netns::Netns;
 use crate::lab::host::netns_agent;
 use crate::lab::network::daemon::HEALTH_PORT;
+
+/// How long the health endpoint may take.
+const HEALTH_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Sends one UDP datagram to `to` for every line of `lines`, which is its payload in hexadecimal;
 /// gives how many.
@@ -42,33 +45,32 @@ pub fn spray_from(
     Ok(())
 }
 
-/// What the health endpoint of a node answers, asked through the hidden command of `flannel_lab`.
+/// What the health endpoint of a node answers to `GET path`.
 ///
 /// # Errors
-/// [`LabError::Command`], also when the answer is not 200.
-pub fn fetch_health(netns: &Netns, flannel_lab: &Path, path: &str) -> Result<String, LabError> {
-    let from = SocketAddrV4::new(Ipv4Addr::LOCALHOST, HEALTH_PORT).to_string();
-    let tool = netns.tool(flannel_lab).arg(netns_agent::COMMAND).arg("fetch").arg(from).arg(path);
-    Ok(tool.run()?)
+/// [`LabError::Io`], also when the answer is not 200.
+pub fn fetch_health(node: &Netns, path: &str) -> Result<String, LabError> {
+    let what = || LabError::io(format!("fetch {path} of {}", node.name()));
+    match ask_health(node, path).map_err(what())? {
+        (200, body) => Ok(body),
+        (status, _) => Err(what()(io::Error::other(format!("status {status}")))),
+    }
 }
 
-/// The body of an HTTP response to `GET path`.
+/// Status and body of that answer.
 ///
 /// # Errors
-/// The server cannot be reached or does not answer with 200.
-pub fn fetch(from: SocketAddrV4, path: &str) -> io::Result<String> {
-    let patience = Duration::from_secs(2);
-    let mut stream = TcpStream::connect_timeout(&from.into(), patience)?;
-    stream.set_read_timeout(Some(patience))?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {from}\r\n\r\n")?;
+/// The node cannot be reached, or answers with something else than HTTP.
+pub fn ask_health(node: &Netns, path: &str) -> io::Result<(u16, String)> {
+    let (addr, deadline) = (SocketAddrV4::new(Ipv4Addr::LOCALHOST, HEALTH_PORT), HEALTH_DEADLINE);
+    let mut stream = node.enter(|| TcpStream::connect_timeout(&addr.into(), deadline))?;
+    stream.set_read_timeout(Some(deadline))?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {addr}\r\n\r\n")?;
     let mut response = String::new();
     stream.read_to_string(&mut response)?;
     let (head, body) = response.split_once("\r\n\r\n").ok_or(io::ErrorKind::InvalidData)?;
-    let status = head.lines().next().unwrap_or_default();
-    if !status.contains(" 200 ") {
-        return Err(io::Error::other(status.to_owned()));
-    }
-    Ok(body.to_owned())
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+    Ok((status.ok_or(io::ErrorKind::InvalidData)?, body.to_owned()))
 }
 
 fn to_hex(bytes: &[u8]) -> String {
