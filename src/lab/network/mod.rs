@@ -353,7 +353,8 @@ fn start_registry(
         RegistryKind::Etcd => {
             let netns = Netns::create(names.etcd())?;
             underlay.join(&netns, "etcd", ETCD_ADDR)?;
-            Ok(Registry::Etcd(Etcd::start(netns, names.dir().join("etcd"))?))
+            let etcd = Etcd::start(netns, names.dir().join("etcd"))?;
+            Ok(Registry::Etcd(Box::new(etcd)))
         }
         RegistryKind::File => Ok(Registry::File(RegistryFile::new(names.registry_file()))),
     }

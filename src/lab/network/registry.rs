@@ -27,7 +27,7 @@ pub enum RegistryKind {
 #[derive(Debug)]
 pub enum Registry {
     /// An etcd.
-    Etcd(Etcd),
+    Etcd(Box<Etcd>),
     /// A file; its form is told in the README, "Without etcd".
     File(RegistryFile),
 }
