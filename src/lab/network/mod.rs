@@ -1,5 +1,6 @@
 //! [`Lab`]: a network of nodes, from its spec to its removal.
 
+mod spec;
 pub mod topology;
 pub mod node;
 pub mod pods;
@@ -11,17 +12,14 @@ pub mod datapath;
 pub mod backend;
 pub mod stock_emulator;
 
-use std::collections::BTreeMap;
-use std::iter;
 use std::thread;
 use std::time::Duration;
 
-use self::backend::Backend;
-use self::daemon::Daemon;
 use self::etcd::Etcd;
 use self::node::Node;
 use self::pods::Pod;
 use self::registry::{Registry, RegistryFile, RegistryKind};
+pub use self::spec::{DEFAULT_CONFIG, LabSpec};
 use self::topology::{ETCD_ADDR, MAX_NODES, Names, Underlay};
 use super::LabError;
 use super::host::netns::Netns;
@@ -33,29 +31,6 @@ use super::progress::{complain, step};
 use super::state::{self, LabState, NodeState};
 use super::teardown;
 use super::traffic::measure;
-
-/// What a lab should be like.
-#[derive(Debug, Clone)]
-pub struct LabSpec {
-    /// Its name, which names its namespaces too.
-    pub name: String,
-    /// Nodes at the start.
-    pub num_nodes: usize,
-    /// Pods on each node.
-    pub num_pods: usize,
-    /// MTU of the underlay, in bytes.
-    pub mtu: u16,
-    /// Where its nodes find their config and keep their leases.
-    pub registry: RegistryKind,
-    /// Network config for the registry; `None` leaves it unwritten.
-    pub config: Option<String>,
-    /// What the nodes run.
-    pub daemon: Daemon,
-    /// What single nodes run instead, by their names.
-    pub daemons: BTreeMap<String, Daemon>,
-    /// Whether the underlay carries no superpackets.
-    pub frames_only: bool,
-}
 
 /// A network of nodes. Dropping it removes it, unless it was told to stay.
 #[derive(Debug)]
@@ -75,57 +50,9 @@ struct Cleanup {
     armed: bool,
 }
 
-/// A network config such as flannel's documentation shows.
-pub const DEFAULT_CONFIG: &str = r#"{"Network":"10.5.0.0/16"}"#;
-
 /// How long all pods may take to reach each other once every node is ready: peers learn of each
 /// other from the registry within milliseconds, or at the next look at it.
 const REACHABLE: Duration = Duration::from_secs(20);
-
-/// A daemon whose help names this flag takes a file for its registry; stock's does not.
-const REGISTRY_FLAG: &str = "-registry";
-
-impl LabSpec {
-    /// Three nodes with one pod each, on an underlay of 1500 bytes, all running `daemon`.
-    pub fn new(name: impl Into<String>, daemon: Daemon) -> Self {
-        Self {
-            name: name.into(),
-            num_nodes: 3,
-            num_pods: 1,
-            mtu: 1500,
-            registry: RegistryKind::default(),
-            config: Some(DEFAULT_CONFIG.to_owned()),
-            daemon,
-            daemons: BTreeMap::new(),
-            frames_only: false,
-        }
-    }
-
-    /// The backend that its config names.
-    pub fn backend(&self) -> Backend {
-        self.config.as_deref().map_or_else(Backend::default, Backend::of)
-    }
-
-    /// Refuses daemons that cannot work with the backend or the registry.
-    fn check_daemons(&self) -> Result<(), LabError> {
-        let mut daemons = iter::once(&self.daemon).chain(self.daemons.values());
-        if self.backend() != Backend::Udp && daemons.clone().any(Daemon::is_stock_emulator) {
-            return Err(LabError::NeedsUdp(self.backend()));
-        }
-        if self.registry == RegistryKind::Etcd {
-            return Ok(()); // every flanneld can
-        }
-        match daemons.find(|daemon| !daemon.knows(REGISTRY_FLAG)) {
-            Some(daemon) => Err(LabError::NeedsEtcd { program: daemon.program.clone() }),
-            None => Ok(()),
-        }
-    }
-
-    /// What the node of this name runs.
-    pub fn daemon_of(&self, node: &str) -> Daemon {
-        self.daemons.get(node).unwrap_or(&self.daemon).clone()
-    }
-}
 
 impl Lab {
     /// Creates underlay, registry and all nodes; starts nothing on the nodes yet.
