@@ -28,7 +28,7 @@ fn main() -> ExitCode {
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // With nobody listening the exit status still tells.
+            // If nobody reads it, the exit status is left.
             drop(writeln!(io::stderr(), "flannel-lab: {error:#}"));
             let interrupt = error.downcast_ref().is_some_and(LabError::is_interrupt);
             if interrupt { ExitCode::from(INTERRUPTED) } else { ExitCode::FAILURE }

@@ -44,7 +44,7 @@ pub enum Task {
     /// the same kind, and so does every daemon given by --flanneld. Everything takes a quarter of an
     /// hour. Ratios within a run are worth more than absolute figures.
     Bench(BenchArgs),
-    /// Tries twill beside another flanneld, such as a stock one: a table of what works.
+    /// Tries twill together with another flanneld, such as a stock one: a table of what works.
     ///
     /// In labs of a node each: who joins first, longest packets, restarts, renewals, a peer that
     /// comes and goes, reservations. Takes about a minute; the exit status is 1 when a case fails.
@@ -105,7 +105,7 @@ pub struct ShapeArgs {
     /// The flanneld to run: PATH on all nodes, NODE=PATH on one
     ///
     /// May be given several times. The word `stock-emulator` for PATH is the built-in emulator of a
-    /// stock node. Without it, all nodes run the flanneld beside this program.
+    /// stock node. Without it, all nodes run the flanneld in the directory of this program.
     #[arg(long, value_name = "[NODE=]PATH")]
     pub flanneld: Vec<String>,
     /// What the underlay's links carry
@@ -159,7 +159,7 @@ pub struct InteropArgs {
     pub flags: String,
 }
 
-/// Which lab, and in what form to tell.
+/// Which lab, and the form of the output.
 #[derive(Debug, Args)]
 pub struct StatusArgs {
     /// Its name

@@ -1,4 +1,4 @@
-//! Twill beside another flanneld: every way in which two nodes of a network come to depend on each
+//! Twill together with another flanneld: every way in which two nodes of a network depend on each
 //! other, tried in turn.
 //!
 //! In every lab `n1` runs twill and `n2` the other. A case that fails does not keep the later ones
@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use super::network::backend::Backend;
 use super::network::daemon::Daemon;
-use super::progress::{complain, step};
+use super::progress::{step, warn};
 use super::{Lab, LabError, LabSpec};
 
 /// Who meets whom.
@@ -104,7 +104,7 @@ impl Meeting {
                     Ok(()) => Verdict::Passed,
                     Err(CaseError::Lab(error)) if error.is_interrupt() => return Err(error),
                     Err(error) => {
-                        tell_last_words(&lab);
+                        print_logs(&lab);
                         Verdict::Failed(error.to_string())
                     }
                 };
@@ -125,9 +125,9 @@ impl Meeting {
 }
 
 /// The logs are about to go.
-fn tell_last_words(lab: &Lab) {
+fn print_logs(lab: &Lab) {
     for node in lab.nodes() {
-        complain(&format!("{} logged last:\n{}", node.name(), node.log_tail(5)));
+        warn(&format!("{} logged last:\n{}", node.name(), node.log_tail(5)));
     }
 }
 

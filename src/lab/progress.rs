@@ -13,17 +13,17 @@ static MUTED: AtomicBool = AtomicBool::new(false);
 /// Says what is done now, with the seconds since the first such line.
 pub fn step(what: &str) {
     if !MUTED.load(Ordering::Relaxed) {
-        complain(what);
+        warn(what);
     }
 }
 
-/// From now on steps are no longer told, complaints still are: for tests.
+/// Stops the printing of steps, but not of warnings: for tests.
 pub fn mute() {
     MUTED.store(true, Ordering::Relaxed);
 }
 
-/// Says what went wrong where nobody can be given an error.
-pub(super) fn complain(what: &str) {
+/// Prints what went wrong where no caller takes an error.
+pub(super) fn warn(what: &str) {
     let elapsed = START.get_or_init(Instant::now).elapsed().as_secs_f64();
     // Nobody may be listening, and cleaning up must go on then.
     drop(writeln!(io::stderr(), "[{elapsed:5.1}s] {what}"));

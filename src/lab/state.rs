@@ -66,9 +66,9 @@ impl LabState {
     /// Takes the name: creates the lab's directory, which must not exist, with this state in it.
     ///
     /// # Errors
-    /// [`LabError::Exists`] when somebody else has it.
+    /// [`LabError::Exists`] when another lab has it.
     pub(super) fn claim(&self, names: &Names) -> Result<(), LabError> {
-        // The directory appears with its file in it, so that nobody sees it without an owner.
+        // The directory appears with its file in it, so that it never exists without an owner.
         let fresh = Path::new(LABS_DIR).join(format!(".{}-{}", names.lab(), process::id()));
         fs::create_dir_all(&fresh).map_err(LabError::io(format!("create {}", fresh.display())))?;
         self.write(&fresh)?;

@@ -47,7 +47,7 @@ pub fn remove(names: &Names) -> Result<(), LabError> {
     Err(LabError::Teardown { name: names.lab().to_owned(), failures })
 }
 
-/// The namespaces of the lab, whoever made them.
+/// The namespaces of the lab.
 pub(super) fn namespaces(names: &Names) -> Vec<Netns> {
     let entries = fs::read_dir(NETNS_DIR).into_iter().flatten().flatten();
     let found = entries.filter_map(|entry| entry.file_name().into_string().ok());

@@ -1,4 +1,4 @@
-//! The CNI way: the `bridge` and `host-local` plugins, told by hand what `subnet.env` says.
+//! The CNI way: the `bridge` and `host-local` plugins, with a config made from `subnet.env`.
 
 use std::net::Ipv4Addr;
 

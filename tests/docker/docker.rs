@@ -1,4 +1,4 @@
-//! Docker behind flanneld: `mk-docker-opts.sh` tells dockerd what `subnet.env` says.
+//! Docker behind flanneld: `mk-docker-opts.sh` turns `subnet.env` into options of dockerd.
 
 use std::fs;
 use std::path::Path;

@@ -21,7 +21,7 @@ use twill::lab::{Lab, LabSpec};
 pub const FLANNELD: &str = env!("CARGO_BIN_EXE_flanneld");
 pub const FLANNEL_LAB: &str = env!("CARGO_BIN_EXE_flannel-lab");
 
-/// A lab of `num_nodes` nodes that nobody else has: one pod each, all running our flanneld.
+/// A lab of `num_nodes` nodes of its own: one pod each, all running our flanneld.
 pub fn spec(topic: &str, num_nodes: usize) -> LabSpec {
     let name = format!("t{}-{topic}", process::id());
     progress::mute(); // the runner's lines stay whole
@@ -53,7 +53,7 @@ pub fn ping(pod: &Pod, args: &str, to: Ipv4Addr) -> (bool, String) {
     (output.status.success(), output.stdout + &output.stderr)
 }
 
-/// What `etcdctl` prints when an operator runs it beside the lab's etcd.
+/// What `etcdctl` prints in the namespace of the lab's etcd.
 pub fn etcdctl(etcd: &Etcd, args: &[&str]) -> String {
     let etcdctl = etcd.netns().tool("etcdctl").arg(format!("--endpoints={ETCD_ADDR}:2379"));
     args.iter().fold(etcdctl, |tool, arg| tool.arg(arg)).run().unwrap()

@@ -46,12 +46,12 @@ pub struct BenchArgs {
     html: Option<PathBuf>,
 }
 
-/// Names that stand for something else already.
+/// Names that the report uses for something else.
 const RESERVED: [&str; 4] = ["raw", "vxlan", "twill", "off"];
 
 impl BenchArgs {
-    /// Measures, prints the tables, and writes the files. `flannel_lab` is this program, beside
-    /// which our flanneld stands.
+    /// Measures, prints the tables, and writes the files. Our flanneld is in the
+    /// directory of `flannel_lab`, which is this program.
     ///
     /// # Errors
     /// [`LabError`]; the labs are gone even then.

@@ -92,7 +92,7 @@ fn write_tiles(page: &mut String, results: &Results) -> fmt::Result {
     writeln!(page, "<section class=\"tiles\">{tiles}</section>")
 }
 
-/// Text as it may stand between tags and in attributes.
+/// Text for between tags and in attributes.
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {

@@ -210,7 +210,7 @@ impl LeaseScale {
         })
     }
 
-    /// Throughput in Gb/s beside [`CHURN`] changes a second, and how many there were.
+    /// Throughput in Gb/s during [`CHURN`] changes a second, and how many there were.
     fn churned(&self, watched: Watched, time: Duration) -> Result<(f64, f64), LabError> {
         let ends = self.ends()?;
         let start = Instant::now();

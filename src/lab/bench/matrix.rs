@@ -24,7 +24,7 @@ pub(super) enum Workload {
         /// While TCP flows fill the same direction.
         loaded: bool,
     },
-    /// One TCP flow beside so many leases.
+    /// One TCP flow in a network of so many leases.
     Leases,
 }
 

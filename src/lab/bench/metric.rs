@@ -120,7 +120,7 @@ impl Metric {
             }
             Self::ChurnGbps => "Throughput while leases of other nodes come and go.",
             Self::ChurnKept => {
-                "That throughput divided by the one beside the same writes to keys that no daemon \
+                "That throughput divided by the one during the same writes to keys that no daemon \
                  watches, so that etcd's own work cancels out."
             }
             Self::ChangesPerSecond => "Leases that were added or removed, a second.",
@@ -154,7 +154,7 @@ impl Metric {
         shares.into_iter().find(|(whole, _)| *whole == self).map(|(_, share)| share)
     }
 
-    /// Whether it is told while the run goes on.
+    /// Whether it is printed during the run.
     pub(super) const fn is_headline(self) -> bool {
         matches!(self, Self::Gbps | Self::Kpps | Self::RttP50Us | Self::RttP99Us | Self::StartMs)
     }

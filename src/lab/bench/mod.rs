@@ -8,7 +8,7 @@
 //! run      all rounds of all cases  →  results  →  table, html
 //! ```
 //!
-//! Every overlay has a lab of its own, all stand at once, and only the one that is measured moves
+//! Every overlay has a lab of its own, all run at once, and only the one that is measured moves
 //! packets. So the systems can take turns within each round, and a ratio compares what happened
 //! within a second or two of each other.
 

@@ -65,7 +65,7 @@ impl Peers {
             .filter(|(key, _)| !taken.contains(key))
             .take(num)
             .collect();
-        // The last in etcd's order belongs to a node that can tell when packets reach it.
+        // The last in etcd's order belongs to a node that sees whether packets reach it.
         if let Some(last) = leases.iter_mut().max_by(|a, b| a.0.cmp(&b.0)) {
             last.1 = GATEWAY;
         }

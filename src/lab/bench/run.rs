@@ -14,7 +14,7 @@ use super::testbed::{Contender, Participant, Testbed};
 use crate::lab::LabError;
 use crate::lab::network::backend::Backend;
 use crate::lab::network::daemon::Daemon;
-use crate::lab::progress::{complain, step};
+use crate::lab::progress::{step, warn};
 
 /// What to run.
 #[derive(Debug, Clone)]
@@ -25,7 +25,7 @@ pub struct Plan {
     pub twill: Daemon,
     /// The backends that all daemons run in turn.
     pub backends: Vec<Backend>,
-    /// Those that take part beside it.
+    /// The daemons that take part besides ours.
     pub others: Vec<Contender>,
     /// The cases.
     pub matrix: Matrix,
@@ -155,7 +155,7 @@ impl Bench<'_> {
         let Some(taken) = self.unless_others(taken, &samples.system, place)? else {
             return Ok(());
         };
-        self.tell(round, place, &samples.system, &taken, self.step());
+        self.report(round, place, &samples.system, &taken, self.step());
         samples.rounds.push(taken);
         Ok(())
     }
@@ -173,7 +173,7 @@ impl Bench<'_> {
         match result {
             Err(error) if is_others && !error.is_interrupt() => {
                 let failure = format!("{system} in {place}: {error}");
-                complain(&failure);
+                warn(&failure);
                 self.failures.push(failure);
                 Ok(None)
             }
@@ -181,7 +181,14 @@ impl Bench<'_> {
         }
     }
 
-    fn tell(&mut self, round: usize, place: &str, system: &str, taken: &Sample, planned: Duration) {
+    fn report(
+        &mut self,
+        round: usize,
+        place: &str,
+        system: &str,
+        taken: &Sample,
+        planned: Duration,
+    ) {
         let figures = taken.iter().filter(|(metric, _)| metric.is_headline());
         let figures: Vec<String> =
             figures.map(|(metric, figure)| format!("{figure:.2} {}", metric.unit())).collect();

@@ -15,7 +15,7 @@ use crate::lab::traffic::flood;
 use crate::lab::traffic::measure;
 use crate::lab::{Lab, LabError, LabSpec};
 
-/// A daemon that takes part beside twill, under a name of its own.
+/// A daemon that takes part, under a name of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Contender {
     /// Its name in the report.

@@ -143,7 +143,7 @@ impl Tool {
         })
     }
 
-    /// Runs the tool; a non-zero exit is the caller's to judge.
+    /// Runs the tool; the caller checks the exit status.
     ///
     /// # Errors
     /// [`CommandError`], but never [`CommandError::Failed`].

@@ -44,7 +44,7 @@ impl Netns {
         &self.name
     }
 
-    /// The file that stands for it.
+    /// Its file.
     pub fn path(&self) -> PathBuf {
         Path::new(NETNS_DIR).join(&self.name)
     }

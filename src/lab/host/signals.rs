@@ -1,4 +1,4 @@
-//! SIGINT, SIGTERM and SIGHUP: remembered, so that whoever waits can stop and clean up.
+//! SIGINT, SIGTERM and SIGHUP: remembered, so that a waiting caller can stop and clean up.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -97,7 +97,7 @@ pub(super) fn other_renews(lab: &mut Lab, _: &Meeting) -> Result<(), CaseError> 
     renew(lab, OTHER)
 }
 
-/// Whoever finds its lease about to end has to renew it; nobody waits for 23 hours here.
+/// A node must renew a lease that is about to end. The test shortens the lease instead of waiting.
 fn renew(lab: &mut Lab, index: usize) -> Result<(), CaseError> {
     let key = key(&lab.nodes()[index])?;
     let etcd = lab.etcd();
@@ -142,7 +142,7 @@ fn follow(lab: &mut Lab, index: usize, backend: Backend) -> Result<(), CaseError
     Ok(())
 }
 
-/// A subnet of the lab's network that nobody has, and an address in it.
+/// A subnet of the lab's network that is free, and an address in it.
 fn free_subnet(lab: &mut Lab) -> Result<(String, Ipv4Addr), LabError> {
     let leases = lab.etcd().leases()?;
     let numbers = (1..=u8::MAX).map(|number| (format!("10.5.{number}.0-24"), number));

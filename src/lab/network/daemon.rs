@@ -1,4 +1,4 @@
-//! [`Daemon`]: which `flanneld` a node runs, and [`SubnetEnv`], what it tells the node.
+//! [`Daemon`]: which `flanneld` a node runs, and [`SubnetEnv`], the file it writes.
 
 use std::fs;
 use std::net::Ipv4Addr;

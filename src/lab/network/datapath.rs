@@ -19,7 +19,7 @@ pub enum Datapath {
     Raw,
     /// The kernel's vxlan device.
     Vxlan,
-    /// flanneld, as the lab was told to run it.
+    /// flanneld, as the spec says.
     Overlay,
     /// flanneld restarted with [`OFFLOAD_OFF`].
     OverlayOffloadOff,

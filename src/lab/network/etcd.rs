@@ -42,7 +42,7 @@ impl Etcd {
     /// Starts an etcd in `netns`, which has [`ETCD_ADDR`]; its data and log are below `dir`.
     ///
     /// # Errors
-    /// [`LabError`] when it cannot be started; [`wait_ready`](Self::wait_ready) tells the rest.
+    /// [`LabError`] when it cannot be started. Call [`wait_ready`](Self::wait_ready) next.
     pub fn start(netns: Netns, dir: PathBuf) -> Result<Self, LabError> {
         fs::create_dir_all(&dir).map_err(LabError::io(format!("create {}", dir.display())))?;
         let process = spawn(&netns, &dir)?;
@@ -68,7 +68,7 @@ impl Etcd {
     /// Waits until it answers.
     ///
     /// # Errors
-    /// [`LabError::Daemon`] with its last words when it does not.
+    /// [`LabError::Daemon`] with the last line of its log when it does not.
     pub fn wait_ready(&mut self) -> Result<(), LabError> {
         let answer = wait_for("etcd to answer", READY, || {
             if let Some(status) = self.process.ended() {

@@ -27,12 +27,12 @@ use super::host::process::Process;
 use super::host::signals;
 use super::host::tools;
 use super::host::wait::wait_for;
-use super::progress::{complain, step};
+use super::progress::{step, warn};
 use super::state::{self, LabState, NodeState};
 use super::teardown;
 use super::traffic::measure;
 
-/// A network of nodes. Dropping it removes it, unless it was told to stay.
+/// A network of nodes. Dropping it removes it, unless [`keep`](Lab::keep) was called.
 #[derive(Debug)]
 pub struct Lab {
     names: Names,
@@ -213,7 +213,7 @@ impl Lab {
         Ok(())
     }
 
-    /// Removes the lab now and tells what could not be removed.
+    /// Removes the lab now and returns what could not be removed.
     ///
     /// # Errors
     /// [`LabError::Teardown`].
@@ -222,7 +222,7 @@ impl Lab {
         teardown::remove(&self.names)
     }
 
-    /// Writes `lab.json` anew, after nodes were started or stopped.
+    /// Writes `lab.json` again, after nodes were started or stopped.
     ///
     /// # Errors
     /// [`LabError::Io`].
@@ -254,7 +254,7 @@ impl Drop for Lab {
         // A failing test shows what its daemons said; their logs are about to go.
         if thread::panicking() {
             for node in &self.nodes {
-                complain(&format!("{} logged last:\n{}", node.name(), node.log_tail(20)));
+                warn(&format!("{} logged last:\n{}", node.name(), node.log_tail(20)));
             }
         }
     }
@@ -265,7 +265,7 @@ impl Drop for Cleanup {
         if self.armed
             && let Err(error) = teardown::remove(&self.names)
         {
-            complain(&error.to_string());
+            warn(&error.to_string());
         }
     }
 }
@@ -293,7 +293,7 @@ fn remove_orphans() {
         if LabState::load(&names).is_ok_and(|state| state.is_orphan()) {
             step(&format!("removing lab {}, which its owner left behind", names.lab()));
             if let Err(error) = teardown::remove(&names) {
-                complain(&error.to_string());
+                warn(&error.to_string());
             }
         }
     }

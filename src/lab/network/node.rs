@@ -142,7 +142,7 @@ impl Node {
     /// Waits for a new `subnet.env`, and the device and route it promises.
     ///
     /// # Errors
-    /// [`LabError::Daemon`] with its last words when it ends or takes longer than [`READY`].
+    /// [`LabError::Daemon`] with the last line of its log when it ends or takes longer than [`READY`].
     pub fn wait_ready(&mut self) -> Result<&Overlay, LabError> {
         let what = format!("flanneld of {}", self.name());
         let ready = wait_for(&what, READY, || {

@@ -9,7 +9,7 @@ use super::topology::Names;
 use crate::lab::LabError;
 use crate::lab::host::netns::Netns;
 
-/// A namespace that stands for a container.
+/// A namespace in the place of a container.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Pod {
     /// Its name within the lab, such as `n1-p1`.

@@ -28,7 +28,7 @@ pub enum RegistryKind {
 pub enum Registry {
     /// An etcd.
     Etcd(Box<Etcd>),
-    /// A file; its form is told in the README, "Without etcd".
+    /// A file; the README describes its form in "Without etcd".
     File(RegistryFile),
 }
 
@@ -39,7 +39,7 @@ pub struct RegistryFile {
 }
 
 impl RegistryKind {
-    /// The flag that tells a node of `names`' lab where its registry is.
+    /// The flag that says to a node of `names`' lab where its registry is.
     pub(super) fn flag(self, names: &Names) -> String {
         match self {
             Self::Etcd => format!("-etcd-endpoints={}", etcd::endpoint()),
@@ -60,7 +60,7 @@ impl Registry {
         }
     }
 
-    /// Every lease: the subnet as it stands in the key, such as `10.5.7.0-24`, and the value.
+    /// Every lease: the subnet as in the key, such as `10.5.7.0-24`, and the value.
     ///
     /// # Errors
     /// [`LabError`] of etcd or the file.

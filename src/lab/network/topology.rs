@@ -1,4 +1,4 @@
-//! Names, addresses and links: what stands where in a lab.
+//! Names, addresses and links: what is where in a lab.
 //!
 //! ```text
 //!   <lab>-net     br0 192.168.64.1/24 ─┬─ etcd ── eth0 192.168.64.2    <lab>-etcd

@@ -50,7 +50,7 @@ pub struct TcpServer {
 const PORT: u16 = 5201;
 
 impl TcpServer {
-    /// Starts a server in `netns` and waits until it listens; its log stands in `dir`.
+    /// Starts a server in `netns` and waits until it listens; its log is in `dir`.
     ///
     /// # Errors
     /// [`LabError`] when it does not come to listen.

@@ -60,7 +60,7 @@ pub struct Server {
 const PORT: u16 = 7007;
 
 impl Generator {
-    /// Starts a server in `netns` and waits until it listens; its log stands in `dir`.
+    /// Starts a server in `netns` and waits until it listens; its log is in `dir`.
     ///
     /// # Errors
     /// [`LabError`] when it does not come to listen.

@@ -86,7 +86,7 @@ fn take_back(datagram: &[u8], on_the_way: &mut HashMap<u64, usize>, report: &mut
     }
 }
 
-/// Sends every sound datagram back, and tells its sender of every other.
+/// Sends every sound datagram back, and reports every other to its sender.
 pub(super) fn answer(socket: &UdpSocket) {
     let mut buffer = vec![0; MAX_LEN];
     loop {

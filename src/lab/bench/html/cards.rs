@@ -52,7 +52,7 @@ const CHAPTERS: [Chapter; 6] = [
     },
     Chapter {
         title: "Many leases",
-        about: "One TCP flow between two of many nodes, at rest and beside a thousand lease \
+        about: "One TCP flow between two of many nodes, first while leases stay, then with a thousand lease \
                 changes a second, and a restart of the sending node's daemon.",
         workloads: "leases",
         charts: &[

@@ -14,7 +14,7 @@ pub(super) struct Bar {
     pub(super) max: f64,
     /// A part of the median that is drawn darker.
     pub(super) part: Option<f64>,
-    /// What stands behind the figure.
+    /// A note behind the figure.
     pub(super) note: String,
 }
 

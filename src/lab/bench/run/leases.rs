@@ -18,7 +18,7 @@ impl Bench<'_> {
             let made = LeaseScale::set_up(&lab, &participant, num_leases);
             let place = format!("{num_leases} leases");
             lease_scales.extend(self.unless_others(made, name, &place)?);
-            self.clock.done(testbed::LAB_TIME, &format!("{name} is up beside {num_leases} leases"));
+            self.clock.done(testbed::LAB_TIME, &format!("{name} is up with {num_leases} leases"));
         }
         let mut all: Vec<Samples> = lease_scales.iter().map(|c| Samples::new(&c.name)).collect();
         for round in 0..self.plan.matrix.rounds {
@@ -30,7 +30,7 @@ impl Bench<'_> {
                 samples.pod_mtu = scale.pod_mtu();
                 let taken = scale.take(self.plan.matrix.time);
                 if let Some(taken) = self.unless_others(taken, &samples.system, "leases")? {
-                    self.tell(round, "leases", &samples.system, &taken, self.leases_step());
+                    self.report(round, "leases", &samples.system, &taken, self.leases_step());
                     samples.rounds.push(taken);
                 }
             }
@@ -44,9 +44,8 @@ impl Bench<'_> {
         lease_scales.into_iter().try_for_each(LeaseScale::remove)
     }
 
-    /// Who is measured beside how many leases: everybody but twill as stock moves packets, whose
-    /// control plane is twill's. Where the kernel has an entry for each peer, fewer numbers tell
-    /// enough.
+    /// Who is measured with how many leases: all but twill as stock moves packets, which has twill's
+    /// control plane. Fewer numbers are enough where the kernel has entries for each peer.
     pub(super) fn lease_scales(&self) -> Vec<(Participant, usize)> {
         let matrix = &self.plan.matrix;
         let mut all = Vec::new();

@@ -86,7 +86,7 @@ impl Leases {
         }
     }
 
-    /// `None` when somebody else was faster.
+    /// `None` when another node was faster.
     fn try_acquire(
         &self,
         config: &Config,
