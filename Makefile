@@ -69,6 +69,7 @@ fuzz: ## every fuzz target for a minute each; FUZZ_SECONDS is another time
 check: setup ## format, lints and documentation, warnings denied
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets -- -D warnings
+	$(CARGO) clippy --test netns --test docker -- -D warnings # not among --all-targets
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps
 
 test: setup target/prometheus target/docker ## every test: units and integration, then real namespaces

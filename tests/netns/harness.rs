@@ -1,14 +1,12 @@
 //! Labs for tests, and what tests ask of them.
 
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpStream};
-use std::path::Path;
+use std::net::Ipv4Addr;
 use std::process;
 use std::time::Duration;
 
 use serde_json::Value;
 use twill::lab::host::wait::wait_for;
-use twill::lab::network::daemon::{Daemon, HEALTH_PORT};
+use twill::lab::network::daemon::Daemon;
 use twill::lab::network::etcd::Etcd;
 use twill::lab::network::node::{Node, Overlay};
 use twill::lab::network::pods::Pod;

@@ -2,11 +2,10 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 
 use twill::lab::traffic::probe::fetch_health;
 
-use crate::harness::{FLANNEL_LAB, eventually, overlay, up, workers};
+use crate::harness::{eventually, overlay, up, workers};
 
 #[test]
 fn device_and_route_look_like_stocks() {

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -20,9 +19,7 @@ use twill::lab::traffic::probe;
 use twill::lab::traffic::tcp;
 use twill::lab::{Lab, LabSpec};
 
-use crate::harness::{
-    FLANNEL_LAB, eventually, failing_checks, generator, overlay, ping, pod, spec, up,
-};
+use crate::harness::{eventually, failing_checks, generator, overlay, ping, pod, spec, up};
 
 /// What `ip` is told, and what the daemon says then. Each happens twice.
 const ACCIDENTS: [(&str, &str); 6] = [

@@ -9,7 +9,7 @@
 //! pods, the fragments of one direction would be the answers to those of the other.
 
 use serde_json::Value;
-use twill::dataplane::ingress::coalesce::MAX_SEGMENTS;
+use twill::dataplane::ingress::gro_item::MAX_SEGMENTS;
 use twill::lab::host::netns::Netns;
 use twill::lab::network::daemon::Daemon;
 use twill::lab::network::node::Node;
