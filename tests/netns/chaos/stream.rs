@@ -121,7 +121,8 @@ fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> Option<usize> {
 /// The number, and after it so many bytes that follow from it.
 fn datagram(number: u64) -> Vec<u8> {
     let len = (number * 37 % 1400) as usize;
-    let bytes = (0..len).map(|at| (number as usize * 31 + at * 7) as u8);
+    let bytes =
+        (0_u64..).map(|at| number.wrapping_mul(31).wrapping_add(at * 7).to_le_bytes()[0]).take(len);
     number.to_be_bytes().into_iter().chain(bytes).collect()
 }
 
