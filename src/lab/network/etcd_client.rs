@@ -120,3 +120,36 @@ impl EtcdClient {
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::subnet::kv::registry::test_etcd::EtcdServer;
+
+    #[test]
+    fn keys_leases_and_transactions_of_a_real_etcd() {
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        let server = runtime.block_on(EtcdServer::start());
+        let etcd = EtcdClient::new(&server.url, None).unwrap();
+        assert!(etcd.is_healthy());
+        assert_eq!(etcd.get("/a/1").unwrap(), None);
+        assert_eq!(etcd.ttl("/a/1").unwrap(), None);
+
+        etcd.put("/a/1", "one", None).unwrap();
+        assert_eq!(etcd.ttl("/a/1").unwrap(), Some(-1));
+        let lease = etcd.grant(1000).unwrap();
+        assert!(etcd.create("/a/2", "two", lease).unwrap());
+        assert!(!etcd.create("/a/2", "again", lease).unwrap());
+        assert!(etcd.ttl("/a/2").unwrap().is_some_and(|ttl| (900..=1000).contains(&ttl)));
+        let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        assert_eq!(etcd.list("/a/").unwrap(), [pair("1", "one"), pair("2", "two")]);
+
+        let all = vec![TxnOp::delete("/a/1", None), TxnOp::put("/a/3", "three", None)];
+        etcd.commit(all).unwrap();
+        assert_eq!(etcd.list("/a/").unwrap(), [pair("2", "two"), pair("3", "three")]);
+        assert!(etcd.delete("/a/2").unwrap());
+        assert!(!etcd.delete("/a/2").unwrap());
+        drop(server);
+        assert!(!etcd.is_healthy());
+    }
+}
