@@ -21,10 +21,8 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ipnetwork::Ipv4Network;
 use sd_notify::NotifyState;
 use tokio::runtime::Builder;
-use tokio::time::timeout;
 use tracing::{info, warn};
 
 use self::backend::{BackendSetup, UdpOptions};
@@ -35,17 +33,17 @@ pub use self::error::DaemonError;
 use self::host::iface::{ExternalInterface, IfaceChoice};
 use self::host::{iface, overlap, preflight};
 use self::node::signals::{Asked, Signals};
-use self::node::state_file::{Past, Remembered, StateFile};
 use self::node::status::{BEAT, Loop, SharedStatus};
 use self::node::subnet_env;
 use self::node::supervisor::Node;
+use self::subnet::SubnetManager;
 use self::subnet::host_id::HostId;
-use self::subnet::kv::config_wait::{ConfigWait, FoundConfig, NotYet, POLL_INTERVAL, read_config};
+use self::subnet::kv::manager::{KvManager, KvSettings};
 use self::subnet::kv::registry::Registry;
 use self::subnet::kv::registry::any_etcd::AnyEtcd;
 use self::subnet::kv::registry::file::FileRegistry;
 use self::subnet::kv::renew::KeepPolicy;
-use self::util::log_limit::LogLimit;
+use self::subnet::kv::state_file::StateFile;
 use self::util::panics;
 use self::util::systemd::notify;
 use crate::control::host::net;
@@ -67,9 +65,12 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
             match &config.registry {
                 RegistryKind::Etcd => {
                     let registry = AnyEtcd::connect(&config.etcd).await?;
-                    run_with(&config, &registry).await
+                    run_with(&config, kv_manager(&config, &registry)).await
                 }
-                RegistryKind::File(path) => run_with(&config, &FileRegistry::new(path)).await,
+                RegistryKind::File(path) => {
+                    let registry = FileRegistry::new(path);
+                    run_with(&config, kv_manager(&config, &registry)).await
+                }
             }
         })
     };
@@ -84,8 +85,8 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
 /// that does not answer must not hold it up.
 const LAST_WRITE_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// The life of the daemon once its registry is known.
-async fn run_with<R: Registry>(config: &Config, registry: &R) -> Result<(), DaemonError> {
+/// The life of the daemon once its lease source is known.
+async fn run_with<M: SubnetManager>(config: &Config, manager: M) -> Result<(), DaemonError> {
     // 1. What the operator and the host got wrong, before anything is touched.
     preflight::check_net_admin()?;
     backend::preflight(config.backend)?;
@@ -101,7 +102,7 @@ async fn run_with<R: Registry>(config: &Config, registry: &R) -> Result<(), Daem
         observe::start(addr, Arc::clone(&health))?;
     }
     // 4. The node, until it fails or a signal stops it.
-    let result = run_until_stopped(config, registry, &health, &mut signals).await;
+    let result = run_until_stopped(config, manager, &health, &mut signals).await;
     // 5. The node is gone by now, and with it workers, sockets and device.
     if result.is_ok() {
         info!("Exiting cleanly...");
@@ -111,13 +112,13 @@ async fn run_with<R: Registry>(config: &Config, registry: &R) -> Result<(), Daem
 
 /// The node's life, and what may happen to the daemon meanwhile. Of two signals that ask for the
 /// end the second kills.
-async fn run_until_stopped<R: Registry>(
+async fn run_until_stopped<M: SubnetManager>(
     config: &Config,
-    registry: &R,
+    manager: M,
     health: &SharedStatus,
     signals: &mut Signals,
 ) -> Result<(), DaemonError> {
-    let mut node = pin!(join(config, registry, health));
+    let mut node = pin!(join(config, manager, health));
     let mut beats = tokio::time::interval(BEAT);
     loop {
         tokio::select! {
@@ -143,9 +144,9 @@ async fn run_until_stopped<R: Registry>(
 }
 
 /// Finds out by which interface this node joins and what network it is, then lives in it.
-async fn join<R: Registry>(
+async fn join<M: SubnetManager>(
     config: &Config,
-    registry: &R,
+    mut manager: M,
     health: &SharedStatus,
 ) -> Result<Infallible, DaemonError> {
     // 4a. The external interface, if it was named: a wrong name is better noticed before a long
@@ -154,48 +155,60 @@ async fn join<R: Registry>(
     tokio::spawn(connection);
     let is_named = !config.ifaces.is_empty() || config.public_ip.is_some();
     let named = if is_named { Some(external_interface(config, &net).await?) } else { None };
-    // 4b. The subnet we had, and the network config: waited for, however long it takes, unless we
-    //     remember both.
-    let previous = previous_subnet(config, registry);
-    let shown = previous.map_or("None".to_owned(), |subnet| subnet.to_string());
-    let kind = match config.registry {
-        RegistryKind::Etcd => "Etcd",
-        RegistryKind::File(_) => "File",
-    };
-    info!("Created subnet manager: {kind} Local Manager with Previous Subnet: {shown}");
+    // 4b. The subnet we had, and the network config: waited for, however long it takes, unless both
+    //     were saved.
+    info!("Created subnet manager: {}", manager.name());
     health.enter("waiting for the network config");
-    let state = state_file(config, registry);
-    let (found, iface, past) = find_network(config, registry, &net, named, &state).await?;
-    let network = found.network;
+    let public_ip = async || match &named {
+        Some(iface) => Some(iface.public_ip),
+        None => external_interface(config, &net).await.ok().map(|iface| iface.public_ip),
+    };
+    let network = manager.config(public_ip).await;
+    let iface = match named {
+        Some(iface) => iface,
+        None => external_interface(config, &net).await?,
+    };
     info!("Found network config - Backend type: {}", network.backend.backend_type());
     if let Some(warning) = network.warning() {
         warn!("{warning}");
     }
     // 4c. Whether the Network leaves the underlay in reach. The names of an etcd that does not
     //     answer are not looked up: that would delay the start.
-    let endpoints =
-        if past.is_none() { overlap::endpoints(&config.etcd_urls()).await } else { Vec::new() };
+    let endpoints = if manager.is_reachable() {
+        overlap::endpoints(&config.etcd_urls()).await
+    } else {
+        Vec::new()
+    };
     for warning in overlap::check(&net, network.v4.network, &iface, &endpoints, &[]).await? {
         warn!("{warning}");
     }
     // 4d. Lease, overlay device, workers; then rules, subnet.env and READY=1, with peers served.
+    let driver = backend::create(backend_setup(config, network.clone(), iface));
     let node = Node {
-        registry,
         network,
-        backend_override: config.backend,
-        config_text: &found.text,
-        previous,
-        in_use: subnet_env::previous_subnet(&config.subnet_file),
-        rival: None,
-        past,
-        state: &state,
+        previous: manager.previous(),
         subnet_file: &config.subnet_file,
-        keep: KeepPolicy { margin: config.renew_margin, on_loss: config.on_lease_loss },
         firewall: config.firewall,
         health,
     };
-    let driver = backend::create(backend_setup(config, node.network.clone(), iface));
-    Ok(node.live(driver).await?)
+    Ok(node.live(manager, driver).await?)
+}
+
+/// The manager of leases in `registry`.
+fn kv_manager<'a, R: Registry>(config: &Config, registry: &'a R) -> KvManager<'a, R> {
+    let kind = match config.registry {
+        RegistryKind::Etcd => "Etcd",
+        RegistryKind::File(_) => "File",
+    };
+    let state = StateFile::beside(&config.subnet_file, registry.name_in_state());
+    let settings = KvSettings {
+        kind,
+        backend: config.backend,
+        in_use: subnet_env::previous_subnet(&config.subnet_file),
+        state: state.at(&config.etcd_urls()),
+        policy: KeepPolicy { margin: config.renew_margin, on_loss: config.on_lease_loss },
+    };
+    KvManager::new(registry, settings)
 }
 
 /// What the backend is made from: flags, network config and interface.
@@ -213,69 +226,6 @@ fn backend_setup(
     };
     let choice = IfaceChoice { specs: config.ifaces.clone(), public_ip: config.public_ip };
     BackendSetup { iface, choice, network, mtu: config.mtu, udp }
-}
-
-fn state_file<R: Registry>(config: &Config, registry: &R) -> StateFile {
-    let state = StateFile::beside(&config.subnet_file, registry.name_in_state());
-    state.at(&config.etcd_urls())
-}
-
-/// The subnet this node had: subnet.env says so or, where that is gone, the state file.
-fn previous_subnet<R: Registry>(config: &Config, registry: &R) -> Option<Ipv4Network> {
-    let previous = subnet_env::previous_subnet(&config.subnet_file);
-    previous.or_else(|| state_file(config, registry).own_subnet())
-}
-
-/// How long the registry may take to answer before we start with what we remember.
-const FIRST_ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// The network config, the external interface, and our past if the registry is not there to ask.
-///
-/// A registry that answers is believed: only it knows whether the config is another by now.
-async fn find_network<R: Registry>(
-    config: &Config,
-    registry: &R,
-    net: &Netlink,
-    named: Option<ExternalInterface>,
-    state: &StateFile,
-) -> Result<(FoundConfig, ExternalInterface, Option<Past>), DaemonError> {
-    // Where subnet.env is gone, so is what containers use: the registry is to be asked.
-    let previous = subnet_env::previous_subnet(&config.subnet_file);
-    let mut log = LogLimit::default();
-    let mut wait = ConfigWait::default();
-    let mut first = Some(read_config(registry, config.backend));
-    let found = loop {
-        let read = match first.take() {
-            Some(first) => timeout(FIRST_ANSWER_TIMEOUT, first).await,
-            None => Ok(wait.attempt(registry, config.backend).await),
-        };
-        match read {
-            Ok(Ok(found)) => break found,
-            Ok(Err(NotYet::Missing { .. } | NotYet::Invalid { .. })) => {}
-            // As often as the registry fails: the interface may be late, or the clock be set.
-            Ok(Err(NotYet::Registry(_))) | Err(_) => {
-                let iface = match &named {
-                    Some(iface) => Some(iface.clone()),
-                    None => external_interface(config, net).await.ok(),
-                };
-                if let Some(iface) = iface
-                    && let Some(Remembered { config: found, past, .. }) = state
-                        .recall(registry, previous, config.backend, iface.public_ip, &mut log)
-                        .await
-                {
-                    return Ok((found, iface, Some(past)));
-                }
-            }
-        }
-        if wait.has_waited() {
-            tokio::time::sleep(POLL_INTERVAL).await;
-        }
-    };
-    let iface = match named {
-        Some(iface) => iface,
-        None => external_interface(config, net).await?,
-    };
-    Ok((found, iface, None))
 }
 
 async fn external_interface(

@@ -10,10 +10,10 @@ use serde_json::value::RawValue;
 use super::assert_one_line;
 use crate::control::config::backend::BackendType;
 use crate::control::config::network::{self, SubnetRange};
-use crate::control::node::state_file::{Past, StateFile};
 use crate::control::node::subnet_env;
 use crate::control::subnet::kv::registry::file::document::{Document, expires};
 use crate::control::subnet::kv::registry::{Entry, Revision, read_entry};
+use crate::control::subnet::kv::state_file::{Past, StateFile};
 use crate::control::subnet::lease::{Lease, LeaseAttrs, parse_key, print_key};
 use crate::routes::Prefix;
 

@@ -1,8 +1,8 @@
 //! [`NodeError`]: why the node does not take part in the overlay.
 
 use crate::control::backend::BackendError;
-use crate::control::subnet::kv::acquire::AcquireError;
-use crate::control::subnet::kv::renew::LeaseLost;
+use crate::control::subnet::AcquireError;
+use crate::control::subnet::LeaseLost;
 
 /// Why the node did not start, or ended by itself.
 #[derive(Debug, thiserror::Error)]

@@ -5,4 +5,3 @@ pub mod signals;
 pub mod status;
 pub(crate) mod supervisor;
 pub mod subnet_env;
-pub(crate) mod state_file;

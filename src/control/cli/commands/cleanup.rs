@@ -21,8 +21,8 @@ use crate::control::host::net;
 use crate::control::host::net::{KernelError, Netlink};
 use crate::control::host::preflight;
 use crate::control::host::preflight::PreflightError;
-use crate::control::node::state_file::StateFile;
 use crate::control::node::subnet_env::{previous_network, previous_subnet};
+use crate::control::subnet::kv::state_file::StateFile;
 
 /// Why nothing, or not everything, was removed.
 #[derive(Debug, thiserror::Error)]

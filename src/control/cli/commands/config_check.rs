@@ -17,13 +17,14 @@ use crate::control::config::network::NetworkConfig;
 use crate::control::host::iface::ExternalInterface;
 use crate::control::host::net;
 use crate::control::host::{overlap, preflight};
+use crate::control::subnet::SubnetManager;
 use crate::control::subnet::kv::acquire::{choose_own, is_reusable};
 use crate::control::subnet::kv::config_wait::read_config;
 use crate::control::subnet::kv::registry::any_etcd::AnyEtcd;
 use crate::control::subnet::kv::registry::file::FileRegistry;
 use crate::control::subnet::kv::registry::{Registry, Scope};
 use crate::control::util::error_chain::one_line;
-use crate::control::{DaemonError, backend_setup, external_interface, observe, previous_subnet};
+use crate::control::{DaemonError, backend_setup, external_interface, kv_manager, observe};
 
 /// How long the registry may take to answer, each time.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -171,7 +172,7 @@ async fn subnet<R: Registry>(
     public_ip: Ipv4Addr,
 ) -> String {
     let listed = timeout(DEADLINE, registry.list(&Scope::All)).await;
-    let previous = previous_subnet(config, registry);
+    let previous = kv_manager(config, registry).previous();
     let held = listed
         .ok()
         .and_then(Result::ok)

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::LocalBoxFuture;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::*;
 use crate::control::backend::{BackendError, BackendStats, Plan, Prepared, Preparing, Starting};
@@ -14,8 +14,11 @@ use crate::control::conditions::Conditions;
 use crate::control::config::daemon::OnLeaseLoss;
 use crate::control::config::network;
 use crate::control::observe;
-use crate::control::subnet::kv::registry::Scope;
+use crate::control::subnet::kv::manager::{KvManager, KvSettings};
 use crate::control::subnet::kv::registry::memory::{Fault, MemoryRegistry};
+use crate::control::subnet::kv::registry::{Registry, Scope};
+use crate::control::subnet::kv::renew::KeepPolicy;
+use crate::control::subnet::kv::state_file::{Past, StateFile};
 use crate::control::subnet::lease::{LeaseAttrs, LeaseEvent};
 use crate::control::util::test_log::Logs;
 use crate::dataplane::EngineError;
@@ -347,19 +350,19 @@ impl World {
     /// Lets a node live until `act` is through, or returns what it died of before that.
     async fn live_while(&self, act: impl Future<Output = ()>) -> Option<NodeError> {
         let subnet_file = self.subnet_file();
-        let state = self.state();
-        let node = Node {
-            registry: &self.registry,
-            network: network::parse(CONFIG, None).unwrap(),
-            backend_override: None,
-            config_text: CONFIG,
-            previous: Some("10.1.5.0/24".parse().unwrap()),
-            past: self.past.borrow_mut().take(),
-            rival: None,
+        let settings = KvSettings {
+            kind: "Memory",
+            backend: None,
             in_use: "10.1.5.0/24".parse().ok(),
-            state: &state,
+            state: self.state(),
+            policy: KeepPolicy { margin: Duration::from_secs(3600), on_loss: OnLeaseLoss::Exit },
+        };
+        let manager = KvManager::new(&self.registry, settings);
+        let manager = manager.after_config(CONFIG, self.past.borrow_mut().take());
+        let node = Node {
+            network: network::parse(CONFIG, None).unwrap(),
+            previous: Some("10.1.5.0/24".parse().unwrap()),
             subnet_file: &subnet_file,
-            keep: KeepPolicy { margin: Duration::from_secs(3600), on_loss: OnLeaseLoss::Exit },
             firewall: NO_RULES,
             health: &self.health,
         };
@@ -373,7 +376,7 @@ impl World {
         };
         let deadline = tokio::time::sleep(Duration::from_secs(60));
         tokio::select! {
-            Err(error) = node.live(Box::new(setup)) => Some(error),
+            Err(error) = node.live(manager, Box::new(setup)) => Some(error),
             () = act => None,
             () = deadline => panic!("nothing happens: {:?}", self.log.borrow()),
         }

@@ -10,4 +10,7 @@ pub mod list_watch;
 pub mod renew;
 #[cfg(test)]
 mod model_tests;
+mod held;
 mod lease_cache;
+pub(crate) mod manager;
+pub(crate) mod state_file;

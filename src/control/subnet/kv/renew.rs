@@ -6,10 +6,8 @@ mod rewrites;
 mod suspension;
 
 use std::future::pending;
-use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use ipnetwork::Ipv4Network;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -20,6 +18,7 @@ use super::conflicts::Claim;
 use super::list_watch::Feed;
 use super::registry::{Registry, Revision, Scope};
 use crate::control::config::daemon::OnLeaseLoss;
+use crate::control::subnet::LeaseLost;
 use crate::control::subnet::lease::{Lease, LeaseAttrs};
 
 /// How a lease is kept.
@@ -29,29 +28,6 @@ pub struct KeepPolicy {
     pub margin: Duration,
     /// What to do when somebody deletes it.
     pub on_loss: OnLeaseLoss,
-}
-
-/// Why our lease is ours no more. The daemon cannot go on with its subnet.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum LeaseLost {
-    /// Somebody deleted it.
-    #[error("lease {subnet} of {owner} was deleted before it expired")]
-    Deleted {
-        /// Our subnet.
-        subnet: Ipv4Network,
-        /// Our public IP.
-        owner: Ipv4Addr,
-    },
-    /// Another node holds the subnet.
-    #[error("lease {subnet} of {owner} now belongs to {new_owner}")]
-    TakenOver {
-        /// Our subnet.
-        subnet: Ipv4Network,
-        /// Our public IP.
-        owner: Ipv4Addr,
-        /// The other node's public IP.
-        new_owner: Ipv4Addr,
-    },
 }
 
 /// How often to look whether the machine slept: within so short a time of its waking up, a lease

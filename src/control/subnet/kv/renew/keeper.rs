@@ -5,10 +5,11 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
+use super::KeepPolicy;
 use super::announcer::Announcer;
 use super::rewrites::{Over, Rewrites};
-use super::{KeepPolicy, LeaseLost};
 use crate::control::config::daemon::OnLeaseLoss;
+use crate::control::subnet::LeaseLost;
 use crate::control::subnet::kv::conflicts::Claim;
 use crate::control::subnet::kv::list_watch::Update;
 use crate::control::subnet::kv::registry::{

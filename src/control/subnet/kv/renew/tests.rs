@@ -1,5 +1,7 @@
+use std::net::Ipv4Addr;
 use std::pin::pin;
 
+use ipnetwork::Ipv4Network;
 use tokio::sync::watch;
 
 use super::*;

@@ -146,7 +146,7 @@ impl StateFile {
     ///
     /// # Errors
     /// [`StateError`]. Not a reason to stop: there is the registry to be waited for.
-    pub(super) fn load(
+    pub(crate) fn load(
         &self,
         previous: Option<Ipv4Network>,
         backend: Option<BackendType>,

@@ -1,0 +1,268 @@
+//! [`KvLease`]: our lease in a registry, kept and saved, and the leases of all others.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::pin::pin;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep};
+use tracing::warn;
+
+use super::config_follow::follow_config;
+use super::config_wait::POLL_INTERVAL;
+use super::conflicts::Claim;
+use super::list_watch::{Known, News, follow_leases};
+use super::manager::KvSettings;
+use super::registry::{Registry, Revision, TtlLease};
+use super::renew::{AnnounceCauses, keep_lease_saying};
+use super::state_file::Recorder;
+use crate::control::config::network::NetworkConfig;
+use crate::control::subnet::lease::{Lease, LeaseAttrs, LeaseEvent};
+use crate::control::subnet::{HeldLease, LeaseLost, LeaseStatus, LeaseUpdate};
+
+/// Pause after an expiry could not be given back. It strikes by itself within a day.
+const RELEASE_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Our lease.
+#[derive(Debug)]
+pub(crate) struct KvLease<'a, R> {
+    pub(super) registry: &'a R,
+    pub(super) settings: KvSettings,
+    pub(super) network: NetworkConfig,
+    pub(super) config_text: String,
+    pub(super) own: Lease,
+    /// What is known of all leases, until they are followed.
+    pub(super) known: RefCell<Option<Known>>,
+    pub(super) claim: Claim,
+    /// What our entry was bound to in an earlier run, if it no longer is.
+    pub(super) former: Option<TtlLease>,
+    pub(super) progress: RefCell<Progress>,
+}
+
+/// How the lease and the registry are, and how often they changed.
+#[derive(Debug)]
+pub(super) struct Progress {
+    is_reachable: bool,
+    reconnects: u64,
+    expires: Option<Instant>,
+    revision: Revision,
+    renewals: u64,
+    num_malformed: usize,
+    num_peers: usize,
+    rival: Option<String>,
+    warnings: BTreeMap<&'static str, String>,
+}
+
+impl Progress {
+    pub(super) fn new(own: &Lease, is_reachable: bool, rival: Option<String>) -> Self {
+        Self {
+            is_reachable,
+            reconnects: 0,
+            expires: own.expires,
+            revision: own.entry.revision,
+            renewals: 0,
+            num_malformed: 0,
+            num_peers: 0,
+            rival,
+            warnings: BTreeMap::new(),
+        }
+    }
+
+    fn reachable(&mut self, is_reachable: bool) {
+        self.reconnects += u64::from(is_reachable && !self.is_reachable);
+        self.is_reachable = is_reachable;
+    }
+
+    fn warn(&mut self, what: &'static str, warning: Option<String>) {
+        match warning {
+            Some(warning) => drop(self.warnings.insert(what, warning)),
+            None => drop(self.warnings.remove(what)),
+        }
+    }
+
+    /// Takes note of a new state of our lease.
+    fn hold(&mut self, lease: &Lease) {
+        // An expiry that is another without a write is only better known.
+        let is_written = lease.entry.revision != self.revision;
+        let is_later = lease.expires.is_some() && lease.expires != self.expires;
+        self.renewals += u64::from(is_written && is_later);
+        (self.expires, self.revision) = (lease.expires, lease.entry.revision);
+    }
+}
+
+impl<R: Registry> HeldLease for KvLease<'_, R> {
+    fn lease(&self) -> &Lease {
+        &self.own
+    }
+
+    async fn keep(
+        &self,
+        attrs: Option<watch::Receiver<LeaseAttrs>>,
+        updates: mpsc::UnboundedSender<LeaseUpdate>,
+    ) -> LeaseLost {
+        let known = self.known.take().unwrap_or(Known::Remembered(Vec::new()));
+        let is_remembered = matches!(known, Known::Remembered(_));
+        tokio::select! {
+            lost = self.keep_and_follow(known, attrs, updates) => lost,
+            never = self.compare_store(), if is_remembered => match never {},
+            never = self.release_former() => match never {},
+        }
+    }
+
+    fn is_reachable(&self) -> bool {
+        self.progress.borrow().is_reachable
+    }
+
+    fn status(&self) -> LeaseStatus {
+        let progress = self.progress.borrow();
+        let mut warnings = progress.warnings.clone();
+        warnings.extend(self.claim.write_failure().map(|failure| ("lease", failure)));
+        LeaseStatus {
+            public_ip: self.claim.public_ip(),
+            expires: progress.expires,
+            is_gone: self.claim.is_gone(),
+            renewals: progress.renewals,
+            reconnects: progress.reconnects,
+            num_malformed: progress.num_malformed,
+            conflicts: self.claim.conflicts(),
+            rival: progress.rival.clone(),
+            warnings,
+        }
+    }
+}
+
+impl<R: Registry> KvLease<'_, R> {
+    /// Everything here is one task: the channels are filled and emptied turn by turn, so they are
+    /// unbounded and yet never long.
+    async fn keep_and_follow(
+        &self,
+        known: Known,
+        attrs: Option<watch::Receiver<LeaseAttrs>>,
+        updates: mpsc::UnboundedSender<LeaseUpdate>,
+    ) -> LeaseLost {
+        let Self { registry, settings, own, claim, .. } = self;
+        let mut record = self.recorder(&known, &updates);
+        let (reachable, mut touch) = watch::channel(matches!(known, Known::Listed(_)));
+        let (sink, mut changes) = mpsc::unbounded_channel();
+        let sink = |news| drop(sink.send(news));
+        let mut follow = pin!(follow_leases(*registry, claim, known, reachable, sink));
+        let (announce_causes, causes) = watch::channel(AnnounceCauses::default());
+        let attrs = attrs.unwrap_or_else(|| watch::channel(own.attrs.clone()).1);
+        let (hold, mut held) = mpsc::unbounded_channel();
+        let hold = |lease: &Lease| drop(hold.send(lease.clone()));
+        let policy = settings.policy;
+        let keep = keep_lease_saying(*registry, own, policy, claim, causes, attrs, hold);
+        let mut keep = pin!(keep);
+        let mut config = pin!(follow_config(
+            *registry,
+            settings.backend,
+            &self.network,
+            touch.clone(),
+            || self.progress.borrow().num_peers,
+            |warning| self.progress.borrow_mut().warn("config", warning),
+        ));
+        loop {
+            self.progress.borrow_mut().reachable(*touch.borrow_and_update());
+            tokio::select! {
+                Some(news) = changes.recv() => {
+                    announce_causes.send_modify(|causes| causes.observe(&news));
+                    record.apply(&news.events);
+                    self.take(news, &updates);
+                }
+                Some(lease) = held.recv() => {
+                    self.progress.borrow_mut().hold(&lease);
+                    record.hold(lease);
+                }
+                step = record.next() => record.take(step),
+                Ok(()) = touch.changed() => {}
+                lost = &mut keep => {
+                    record.forget().await;
+                    return lost;
+                }
+                never = &mut follow => match never {},
+                never = &mut config => match never {},
+            }
+        }
+    }
+
+    /// Saves the state from now on. Leases that were saved earlier are the first update.
+    fn recorder(
+        &self,
+        known: &Known,
+        updates: &mpsc::UnboundedSender<LeaseUpdate>,
+    ) -> Recorder<'_> {
+        let peers = match known {
+            Known::Remembered(peers) => peers.as_slice(),
+            Known::Listed(_) => &[],
+        };
+        if !peers.is_empty() {
+            let events = peers.iter().cloned().map(LeaseEvent::Added).collect();
+            drop(updates.send(LeaseUpdate { events, is_complete: false }));
+        }
+        Recorder::new(&self.settings.state, &self.config_text, self.own.clone(), peers)
+    }
+
+    fn take(&self, news: News, updates: &mpsc::UnboundedSender<LeaseUpdate>) {
+        let News { events, num_malformed, num_known, doubted, .. } = news;
+        let mut progress = self.progress.borrow_mut();
+        (progress.num_peers, progress.num_malformed) = (num_known, num_malformed);
+        progress.warn("peers", doubted);
+        // The first news is all there is in the registry.
+        drop(updates.send(LeaseUpdate { events, is_complete: true }));
+    }
+
+    /// Gives back what our entry was bound to in an earlier run. Somebody may have overwritten or
+    /// deleted the entry since.
+    async fn release_former(&self) -> Infallible {
+        if let Some(former) = self.former {
+            while self.registry.release(former).await.is_err() {
+                sleep(RELEASE_INTERVAL).await;
+            }
+        }
+        std::future::pending().await
+    }
+
+    /// Tells the operator if another registry answers than the one whose state we started with.
+    async fn compare_store(&self) -> Infallible {
+        let store = loop {
+            match self.registry.identity().await {
+                Ok(store) => break store,
+                Err(_) => sleep(POLL_INTERVAL).await,
+            }
+        };
+        if let Some(before) = self.settings.state.meet(&store) {
+            warn!("{store} answers, but this node started with the state of {before}");
+        }
+        std::future::pending().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::subnet::kv::registry::Entry;
+
+    fn lease(revision: i64, expires: Option<Instant>) -> Lease {
+        let (key, subnet) = ("10.1.1.0-24".to_owned(), "10.1.1.0/24".parse().unwrap());
+        let entry = Entry { key, revision: Revision(revision), ttl_lease: None };
+        let attrs = LeaseAttrs::udp([192, 0, 2, 1].into());
+        Lease { subnet, attrs, expires, entry }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn renewals_and_reconnects_are_counted() {
+        let (now, hour) = (Instant::now(), Duration::from_secs(3600));
+        let mut progress = Progress::new(&lease(1, Some(now + hour)), true, None);
+        for is_reachable in [false, false, true, false, true] {
+            progress.reachable(is_reachable);
+        }
+        assert_eq!(progress.reconnects, 2);
+        progress.hold(&lease(1, Some(now + 2 * hour)));
+        assert_eq!(progress.renewals, 0, "it was only kept alive");
+        progress.hold(&lease(2, Some(now + 3 * hour)));
+        progress.hold(&lease(3, None));
+        assert_eq!((progress.renewals, progress.expires), (1, None));
+    }
+}
