@@ -1,4 +1,4 @@
-//! ICMP errors to the sender of a packet that ended here (RFC 792, RFC 1122 §3.2.2, RFC 1812 §4.3).
+//! ICMP errors to the sender of a dropped packet (RFC 792, RFC 1122 §3.2.2, RFC 1812 §4.3).
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -18,18 +18,18 @@ pub const MAX_REPLY_LEN: usize = IPV4_HEADER_LEN + 8 + 60 + 8;
 pub enum IcmpError {
     /// No lease covers the destination.
     NetUnreachable,
-    /// The TTL ended here.
+    /// The TTL expired here.
     TimeExceeded,
-    /// The path to the peer takes no packet of this length, and this one is not to be fragmented.
+    /// The packet is too long for the path to the peer and has DF.
     FragmentationNeeded {
-        /// Length of the longest packet that it does take, in bytes (RFC 1191 §4).
+        /// Length of the longest packet that fits, in bytes (RFC 1191 §4).
         mtu: u16,
     },
 }
 
 impl IcmpError {
-    /// The error that a router sends for `reason`, if any. `path_mtu` is what the path takes that
-    /// a packet was too big for.
+    /// The error that a router sends for `reason`, if any. `path_mtu` is for packets that are too long
+    /// for their path.
     pub const fn for_drop(reason: DropReason, path_mtu: u16) -> Option<Self> {
         match reason {
             DropReason::TooBigForPath => Some(Self::FragmentationNeeded { mtu: path_mtu }),
@@ -62,8 +62,7 @@ impl IcmpError {
         }
     }
 
-    /// Writes the reply to `reply` and returns its length, or `None` where a router must keep
-    /// silent. `quote` starts with the offender's header, which `offender` describes; at most 8
+    /// Writes the reply to `reply` and returns its length, or `None` where a router must not reply. `quote` starts with the offender's header, which `offender` describes; at most 8
     /// bytes behind it are quoted, and never a byte that is not the offender's.
     pub fn reply(
         self,
@@ -112,9 +111,9 @@ const fn is_host(addr: Ipv4Addr) -> bool {
     !matches!(addr.octets()[0], 0 | 127 | 224..)
 }
 
-/// Whether an error about `offender` would go to a host of `network`. Another source is one that
-/// nobody of ours has: an answer would reach a stranger. `subnet` is our own lease; both have a
-/// broadcast address.
+/// Whether an error about `offender` would go to a host of `network`. Other sources do not belong to
+/// the overlay, so a reply would go to an unrelated host. `subnet` is our own lease; both ranges have
+/// a broadcast address.
 pub fn is_from_network(offender: &Inner, network: Ipv4Network, subnet: Ipv4Network) -> bool {
     let is_broadcast = |addr| {
         [network, subnet].iter().any(|range| range.prefix() < 31 && addr == range.broadcast())
@@ -122,8 +121,8 @@ pub fn is_from_network(offender: &Inner, network: Ipv4Network, subnet: Ipv4Netwo
     network.contains(offender.src) && !is_broadcast(offender.src) && !is_broadcast(offender.dst)
 }
 
-/// How many ICMP errors may leave. *Fragmentation needed* has a budget of its own: a sender cannot
-/// do without it, and a flood of the other errors must not use it up.
+/// Rate limits of ICMP errors. *Fragmentation needed* has a limit of its own: senders depend on it,
+/// and a flood of the other errors must not use it up.
 #[derive(Debug)]
 pub struct IcmpLimits {
     fragmentation_needed: IcmpLimit,
@@ -131,12 +130,12 @@ pub struct IcmpLimits {
 }
 
 impl IcmpLimits {
-    /// Full budgets.
+    /// Full token buckets.
     pub const fn new(now: Instant) -> Self {
         Self { fragmentation_needed: IcmpLimit::new(now), others: IcmpLimit::new(now) }
     }
 
-    /// Whether `error` may be sent now; it counts as sent then.
+    /// Whether `error` may be sent now. If so, it counts as sent.
     pub fn allow(&mut self, error: IcmpError, now: Instant) -> bool {
         match error {
             IcmpError::FragmentationNeeded { .. } => self.fragmentation_needed.allow(now),
@@ -149,13 +148,13 @@ impl IcmpLimits {
 #[derive(Debug)]
 struct IcmpLimit {
     tokens: u32,
-    /// When the newest of the tokens was earned; the time since then counts towards the next.
+    /// When the newest token was added; the time since then counts towards the next.
     refilled: Instant,
 }
 
-/// Errors sent at once before the limit bites; Linux has the same (`icmp_msgs_burst`).
+/// Errors that may be sent at once; Linux has the same limit (`icmp_msgs_burst`).
 const BURST: u32 = 50;
-/// Time for one more error: 1,000 a second, as Linux had for long (`icmp_msgs_per_sec`).
+/// Time for one more token: 1,000 a second, as in Linux for many years (`icmp_msgs_per_sec`).
 const INTERVAL: Duration = Duration::from_millis(1);
 
 impl IcmpLimit {

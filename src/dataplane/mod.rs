@@ -1,7 +1,7 @@
 //! HOW a packet gets there: plain threads between TUN queues and UDP sockets.
 //!
-//! Start at [`worker`]. Stages ([`egress`], [`ingress`]) do no I/O: bytes come in, results go out.
-//! System calls are in [`io`].
+//! Start at [`worker`]. Stages ([`egress`], [`ingress`]) do no I/O: they get bytes and return results.
+//! System calls are in [`io`]. Which part imports which is in `tests/boundaries.rs`.
 
 pub mod worker;
 pub mod egress;

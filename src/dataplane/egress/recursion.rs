@@ -1,8 +1,8 @@
-//! Datagrams around our own packets that the kernel routes back into the overlay. Egress.
+//! Detects our own datagrams that the kernel routes back into the overlay. Egress.
 //!
 //! A lease whose public IP lies in the overlay makes the kernel route the datagrams to that peer
-//! into the overlay device. There each would be read as one more packet for a peer, put into a
-//! datagram of its own, and so on without end.
+//! into the overlay device. There each would be read as a packet for a peer and put into another
+//! datagram, in an endless loop.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
@@ -13,14 +13,14 @@ use crate::routes::RouteTable;
 /// Offset of the destination port in a UDP header.
 const DST_PORT: usize = 2;
 
-/// Tells datagrams that come back from packets of the overlay.
+/// Distinguishes datagrams that come back from packets of the overlay.
 ///
-/// Such a datagram is known by what it carries: a packet that this node would send, by its own
-/// routes, to just the address and port to which the datagram goes. Its source tells less: the
-/// masquerade rules give it another address, and often another port.
+/// Such a datagram is recognised by its payload: a packet that our own routes send to exactly the
+/// datagram's destination address and port. Its source is not reliable, because masquerade rules
+/// change the address and often the port.
 #[derive(Debug, Default)]
 pub struct RecursionGuard {
-    /// The datagram that came back in fragments, of which only the first says what it carries.
+    /// The last datagram that came back in fragments. Only its first fragment shows the payload.
     fragmented: Option<Fragmented>,
 }
 
@@ -33,8 +33,8 @@ struct Fragmented {
 }
 
 impl RecursionGuard {
-    /// Whether `packet`, read from the TUN, is a datagram around another packet of this overlay.
-    /// `port` is the peers' if it is known.
+    /// Whether `packet`, read from the TUN, is a datagram that carries another packet of this overlay.
+    /// `port` is the port of the peers if it is known.
     #[inline]
     pub fn finds(
         &mut self,

@@ -1,5 +1,5 @@
 //! Superpacket → segments, with complete checksums. Egress, second stage. No I/O, no copy of
-//! payload: a segment is a fresh header and a range of the superpacket.
+//! payload: a segment is a new header and a range of the superpacket.
 //!
 //! ```text
 //! superpacket   | IPv4 | TCP | payload …………………………………………………………… |
@@ -53,7 +53,7 @@ pub struct Split<'a> {
     transport: Transport,
     headers_len: usize,
     gso_size: usize,
-    /// Payload bytes already handed out.
+    /// Payload bytes already returned.
     done: usize,
     num_done: u16,
 }
@@ -76,7 +76,7 @@ impl<'a> Split<'a> {
         if inner.protocol != expected || inner.is_fragment || gso_size == 0 {
             return Err(DropReason::BadSuperpacket);
         }
-        // vnet_hdr.hdr_len is whatever the sender of a forwarded packet left there: parse instead.
+        // vnet_hdr.hdr_len of a forwarded packet is not reliable: parse the headers instead.
         let transport_len = match transport {
             Transport::Udp => udp::HEADER_LEN,
             Transport::Tcp => match packet.get(inner.header_len + tcp::DATA_OFFSET) {
@@ -93,7 +93,7 @@ impl<'a> Split<'a> {
         Ok(Self { packet, inner, transport, headers_len, gso_size, done: 0, num_done: 0 })
     }
 
-    /// Length of the longest segment as one IP packet, in bytes: that of the first.
+    /// Length of the longest segment, which is the first, as one IP packet, in bytes.
     pub const fn longest_packet_len(&self) -> usize {
         let payload_len = self.packet.len() - self.headers_len;
         let first_len = if payload_len < self.gso_size { payload_len } else { self.gso_size };
@@ -137,8 +137,8 @@ impl<'a> Split<'a> {
         l4[checksum_at..checksum_at + 2].copy_from_slice(&transport_checksum(sum, protocol));
     }
 
-    /// The urgent pointer counts from the segment's own sequence number (RFC 9293 §3.1): a later
-    /// segment has less of the way before it, or none.
+    /// Adjusts the urgent pointer, which counts from the segment's own sequence number (RFC 9293
+    /// §3.1), and clears URG in segments behind the urgent byte.
     fn move_urgent_pointer(&self, l4: &mut [u8]) {
         if l4[tcp::FLAGS] & tcp::URG == 0 {
             return;
@@ -194,8 +194,8 @@ pub fn complete_checksum(
     Ok(())
 }
 
-/// The checksum of `sum`; a UDP checksum of 0 would mean "none" and is sent as its twin, 0xffff
-/// (RFC 768).
+/// The checksum of `sum`. A UDP checksum of 0 would mean "none", so 0xffff is sent, which has the
+/// same value in one's complement (RFC 768).
 fn transport_checksum(sum: Sum, protocol: u8) -> [u8; 2] {
     match sum.checksum() {
         [0, 0] if protocol == protocol::UDP => [0xff, 0xff],

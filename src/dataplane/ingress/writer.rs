@@ -1,4 +1,4 @@
-//! Superpackets and packets → the TUN, and what to do when the kernel refuses one.
+//! Packets and superpackets → the TUN, and what to do when the kernel refuses one.
 
 use std::io::{self, IoSlice};
 

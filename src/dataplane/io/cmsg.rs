@@ -1,4 +1,4 @@
-//! The control messages beside datagrams. Bytes only; no system call.
+//! The control messages of sends and receives. Bytes only; no system call.
 //!
 //! ```text
 //! struct cmsghdr, 64-bit: 0 length (8)   8 level (4)   12 type (4)   16 data, padded to 8
@@ -10,11 +10,11 @@ use crate::dataplane::packet::headers::MAX_PACKET_LEN;
 const HEADER_LEN: usize = size_of::<usize>() + 2 * size_of::<libc::c_int>();
 /// Room for one control message with at most one word of data: `CMSG_SPACE(8)`.
 const MESSAGE_LEN: usize = HEADER_LEN + size_of::<usize>();
-/// Where the level and the type stand.
+/// Offsets of the level and the type.
 const LEVEL: usize = size_of::<usize>();
 const TYPE: usize = LEVEL + size_of::<libc::c_int>();
 
-/// The control message of one send, aligned as the kernel's `struct cmsghdr` wants it.
+/// The control message of one send, aligned as the kernel's `struct cmsghdr` requires.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(8))]
 pub struct SendControl(pub [u8; MESSAGE_LEN]);
@@ -42,7 +42,7 @@ pub struct RecvControl(pub [u8; 2 * MESSAGE_LEN]);
 pub struct Received {
     /// Length of each datagram, if the kernel joined several (`UDP_GRO`).
     pub gro_size: Option<usize>,
-    /// Datagrams that the socket has dropped so far for want of room, modulo 2³²
+    /// Datagrams that the socket has dropped so far because its buffer was full, modulo 2³²
     /// (`SO_RXQ_OVFL`, `socket(7)`); absent while there were none.
     pub overflows: Option<u32>,
 }
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn foreign_and_impossible_messages_say_nothing() {
+    fn unknown_and_impossible_messages_are_ignored() {
         assert_eq!(read(&[message(0, 8, 64)]), Received::default());
         assert_eq!(read(&[message(GRO.0, GRO.1, 0)]), Received::default());
         assert_eq!(read(&[message(GRO.0, GRO.1, u32::MAX)]), Received::default());

@@ -1,4 +1,4 @@
-//! What depends on the kernel's release, and no call asks for.
+//! Limits that depend on the kernel's release and that no system call reports.
 
 use tracing::info;
 
@@ -10,15 +10,15 @@ pub(super) fn max_gso_segments() -> usize {
     let release = release.as_ref().ok().and_then(|name| name.release().to_str());
     let num = max_gso_segments_of(release.unwrap_or_default());
     if num < MAX_GSO_SEGMENTS {
-        info!(release, num, "runs of datagrams are kept short for this kernel");
+        info!(release, num, "GSO batches are limited for this kernel");
     }
     num
 }
 
 /// Before 5.16 a kernel compares the length of all segments *and* the UDP header with what
 /// `UDP_MAX_SEGMENTS` segments hold, so that it refuses 64 full ones with EINVAL (commit
-/// 158390e45612; some of the older ones have it too, which their number does not tell). One that
-/// does not say which it is may be one of these.
+/// 158390e45612; distributions have backported it, but the release number does not show that). A
+/// kernel whose release cannot be read gets the lower limit.
 fn max_gso_segments_of(release: &str) -> usize {
     match version(release) {
         Some(version) if version >= (5, 16) => MAX_GSO_SEGMENTS,
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn running_kernel_says_which_it_is() {
+    fn release_of_the_running_kernel_is_read() {
         let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
         assert!(version(&release).is_some(), "{release:?}");
         assert_eq!(max_gso_segments(), max_gso_segments_of(&release));

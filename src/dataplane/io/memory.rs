@@ -1,4 +1,4 @@
-//! A TUN queue and an underlay socket in memory, for tests and benches without a kernel.
+//! An in-memory TUN queue and underlay socket, for tests and benches without a kernel.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -23,24 +23,24 @@ pub type TunPacket = (VnetHdr, Bytes);
 /// What one send call carried.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sent {
-    /// Where it went.
+    /// Its outer addresses and ports.
     pub flow: UnderlayFlow,
     /// Length of each datagram but the last, if there are several.
     pub gso_size: Option<u16>,
-    /// Whether it may be sent on in fragments.
+    /// Whether it may be fragmented.
     pub in_fragments: bool,
-    /// All datagrams, one behind the other.
+    /// All datagrams, joined.
     pub bytes: Bytes,
 }
 
 impl Sent {
-    /// The datagrams as a receiver without GRO would see them.
+    /// The datagrams as a receiver without GRO sees them.
     pub fn datagrams(&self) -> impl Iterator<Item = &[u8]> {
         self.bytes.chunks(self.gso_size.map_or(self.bytes.len().max(1), usize::from))
     }
 }
 
-/// Errors that a device reports in turn before it works again.
+/// The errors of a device's next calls.
 #[derive(Debug, Clone, Default)]
 pub struct Refusals(Arc<Mutex<VecDeque<i32>>>);
 
@@ -86,7 +86,7 @@ pub struct MemoryHost {
     pub read_refusals: Refusals,
 }
 
-/// A TUN queue that reads and writes what `offloads` says, and its host.
+/// A TUN queue with these offloads, and its host.
 pub fn tun(offloads: Offloads) -> (MemoryTun, MemoryHost) {
     let (send, from_host) = unbounded();
     let (to_host, written) = unbounded();
@@ -152,12 +152,12 @@ pub struct MemoryUnderlay {
     pub send: Sender<(Option<usize>, Bytes)>,
     /// What the worker sent.
     pub sent: Receiver<Sent>,
-    /// ICMP errors that come back about what was sent.
+    /// ICMP errors about what was sent.
     pub errors: Sender<UnderlayError>,
-    /// The longest datagram that every path takes, in bytes, outer headers included. Of longer ones
-    /// that must not be fragmented an ICMP comes back; they are among what was sent all the same.
+    /// The longest datagram that fits every path, in bytes, outer headers included. A longer one that
+    /// must not be fragmented causes an ICMP; it is in `sent` nevertheless.
     pub path_mtu: Arc<AtomicU32>,
-    /// The same of this host's own link: the kernel refuses longer ones.
+    /// The longest datagram that fits this host's own link: the kernel refuses longer ones.
     pub link_mtu: Arc<AtomicU32>,
     /// Makes sends fail.
     pub refusals: Refusals,
@@ -165,7 +165,7 @@ pub struct MemoryUnderlay {
     pub recv_refusals: Refusals,
 }
 
-/// A socket with what `offloads` says of GSO and GRO, and its underlay.
+/// A socket with these offloads, and its underlay.
 pub fn udp(offloads: Offloads) -> (MemoryUdp, MemoryUnderlay) {
     let (send, incoming) = unbounded();
     let (outgoing, sent) = unbounded();
@@ -235,8 +235,8 @@ impl UdpSocket for MemoryUdp {
 }
 
 impl MemoryUdp {
-    /// Plays the kernel before a narrow link, and a router before another, which quotes as much of
-    /// what it drops as Linux does.
+    /// Does what the kernel does before a narrow link, and what a router does before another one: it
+    /// quotes as much of what it drops as Linux does.
     fn pass_links(&self, sent: &Sent) -> io::Result<()> {
         let [link_mtu, path_mtu] =
             [&self.link_mtu, &self.path_mtu].map(|mtu| mtu.load(Ordering::Relaxed));
@@ -253,7 +253,7 @@ impl MemoryUdp {
         }
         for datagram in sent.datagrams().filter(too_long(path_mtu)) {
             self.complain(sent, path_mtu, false, Quote::of(&[datagram]));
-            // Whatever call comes next fails for its sake.
+            // The kernel returns this error from the next call.
             self.recv_refusals.push(libc::EMSGSIZE);
         }
         Ok(())

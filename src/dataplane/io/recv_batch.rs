@@ -1,18 +1,18 @@
-//! Where one receive call puts its buffers.
+//! [`RecvBatch`]: the buffers of one receive call.
 
 use super::cmsg::{Received, RecvControl};
 use crate::dataplane::packet::headers::MAX_PACKET_LEN;
 
-/// Most buffers that one call receives. Enough that a call's own cost vanishes, few enough that
-/// a batch of full ones stays in a 1 MiB second-level cache.
+/// Most buffers that one call receives. Enough that the cost of the call itself does not matter, few
+/// enough that a batch of full buffers fits a 1 MiB second-level cache.
 pub const MAX_BUFFERS: usize = 8;
 
 /// Distance between two buffers: room for the largest UDP payload, and an odd number of cache
 /// lines, so that the first bytes of all buffers do not fall into one set of the cache.
 const STRIDE: usize = MAX_PACKET_LEN.next_multiple_of(64) + 3 * 64;
 
-/// Up to [`MAX_BUFFERS`] received buffers; each holds one datagram, or with `UDP_GRO` a row of
-/// datagrams of equal length, the last of which may be shorter.
+/// Up to [`MAX_BUFFERS`] received buffers. Each holds one datagram, or with `UDP_GRO` several
+/// datagrams of equal length, of which the last may be shorter.
 #[derive(Debug)]
 pub struct RecvBatch {
     /// `STRIDE` bytes for each buffer that a call may fill.
@@ -64,7 +64,7 @@ impl RecvBatch {
         self.gro_sizes[index] = gro_size;
     }
 
-    /// How many datagrams the socket has dropped so far for want of room, modulo 2³².
+    /// How many datagrams the socket has dropped so far because its buffer was full, modulo 2³².
     pub fn overflows(&self) -> Option<u32> {
         self.overflows
     }

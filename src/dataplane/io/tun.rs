@@ -17,22 +17,22 @@ use crate::dataplane::offload::{Offload, Offloads};
 use crate::dataplane::packet::headers::{ipv4, ipv4_at};
 use crate::dataplane::packet::vnet_hdr::{VNET_HDR_LEN, VnetHdr};
 
-/// A TUN queue as a worker sees it. Nothing here waits.
+/// A TUN queue as a worker sees it. No call here blocks.
 pub trait TunQueue: Debug + Send {
-    /// Reads one packet, or superpacket, to the front of `buffer` and returns its length.
+    /// Reads one packet or superpacket to the start of `buffer` and returns its length.
     ///
     /// # Errors
-    /// `WouldBlock` when nothing is there; otherwise what the device reports.
+    /// `WouldBlock` when no packet is queued; otherwise what the device reports.
     fn read(&self, buffer: &mut [u8]) -> io::Result<(VnetHdr, usize)>;
 
-    /// Writes one packet, or superpacket. `pieces[0]` is its encoded vnet header, which a queue
-    /// without such headers leaves out; the packet's bytes follow.
+    /// Writes one packet or superpacket. `pieces[0]` is its encoded vnet header, which a queue without
+    /// such headers skips; the other pieces are the packet's bytes.
     ///
     /// # Errors
     /// What the device reports; the packet is then lost.
     fn write(&self, pieces: &[IoSlice<'_>]) -> io::Result<()>;
 
-    /// Sends a packet of this node's own making to its host or to whoever is behind it.
+    /// Sends a packet made by this node to the host or to a pod behind it.
     ///
     /// # Errors
     /// What the kernel reports; the packet is then lost.
@@ -53,7 +53,7 @@ pub(crate) fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EBADFD | libc::EBADF | libc::ENODEV | libc::EFAULT))
 }
 
-/// How to make the TUN device.
+/// Settings of the TUN device.
 #[derive(Debug, Clone)]
 pub struct TunConfig {
     /// Name or template; `flannel%d` lets the kernel take the first free number.
@@ -102,8 +102,8 @@ pub struct TunDevice {
 #[derive(Debug)]
 pub struct KernelTun {
     file: File,
-    /// Sends what this node originates; shared by all queues. `None` if the kernel refused it.
-    origin: Option<Arc<Socket>>,
+    /// Sends packets made by this node; shared by all queues. `None` if the kernel refused it.
+    raw: Option<Arc<Socket>>,
     /// Whether packets carry a vnet header.
     vnet_hdr: bool,
     /// Which superpackets are read and may be written.
@@ -122,13 +122,14 @@ impl TunError {
 }
 
 impl TunConfig {
-    /// Creates the device, down and without address. One of that name which exists is not touched.
+    /// Creates the device, down and without address. An existing device of that name is not changed.
     ///
     /// # Errors
     /// [`TunError`] when the kernel refuses the device or a queue.
     pub fn open(&self) -> Result<TunDevice, TunError> {
         let create = |vnet_hdr| {
-            // Ours, and new. What tun-rs opens is a further queue of it, and takes its place.
+            // tun-rs would attach to an existing device. So create a new one first; tun-rs then opens
+            // another queue of it, and the first queue is closed.
             let (name, first) = sys::tun_create::exclusive(&self.name, vnet_hdr)?;
             let device = DeviceBuilder::new()
                 .name(name)
@@ -140,7 +141,7 @@ impl TunConfig {
             device
         };
         let wants_vnet_hdr = self.offloads.tso || self.offloads.uso;
-        // What the kernel says of headers that tell of superpackets (`IFF_VNET_HDR`).
+        // The error if the kernel refuses vnet headers (`IFF_VNET_HDR`).
         let mut no_vnet_hdr = None;
         let first = create(wants_vnet_hdr).or_else(|error: io::Error| {
             if error.raw_os_error() == Some(libc::EBUSY) {
@@ -168,23 +169,23 @@ impl TunConfig {
             }
             None => sys::tun_offload::set(devices[0].as_fd(), mask),
         });
-        let origin = origin_socket();
+        let raw = raw_socket();
         let mut queues = Vec::with_capacity(devices.len());
         for (queue, device) in devices.iter().enumerate() {
             let file = nonblocking_file(device);
             let file =
                 file.map_err(|source| TunError::Queue { name: name.clone(), queue, source })?;
-            queues.push(KernelTun { file, origin: origin.clone(), vnet_hdr, offloads, refused });
+            queues.push(KernelTun { file, raw: raw.clone(), vnet_hdr, offloads, refused });
         }
         Ok(TunDevice { name, queues })
     }
 }
 
-/// Has `set` set the device's offload mask; returns what of TSO and USO the kernel took, and what
-/// it refused.
+/// Sets the device's offload mask with `set`; returns whether the kernel accepted TSO and USO, and
+/// what it refused.
 fn negotiate(asked: Offloads, set: impl Fn(libc::c_uint) -> io::Result<()>) -> (Offloads, Refused) {
     const TSO: libc::c_uint = libc::TUN_F_TSO4 | libc::TUN_F_TSO_ECN;
-    // The kernel takes USO only for both families together (`set_offload` in drivers/net/tun.c).
+    // The kernel accepts USO only for both families together (`set_offload` in drivers/net/tun.c).
     const USO: libc::c_uint = libc::TUN_F_USO4 | libc::TUN_F_USO6;
     let Offloads { tso, uso, .. } = asked;
     if !tso && !uso {
@@ -206,12 +207,12 @@ fn negotiate(asked: Offloads, set: impl Fn(libc::c_uint) -> io::Result<()>) -> (
     (Offloads::OFF, refused)
 }
 
-/// A raw socket for packets with headers of our own (`raw(7)`, `IPPROTO_RAW`).
+/// A raw socket for packets with our own IPv4 headers (`raw(7)`, `IPPROTO_RAW`).
 ///
-/// ICMP errors carry the TUN's address as their source. Written to the TUN, as stock does, they
-/// would arrive from outside with a source that is this host's, and the kernel drops such martians
-/// (`__fib_validate_source` in net/ipv4/fib_frontend.c). Sent, they are the host's own.
-fn origin_socket() -> Option<Arc<Socket>> {
+/// ICMP errors have the TUN's address as their source. If they were written to the TUN, as stock
+/// flannel does, the kernel would receive packets from its own address and drop them as martians
+/// (`__fib_validate_source` in net/ipv4/fib_frontend.c). It accepts them from a raw socket.
+fn raw_socket() -> Option<Arc<Socket>> {
     let open = || {
         let socket = Socket::new(Domain::IPV4, Type::RAW, Some(libc::IPPROTO_RAW.into()))?;
         socket.set_nonblocking(true)?;
@@ -226,7 +227,7 @@ fn origin_socket() -> Option<Arc<Socket>> {
     }
 }
 
-/// The queue's descriptor, to be read and written by ourselves.
+/// The queue's descriptor, which we read and write without tun-rs.
 fn nonblocking_file(device: &SyncDevice) -> io::Result<File> {
     device.set_nonblocking(true)?;
     Ok(File::from(device.as_fd().try_clone_to_owned()?))
@@ -251,9 +252,9 @@ impl TunQueue for KernelTun {
     }
 
     fn inject_local(&self, packet: &[u8]) -> io::Result<()> {
-        let Some(origin) = &self.origin else { return Ok(()) };
+        let Some(raw) = &self.raw else { return Ok(()) };
         let dst = SocketAddrV4::new(ipv4_at(packet, ipv4::DST), 0);
-        origin.send_to(packet, &dst.into()).map(drop)
+        raw.send_to(packet, &dst.into()).map(drop)
     }
 
     fn offloads(&self) -> Offloads {

@@ -1,29 +1,29 @@
-//! What the underlay says of datagrams sent earlier.
+//! Errors about datagrams sent earlier.
 
 use std::io;
 use std::net::SocketAddrV4;
 
-/// An error that came back about a datagram of ours: an ICMP, or the kernel's own.
+/// An error about a datagram of ours: from an ICMP, or from the kernel itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UnderlayError {
-    /// Where the datagram was sent.
+    /// Destination of the datagram.
     pub to: SocketAddrV4,
-    /// It left from a source port of its own, not from the network's.
+    /// It was sent from a port that the kernel chose, not from the network's own port.
     pub from_own_port: bool,
     /// It was too long for the path.
     pub too_long: Option<TooLong>,
 }
 
-/// What is said of a datagram that was too long.
+/// The path MTU that an error reports, and for which datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TooLong {
-    /// Length of the longest datagram that the path takes, in bytes, outer headers included; 0 from
-    /// a router older than RFC 1191.
+    /// Length of the longest datagram that fits the path, in bytes, outer headers included; 0 from a
+    /// router older than RFC 1191.
     pub outer_mtu: u32,
-    /// This host says so: the datagram never left. Otherwise it is an ICMP's word (RFC 1191), which
-    /// anybody can forge.
+    /// This host refused the datagram. Otherwise an ICMP (RFC 1191) reports it, which anyone can
+    /// forge.
     pub is_local: bool,
-    /// The first bytes of the datagram, as far as the ICMP quotes them.
+    /// The first bytes of the datagram that the ICMP quotes.
     pub quote: Quote,
 }
 
@@ -35,12 +35,12 @@ pub struct Quote {
 }
 
 impl Quote {
-    /// Most bytes that are kept.
+    /// Most bytes of a quote.
     pub const LEN: usize = 28;
     /// No bytes.
     pub const EMPTY: Self = Self { bytes: [0; Self::LEN], len: 0 };
 
-    /// The first of `pieces`, which follow each other.
+    /// The first bytes of `pieces`, joined.
     pub fn of(pieces: &[&[u8]]) -> Self {
         let mut quote = Self::EMPTY;
         for piece in pieces {
@@ -56,20 +56,21 @@ impl Quote {
         &self.bytes[..self.len]
     }
 
-    /// Whether there are all the bytes that are ever kept.
+    /// Whether the quote has the maximum length.
     pub const fn is_full(&self) -> bool {
         self.len == Self::LEN
     }
 
-    /// Whether this quotes the datagram that begins with `sent`, so that its author has seen it.
+    /// Whether this quotes the datagram that begins with `sent`, so that the author of the ICMP has
+    /// seen it.
     pub fn proves(&self, sent: &Self) -> bool {
         self.is_full() && self == sent
     }
 }
 
-/// Whether a call on the socket may have failed for an earlier datagram's sake. The kernel keeps
-/// one such error and gives it to whatever call comes next, whose own datagrams are then neither
-/// sent nor lost: `icmp_err_convert` in net/ipv4/icmp.c and `udp_err` in net/ipv4/udp.c.
+/// Whether a call on the socket may have failed because of an earlier datagram. The kernel keeps one
+/// pending error and returns it from the next call, which then sends and receives nothing:
+/// `icmp_err_convert` in net/ipv4/icmp.c and `udp_err` in net/ipv4/udp.c.
 pub fn may_be_of_another(error: &io::Error) -> bool {
     let errno = error.raw_os_error();
     matches!(

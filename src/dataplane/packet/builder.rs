@@ -5,7 +5,7 @@ use std::net::SocketAddrV4;
 use super::checksum::{Sum, write_ipv4_checksum};
 use super::headers::{IPV4_HEADER_LEN, ipv4, protocol, set_u16, set_u32, tcp, udp};
 
-/// An IPv4 packet in the making. Lengths and checksums are computed at [`build`](Self::build).
+/// Builds an IPv4 packet. Lengths and checksums are computed at [`build`](Self::build).
 #[derive(Debug, Clone)]
 pub struct PacketBuilder {
     src: SocketAddrV4,
@@ -91,7 +91,7 @@ impl PacketBuilder {
         self
     }
 
-    /// Sets flags and fragment offset as they stand in the header.
+    /// Sets the 16-bit header field of flags and fragment offset.
     #[must_use]
     pub const fn fragment(mut self, fragment: u16) -> Self {
         self.fragment = fragment;

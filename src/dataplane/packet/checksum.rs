@@ -1,7 +1,7 @@
 //! The internet checksum (RFC 1071), and its patch for a TTL step (RFC 1624).
 //!
-//! Sums are kept unfolded and in native byte order: the one's complement sum does not care, as
-//! long as every part starts at an even offset. All headers here are multiples of 4 bytes.
+//! Sums are kept unfolded and in native byte order. The one's complement sum allows both, as long
+//! as every part starts at an even offset. All headers here are multiples of 4 bytes.
 
 use std::net::Ipv4Addr;
 
@@ -13,7 +13,7 @@ use super::sys;
 pub struct Sum(u64);
 
 impl Sum {
-    /// The sum of `bytes`; an odd last byte counts as if a zero followed.
+    /// The sum of `bytes`; an odd last byte is padded with a zero.
     #[inline]
     pub fn of(bytes: &[u8]) -> Self {
         Self(sys::checksum::sum(bytes))
@@ -43,7 +43,7 @@ impl Sum {
     #[inline]
     pub const fn fold(self) -> [u8; 2] {
         let mut sum = self.0;
-        // Each fold leaves at most 16 bits more than half of what was there: four reach 16 bits.
+        // The folds reduce 64 bits to 33, 32, 17, 17 and finally 16 bits.
         sum = (sum & 0xffff_ffff) + (sum >> 32);
         sum = (sum & 0xffff_ffff) + (sum >> 32);
         sum = (sum & 0xffff) + (sum >> 16);
@@ -60,14 +60,14 @@ impl Sum {
         [!a, !b]
     }
 
-    /// Whether bytes that include their own checksum add up.
+    /// Whether the sum of bytes that include their own checksum is right.
     #[inline]
     pub const fn is_valid(self) -> bool {
         matches!(self.fold(), [0xff, 0xff])
     }
 }
 
-/// Computes the checksum of the IPv4 header, which is all of `header`, and writes it there.
+/// Computes the checksum of an IPv4 header and writes it into the header.
 #[inline]
 pub fn write_ipv4_checksum(header: &mut [u8]) {
     header[ipv4::CHECKSUM..ipv4::CHECKSUM + 2].fill(0);

@@ -6,7 +6,7 @@ use super::checksum::Sum;
 use super::headers::{IPV4_HEADER_LEN, MAX_PACKET_LEN, ipv4, ipv4_at, u16_at};
 use crate::dataplane::stats::drop_reason::DropReason;
 
-/// What the other stages need to know of a sound inner packet.
+/// What the other stages need to know about a valid inner packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Inner {
     /// Source address.
@@ -25,7 +25,7 @@ pub struct Inner {
     pub is_later_fragment: bool,
 }
 
-/// Checks the IPv4 header of `packet`, which is one whole packet and nothing else.
+/// Checks the IPv4 header of `packet`, which must be exactly one packet.
 ///
 /// # Errors
 /// The reason why the packet cannot be forwarded.
@@ -64,8 +64,8 @@ pub fn inner(packet: &[u8]) -> Result<Inner, DropReason> {
     Ok(inner)
 }
 
-/// Destination and length of the packet whose first bytes an ICMP quotes, if it quotes the header;
-/// `Err` if the bytes cannot be of a packet that was sent on.
+/// Destination and length of the packet whose first bytes an ICMP quotes, if it quotes the whole
+/// header; `Err` if the bytes cannot be of a packet that this node sent.
 ///
 /// # Errors
 /// The reason why.
@@ -80,15 +80,15 @@ pub fn quoted(bytes: &[u8]) -> Result<Option<(Ipv4Addr, u16)>, DropReason> {
     if header_len < IPV4_HEADER_LEN {
         return Err(DropReason::BadHeaderLength);
     }
-    // A header with options is longer than what is kept of a quote.
+    // A header with options is longer than a quote, so its checksum cannot be verified.
     if bytes.get(..header_len).is_some_and(|header| !Sum::of(header).is_valid()) {
         return Err(DropReason::BadHeaderChecksum);
     }
     Ok(Some((ipv4_at(bytes, ipv4::DST), u16_at(bytes, ipv4::TOTAL_LEN))))
 }
 
-/// Refuses fragments of which no packet can be made. A transport header cut in two is legal
-/// (RFC 791, section 3.2); whether to distrust it is for filters to say (RFC 1858).
+/// Refuses fragments that cannot be reassembled. A transport header cut in two is legal (RFC 791,
+/// section 3.2); whether to drop it is up to firewalls (RFC 1858).
 fn check_fragment(field: u16, payload_len: usize) -> Result<(), DropReason> {
     let offset = usize::from(field & ipv4::OFFSET_MASK) * 8;
     let more_follow = field & ipv4::MF != 0;

@@ -1,12 +1,12 @@
-//! Which flow a packet belongs to, as a hash: the inner 5-tuple, well mixed.
+//! Which flow a packet belongs to: a hash of the inner 5-tuple.
 
 use super::classify::Inner;
 use super::headers::{protocol, u32_at};
 
 /// The hash of the flow of `packet`, which `inner` describes.
 ///
-/// Pieces of a fragmented packet carry no ports but in the first, so for all of them only
-/// addresses and protocol count: they stay together.
+/// Only the first fragment of a packet has ports. So all fragments are hashed by addresses and
+/// protocol, and stay together.
 #[inline]
 pub fn hash(packet: &[u8], inner: &Inner) -> u64 {
     let ports = match inner.protocol {

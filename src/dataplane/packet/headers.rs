@@ -1,4 +1,4 @@
-//! Bytes of the inner headers: where fields stand, and how to read and write them.
+//! Bytes of the inner headers: offsets of fields, and how to read and write them.
 //!
 //! ```text
 //! IPv4 (RFC 791)                          TCP (RFC 9293)            UDP (RFC 768)

@@ -13,8 +13,8 @@ const NEEDS_CSUM: u8 = 1;
 /// `VIRTIO_NET_HDR_GSO_ECN`: the first segment carries CWR.
 const GSO_ECN: u8 = 0x80;
 
-/// What kind of superpacket follows; its segments carry `gso_size` payload bytes each, the last
-/// one as many or fewer.
+/// The kind of a superpacket. Its segments have `gso_size` payload bytes each; the last may have
+/// fewer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gso {
     /// `VIRTIO_NET_HDR_GSO_TCPV4`.
@@ -29,17 +29,17 @@ pub enum Gso {
     },
 }
 
-/// Where a checksum is still to be computed: from `start` to the packet's end, into `start +
-/// offset`. Both count from the packet's first byte.
+/// A checksum that is still to be computed: over the bytes from `start` to the packet's end, written
+/// to `start + offset`. `start` counts from the packet's first byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PartialChecksum {
-    /// First byte that is summed: the TCP or UDP header.
+    /// First byte of the sum: the start of the TCP or UDP header.
     pub start: u16,
     /// Offset of the checksum field within that header.
     pub offset: u16,
 }
 
-/// The parsed header. Its default is that of a plain, complete packet.
+/// The parsed header. The default is the header of a plain packet with a complete checksum.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct VnetHdr {
     /// Set on a superpacket.
@@ -51,7 +51,7 @@ pub struct VnetHdr {
     pub header_len: u16,
 }
 
-/// The kernel sent a `gso_type` that was never asked for.
+/// The kernel sent a `gso_type` that was not requested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UnknownGso;
 

@@ -1,9 +1,9 @@
-//! Why a packet ended here. A dropped packet is no error: it is one of these, and a counter.
+//! Why a packet was dropped. A dropped packet is no error: it has a reason, and each reason a counter.
 
 /// Declares [`DropReason`], its names and its number of variants from one list.
 macro_rules! drop_reasons {
     ($($(#[$doc:meta])+ $variant:ident = $name:literal,)+) => {
-        /// Why a packet ended here. Every variant has a counter in each direction.
+        /// Why a packet was dropped. Every variant has a counter in each direction.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum DropReason {
             $($(#[$doc])+ $variant,)+
@@ -26,34 +26,34 @@ macro_rules! drop_reasons {
 drop_reasons! {
     /// Fewer bytes than an IPv4 header.
     TooShort = "too_short",
-    /// The version nibble is not 4. What the kernel itself says on the device in IPv6 is not counted.
+    /// The IP version is not 4. IPv6 of link scope, which the kernel itself sends, is not counted.
     NotIpv4 = "not_ipv4",
     /// The header length is below 20 bytes or beyond the packet.
     BadHeaderLength = "bad_header_length",
-    /// The total length field is not the number of bytes that came.
+    /// The total length field differs from the number of bytes received.
     BadTotalLength = "bad_total_length",
     /// The IPv4 header checksum is wrong.
     BadHeaderChecksum = "bad_header_checksum",
-    /// A fragment that no honest sender makes: it would end past 65,535 bytes, carries nothing, or
-    /// is not a multiple of 8 bytes though more follow (RFC 791).
+    /// An invalid fragment: it would end past 65,535 bytes, has no payload, or its length is not a
+    /// multiple of 8 bytes though more follow (RFC 791).
     BadFragment = "bad_fragment",
     /// The vnet header contradicts the packet behind it.
     BadSuperpacket = "bad_superpacket",
     /// Longer than the TUN's MTU.
     Oversized = "oversized",
-    /// A source address that no packet may carry (RFC 1812 §5.3.7), or that is of our own subnet
-    /// though the packet came by the wire.
+    /// A source address that no packet may have (RFC 1812 §5.3.7), or one of our own subnet in a
+    /// packet from the underlay.
     MartianSource = "martian_source",
-    /// Came for a subnet that is not ours.
+    /// The destination is not in our subnet.
     NotOurSubnet = "not_our_subnet",
     /// No lease covers the destination.
     NoRoute = "no_route",
-    /// A datagram around a packet of this overlay that came back through the overlay device: the
-    /// kernel routes that peer's public IP into the overlay.
+    /// A datagram of this overlay that came back through the overlay device, because the kernel
+    /// routes that peer's public IP into the overlay.
     Recursion = "recursion",
-    /// The TTL ended here.
+    /// The TTL expired.
     TtlExpired = "ttl_expired",
-    /// Longer than the path to the peer takes, and not to be fragmented.
+    /// Too long for the path to the peer, and must not be fragmented.
     TooBigForPath = "too_big_for_path",
     /// The kernel had no room in its send queues.
     NoBuffers = "no_buffers",

@@ -1,35 +1,35 @@
-//! What went to each peer, or came from it: counters found by the peer's public IP.
+//! Packets and bytes to or from each peer: counters found by the peer's public IP.
 //!
-//! A worker counts once for each run of datagrams, so a look at one cache line is all it costs.
-//! The table never grows: a worker must not allocate. So control marks the slots of peers that have
-//! left, and the worker, which alone gives slots away, gives those to others.
+//! A worker counts once for each batch of datagrams, which costs a read of one cache line. The table
+//! never grows, because a worker must not allocate. So control marks the slots of peers that have
+//! left, and the worker, the only one that assigns slots, reuses them for other peers.
 
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use super::counter::Counter;
 
-/// Peers a worker tells apart, in each direction; what further ones get is counted together. It is
-/// 16 times what the most usual network has room for: a /16 of /24s. 24 bytes each.
+/// Peers that a worker counts separately, in each direction; all others are counted together. It is
+/// 16 times the size of the most common network, a /16 of /24s. 24 bytes each.
 const NUM_SLOTS: usize = 4096;
 
-/// Slots looked at for one peer: at half load, a longer row of taken ones is rarer than 1 in 1000.
+/// Slots searched for one peer: at half load, fewer than 1 in 1000 peers need more.
 const MAX_PROBES: usize = 16;
 
-/// The holder of a slot that nobody had yet; 0.0.0.0 is no peer's address.
+/// The holder of a slot that was never assigned; 0.0.0.0 is no peer's address.
 const FREE: u64 = 0;
 
-/// Added to the holder of a slot who has left.
+/// Set in the holder of a slot whose peer has left.
 const LEFT: u64 = 1 << u32::BITS;
 
 /// 2³² divided by the golden ratio, odd: spreads neighbouring addresses (Knuth, TAOCP 3, §6.4).
 const SPREAD: u32 = 0x9e37_79b9;
 
-/// Counters of one direction of one worker, for each peer. One thread counts, anybody reads.
+/// Counters of one direction of one worker, for each peer. One thread counts, any thread reads.
 #[derive(Debug)]
 pub struct PeerCounters {
     slots: Box<[Slot]>,
-    /// Of peers that found no slot.
+    /// For peers without a slot.
     other: Slot,
 }
 
@@ -44,7 +44,7 @@ struct Slot {
 /// A reading of one peer's counters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PeerCount {
-    /// Its public IP; 0.0.0.0 stands for all peers that have no counters of their own.
+    /// Its public IP; 0.0.0.0 means all peers without counters of their own.
     pub peer: Ipv4Addr,
     /// Inner packets.
     pub packets: u64,
@@ -91,18 +91,18 @@ impl PeerCounters {
         slot
     }
 
-    /// Frees the counters of every peer of which `stays` says no. What was counted for them is
-    /// read no more; one that returns begins at zero. Anybody may call this at any time.
+    /// Frees the counters of every peer for which `stays` returns false. They are not read again; a
+    /// peer that returns starts at zero. Any thread may call this at any time.
     ///
-    /// A worker may yet count what it had taken in hand for one of them, which then has counters
-    /// again: call this once more a while after it left.
+    /// A worker may still be counting packets for such a peer, which then has counters again. So call
+    /// this once more some time after the peer left.
     pub fn keep(&self, stays: impl Fn(Ipv4Addr) -> bool) {
         for slot in &self.slots {
             let holder = slot.holder.load(Ordering::Relaxed);
             if let Some(peer) = peer(holder)
                 && !stays(peer)
             {
-                // It cannot fail for good: a worker changes no slot that is held.
+                // This cannot fail: a worker does not change a slot that has a holder.
                 let (relaxed, left) = (Ordering::Relaxed, holder | LEFT);
                 let _ = slot.holder.compare_exchange(holder, left, relaxed, relaxed);
             }
@@ -117,14 +117,14 @@ impl PeerCounters {
     }
 }
 
-/// Whose a slot is.
+/// The peer that holds a slot.
 fn peer(holder: u64) -> Option<Ipv4Addr> {
     u32::try_from(holder).ok().filter(|peer| *peer != 0).map(Ipv4Addr::from_bits)
 }
 
 impl Slot {
-    /// Gives the slot, which is vacant, to a peer. There is no race between workers: each table has
-    /// one. A reader sees either nobody or the new peer with what was counted since.
+    /// Assigns a vacant slot to a peer. Workers do not race, because each has its own table. A reader
+    /// sees either no peer, or the new one with what was counted since.
     #[cold]
     fn begin(&self, peer: u64) {
         fence(Ordering::Release);
@@ -133,7 +133,7 @@ impl Slot {
         self.holder.store(peer, Ordering::Release);
     }
 
-    /// `None` if nobody has the slot, or somebody else got it meanwhile.
+    /// `None` if the slot has no holder, or got another one while it was read.
     fn read(&self) -> Option<PeerCount> {
         let holder = self.holder.load(Ordering::Acquire);
         let count = self.count(peer(holder)?);

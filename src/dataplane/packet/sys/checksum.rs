@@ -1,13 +1,13 @@
-//! The inner loop of the internet checksum, compiled for the vector unit that is there.
+//! The inner loop of the internet checksum, compiled for AVX2 where the processor has it.
 
 /// The unfolded sum of the native-endian 32-bit words of `bytes`; a short last word is padded
 /// with zeros. Folding it to 16 bits gives the one's complement sum of RFC 1071.
 #[inline]
 pub(crate) fn sum(bytes: &[u8]) -> u64 {
-    // Below this a call is dearer than what wider registers save: benches/stages.rs.
+    // For shorter input a call costs more than wider registers save: benches/stages.rs.
     #[cfg(target_arch = "x86_64")]
     if bytes.len() >= 256 && is_x86_feature_detected!("avx2") {
-        // SAFETY: the line above checked that this processor has AVX2, all that is required.
+        // SAFETY: the line above checked that this processor has AVX2, the only requirement.
         return unsafe { sum_avx2(bytes) };
     }
     sum_words(bytes)
