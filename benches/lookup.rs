@@ -12,7 +12,7 @@ use support::measured::stage;
 use twill::routes::publish::{self, FibSink, RouteChange};
 use twill::routes::{NextHop, Prefix, Route, RouteTable};
 
-/// Destinations per iteration: enough that the loop around them costs nothing.
+/// Destinations per iteration: enough that the cost of the loop does not matter.
 const NUM_LOOKUPS: usize = 4096;
 
 fn routes(num: u32) -> Vec<Route> {
@@ -48,7 +48,7 @@ fn lookup(criterion: &mut Criterion) {
             .map(|offset| Ipv4Addr::from_bits(0x0a00_0000 + offset))
             .collect();
         let direct = RouteTable::build(network, 24, routes(num));
-        // As if every lease had another length than SubnetLen says: all in the trie.
+        // Every lease has another length than SubnetLen: all are in the trie.
         let trie = RouteTable::build(network, 23, routes(num));
         for (case, table) in [("direct", &direct), ("trie", &trie)] {
             let size = (NUM_LOOKUPS, NUM_LOOKUPS * size_of::<Ipv4Addr>());
@@ -61,7 +61,7 @@ fn lookup(criterion: &mut Criterion) {
     }
     group.finish();
 
-    // What the control thread does about a lease: one comes and goes among many that stay.
+    // What the control thread does for a lease that comes and goes among many that stay.
     let mut group = criterion.benchmark_group("change");
     for num in [1_000, 100_000] {
         for (case, subnet_len) in [("direct", 24), ("trie", 23)] {

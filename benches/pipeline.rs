@@ -1,6 +1,6 @@
 //! Both pipelines as a whole, over in-memory devices: what a worker costs without a kernel.
 //!
-//! The devices' copies and channels are in the times; only their allocations are not counted.
+//! The times include the devices' copies and channels; their allocations are not counted.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test or bench may panic")]
 
 mod support;

@@ -7,22 +7,23 @@ use ipnetwork::Ipv4Network;
 
 use super::NextHop;
 
-/// Most slots of the array: 4 Mi slots of 8 bytes are 32 MiB. A Network that would need more
-/// (a /8 cut into /31s, say) is looked up by longest-prefix match alone.
+/// Most slots of the array, as a power of 2: 4 Mi slots of 8 bytes are 32 MiB. A Network that needs
+/// more (for example a /8 cut into /31s) uses only longest-prefix match.
 const MAX_SLOT_BITS: u32 = 22;
 
 /// Slot → next hop, for an overlay whose network is cut into subnets of one length.
 ///
-/// A next hop fits one machine word, so one writer changes a route while any number of readers look
-/// it up: no lock, no second copy, and nothing to free. Each slot stands alone: a reader sees its
-/// old or its new next hop, never half of one, and no order between slots is promised or needed.
+/// A next hop fits one machine word, so one writer can change a route while any number of readers
+/// look it up: no lock, no second copy, and nothing to free. A reader sees the old or the new next
+/// hop of a slot, never a mixture. The order of changes to different slots is not guaranteed, and
+/// nothing needs it.
 #[derive(Debug)]
 pub(super) struct DirectArray {
     network: Ipv4Network,
     subnet_len: u8,
     /// First address of the network, in host order.
     base: u32,
-    /// 32 - `subnet_len`; what is left of `dst - base` after this shift is the slot.
+    /// 32 - `subnet_len`: the slot is `dst - base`, shifted right by this.
     shift: u32,
     /// Packed next hops: see [`pack`].
     slots: Box<[AtomicU64]>,
@@ -30,7 +31,7 @@ pub(super) struct DirectArray {
 }
 
 impl DirectArray {
-    /// No routes yet. Memory is taken page by page, as slots come into use.
+    /// No routes yet. The kernel allocates memory page by page when slots are first used.
     pub(super) fn new(network: Ipv4Network, subnet_len: u8) -> Self {
         let slot_bits = u32::from(subnet_len.saturating_sub(network.prefix()));
         let fits = subnet_len <= 32 && slot_bits <= MAX_SLOT_BITS;
@@ -60,7 +61,7 @@ impl DirectArray {
     /// Sets or removes the route to a `subnet` that the array [`holds`](Self::holds).
     pub(super) fn set(&self, subnet: Ipv4Network, next_hop: Option<NextHop>) {
         let Some(slot) = self.slots.get(self.slot_of(subnet.network())) else { return };
-        // Relaxed: a slot is all there is to see; nothing else is published by it.
+        // Relaxed is enough: a slot's word publishes no other memory.
         let before = slot.swap(next_hop.map_or(NO_ROUTE, pack), Ordering::Relaxed);
         match (before, next_hop) {
             (NO_ROUTE, Some(_)) => self.num_routes.fetch_add(1, Ordering::Relaxed),
@@ -89,7 +90,7 @@ impl DirectArray {
     #[inline]
     fn slot_of(&self, dst: Ipv4Addr) -> usize {
         let offset = dst.to_bits().wrapping_sub(self.base);
-        // A shift of 32, where SubnetLen is 0, leaves the only slot.
+        // With SubnetLen 0 the shift is 32 bits, and there is only slot 0.
         offset.checked_shr(self.shift).unwrap_or(0) as usize
     }
 }

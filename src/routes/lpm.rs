@@ -35,7 +35,7 @@ impl Lpm {
         self.num_routes
     }
 
-    /// Whether nothing was inserted: then a lookup can be spared.
+    /// Whether there are no routes, so that a lookup can be skipped.
     pub(super) const fn is_empty(&self) -> bool {
         self.num_routes == 0
     }

@@ -1,7 +1,7 @@
 //! WHERE a packet goes: subnets, next hops, and the table that maps one to the other.
 //!
 //! One publisher changes a [`RouteTable`] while all workers read it ([`publish`]), without a lock and
-//! without a copy of its many routes. The kernel's own routes are in `control::host::net`. Who owns
+//! without copying its routes. The kernel's own routes are in `control::host::net`. Who owns
 //! a subnet is decided in `control`.
 
 mod direct;

@@ -7,13 +7,13 @@ use std::net::SocketAddrV4;
 pub struct NextHop {
     /// Destination of the outer headers.
     pub addr: SocketAddrV4,
-    /// The peer takes datagrams from any source port, so that flows may be told apart by it.
+    /// The peer accepts datagrams from any source port, so that each flow may have its own.
     pub any_source_port: bool,
 }
 
 impl NextHop {
-    /// A next hop at `addr` that wants the network's port as source port, as a stock peer behind
-    /// a strict firewall may.
+    /// A next hop at `addr` that accepts only the network's port as source port. Stock peers behind a
+    /// strict firewall need this.
     pub const fn new(addr: SocketAddrV4) -> Self {
         Self { addr, any_source_port: false }
     }

@@ -26,11 +26,11 @@ pub struct Route {
 /// Every flannel lease has the same prefix length, `SubnetLen`, so a destination's slot is
 /// `(dst - Network) >> (32 - SubnetLen)`: an index into one array, a few nanoseconds at any size.
 /// Routes of another length (written by hand, or under an older configuration) go to a
-/// longest-prefix match that is asked only if there are any; a longer prefix than `SubnetLen`
-/// wins over the array, a shorter one loses to it.
+/// longest-prefix match, which is searched only if there are any. A prefix longer than `SubnetLen`
+/// takes precedence over the array, a shorter one does not.
 ///
-/// The array is shared with the [publisher](super::publish), which changes it in place; the
-/// longest-prefix matches are never changed, but replaced together with the table.
+/// The array is shared with the [publisher](super::publish), which changes it in place. The
+/// longest-prefix matches are immutable and are replaced together with the table.
 #[derive(Debug)]
 pub struct RouteTable {
     pub(super) direct: Arc<DirectArray>,
@@ -71,15 +71,16 @@ impl RouteTable {
         table
     }
 
-    /// The same array, and `odd` routes in place of all that the array does not hold.
+    /// A table with the same array, and `irregular` routes instead of those that the array does not
+    /// hold.
     pub(super) fn with_irregular<'a>(
         &self,
-        odd: impl IntoIterator<Item = (&'a Ipv4Network, &'a NextHop)>,
+        irregular: impl IntoIterator<Item = (&'a Ipv4Network, &'a NextHop)>,
     ) -> Self {
         let (direct, subnet_len) = (Arc::clone(&self.direct), self.subnet_len);
         let mut table =
             Self { direct, subnet_len, longer: Lpm::default(), shorter: Lpm::default() };
-        for (&subnet, &next_hop) in odd {
+        for (&subnet, &next_hop) in irregular {
             table.insert_irregular(subnet, next_hop);
         }
         table

@@ -1,8 +1,8 @@
-//! Addresses that no host of a network can be reached at.
+//! Addresses at which no other host can be reached.
 
 use std::net::Ipv4Addr;
 
-/// What `addr` is instead of an address that another host can send to; `None` if it is one.
+/// Why other hosts cannot send to `addr`; `None` if they can.
 /// Ranges: RFC 6890, section 2.2.2.
 pub const fn unusable(addr: Ipv4Addr) -> Option<&'static str> {
     match addr.octets()[0] {
