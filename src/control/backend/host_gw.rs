@@ -110,7 +110,7 @@ impl Prepared for HostGwPrepared {
             let link = link.ok_or(BackendError::NoUnderlay { addr })?;
             info!(interface = %link.name, mtu, "peers get routes by the external interface");
             let links = Links { overlay: None, underlay: link.index };
-            let fixed = Fixed { kind: BACKEND_TYPE, device, mtu, attrs: underlay.attrs() };
+            let fixed = Fixed { kind: BACKEND_TYPE, device, mtu, attrs: underlay.attrs(), ignored };
             let own = lease.subnet;
             let host = HostGwHost { net, tables, changes, links, underlay, network, own };
             let conditions = Conditions::ok(&["underlay", "peers"]);
@@ -169,6 +169,14 @@ impl PeerHost for HostGwHost {
         Ok(PeerEntries { hop: Hop { gateway, via: Via::Underlay }, vtep: None })
     }
 
+    fn log_added(&self, subnet: Ipv4Network, peer: &PeerEntries) {
+        info!("Subnet added: {subnet} via {}", peer.hop.gateway);
+    }
+
+    fn log_removed(&self, subnet: Ipv4Network) {
+        info!("Subnet removed: {subnet}");
+    }
+
     async fn changed(&mut self, there: &Entries) {
         self.changes.next(self.links, there).await;
     }
@@ -176,6 +184,13 @@ impl PeerHost for HostGwHost {
     fn drain_changes(&mut self) {
         self.changes.drain();
     }
+}
+
+/// Stock's line for a lease of another backend.
+fn ignored(lease: &Lease) -> String {
+    let kind = lease.attrs.backend_type.as_deref().unwrap_or_default();
+    let (subnet, host) = (lease.subnet, lease.attrs.public_ip);
+    format!("Ignoring non-host-gw subnet: type={kind} ({subnet} of {host})")
 }
 
 impl HostGwHost {

@@ -197,6 +197,7 @@ impl VxlanPrepared {
         let (connection, tables) = KernelTables::connect().map_err(BackendError::Kernel)?;
         tokio::spawn(connection);
         info!(device = %spec.name, mtu, "overlay device is up");
+        info!("watching for new subnet leases");
         let (device, attrs) = (spec.name.clone(), underlay.attrs());
         let host = VxlanHost {
             net,
@@ -210,11 +211,18 @@ impl VxlanPrepared {
             own,
             direct_routing,
         };
-        let fixed = Fixed { kind: BACKEND_TYPE, device, mtu, attrs };
+        let fixed = Fixed { kind: BACKEND_TYPE, device, mtu, attrs, ignored };
         let conditions = Conditions::ok(&CONDITIONS);
         let run = |tasks: &mut JoinSet<()>, reconciler: PeerReconciler<_>| {
             tasks.spawn(reconciler.run());
         };
         Ok(KernelForwarding::start(fixed, host, links, conditions, run))
     }
+}
+
+/// Stock's line for a lease of another backend.
+fn ignored(lease: &Lease) -> String {
+    let kind = lease.attrs.backend_type.as_deref().unwrap_or_default();
+    let (subnet, host) = (lease.subnet, lease.attrs.public_ip);
+    format!("ignoring non-vxlan v4Subnet({subnet}): type={kind}, PublicIP: {host}")
 }

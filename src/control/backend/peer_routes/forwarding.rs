@@ -25,6 +25,8 @@ pub struct Fixed {
     pub mtu: u16,
     /// What our lease is to say of us.
     pub attrs: watch::Receiver<LeaseAttrs>,
+    /// The log line for a lease of another backend.
+    pub ignored: fn(&Lease) -> String,
 }
 
 /// A running backend whose packets the kernel forwards: hands the peers' leases to the reconciler.
@@ -67,13 +69,7 @@ impl KernelForwarding {
         }
         // Once, and not again at each renewal.
         if before != Some(false) {
-            tracing::warn!(
-                "ignoring non-{} subnet {} of {}: type={}",
-                self.fixed.kind,
-                lease.subnet,
-                lease.attrs.public_ip,
-                kind.unwrap_or_default(),
-            );
+            tracing::warn!("{}", (self.fixed.ignored)(&lease));
         }
         LeaseEvent::Removed(lease.subnet)
     }

@@ -47,4 +47,10 @@ pub trait PeerHost {
 
     /// Forgets the changes that have been reported by now.
     fn drain_changes(&mut self);
+
+    /// Logs, in stock's words, that the peer of `subnet` gets these entries.
+    fn log_added(&self, subnet: Ipv4Network, peer: &PeerEntries);
+
+    /// Logs, in stock's words, that the peer of `subnet` is gone.
+    fn log_removed(&self, subnet: Ipv4Network);
 }

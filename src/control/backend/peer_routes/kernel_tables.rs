@@ -110,6 +110,13 @@ impl KernelTables {
         if let Some(other) = found.iter().find(|route| !route.is_flannels(links)) {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, other.describe()));
         }
+        if let (Some(old), Via::Underlay) = (found.first(), hop.via) {
+            let old = old.gateway.unwrap_or(Ipv4Addr::UNSPECIFIED);
+            tracing::warn!(
+                "Replacing existing route to {subnet} via {old} with {subnet} via {}",
+                hop.gateway
+            );
+        }
         let replaced = self.handle.route().add(message).replace().execute().await;
         replaced.map_err(|error| failed(String::new(), error).source)
     }

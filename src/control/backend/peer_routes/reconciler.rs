@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::desired::Desired;
-use super::entries::{Change, Entries, Key};
+use super::entries::{Change, Entries, Hop, Key, Via};
 use super::failures::{Failures, RETRY};
 use super::host::PeerHost;
 use super::tables::{Links, Tables};
@@ -172,7 +172,8 @@ impl<H: PeerHost> PeerReconciler<H> {
             }
         };
         self.trouble = None;
-        self.there = found.entries;
+        let before = std::mem::replace(&mut self.there, found.entries);
+        let lost = self.lost_routes(&before);
         let mut keys: BTreeSet<Key> = self.desired.entries().keys().collect();
         if self.is_synced {
             keys.extend(self.there.keys());
@@ -181,6 +182,7 @@ impl<H: PeerHost> PeerReconciler<H> {
         let (there, wanted) = (&self.there, self.desired.entries());
         self.failures.retain(|key| there.change(key, wanted).is_some());
         self.program(keys).await;
+        self.log_recovered(lost);
         if self.is_synced {
             for change in found.strays {
                 // It is read again in ten seconds.
@@ -188,6 +190,24 @@ impl<H: PeerHost> PeerReconciler<H> {
             }
         }
         true
+    }
+
+    /// The routes of ours that are no longer there, and should be.
+    fn lost_routes(&self, before: &Entries) -> Vec<(Ipv4Network, Hop)> {
+        let wanted = self.desired.entries();
+        let is_lost = |(subnet, hop): &(&Ipv4Network, &Hop)| {
+            wanted.routes.get(*subnet) == Some(*hop) && !self.there.routes.contains_key(*subnet)
+        };
+        before.routes.iter().filter(is_lost).map(|(subnet, hop)| (*subnet, *hop)).collect()
+    }
+
+    /// Stock's host-gw logs each route that it had to add again.
+    fn log_recovered(&self, lost: Vec<(Ipv4Network, Hop)>) {
+        for (subnet, hop) in lost {
+            if hop.via == Via::Underlay && self.there.routes.get(&subnet) == Some(&hop) {
+                tracing::info!("Route recovered {subnet} : {}", hop.gateway);
+            }
+        }
     }
 
     /// Makes the entries `keys` those that are desired: additions in the order of the keys, then

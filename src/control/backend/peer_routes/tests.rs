@@ -92,9 +92,21 @@ impl PeerHost for MemoryHost {
         if attrs.public_ip.is_unspecified() {
             return Err("its PublicIP 0.0.0.0 names no host".to_owned());
         }
+        if attrs.public_ip.octets()[3] == DIRECT {
+            let hop = Hop { gateway: attrs.public_ip, via: Via::Underlay };
+            return Ok(PeerEntries { hop, vtep: None });
+        }
         let mac = Mac::from_slice(&[2, 0, 0, 0, 0, attrs.public_ip.octets()[3]]).unwrap();
         let hop = Hop { gateway: subnet.network(), via: Via::Overlay };
         Ok(PeerEntries { hop, vtep: Some((mac, attrs.public_ip)) })
+    }
+
+    fn log_added(&self, subnet: Ipv4Network, peer: &PeerEntries) {
+        tracing::info!("Subnet added: {subnet} via {}", peer.hop.gateway);
+    }
+
+    fn log_removed(&self, subnet: Ipv4Network) {
+        tracing::info!("Subnet removed: {subnet}");
     }
 
     async fn changed(&mut self, _: &Entries) {
@@ -107,6 +119,13 @@ impl PeerHost for MemoryHost {
         while self.changed.try_recv().is_ok() {}
     }
 }
+
+fn ignored(lease: &Lease) -> String {
+    format!("ignoring {}", lease.subnet)
+}
+
+/// Last octet of a host that gets a plain route.
+const DIRECT: u8 = 222;
 
 const LINKS: Links = Links { overlay: Some(7), underlay: 2 };
 
@@ -124,7 +143,8 @@ impl Node {
         let host = MemoryHost { tables: tables.clone(), changed };
         let conditions = Conditions::ok(&["device", "peers"]);
         let attrs = watch::channel(LeaseAttrs::udp(Ipv4Addr::LOCALHOST)).1;
-        let fixed = Fixed { kind: "vxlan", device: "flannel.1".to_owned(), mtu: 1450, attrs };
+        let fixed =
+            Fixed { kind: "vxlan", device: "flannel.1".to_owned(), mtu: 1450, attrs, ignored };
         let routes =
             KernelForwarding::start(fixed, host, LINKS, conditions, |tasks, reconciler| {
                 tasks.spawn(reconciler.run());
@@ -307,4 +327,28 @@ async fn device_that_is_gone_is_reported_and_filled_again_when_it_is_back() {
     node.tables.lock().has_device = true;
     sleep(Duration::from_secs(2)).await;
     assert_eq!((node.num_entries(), node.condition("device")), (6, Condition::Ok));
+}
+
+#[tokio::test(start_paused = true)]
+async fn stocks_log_lines_name_peers_that_come_and_go_and_routes_that_are_recovered() {
+    let logs = Logs::capture();
+    let mut node = Node::start(Entries::default());
+    node.routes.apply(vec![vxlan(1, "192.0.2.222"), added(2, "192.0.2.2", Some("host-gw"))]);
+    a_while().await;
+    node.routes.apply(vec![vxlan(1, "192.0.2.222"), added(2, "192.0.2.2", Some("host-gw"))]);
+    a_while().await;
+    assert_eq!(logs.count("Route recovered"), 0);
+    node.tables.lock().entries.routes.clear();
+    node.change.send(()).unwrap();
+    a_while().await;
+    node.routes.apply(vec![LeaseEvent::Removed(subnet(1))]);
+    a_while().await;
+    for line in [
+        "Subnet added: 10.5.1.0/24 via 192.0.2.222",
+        "ignoring 10.5.2.0/24",
+        "Route recovered 10.5.1.0/24 : 192.0.2.222",
+        "Subnet removed: 10.5.1.0/24",
+    ] {
+        assert_eq!(logs.count(line), 1, "{line}");
+    }
 }

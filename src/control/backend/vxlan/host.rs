@@ -130,6 +130,22 @@ impl PeerHost for VxlanHost {
         Ok(PeerEntries { hop, vtep: Some((mac, host)) })
     }
 
+    fn log_added(&self, subnet: Ipv4Network, peer: &PeerEntries) {
+        match peer.vtep {
+            Some((mac, host)) => {
+                tracing::debug!("adding subnet: {subnet} PublicIP: {host} VtepMAC: {mac}");
+            }
+            None => tracing::debug!(
+                "Adding direct route to subnet: {subnet} PublicIP: {}",
+                peer.hop.gateway
+            ),
+        }
+    }
+
+    fn log_removed(&self, subnet: Ipv4Network) {
+        tracing::debug!("removing subnet: {subnet}");
+    }
+
     async fn changed(&mut self, there: &Entries) {
         self.changes.next(self.links, there).await;
     }

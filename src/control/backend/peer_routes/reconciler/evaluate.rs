@@ -6,7 +6,7 @@ use ipnetwork::Ipv4Network;
 
 use super::PeerReconciler;
 use crate::control::backend::peer_routes::desired::PeerEntries;
-use crate::control::backend::peer_routes::entries::{Hop, Key};
+use crate::control::backend::peer_routes::entries::Key;
 use crate::control::backend::peer_routes::host::PeerHost;
 use crate::control::conditions::Condition;
 
@@ -21,7 +21,7 @@ impl<H: PeerHost> PeerReconciler<H> {
             None => {
                 self.faults.remove(&subnet);
                 if self.desired.peers().contains_key(&subnet) {
-                    tracing::debug!("removing subnet: {subnet}");
+                    self.host.log_removed(subnet);
                 }
                 return self.desired.set(subnet, None);
             }
@@ -33,15 +33,7 @@ impl<H: PeerHost> PeerReconciler<H> {
                 if self.desired.peers().get(&subnet) == Some(&peer) {
                     return BTreeSet::new();
                 }
-                let PeerEntries { hop: Hop { gateway, .. }, vtep } = peer;
-                match vtep {
-                    Some((mac, host)) => {
-                        tracing::debug!("adding subnet: {subnet} PublicIP: {host} VtepMAC: {mac}")
-                    }
-                    None => tracing::debug!(
-                        "Adding direct route to subnet: {subnet} PublicIP: {gateway}"
-                    ),
-                }
+                self.host.log_added(subnet, &peer);
                 self.desired.set(subnet, Some(peer))
             }
             Err(fault) => {
