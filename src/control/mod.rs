@@ -90,7 +90,7 @@ async fn run_with<M: SubnetManager>(config: &Config, manager: M) -> Result<(), D
     // 1. What the operator and the host got wrong, before anything is touched.
     preflight::check_net_admin()?;
     backend::preflight(config.backend)?;
-    for note in &config.notes {
+    for note in &config.warnings {
         warn!("{note}");
     }
     // 2. From here on a signal ends us in good order.

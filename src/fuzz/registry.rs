@@ -13,7 +13,7 @@ use crate::control::config::network::{self, SubnetRange};
 use crate::control::node::subnet_env;
 use crate::control::subnet::kv::registry::file::document::{Document, expires};
 use crate::control::subnet::kv::registry::{Entry, Revision, read_entry};
-use crate::control::subnet::kv::state_file::{Past, StateFile};
+use crate::control::subnet::kv::state_file::{PersistedLeases, StateFile};
 use crate::control::subnet::lease::{Lease, LeaseAttrs, parse_key, print_key};
 use crate::routes::Prefix;
 
@@ -127,7 +127,7 @@ pub fn state_file(bytes: &[u8]) {
         Ok(remembered) => remembered,
         Err(error) => return assert_one_line(&error),
     };
-    let Past { own, peers } = &remembered.past;
+    let PersistedLeases { own, peers } = &remembered.past;
     let text = file.text(&remembered.config.text, own, peers.iter()).unwrap();
     let again = file.read(text.as_bytes(), previous, None).unwrap();
     assert_eq!(again.config.network, remembered.config.network);

@@ -21,7 +21,7 @@ use crate::control::host::iface::{ExternalInterface, IfaceChoice};
 use crate::control::host::net;
 use crate::control::host::net::Netlink;
 use crate::control::subnet::lease::{Lease, LeaseAttrs};
-use crate::control::util::error_chain::one_line;
+use crate::control::util::error_chain::error_chain;
 
 /// `BackendType` of our leases. Stock compares it letter by letter.
 const BACKEND_TYPE: &str = "host-gw";
@@ -76,7 +76,7 @@ impl Driver for HostGwDriver {
         let name = &self.iface.name;
         let device = mtu.as_ref().ok().map(|mtu| format!("none: routes by {name}, MTU {mtu}"));
         let problems = checked.err().into_iter().chain(mtu.err());
-        Plan { device, listen: None, problems: problems.map(|error| one_line(&error)).collect() }
+        Plan { device, listen: None, problems: problems.map(|error| error_chain(&error)).collect() }
     }
 
     fn prepare<'a>(self: Box<Self>, _previous: Option<&'a LeaseAttrs>) -> Preparing<'a> {

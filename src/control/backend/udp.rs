@@ -44,7 +44,7 @@ use crate::control::host::net;
 use crate::control::host::preflight;
 use crate::control::subnet::host_id::HostId;
 use crate::control::subnet::lease::{Lease, LeaseAttrs, LeaseEvent};
-use crate::control::util::error_chain::one_line;
+use crate::control::util::error_chain::error_chain;
 use crate::dataplane::engine::Counters;
 use crate::dataplane::io::tun::TunConfig;
 use crate::dataplane::io::udp::{KernelUdp, LongDatagrams};
@@ -125,7 +125,7 @@ impl Driver for UdpDriver {
     fn plan(&self) -> Plan {
         let (range, bind_addr) = (self.network.v4.network, self.bind_addr());
         let mut problems = Vec::new();
-        let mut note = |error: &dyn Error| problems.push(one_line(error));
+        let mut note = |error: &dyn Error| problems.push(error_chain(error));
         let _ = preflight::check_tun().map_err(|error| note(&error));
         let mtu = first_tun_mtu(&self.iface, self.mtu).map_err(|error| note(&error));
         let device = mtu

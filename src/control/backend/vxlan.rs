@@ -31,7 +31,7 @@ use crate::control::host::iface::{ExternalInterface, IfaceChoice};
 use crate::control::host::net;
 use crate::control::host::net::Netlink;
 use crate::control::subnet::lease::{Lease, LeaseAttrs};
-use crate::control::util::error_chain::one_line;
+use crate::control::util::error_chain::error_chain;
 
 /// Bytes of the outer headers: Ethernet 14, IPv4 20, UDP 8, VXLAN 8 (RFC 7348, section 5).
 const ENCAP_OVERHEAD: u32 = 50;
@@ -158,7 +158,7 @@ impl Driver for VxlanDriver {
         let port = self.config.port;
         let port = port.map_or("the kernel's port, 8472".to_owned(), |port| port.to_string());
         let listen = Some(format!("UDP {port}, by the kernel"));
-        Plan { device, listen, problems: mtu.err().iter().map(|it| one_line(it)).collect() }
+        Plan { device, listen, problems: mtu.err().iter().map(|it| error_chain(it)).collect() }
     }
 
     fn prepare<'a>(self: Box<Self>, previous: Option<&'a LeaseAttrs>) -> Preparing<'a> {

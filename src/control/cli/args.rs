@@ -260,7 +260,7 @@ pub(super) struct OtherFlags {
 
 impl Cli {
     /// The flags' values as the daemon wants them.
-    pub(super) fn into_config(self, notes: Vec<String>) -> Config {
+    pub(super) fn into_config(self, warnings: Vec<String>) -> Config {
         let Self { registry, etcd, host, subnet, firewall, data_plane, health, other } = self;
         let healthz = SocketAddr::new(health.healthz_ip, health.healthz_port);
         let num_cores = std::thread::available_parallelism().map_or(1, NonZero::get);
@@ -281,7 +281,7 @@ impl Cli {
             source_ports: data_plane.source_ports,
             threads: data_plane.threads(),
             verbosity: other.v,
-            notes,
+            warnings,
         }
     }
 }

@@ -119,11 +119,11 @@ pub(super) fn help() -> String {
 }
 
 /// Takes them out of `words`, but for those that are other names of our own flags, which get their
-/// right names. Adds a line to `notes` for each that was renamed.
-pub(super) fn take(words: &mut Words, notes: &mut Vec<String>) -> Vec<Word> {
+/// right names. Adds a line to `warnings` for each that was renamed.
+pub(super) fn take(words: &mut Words, warnings: &mut Vec<String>) -> Vec<Word> {
     for word in &mut words.flags {
         if let Some(Foreign { name, effect: Means(ours), .. }) = find(&word.name) {
-            notes.push(format!("flag --{name} is taken for --{ours}"));
+            warnings.push(format!("flag --{name} is taken for --{ours}"));
             ours.clone_into(&mut word.name);
         }
     }
@@ -134,8 +134,8 @@ pub(super) fn take(words: &mut Words, notes: &mut Vec<String>) -> Vec<Word> {
 ///
 /// # Errors
 /// [`FlagError::Value`] for the first that must not be ignored, or is neither true nor false.
-pub(super) fn judge(taken: &[Word]) -> Result<Vec<String>, FlagError> {
-    let mut notes = Vec::new();
+pub(super) fn validate(taken: &[Word]) -> Result<Vec<String>, FlagError> {
+    let mut warnings = Vec::new();
     for (position, word) in taken.iter().enumerate() {
         let Some(flag) = find(&word.name) else { continue };
         let origin = word.origin();
@@ -152,10 +152,10 @@ pub(super) fn judge(taken: &[Word]) -> Result<Vec<String>, FlagError> {
                 return Err(FlagError::Value { origin, reason: reason.to_owned() });
             }
             Ignored(reason) if is_last && (is_set || flag.is_bool) => {
-                notes.push(format!("{origin} is ignored: {reason}"));
+                warnings.push(format!("{origin} is ignored: {reason}"));
             }
             Refused(_) | Ignored(_) | Means(_) => {}
         }
     }
-    Ok(notes)
+    Ok(warnings)
 }

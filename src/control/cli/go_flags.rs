@@ -35,7 +35,7 @@ pub(super) struct Words {
     /// What stood after the last flag.
     pub(super) ignored: Vec<String>,
     /// What is odd about a value that is taken all the same.
-    pub(super) notes: Vec<String>,
+    pub(super) warnings: Vec<String>,
 }
 
 /// Splits `args` into flags, with `command` telling which flags take a value.
@@ -43,7 +43,7 @@ pub(super) fn read(
     command: &Command,
     args: impl IntoIterator<Item = OsString>,
 ) -> Result<Words, FlagError> {
-    let mut words = Words { flags: Vec::new(), ignored: Vec::new(), notes: Vec::new() };
+    let mut words = Words { flags: Vec::new(), ignored: Vec::new(), warnings: Vec::new() };
     let mut args = args.into_iter().map(into_text);
     while let Some(arg) = args.next() {
         let arg = arg?;
@@ -96,7 +96,7 @@ impl Words {
         if let Some(value) = &mut word.value {
             *value = characters::trim(&word.name, value).to_owned();
         }
-        self.notes.extend(characters::check_value(&word)?);
+        self.warnings.extend(characters::check_value(&word)?);
         self.flags.push(word);
         Ok(())
     }

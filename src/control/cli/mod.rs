@@ -64,8 +64,8 @@ pub fn parse(
 ) -> Result<Invocation, FlagError> {
     let command = command();
     let mut words = go_flags::read(&command, args)?;
-    let mut notes = Vec::new();
-    let mut taken = compat_flags::take(&mut words, &mut notes);
+    let mut warnings = Vec::new();
+    let mut taken = compat_flags::take(&mut words, &mut warnings);
 
     // Go's flanneld looks at -version before the environment, so a bad variable cannot hide it.
     match parse_words(&command, &words) {
@@ -76,19 +76,19 @@ pub fn parse(
     }
     let variables = Variables::of(variables);
     words.add_variables(&command, &taken, &variables)?;
-    taken.extend(compat_flags::take(&mut words, &mut notes));
+    taken.extend(compat_flags::take(&mut words, &mut warnings));
     let cli = parse_words(&command, &words)?;
     if cli.other.cleanup {
         return Ok(Invocation::CleanUp(cli.subnet.subnet_file));
     }
-    notes.extend(compat_flags::judge(&taken)?);
-    notes.extend(std::mem::take(&mut words.notes));
-    notes.extend(variables.unread(&command, &words));
+    warnings.extend(compat_flags::validate(&taken)?);
+    warnings.extend(std::mem::take(&mut words.warnings));
+    warnings.extend(variables.unread(&command, &words));
     if let Some(word) = words.ignored.first() {
-        notes.push(format!("everything from {word:?} on is ignored: that is no flag"));
+        warnings.push(format!("everything from {word:?} on is ignored: that is no flag"));
     }
     let (is_check, as_json) = (cli.other.config_check, cli.other.json);
-    let config = Box::new(cli.into_config(notes));
+    let config = Box::new(cli.into_config(warnings));
     Ok(if is_check { Invocation::Check { config, as_json } } else { Invocation::Run(config) })
 }
 

@@ -23,7 +23,7 @@ fn defaults_are_flannels() {
     assert_eq!(config.renew_margin, Duration::from_secs(3600));
     assert_eq!((config.backend, config.public_ip, config.healthz), (None, None, None));
     assert_eq!(config.mtu, None);
-    assert!(config.ifaces.is_empty() && config.notes.is_empty());
+    assert!(config.ifaces.is_empty() && config.warnings.is_empty());
     assert_eq!((config.offloads, config.verbosity), (Offloads::AUTO, 0));
     assert!((1..=8).contains(&config.num_workers));
     let firewall = FirewallConfig {
@@ -72,7 +72,7 @@ fn first_word_that_is_no_flag_ends_the_flags() {
         let config = config(line);
         assert_eq!(config.verbosity, 1, "{line}");
         let note = format!("everything from {word:?} on is ignored: that is no flag");
-        assert_eq!(config.notes, [note], "{line}");
+        assert_eq!(config.warnings, [note], "{line}");
     }
 }
 
@@ -153,7 +153,7 @@ fn flags_of_other_modes_and_versions_are_ignored_with_a_line_each() {
     );
     assert_eq!((config.ifaces.len(), config.verbosity), (1, 1));
     let ignored: Vec<&str> = config
-        .notes
+        .warnings
         .iter()
         .filter_map(|note| note.split_once(" is ignored: "))
         .map(|n| n.0)
@@ -170,9 +170,12 @@ fn flags_of_other_modes_and_versions_are_ignored_with_a_line_each() {
         ]
     );
     let env = [("FLANNELD_LOG_BACKTRACE_AT", "a.go:1"), ("FLANNELD_VMODULE", "b=1")];
-    let notes = run(read("-vmodule=", &env)).notes;
-    assert_eq!(notes.len(), 1, "the command line wins: {notes:?}");
-    assert!(notes[0].starts_with("variable FLANNELD_LOG_BACKTRACE_AT is ignored: "), "{notes:?}");
+    let warnings = run(read("-vmodule=", &env)).warnings;
+    assert_eq!(warnings.len(), 1, "the command line wins: {warnings:?}");
+    assert!(
+        warnings[0].starts_with("variable FLANNELD_LOG_BACKTRACE_AT is ignored: "),
+        "{warnings:?}"
+    );
 }
 
 #[test]
@@ -182,8 +185,8 @@ fn old_names_of_flags_are_taken_for_the_new_ones() {
         (config.ifaces.len(), config.etcd.endpoints.as_slice()),
         (2, &["http://a:1".into()][..])
     );
-    assert_eq!(config.notes[0], "flag --interface is taken for --iface");
-    assert_eq!(config.notes[1], "flag --etcd-endpoint is taken for --etcd-endpoints");
+    assert_eq!(config.warnings[0], "flag --interface is taken for --iface");
+    assert_eq!(config.warnings[1], "flag --etcd-endpoint is taken for --etcd-endpoints");
 }
 
 #[test]

@@ -48,7 +48,7 @@ pub struct Config {
     /// Log level: 0 info, 1 and 2 debug, 3 and up trace.
     pub verbosity: u8,
     /// What of the command line and environment is not followed: one line each, worth a warning.
-    pub notes: Vec<String>,
+    pub warnings: Vec<String>,
 }
 
 impl Config {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rand::Rng;
 
-use super::rng::dice;
+use super::rng::rng;
 
 /// Delays that double from `first` to `longest`, each shortened by up to half at random, so that
 /// a thousand nodes that lost the same server do not come back to it as one.
@@ -30,7 +30,7 @@ impl Backoff {
     pub(crate) fn delay(&mut self) -> Duration {
         let delay = self.next;
         self.next = (delay * 2).min(self.longest);
-        delay.mul_f64(dice().random_range(0.5..=1.0))
+        delay.mul_f64(rng().random_range(0.5..=1.0))
     }
 
     /// After a success: starts over.

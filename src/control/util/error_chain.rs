@@ -1,9 +1,9 @@
-//! [`one_line`]: an error with everything behind it.
+//! [`error_chain`]: an error with everything behind it.
 
 use std::error::Error;
 
 /// An error and what it came from, in one line.
-pub(crate) fn one_line(error: &dyn Error) -> String {
+pub(crate) fn error_chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {

@@ -1,32 +1,32 @@
-//! The dice of the control plane: which free subnet, how long a delay.
+//! Random numbers of the control plane: which free subnet, how long a delay.
 
 use rand::Rng;
 
 /// A source of randomness.
 #[cfg(not(test))]
-pub(crate) fn dice() -> impl Rng {
+pub(crate) fn rng() -> impl Rng {
     rand::rng()
 }
 
-/// A source of randomness, or of what looks like it if [`load`] was called on this thread.
+/// A source of randomness, or of what looks like it if [`seed`] was called on this thread.
 #[cfg(test)]
-pub(crate) fn dice() -> impl Rng {
+pub(crate) fn rng() -> impl Rng {
     use rand::SeedableRng;
     use rand::rngs::StdRng;
-    LOADED.with_borrow_mut(|loaded| match loaded {
+    SEEDED.with_borrow_mut(|seeded| match seeded {
         Some(rng) => StdRng::from_rng(rng),
         None => StdRng::from_os_rng(),
     })
 }
 
-/// Makes this thread's dice fall the same way every time.
+/// Makes this thread draw the same numbers every time.
 #[cfg(test)]
-pub(crate) fn load(seed: u64) {
+pub(crate) fn seed(seed: u64) {
     use rand::SeedableRng;
-    LOADED.set(Some(rand::rngs::StdRng::seed_from_u64(seed)));
+    SEEDED.set(Some(rand::rngs::StdRng::seed_from_u64(seed)));
 }
 
 #[cfg(test)]
 thread_local! {
-    static LOADED: std::cell::RefCell<Option<rand::rngs::StdRng>> = const { std::cell::RefCell::new(None) };
+    static SEEDED: std::cell::RefCell<Option<rand::rngs::StdRng>> = const { std::cell::RefCell::new(None) };
 }

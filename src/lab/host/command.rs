@@ -139,7 +139,7 @@ impl Tool {
         Err(CommandError::Failed {
             command: self.to_string(),
             status: output.status,
-            stderr: one_line(said),
+            stderr: error_chain(said),
         })
     }
 
@@ -227,7 +227,7 @@ fn read_all(pipe: Option<impl Read + Send + 'static>) -> JoinHandle<String> {
 }
 
 /// The lines of `text` that say something, joined by `; `.
-fn one_line(text: &str) -> String {
+fn error_chain(text: &str) -> String {
     let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     lines.join("; ")
 }

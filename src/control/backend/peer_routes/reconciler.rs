@@ -27,7 +27,7 @@ use super::host::PeerHost;
 use super::tables::{Links, Tables};
 use crate::control::conditions::{Condition, Conditions};
 use crate::control::subnet::lease::{LeaseAttrs, LeaseEvent};
-use crate::control::util::error_chain::one_line;
+use crate::control::util::error_chain::error_chain;
 use crate::control::util::log_limit::LogLimit;
 
 /// Time between two comparisons that nothing prompted: a route that goes with the address of its
@@ -155,7 +155,7 @@ impl<H: PeerHost> PeerReconciler<H> {
             Ok(links) => links,
             Err(error) => {
                 self.links = None;
-                self.trouble = Some(one_line(&error));
+                self.trouble = Some(error_chain(&error));
                 return false;
             }
         };
@@ -167,7 +167,7 @@ impl<H: PeerHost> PeerReconciler<H> {
         let found = match self.host.tables().read(links, self.host.network()).await {
             Ok(found) => found,
             Err(error) => {
-                self.trouble = Some(one_line(&error));
+                self.trouble = Some(error_chain(&error));
                 return false;
             }
         };
@@ -233,7 +233,7 @@ impl<H: PeerHost> PeerReconciler<H> {
                 self.failures.remove(key);
             }
             Err(error) => {
-                let reason = one_line(&error);
+                let reason = error_chain(&error);
                 if self.log.is_due("change") {
                     tracing::warn!("{reason}; trying again");
                 }

@@ -17,7 +17,7 @@ use super::peers::{AddrChange, Peers};
 use super::ways::{RouteLookup, Verdict, Ways};
 use crate::control::host::net::{HostNet, Netlink, Way};
 use crate::control::subnet::lease::LeaseEvent;
-use crate::control::util::error_chain::one_line;
+use crate::control::util::error_chain::error_chain;
 use crate::dataplane::engine::Counters;
 use crate::dataplane::packet::headers::ENCAP_OVERHEAD_V4;
 use crate::routes::publish::{FibSink, RouteChange, RoutePublisher};
@@ -108,7 +108,7 @@ impl<F: FibSink> PeerRoutes<F> {
     /// made.
     fn publish(&mut self, changes: &[RouteChange]) {
         if let Err(error) = self.fib.apply(changes) {
-            warn!("{}", one_line(&error));
+            warn!("{}", error_chain(&error));
         }
     }
 

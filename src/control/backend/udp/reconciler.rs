@@ -30,7 +30,7 @@ use crate::control::host::net::{
 use crate::control::subnet::host_id::HostId;
 use crate::control::subnet::lease::LeaseAttrs;
 use crate::control::util::backoff::Backoff;
-use crate::control::util::error_chain::one_line;
+use crate::control::util::error_chain::error_chain;
 use crate::control::util::log_limit::LogLimit;
 use crate::dataplane::EngineError;
 
@@ -222,7 +222,7 @@ impl DeviceReconciler {
     async fn reconcile(&mut self) -> Outcome {
         let mut conditions = Conditions::ok(&CONDITIONS);
         let outcome = self.reconcile_host(&mut conditions).await.unwrap_or_else(|error| {
-            conditions.set("device", Condition::Failed(one_line(&error)));
+            conditions.set("device", Condition::Failed(error_chain(&error)));
             Outcome::Failed
         });
         self.publish(conditions);
@@ -309,7 +309,7 @@ impl DeviceReconciler {
                 Drift::Mtu | Drift::Down => "device",
                 Drift::Route => "route",
             };
-            conditions.set(name, Condition::Failed(one_line(error)));
+            conditions.set(name, Condition::Failed(error_chain(error)));
         }
         self.engine.set_name(name);
         self.owns_route = owns_route;

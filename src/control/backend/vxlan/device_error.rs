@@ -74,12 +74,12 @@ mod tests {
     use std::io;
 
     use super::*;
-    use crate::control::util::error_chain::one_line;
+    use crate::control::util::error_chain::error_chain;
 
     fn line(errno: i32) -> String {
         let source = io::Error::from_raw_os_error(errno);
         let error = KernelError::new("create vxlan device flannel.7", source);
-        one_line(&BackendError::from(DeviceError::of_creation(7, error)))
+        error_chain(&BackendError::from(DeviceError::of_creation(7, error)))
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::control::backend::peer_routes::{
 use crate::control::conditions::{Condition, Conditions};
 use crate::control::host::net::{Link, Netlink};
 use crate::control::subnet::lease::LeaseAttrs;
-use crate::control::util::error_chain::one_line;
+use crate::control::util::error_chain::error_chain;
 
 /// Names of the conditions.
 pub(super) const CONDITIONS: [&str; 3] = ["device", "underlay", "peers"];
@@ -109,7 +109,7 @@ impl PeerHost for VxlanHost {
                 Ok(self.links)
             }
             Err(error) => {
-                conditions.set("device", Condition::Failed(one_line(&error)));
+                conditions.set("device", Condition::Failed(error_chain(&error)));
                 Err(error.into())
             }
         }

@@ -23,7 +23,7 @@ use crate::control::subnet::kv::config_wait::read_config;
 use crate::control::subnet::kv::registry::any_etcd::AnyEtcd;
 use crate::control::subnet::kv::registry::file::FileRegistry;
 use crate::control::subnet::kv::registry::{Registry, Scope};
-use crate::control::util::error_chain::one_line;
+use crate::control::util::error_chain::error_chain;
 use crate::control::{DaemonError, backend_setup, external_interface, kv_manager, observe};
 
 /// How long the registry may take to answer, each time.
@@ -50,7 +50,8 @@ pub fn check(config: &Config) -> Result<CheckReport, DaemonError> {
     let runtime = Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(DaemonError::Runtime)?;
     let report = runtime.block_on(async {
-        let mut report = CheckReport { warnings: config.notes.clone(), ..CheckReport::default() };
+        let mut report =
+            CheckReport { warnings: config.warnings.clone(), ..CheckReport::default() };
         report.take(preflight::check_net_admin());
         let iface = report.take(interface(config).await);
         if let Some(addr) = config.healthz {
@@ -142,7 +143,7 @@ impl CheckReport {
 
     /// The value, or `None` and a problem more.
     fn take<T, E: Error>(&mut self, result: Result<T, E>) -> Option<T> {
-        result.map_err(|error| self.problems.push(one_line(&error))).ok()
+        result.map_err(|error| self.problems.push(error_chain(&error))).ok()
     }
 }
 

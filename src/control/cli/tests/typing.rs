@@ -18,7 +18,7 @@ fn white_space_around_a_setting_does_not_count() {
     assert_eq!(run(read("", &[("FLANNELD_PUBLIC_IP", "\r")])).public_ip, None);
     // A script with the line ends of Windows makes a word of one.
     let config = run(words(&["-v", "1", "\r", "-iface", "eth0"]));
-    assert_eq!((config.ifaces.len(), config.notes.len()), (1, 0));
+    assert_eq!((config.ifaces.len(), config.warnings.len()), (1, 0));
 }
 
 #[test]
@@ -28,7 +28,7 @@ fn password_keeps_its_spaces_but_not_the_end_of_its_line() {
     let config = run(read("", &[("FLANNELD_ETCD_PASSWORD", "sesame\u{200b}")]));
     let note =
         "variable FLANNELD_ETCD_PASSWORD holds U+200B (zero-width space), which cannot be seen";
-    assert!(config.notes[0].starts_with(note), "{:?}", config.notes);
+    assert!(config.warnings[0].starts_with(note), "{:?}", config.warnings);
     assert_eq!(config.etcd.password.as_deref(), Some("sesame\u{200b}"));
     let odd = words(&["\u{2014}etcd-password=sesame"]).unwrap_err().to_string();
     assert!(!odd.contains("sesame"), "{odd}");
@@ -125,11 +125,11 @@ fn variable_that_nobody_reads_is_told_with_the_one_that_was_meant() {
         ("FLANNEL_ETCD_ENDPOINTS", "FLANNELD_ETCD_ENDPOINTS"),
         ("FLANNEL_IFACE", "FLANNELD_IFACE"),
     ] {
-        let notes = run(read("", &[(variable, "x")])).notes;
-        assert_eq!(notes, [format!("variable {variable} is not read: did you mean {meant}?")]);
+        let warnings = run(read("", &[(variable, "x")])).warnings;
+        assert_eq!(warnings, [format!("variable {variable} is not read: did you mean {meant}?")]);
     }
-    let notes = run(read("", &[("FLANNELD_COLOUR", "x")])).notes;
-    assert_eq!(notes, ["variable FLANNELD_COLOUR is not read: no flag has this name"]);
+    let warnings = run(read("", &[("FLANNELD_COLOUR", "x")])).warnings;
+    assert_eq!(warnings, ["variable FLANNELD_COLOUR is not read: no flag has this name"]);
     // The shell variables of unit files, and subnet.env.
     let env = [
         ("FLANNEL_ETCD_ENDPOINTS", "http://a:1"),
@@ -139,11 +139,11 @@ fn variable_that_nobody_reads_is_told_with_the_one_that_was_meant() {
         ("FLANNELD_COLOUR", ""),
         ("PATH", "/bin"),
     ];
-    assert_eq!(run(read("-etcd-endpoints=http://a:1", &env)).notes, [""; 0]);
+    assert_eq!(run(read("-etcd-endpoints=http://a:1", &env)).warnings, [""; 0]);
     use std::os::unix::ffi::OsStringExt;
     let odd = OsString::from_vec(b"FLANNELD_\xff".to_vec());
     let Ok(Invocation::Run(config)) = parse([], [(odd, "x".into())]) else { panic!() };
-    assert_eq!(config.notes.len(), 1, "{:?}", config.notes);
+    assert_eq!(config.warnings.len(), 1, "{:?}", config.warnings);
 }
 
 #[test]

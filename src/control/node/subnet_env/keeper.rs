@@ -20,7 +20,7 @@ use super::SubnetEnv;
 use crate::control::conditions::Condition;
 use crate::control::util::atomic_file::{FileError, directory_of, read_file, replace_file};
 use crate::control::util::backoff::Backoff;
-use crate::control::util::error_chain::one_line;
+use crate::control::util::error_chain::error_chain;
 use crate::control::util::log_limit::LogLimit;
 
 /// Time between two looks that nothing prompted.
@@ -171,7 +171,7 @@ impl Keeper {
                 (Condition::Ok, self.slow_down())
             }
             Looked::Failed(error) => {
-                let reason = one_line(&error);
+                let reason = error_chain(&error);
                 if self.log.is_due(&reason) {
                     warn!("Failed to write subnet file: {reason}; trying again");
                 }

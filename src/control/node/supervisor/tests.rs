@@ -18,7 +18,7 @@ use crate::control::subnet::kv::manager::{KvManager, KvSettings};
 use crate::control::subnet::kv::registry::memory::{Fault, MemoryRegistry};
 use crate::control::subnet::kv::registry::{Registry, Scope};
 use crate::control::subnet::kv::renew::KeepPolicy;
-use crate::control::subnet::kv::state_file::{Past, StateFile};
+use crate::control::subnet::kv::state_file::{PersistedLeases, StateFile};
 use crate::control::subnet::lease::{LeaseAttrs, LeaseEvent};
 use crate::control::util::test_log::Logs;
 use crate::dataplane::EngineError;
@@ -311,7 +311,7 @@ struct World {
     health: Arc<SharedStatus>,
     log: Rc<RefCell<Log>>,
     fail: RefCell<Option<oneshot::Sender<EngineError>>>,
-    past: RefCell<Option<Past>>,
+    past: RefCell<Option<PersistedLeases>>,
     attrs: watch::Sender<LeaseAttrs>,
     prepare_error: RefCell<Option<BackendError>>,
 }
@@ -382,7 +382,7 @@ impl World {
         }
     }
 
-    fn recall(&self) -> Option<Past> {
+    fn recall(&self) -> Option<PersistedLeases> {
         let previous = "10.1.5.0/24".parse().ok();
         self.state().load(previous, None).ok()?.map(|remembered| remembered.past)
     }

@@ -19,7 +19,7 @@ use crate::control::subnet::host_id::HostId;
 use crate::control::subnet::lease::{Lease, LeaseAttrs, print_key};
 use crate::control::util::backoff::Backoff;
 use crate::control::util::log_limit::LogLimit;
-use crate::control::util::rng::dice;
+use crate::control::util::rng::rng;
 use crate::control::util::time_text;
 
 /// How long the renewal of a lease that stands already may take before we go on without it.
@@ -385,7 +385,7 @@ impl<R: Registry> Acquirer<'_, R> {
             self.config.v4.subnet_min,
             self.config.v4.subnet_max,
         );
-        allocate::pick(&self.config.v4, snapshot.taken(), &mut dice())
+        allocate::pick(&self.config.v4, snapshot.taken(), &mut rng())
     }
 }
 

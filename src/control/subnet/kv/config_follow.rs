@@ -10,7 +10,7 @@ use super::config_wait::{NotYet, read_config};
 use crate::control::config::backend::BackendType;
 use crate::control::config::network::NetworkConfig;
 use crate::control::subnet::kv::registry::Registry;
-use crate::control::util::rng::dice;
+use crate::control::util::rng::rng;
 
 /// How long until the config is looked at again, at least and at most.
 const INTERVAL: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3)];
@@ -66,7 +66,7 @@ pub(in crate::control) async fn follow_config<R: Registry>(
         }
         let [least, most] = INTERVAL;
         let scale = (num_nodes() as f64 / INTERVAL_NODES).max(1.0);
-        let pause = dice().random_range(least..=most).mul_f64(scale);
+        let pause = rng().random_range(least..=most).mul_f64(scale);
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             Ok(()) = touch.changed() => {}

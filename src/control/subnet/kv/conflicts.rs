@@ -1,4 +1,4 @@
-//! [`Claim`]: this node's claim to its subnet, and whatever contradicts it or keeps it from being
+//! [`ConflictTracker`]: this node's claim to its subnet, and whatever contradicts it or keeps it from being
 //! written.
 //!
 //! A conflict is told and shown, never resolved by force: which of two nodes is in the right, only
@@ -17,7 +17,7 @@ use crate::control::subnet::lease::{Lease, print_key};
 
 /// What this node says is its own.
 #[derive(Debug)]
-pub struct Claim {
+pub struct ConflictTracker {
     /// Our subnet.
     pub subnet: Ipv4Network,
     /// Our public IP, which follows the interface.
@@ -30,7 +30,7 @@ pub struct Claim {
     is_gone: AtomicBool,
 }
 
-impl Claim {
+impl ConflictTracker {
     /// A claim that nobody contradicts yet.
     pub fn new(subnet: Ipv4Network, public_ip: Ipv4Addr) -> Self {
         Self {
@@ -92,25 +92,25 @@ impl Claim {
         match (is_own_key, is_own_ip, self.subnet.overlaps(other.subnet)) {
             // What becomes of our own entry is the concern of whoever renews it.
             (true, _, _) => {}
-            (false, true, _) => self.tell(ConflictKind::SamePublicIp, other),
-            (false, false, true) => self.tell(ConflictKind::Overlap, other),
-            (false, false, false) => self.settle(&other.entry.key),
+            (false, true, _) => self.report(ConflictKind::SamePublicIp, other),
+            (false, false, true) => self.report(ConflictKind::Overlap, other),
+            (false, false, false) => self.resolve(&other.entry.key),
         }
     }
 
     /// Takes note that somebody else writes our own entry, in our name.
-    pub(crate) fn share(&self, own: &Lease) {
-        self.tell(ConflictKind::SharedLease, own);
+    pub(crate) fn report_shared(&self, own: &Lease) {
+        self.report(ConflictKind::SharedLease, own);
     }
 
     /// Takes note that the entry of `key` contradicts us no longer.
-    pub(crate) fn settle(&self, key: &str) {
+    pub(crate) fn resolve(&self, key: &str) {
         if let Some(conflict) = self.lock().remove(key) {
             tracing::info!("conflict is over: {conflict}");
         }
     }
 
-    fn tell(&self, kind: ConflictKind, other: &Lease) {
+    fn report(&self, kind: ConflictKind, other: &Lease) {
         let conflict = Conflict {
             kind,
             subnet: self.subnet,
@@ -154,7 +154,7 @@ mod tests {
         assert_eq!(logs.count(same), 1);
         let kinds: Vec<ConflictKind> = claim.conflicts().iter().map(|c| c.kind).collect();
         assert_eq!(kinds, [ConflictKind::Overlap, ConflictKind::SamePublicIp]);
-        claim.settle("10.1.0.0-23");
+        claim.resolve("10.1.0.0-23");
         claim.compare(&lease("10.1.7.0/24", "192.0.2.9"));
         assert_eq!((claim.conflicts().len(), logs.count("conflict is over: ")), (0, 2));
     }
@@ -165,7 +165,7 @@ mod tests {
         let own = lease("10.1.1.0/24", "192.0.2.1");
         claim.compare(&own);
         assert_eq!(claim.conflicts(), []);
-        claim.share(&own);
+        claim.report_shared(&own);
         let json = serde_json::to_value(claim.conflicts()).unwrap();
         let expected = serde_json::json!([{
             "kind": "shared-lease", "subnet": "10.1.1.0/24", "owner": "192.0.2.1",
@@ -174,8 +174,8 @@ mod tests {
         assert_eq!(json, expected);
     }
 
-    fn claim() -> Claim {
-        Claim::new("10.1.1.0/24".parse().unwrap(), "192.0.2.1".parse().unwrap())
+    fn claim() -> ConflictTracker {
+        ConflictTracker::new("10.1.1.0/24".parse().unwrap(), "192.0.2.1".parse().unwrap())
     }
 
     fn lease(subnet: &str, public_ip: &str) -> Lease {

@@ -12,8 +12,8 @@ use tracing::warn;
 
 use super::config_follow::follow_config;
 use super::config_wait::POLL_INTERVAL;
-use super::conflicts::Claim;
-use super::list_watch::{Known, News, follow_leases};
+use super::conflicts::ConflictTracker;
+use super::list_watch::{CacheUpdate, InitialLeases, follow_leases};
 use super::manager::KvSettings;
 use super::registry::{Registry, Revision, TtlLease};
 use super::renew::{AnnounceCauses, keep_lease_saying};
@@ -34,8 +34,8 @@ pub(crate) struct KvLease<'a, R> {
     pub(super) config_text: String,
     pub(super) own: Lease,
     /// What is known of all leases, until they are followed.
-    pub(super) known: RefCell<Option<Known>>,
-    pub(super) claim: Claim,
+    pub(super) known: RefCell<Option<InitialLeases>>,
+    pub(super) claim: ConflictTracker,
     /// What our entry was bound to in an earlier run, if it no longer is.
     pub(super) former: Option<TtlLease>,
     pub(super) progress: RefCell<Progress>,
@@ -102,8 +102,8 @@ impl<R: Registry> HeldLease for KvLease<'_, R> {
         attrs: Option<watch::Receiver<LeaseAttrs>>,
         updates: mpsc::UnboundedSender<LeaseUpdate>,
     ) -> LeaseLost {
-        let known = self.known.take().unwrap_or(Known::Remembered(Vec::new()));
-        let is_remembered = matches!(known, Known::Remembered(_));
+        let known = self.known.take().unwrap_or(InitialLeases::Cached(Vec::new()));
+        let is_remembered = matches!(known, InitialLeases::Cached(_));
         tokio::select! {
             lost = self.keep_and_follow(known, attrs, updates) => lost,
             never = self.compare_store(), if is_remembered => match never {},
@@ -138,15 +138,15 @@ impl<R: Registry> KvLease<'_, R> {
     /// unbounded and yet never long.
     async fn keep_and_follow(
         &self,
-        known: Known,
+        known: InitialLeases,
         attrs: Option<watch::Receiver<LeaseAttrs>>,
         updates: mpsc::UnboundedSender<LeaseUpdate>,
     ) -> LeaseLost {
         let Self { registry, settings, own, claim, .. } = self;
         let mut record = self.recorder(&known, &updates);
-        let (reachable, mut touch) = watch::channel(matches!(known, Known::Listed(_)));
+        let (reachable, mut touch) = watch::channel(matches!(known, InitialLeases::Listed(_)));
         let (sink, mut changes) = mpsc::unbounded_channel();
-        let sink = |news| drop(sink.send(news));
+        let sink = |update| drop(sink.send(update));
         let mut follow = pin!(follow_leases(*registry, claim, known, reachable, sink));
         let (announce_causes, causes) = watch::channel(AnnounceCauses::default());
         let attrs = attrs.unwrap_or_else(|| watch::channel(own.attrs.clone()).1);
@@ -166,10 +166,10 @@ impl<R: Registry> KvLease<'_, R> {
         loop {
             self.progress.borrow_mut().reachable(*touch.borrow_and_update());
             tokio::select! {
-                Some(news) = changes.recv() => {
-                    announce_causes.send_modify(|causes| causes.observe(&news));
-                    record.apply(&news.events);
-                    self.take(news, &updates);
+                Some(update) = changes.recv() => {
+                    announce_causes.send_modify(|causes| causes.observe(&update));
+                    record.apply(&update.events);
+                    self.take(update, &updates);
                 }
                 Some(lease) = held.recv() => {
                     self.progress.borrow_mut().hold(&lease);
@@ -178,7 +178,7 @@ impl<R: Registry> KvLease<'_, R> {
                 step = record.next() => record.take(step),
                 Ok(()) = touch.changed() => {}
                 lost = &mut keep => {
-                    record.forget().await;
+                    record.clear().await;
                     return lost;
                 }
                 never = &mut follow => match never {},
@@ -190,12 +190,12 @@ impl<R: Registry> KvLease<'_, R> {
     /// Saves the state from now on. Leases that were saved earlier are the first update.
     fn recorder(
         &self,
-        known: &Known,
+        known: &InitialLeases,
         updates: &mpsc::UnboundedSender<LeaseUpdate>,
     ) -> Recorder<'_> {
         let peers = match known {
-            Known::Remembered(peers) => peers.as_slice(),
-            Known::Listed(_) => &[],
+            InitialLeases::Cached(peers) => peers.as_slice(),
+            InitialLeases::Listed(_) => &[],
         };
         if !peers.is_empty() {
             let events = peers.iter().cloned().map(LeaseEvent::Added).collect();
@@ -204,11 +204,11 @@ impl<R: Registry> KvLease<'_, R> {
         Recorder::new(&self.settings.state, &self.config_text, self.own.clone(), peers)
     }
 
-    fn take(&self, news: News, updates: &mpsc::UnboundedSender<LeaseUpdate>) {
-        let News { events, num_malformed, num_known, doubted, .. } = news;
+    fn take(&self, update: CacheUpdate, updates: &mpsc::UnboundedSender<LeaseUpdate>) {
+        let CacheUpdate { events, num_malformed, num_known, stale, .. } = update;
         let mut progress = self.progress.borrow_mut();
         (progress.num_peers, progress.num_malformed) = (num_known, num_malformed);
-        progress.warn("peers", doubted);
+        progress.warn("peers", stale);
         // The first news is all there is in the registry.
         drop(updates.send(LeaseUpdate { events, is_complete: true }));
     }

@@ -6,7 +6,7 @@ use ipnetwork::Ipv4Network;
 use tokio::time::Instant;
 
 use super::list_watch::RESET_GRACE;
-use crate::control::subnet::kv::conflicts::Claim;
+use crate::control::subnet::kv::conflicts::ConflictTracker;
 use crate::control::subnet::kv::registry::{Change, Malformed, Read, Revision, Snapshot, key_of};
 use crate::control::subnet::lease::{Lease, LeaseEvent};
 
@@ -15,31 +15,31 @@ use crate::control::subnet::lease::{Lease, LeaseEvent};
 /// An entry that does not read as a lease changes nothing: what was known of its key stays, until
 /// the entry is deleted. Stock treats one such entry as the loss of all peers.
 #[derive(Debug)]
-pub(super) struct LeaseTable<'a> {
-    own: &'a Claim,
+pub(super) struct LeaseCache<'a> {
+    own: &'a ConflictTracker,
     /// By key, not by subnet: on a dual-stack network two keys can name the same IPv4 subnet.
     known: BTreeMap<String, Lease>,
     /// How many of the known leases name a subnet.
     holders: HashMap<Ipv4Network, usize>,
     /// Keys of leases that are known and that a listing did not have, though nobody reported
     /// their end; and until when they stand.
-    doubted: BTreeMap<String, Instant>,
+    stale: BTreeMap<String, Instant>,
     /// Keys of the malformed entries, with the revision that was complained about.
     malformed: BTreeMap<String, Revision>,
     /// How often one was written or deleted, or a key beside ours that stock cannot read either.
     num_unreadable_writes: u64,
 }
 
-impl<'a> LeaseTable<'a> {
-    pub(super) fn new(own: &'a Claim, known: Vec<Lease>) -> Self {
+impl<'a> LeaseCache<'a> {
+    pub(super) fn new(own: &'a ConflictTracker, known: Vec<Lease>) -> Self {
         let known: BTreeMap<String, Lease> =
             known.into_iter().map(|lease| (lease.entry.key.clone(), lease)).collect();
         let mut holders = HashMap::new();
         for lease in known.values() {
             *holders.entry(lease.subnet).or_default() += 1;
         }
-        let (doubted, malformed) = (BTreeMap::new(), BTreeMap::new());
-        Self { own, known, holders, doubted, malformed, num_unreadable_writes: 0 }
+        let (stale, malformed) = (BTreeMap::new(), BTreeMap::new());
+        Self { own, known, holders, stale, malformed, num_unreadable_writes: 0 }
     }
 
     /// How often anything was written or deleted that a stock node cannot read.
@@ -49,18 +49,18 @@ impl<'a> LeaseTable<'a> {
 
     /// How many leases are known that the registry does not have.
     pub(super) fn num_doubted(&self) -> usize {
-        self.doubted.len()
+        self.stale.len()
     }
 
     /// The leases that the registry does not have, such as `10.1.1.0/24 of 192.0.2.1`.
-    pub(super) fn doubted(&self) -> impl Iterator<Item = String> {
-        let leases = self.doubted.keys().filter_map(|key| self.known.get(key));
+    pub(super) fn stale(&self) -> impl Iterator<Item = String> {
+        let leases = self.stale.keys().filter_map(|key| self.known.get(key));
         leases.map(|lease| format!("{} of {}", lease.subnet, lease.attrs))
     }
 
     /// When the first of them is due to be given up.
     pub(super) fn give_up_at(&self) -> Option<Instant> {
-        self.doubted.values().min().copied()
+        self.stale.values().min().copied()
     }
 
     /// How many leases are known.
@@ -78,14 +78,14 @@ impl<'a> LeaseTable<'a> {
         let now = Instant::now();
         let is_due = |(_, until): &(&String, &Instant)| **until <= now;
         let due: Vec<String> =
-            self.doubted.iter().filter(is_due).map(|(key, _)| key.clone()).collect();
+            self.stale.iter().filter(is_due).map(|(key, _)| key.clone()).collect();
         due.iter().filter_map(|key| self.forget(key)).collect()
     }
 
     /// Everybody who is in doubt now gets the whole grace again: until now no node could write
     /// its lease.
     pub(super) fn renew_grace(&mut self) {
-        self.doubted.values_mut().for_each(|until| *until = Instant::now() + RESET_GRACE);
+        self.stale.values_mut().for_each(|until| *until = Instant::now() + RESET_GRACE);
     }
 
     /// Takes over everything there is. A lease that is not in there is in doubt: only a watch tells
@@ -97,13 +97,13 @@ impl<'a> LeaseTable<'a> {
         if self.malformed.len() < num_malformed {
             self.num_unreadable_writes += 1;
         }
-        self.doubted.retain(|key, _| !listed.contains(key.as_str()));
-        let num_before = self.doubted.len();
+        self.stale.retain(|key, _| !listed.contains(key.as_str()));
+        let num_before = self.stale.len();
         let until = Instant::now() + RESET_GRACE;
         for key in self.known.keys().filter(|key| !listed.contains(key.as_str())) {
-            self.doubted.entry(key.clone()).or_insert(until);
+            self.stale.entry(key.clone()).or_insert(until);
         }
-        let num_new = self.doubted.len() - num_before;
+        let num_new = self.stale.len() - num_before;
         (snapshot.entries.into_iter().filter_map(|entry| self.learn(entry)).collect(), num_new)
     }
 
@@ -135,7 +135,7 @@ impl<'a> LeaseTable<'a> {
             }
         };
         self.malformed.remove(&lease.entry.key);
-        self.doubted.remove(&lease.entry.key);
+        self.stale.remove(&lease.entry.key);
         self.own.compare(&lease);
         if lease.subnet == self.own.subnet {
             return None;
@@ -162,8 +162,8 @@ impl<'a> LeaseTable<'a> {
         if self.malformed.remove(key).is_some() {
             self.num_unreadable_writes += 1;
         }
-        self.doubted.remove(key);
-        self.own.settle(key);
+        self.stale.remove(key);
+        self.own.resolve(key);
         let gone = self.known.remove(key)?;
         let heir = self.still_held(gone.subnet).then(|| self.holder(gone.subnet)).flatten();
         Some(match heir {

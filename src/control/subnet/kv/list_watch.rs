@@ -1,12 +1,12 @@
 //! Snapshots and changes become ordered [`LeaseEvent`]s.
 //!
-//! Two layers. `Feed` turns a registry, whose watches end, into one that never does: it resumes
-//! after the last change it saw, and lists anew when that history is gone. `LeaseTable` turns
+//! Two layers. `ListWatch` turns a registry, whose watches end, into one that never does: it resumes
+//! after the last change it saw, and lists anew when that history is gone. `LeaseCache` turns
 //! what it brings into the difference to what is known.
 
-mod feed;
+mod watcher;
 
-pub(crate) use feed::{Feed, Gap, Update};
+pub(crate) use watcher::{Gap, ListWatch, Update};
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -14,8 +14,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-use super::conflicts::Claim;
-use super::lease_cache::LeaseTable;
+use super::conflicts::ConflictTracker;
+use super::lease_cache::LeaseCache;
 use super::registry::{Registry, Scope, Snapshot};
 use crate::control::subnet::lease::{Lease, LeaseEvent};
 
@@ -31,16 +31,16 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What is known of all leases before they are followed.
 #[derive(Debug)]
-pub enum Known {
+pub enum InitialLeases {
     /// The leases of other nodes as they once were. The registry may know of others by now.
-    Remembered(Vec<Lease>),
+    Cached(Vec<Lease>),
     /// What the registry has just told.
     Listed(Snapshot),
 }
 
 /// What is new.
 #[derive(Debug)]
-pub struct News {
+pub struct CacheUpdate {
     /// Changes to other nodes' leases.
     pub events: Vec<LeaseEvent>,
     /// How many entries do not read as leases by now.
@@ -50,7 +50,7 @@ pub struct News {
     /// How often such an entry was written or deleted since we first looked.
     pub num_unreadable_writes: u64,
     /// Which peers' leases the registry lost, while they stand all the same.
-    pub doubted: Option<String>,
+    pub stale: Option<String>,
 }
 
 /// Hands `sink` every change to the leases of all nodes but our own, for as long as it is polled.
@@ -66,17 +66,19 @@ pub struct News {
 /// May be dropped at any time; it starts from nothing when called again.
 pub async fn follow_leases<R: Registry>(
     registry: &R,
-    own: &Claim,
-    known: Known,
+    own: &ConflictTracker,
+    known: InitialLeases,
     in_touch: watch::Sender<bool>,
-    mut sink: impl FnMut(News),
+    mut sink: impl FnMut(CacheUpdate),
 ) -> Infallible {
     let (feed, remembered) = match known {
-        Known::Remembered(leases) => (Feed::new(registry, Scope::All), leases),
-        Known::Listed(snapshot) => (Feed::from(registry, Scope::All, snapshot), Vec::new()),
+        InitialLeases::Cached(leases) => (ListWatch::new(registry, Scope::All), leases),
+        InitialLeases::Listed(snapshot) => {
+            (ListWatch::from(registry, Scope::All, snapshot), Vec::new())
+        }
     };
     let mut feed = feed.telling(in_touch);
-    let mut table = LeaseTable::new(own, remembered);
+    let mut table = LeaseCache::new(own, remembered);
     let mut told = None;
     let mut not_before = Instant::now();
     loop {
@@ -104,12 +106,12 @@ pub async fn follow_leases<R: Registry>(
         };
         log_events(&events);
         let num_unreadable_writes = table.num_unreadable_writes();
-        let doubted = doubted(&table);
-        let now = Some((table.num_malformed(), num_unreadable_writes, doubted.clone()));
+        let stale = stale(&table);
+        let now = Some((table.num_malformed(), num_unreadable_writes, stale.clone()));
         if told != now || !events.is_empty() {
             told = now;
-            sink(News {
-                doubted,
+            sink(CacheUpdate {
+                stale,
                 events,
                 num_malformed: table.num_malformed(),
                 num_unreadable_writes,
@@ -120,7 +122,7 @@ pub async fn follow_leases<R: Registry>(
 }
 
 /// Takes over a listing of a registry whose history may well be the one that we followed.
-fn relist(table: &mut LeaseTable<'_>, snapshot: Snapshot, gap: Gap) -> Vec<LeaseEvent> {
+fn relist(table: &mut LeaseCache<'_>, snapshot: Snapshot, gap: Gap) -> Vec<LeaseEvent> {
     let (mut events, num_new) = table.replace(snapshot);
     match gap {
         Gap::Silence => table.renew_grace(),
@@ -136,7 +138,7 @@ fn relist(table: &mut LeaseTable<'_>, snapshot: Snapshot, gap: Gap) -> Vec<Lease
 /// Most peers of one listing that are named.
 const MAX_NAMES: usize = 10;
 
-fn log_doubted(table: &LeaseTable<'_>, what_happened: &str) {
+fn log_doubted(table: &LeaseCache<'_>, what_happened: &str) {
     let (num, names, grace) = (table.num_doubted(), names(table), RESET_GRACE.as_secs());
     tracing::warn!(
         "registry {what_happened}: it lost {num} of our peers' leases{names}, which stand \
@@ -145,7 +147,7 @@ fn log_doubted(table: &LeaseTable<'_>, what_happened: &str) {
 }
 
 /// What the registry lost and we have not given up yet, for `/readyz`.
-fn doubted(table: &LeaseTable<'_>) -> Option<String> {
+fn stale(table: &LeaseCache<'_>) -> Option<String> {
     let (num, grace) = (table.num_doubted(), RESET_GRACE.as_secs());
     (num > 0).then(|| {
         format!(
@@ -156,9 +158,9 @@ fn doubted(table: &LeaseTable<'_>) -> Option<String> {
     })
 }
 
-fn names(table: &LeaseTable<'_>) -> String {
+fn names(table: &LeaseCache<'_>) -> String {
     let num = table.num_doubted();
-    let mut names = table.doubted().take(MAX_NAMES).collect::<Vec<String>>().join(", ");
+    let mut names = table.stale().take(MAX_NAMES).collect::<Vec<String>>().join(", ");
     if num > MAX_NAMES {
         names += ", ...";
     }

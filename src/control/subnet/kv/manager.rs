@@ -13,12 +13,12 @@ use tokio::time::timeout;
 use super::acquire;
 use super::acquire::{Acquired, acquire_from, choose_own, list_leases};
 use super::config_wait::{ConfigWait, FoundConfig, NotYet, POLL_INTERVAL, read_config};
-use super::conflicts::Claim;
+use super::conflicts::ConflictTracker;
 use super::held::{KvLease, Progress};
-use super::list_watch::Known;
+use super::list_watch::InitialLeases;
 use super::registry::{Registry, Snapshot};
 use super::renew::KeepPolicy;
-use super::state_file::{Past, Remembered, StateFile};
+use super::state_file::{PersistedLeases, PersistedState, StateFile};
 use crate::control::config::backend::BackendType;
 use crate::control::config::network::NetworkConfig;
 use crate::control::subnet::lease::{Lease, LeaseAttrs};
@@ -64,7 +64,7 @@ pub(crate) struct KvManager<'a, R> {
 #[derive(Debug)]
 enum Start {
     /// What it knew when it last ran.
-    Persisted(Past),
+    Persisted(PersistedLeases),
     /// What the registry has.
     Listed(Snapshot),
 }
@@ -86,7 +86,7 @@ impl<'a, R: Registry> KvManager<'a, R> {
         }
     }
 
-    async fn load(&self, network: &NetworkConfig, public_ip: Ipv4Addr) -> Option<Past> {
+    async fn load(&self, network: &NetworkConfig, public_ip: Ipv4Addr) -> Option<PersistedLeases> {
         let backend = Some(network.backend.backend_type());
         // The config may be another since.
         let in_use = self.settings.in_use.filter(|subnet| network.v4.accepts(*subnet));
@@ -102,7 +102,7 @@ impl<'a, R: Registry> KvManager<'a, R> {
         network: &NetworkConfig,
         attrs: LeaseAttrs,
         listed: Snapshot,
-    ) -> Result<(Lease, Known, Option<String>), acquire::AcquireError> {
+    ) -> Result<(Lease, InitialLeases, Option<String>), acquire::AcquireError> {
         let acquire = |listed, max_failures| {
             acquire_from(self.registry, network, &attrs, self.previous, listed, max_failures)
         };
@@ -130,7 +130,7 @@ impl<'a, R: Registry> KvManager<'a, R> {
         };
         let Acquired { lease, listed, rival } = acquired;
         self.settings.state.meet(&listed.store);
-        Ok((lease, Known::Listed(listed), rival.map(|host| host.to_string())))
+        Ok((lease, InitialLeases::Listed(listed), rival.map(|host| host.to_string())))
     }
 }
 
@@ -158,7 +158,7 @@ impl<'a, R: Registry> SubnetManager for KvManager<'a, R> {
                 // As often as the registry fails: the interface may be late, or the clock be set.
                 Ok(Err(NotYet::Registry(_))) | Err(_) => {
                     if let Some(ip) = public_ip().await
-                        && let Some(Remembered { config, past, .. }) =
+                        && let Some(PersistedState { config, past, .. }) =
                             state.recall(self.registry, *in_use, *backend, ip, &mut log).await
                     {
                         self.start = Some(Start::Persisted(past));
@@ -220,13 +220,17 @@ impl<'a, R: Registry> SubnetManager for KvManager<'a, R> {
                 written.map_err(|error| AcquireError(error.into()))?
             }
         };
-        let claim = Claim::new(own.subnet, own.attrs.public_ip);
+        let claim = ConflictTracker::new(own.subnet, own.attrs.public_ip);
         Ok(KvLease {
             registry: self.registry,
             network: network.clone(),
             config_text: self.config_text,
             former: former.filter(|former| own.entry.ttl_lease != Some(*former)),
-            progress: RefCell::new(Progress::new(&own, matches!(known, Known::Listed(_)), rival)),
+            progress: RefCell::new(Progress::new(
+                &own,
+                matches!(known, InitialLeases::Listed(_)),
+                rival,
+            )),
             own,
             known: RefCell::new(Some(known)),
             claim,
@@ -238,7 +242,7 @@ impl<'a, R: Registry> SubnetManager for KvManager<'a, R> {
 #[cfg(test)]
 impl<R> KvManager<'_, R> {
     /// As after [`config`](SubnetManager::config), which found this text or took it from `past`.
-    pub(crate) fn after_config(self, text: &str, past: Option<Past>) -> Self {
+    pub(crate) fn after_config(self, text: &str, past: Option<PersistedLeases>) -> Self {
         Self { config_text: text.to_owned(), start: past.map(Start::Persisted), ..self }
     }
 }

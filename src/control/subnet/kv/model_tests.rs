@@ -23,7 +23,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::acquire::acquire_lease;
-use super::conflicts::Claim;
+use super::conflicts::ConflictTracker;
 use super::registry::memory::{Fault, MemoryRegistry, MemoryWatch};
 use super::registry::{
     Batch, Change, LeaseWatch, Registry, RegistryError, Revision, Scope, Snapshot, StoreId,
@@ -75,7 +75,7 @@ fn run(rules: Rules) {
             .start_paused(true)
             .build()
             .unwrap();
-        rng::load(seed);
+        rng::seed(seed);
         runtime.block_on(async {
             let mut world = World::new(seed, rules).await;
             for _ in 0..NUM_STEPS {
@@ -349,7 +349,7 @@ async fn live(
             let lease = acquired.lease;
             previous = Some(lease.subnet);
             *held.lock().unwrap() = Some(lease.clone());
-            let claim = Claim::new(lease.subnet, public_ip);
+            let claim = ConflictTracker::new(lease.subnet, public_ip);
             let hold = |lease: &Lease| *held.lock().unwrap() = Some(lease.clone());
             let (_, causes) = watch::channel(AnnounceCauses::default());
             keep_lease(&link, &lease, policy, &claim, causes, hold).await;

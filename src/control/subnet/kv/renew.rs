@@ -1,7 +1,7 @@
 //! Keeps our own lease: renews it in time, and notices when it is no longer ours.
 
 mod announcer;
-mod keeper;
+mod renewer;
 mod rewrites;
 mod suspension;
 
@@ -12,10 +12,10 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
 pub use self::announcer::AnnounceCauses;
-use self::keeper::Keeper;
+use self::renewer::LeaseRenewer;
 use self::suspension::Suspension;
-use super::conflicts::Claim;
-use super::list_watch::Feed;
+use super::conflicts::ConflictTracker;
+use super::list_watch::ListWatch;
 use super::registry::{Registry, Revision, Scope};
 use crate::control::config::daemon::OnLeaseLoss;
 use crate::control::subnet::LeaseLost;
@@ -63,49 +63,49 @@ pub async fn keep_lease_saying<R: Registry>(
     registry: &R,
     lease: &Lease,
     policy: KeepPolicy,
-    claim: &Claim,
+    claim: &ConflictTracker,
     mut causes: watch::Receiver<AnnounceCauses>,
     mut attrs: watch::Receiver<LeaseAttrs>,
     sink: impl FnMut(&Lease),
 ) -> LeaseLost {
     let scope = Scope::Key(lease.entry.key.clone());
     let mut feed = match lease.entry.revision {
-        Revision::UNKNOWN => Feed::new(registry, scope),
-        revision => Feed::after(registry, scope, revision),
+        Revision::UNKNOWN => ListWatch::new(registry, scope),
+        revision => ListWatch::after(registry, scope, revision),
     }
     .quiet();
-    let mut keeper = Keeper::new(registry, lease.clone(), policy, claim, sink);
+    let mut renewer = LeaseRenewer::new(registry, lease.clone(), policy, claim, sink);
     let mut suspension = Suspension::new();
     loop {
         if let Some(slept) = suspension.take() {
-            keeper.count_sleep(slept);
+            renewer.count_sleep(slept);
         }
         let still_ours = tokio::select! {
-            // News first: a renewal that does not know them would be refused.
+            // The watch first: a renewal that does not know them would be refused.
             biased;
             update = feed.next() => {
                 if let Some(slept) = suspension.take() {
-                    keeper.count_sleep(slept);
+                    renewer.count_sleep(slept);
                 }
-                keeper.observe(update).await
+                renewer.observe(update).await
             }
             Ok(()) = attrs.changed() => {
                 let attrs = attrs.borrow_and_update().clone();
-                keeper.say(attrs).await
+                renewer.say(attrs).await
             }
-            () = until(keeper.renew_at) => keeper.renew().await,
+            () = until(renewer.renew_at) => renewer.renew().await,
             Ok(()) = causes.changed() => {
-                keeper.announcer.hear(*causes.borrow_and_update());
+                renewer.announcer.hear(*causes.borrow_and_update());
                 Ok(())
             }
-            () = until(keeper.announce_at()) => keeper.announce().await,
+            () = until(renewer.announce_at()) => renewer.announce().await,
             () = sleep(SUSPENSION_PERIOD) => Ok(()),
         };
         if let Err(lost) = still_ours {
-            keeper.release_all().await;
+            renewer.release_all().await;
             return lost;
         }
-        keeper.release_stale().await;
+        renewer.release_stale().await;
     }
 }
 
@@ -115,7 +115,7 @@ pub(super) async fn keep_lease<R: Registry>(
     registry: &R,
     lease: &Lease,
     policy: KeepPolicy,
-    claim: &Claim,
+    claim: &ConflictTracker,
     causes: watch::Receiver<AnnounceCauses>,
     sink: impl FnMut(&Lease),
 ) -> LeaseLost {

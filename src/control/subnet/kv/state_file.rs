@@ -25,7 +25,7 @@ use self::clock::Written;
 use crate::control::config::backend::BackendType;
 use crate::control::config::network;
 use crate::control::subnet::kv::config_wait::FoundConfig;
-use crate::control::subnet::kv::list_watch::Known;
+use crate::control::subnet::kv::list_watch::InitialLeases;
 use crate::control::subnet::kv::registry::file::document::{Document, DocumentError, expires};
 use crate::control::subnet::kv::registry::{
     Entry, LEASE_TTL, Registry, Revision, StoreId, TtlLease, read_entry,
@@ -50,11 +50,11 @@ pub(crate) struct StateFile {
 
 /// The overlay as this node last knew it.
 #[derive(Debug)]
-pub(crate) struct Remembered {
+pub(crate) struct PersistedState {
     /// The network config.
     pub(crate) config: FoundConfig,
     /// The leases.
-    pub(crate) past: Past,
+    pub(crate) past: PersistedLeases,
     /// The store that it was of.
     store: Option<String>,
     /// Where that store was.
@@ -63,7 +63,7 @@ pub(crate) struct Remembered {
 
 /// The leases as this node last knew them. Their revisions are unknown.
 #[derive(Debug)]
-pub(crate) struct Past {
+pub(crate) struct PersistedLeases {
     /// Our own.
     pub(crate) own: Lease,
     /// Those of all other nodes.
@@ -95,11 +95,11 @@ pub(crate) enum StateError {
     OtherEndpoints(String),
 }
 
-impl Past {
+impl PersistedLeases {
     /// What to start with. What our lease says of us may be new; the registry learns it when it is
     /// back.
-    pub(super) fn resume(self, attrs: LeaseAttrs) -> (Lease, Known) {
-        (Lease { attrs, ..self.own }, Known::Remembered(self.peers))
+    pub(super) fn resume(self, attrs: LeaseAttrs) -> (Lease, InitialLeases) {
+        (Lease { attrs, ..self.own }, InitialLeases::Cached(self.peers))
     }
 }
 
@@ -150,7 +150,7 @@ impl StateFile {
         &self,
         previous: Option<Ipv4Network>,
         backend: Option<BackendType>,
-    ) -> Result<Option<Remembered>, StateError> {
+    ) -> Result<Option<PersistedState>, StateError> {
         match read_file(&self.path) {
             Ok(text) => self.read(&text, previous, backend).map(Some),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -164,7 +164,7 @@ impl StateFile {
         text: &[u8],
         previous: Option<Ipv4Network>,
         backend: Option<BackendType>,
-    ) -> Result<Remembered, StateError> {
+    ) -> Result<PersistedState, StateError> {
         let document = Document::parse(text)?;
         let registry: String = member(&document, "registry").unwrap_or_default();
         if registry != self.registry {
@@ -189,9 +189,9 @@ impl StateFile {
         let own = Lease { expires: own.expires.map(|expires| expires - behind), ..own };
         let endpoints =
             document.member("endpoints").and_then(|text| serde_json::from_str(text).ok());
-        Ok(Remembered {
+        Ok(PersistedState {
             config: FoundConfig { text, network },
-            past: Past { own, peers: leases },
+            past: PersistedLeases { own, peers: leases },
             store: member(&document, "store"),
             endpoints: endpoints.unwrap_or_default(),
         })
@@ -206,7 +206,7 @@ impl StateFile {
         backend: Option<BackendType>,
         public_ip: Ipv4Addr,
         log: &mut LogLimit,
-    ) -> Option<Remembered> {
+    ) -> Option<PersistedState> {
         let path = self.path.display();
         let useless = |reason: String| format!("{path} is of no use: {reason}");
         let loaded = match self.load(previous, backend) {
@@ -215,7 +215,7 @@ impl StateFile {
         };
         let problem = match loaded {
             Ok(Some(remembered)) if remembered.past.own.attrs.public_ip == public_ip => {
-                let Past { own, peers } = &remembered.past;
+                let PersistedLeases { own, peers } = &remembered.past;
                 tracing::warn!(
                     "registry does not answer, or takes no writes: starting with lease {} and {} \
                      peers from {path}; will settle with the registry when it does",
@@ -224,7 +224,7 @@ impl StateFile {
                 );
                 return Some(remembered);
             }
-            Ok(Some(Remembered { past: Past { own, .. }, .. })) => {
+            Ok(Some(PersistedState { past: PersistedLeases { own, .. }, .. })) => {
                 useless(format!("our public IP is no longer {}", own.attrs))
             }
             Ok(None) => return None,
@@ -241,9 +241,9 @@ impl StateFile {
     async fn check_store<R: Registry>(
         &self,
         registry: &R,
-        remembered: Remembered,
-    ) -> Result<Remembered, StateError> {
-        let Remembered { store, endpoints, .. } = &remembered;
+        remembered: PersistedState,
+    ) -> Result<PersistedState, StateError> {
+        let PersistedState { store, endpoints, .. } = &remembered;
         let answer = timeout(IDENTITY_TIMEOUT, registry.identity()).await.ok().and_then(Result::ok);
         if let (Some(then), Some(now)) = (store, answer) {
             if *then != now.0 {

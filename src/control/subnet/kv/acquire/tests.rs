@@ -4,7 +4,7 @@ use super::*;
 use crate::control::config::daemon::OnLeaseLoss;
 use crate::control::config::etcd::EtcdConfig;
 use crate::control::config::network::parse;
-use crate::control::subnet::kv::conflicts::Claim;
+use crate::control::subnet::kv::conflicts::ConflictTracker;
 use crate::control::subnet::kv::registry::etcd3::EtcdRegistry;
 use crate::control::subnet::kv::registry::memory::{Fault, MemoryRegistry};
 use crate::control::subnet::kv::registry::test_etcd::EtcdServer;
@@ -82,7 +82,7 @@ async fn lease_of_another_host_is_left_to_it_if_that_is_alive() {
         let start = Instant::now();
         let had = acquire_lease(&registry, &config, &first, None).await.unwrap().lease;
         assert!(start.elapsed() < Duration::from_secs(1), "nobody to wait for");
-        let claim = Claim::new(had.subnet, OURS);
+        let claim = ConflictTracker::new(had.subnet, OURS);
         let policy =
             KeepPolicy { margin: Duration::from_secs(3600), on_loss: OnLeaseLoss::Reacquire };
         let keep = async {
@@ -280,7 +280,7 @@ async fn standing_lease_is_enough_while_the_registry_refuses_writes() {
     assert_eq!(logs.count("renew lease: writes are refused; starting with lease 10.1.7.0/24"), 1);
 
     // It is kept like any other, as soon as that is possible.
-    let claim = Claim::new(lease.subnet, OURS);
+    let claim = ConflictTracker::new(lease.subnet, OURS);
     let policy = KeepPolicy { margin: Duration::from_secs(3600), on_loss: OnLeaseLoss::Reacquire };
     let (sender, mut held) = tokio::sync::mpsc::unbounded_channel();
     let (_, causes) = tokio::sync::watch::channel(AnnounceCauses::default());

@@ -35,7 +35,7 @@ async fn what_is_listed_already_is_handed_over_at_once_and_nothing_after_it_is_m
     registry.remove("10.1.1.0-24");
     create(&*registry, 3).await;
     registry.fail_next(3, Fault::NotAsked);
-    let mut followed = Followed::knowing(Known::Listed(listed), registry);
+    let mut followed = Followed::knowing(InitialLeases::Listed(listed), registry);
     let mut expected = vec!["|", "+10.1.1.0/24 192.0.2.1", "+10.1.2.0/24 192.0.2.2"];
     tokio::task::yield_now().await;
     assert_eq!(*followed.handed.lock().unwrap(), expected, "without a question to the registry");
@@ -165,7 +165,7 @@ async fn failing_registry_is_asked_at_a_bearable_rate_and_complained_about_once_
     let logs = Logs::capture();
     let registry = MemoryRegistry::new();
     registry.fail_next(1000, Fault::NotAsked);
-    let mut feed = Feed::new(&registry, Scope::All);
+    let mut feed = ListWatch::new(&registry, Scope::All);
     let minutes = Duration::from_secs(600);
     assert!(tokio::time::timeout(minutes, feed.next()).await.is_err(), "at most 2 tries in 5 s");
     assert!((9..=11).contains(&logs.count("list leases: not asked; trying again")));
@@ -183,7 +183,7 @@ async fn silence_of_the_registry_is_told_once_and_so_is_its_end() {
         }
         told
     });
-    let mut feed = Feed::new(&registry, Scope::All).telling(in_touch);
+    let mut feed = ListWatch::new(&registry, Scope::All).telling(in_touch);
     registry.fail_next(3, Fault::NotAsked);
     feed.next().await;
     create(&registry, 1).await;
@@ -233,8 +233,8 @@ async fn etcd_killed_restarted_and_compacted_meanwhile_costs_no_event() {
 
 #[tokio::test(start_paused = true)]
 async fn leases_that_no_listing_has_stand_until_they_are_written_again_or_given_up() {
-    let own = Claim::new("10.1.0.0/24".parse().unwrap(), Ipv4Addr::new(192, 0, 2, 0));
-    let mut table = LeaseTable::new(&own, Vec::new());
+    let own = ConflictTracker::new("10.1.0.0/24".parse().unwrap(), Ipv4Addr::new(192, 0, 2, 0));
+    let mut table = LeaseCache::new(&own, Vec::new());
     let entries = |of: &[u8]| of.iter().map(|i| Ok(lease(*i))).collect();
     let store = StoreId("test".to_owned());
     let snapshot =
@@ -259,8 +259,8 @@ async fn leases_that_no_listing_has_stand_until_they_are_written_again_or_given_
 
 #[tokio::test(start_paused = true)]
 async fn deletion_of_every_entry_at_once_removes_all_peers_in_doubt_or_not() {
-    let own = Claim::new("10.1.0.0/24".parse().unwrap(), Ipv4Addr::new(192, 0, 2, 0));
-    let mut table = LeaseTable::new(&own, Vec::new());
+    let own = ConflictTracker::new("10.1.0.0/24".parse().unwrap(), Ipv4Addr::new(192, 0, 2, 0));
+    let mut table = LeaseCache::new(&own, Vec::new());
     let store = StoreId("test".to_owned());
     for of in [&[1, 2, 3][..], &[2, 3]] {
         let entries = of.iter().map(|i| Ok(lease(*i))).collect();
@@ -284,7 +284,7 @@ async fn etcd_watch_that_is_compacted_away_lists_anew() {
     create(&registry, 2).await;
     let last = create(&registry, 3).await;
     client.compact(last.entry.revision.0, None).await.unwrap();
-    let mut feed = Feed::after(&registry, Scope::All, first.entry.revision);
+    let mut feed = ListWatch::after(&registry, Scope::All, first.entry.revision);
     let update = tokio::time::timeout(Duration::from_secs(20), feed.next()).await.unwrap();
     let Update::Relisted(snapshot, _) = update else { panic!("{update:?}") };
     assert_eq!(snapshot.entries.len(), 2);
@@ -296,45 +296,46 @@ async fn etcd_watch_that_is_compacted_away_lists_anew() {
 struct Followed {
     handed: Arc<Mutex<Vec<String>>>,
     num_malformed: Arc<Mutex<usize>>,
-    doubted: Arc<Mutex<Option<String>>>,
+    stale: Arc<Mutex<Option<String>>>,
     task: JoinHandle<()>,
 }
 
 impl Followed {
     fn new<R: Registry + 'static>(registry: Arc<R>) -> Self {
-        Self::knowing(Known::Remembered(Vec::new()), registry)
+        Self::knowing(InitialLeases::Cached(Vec::new()), registry)
     }
 
-    fn knowing<R: Registry + 'static>(known: Known, registry: Arc<R>) -> Self {
+    fn knowing<R: Registry + 'static>(known: InitialLeases, registry: Arc<R>) -> Self {
         let handed = Arc::new(Mutex::new(Vec::new()));
         let num_malformed = Arc::new(Mutex::new(0));
-        let doubted = Arc::new(Mutex::new(None));
+        let stale = Arc::new(Mutex::new(None));
         let (sink, malformed) = (Arc::clone(&handed), Arc::clone(&num_malformed));
-        let in_doubt = Arc::clone(&doubted);
+        let in_doubt = Arc::clone(&stale);
         let task = tokio::spawn(async move {
-            let own = Claim::new("10.1.0.0/24".parse().unwrap(), Ipv4Addr::new(192, 0, 2, 0));
-            follow_leases(&*registry, &own, known, watch::Sender::new(true), move |news| {
+            let own =
+                ConflictTracker::new("10.1.0.0/24".parse().unwrap(), Ipv4Addr::new(192, 0, 2, 0));
+            follow_leases(&*registry, &own, known, watch::Sender::new(true), move |update| {
                 let mut handed = sink.lock().unwrap();
                 let mut num_malformed = malformed.lock().unwrap();
                 if handed.is_empty() {
                     handed.push("|".to_owned());
                 } else {
-                    let is_news = !news.events.is_empty()
-                        || news.num_malformed != *num_malformed
-                        || news.doubted != *in_doubt.lock().unwrap();
+                    let is_news = !update.events.is_empty()
+                        || update.num_malformed != *num_malformed
+                        || update.stale != *in_doubt.lock().unwrap();
                     assert!(is_news, "only the first call may be empty");
                 }
-                in_doubt.lock().unwrap().clone_from(&news.doubted);
-                *num_malformed = news.num_malformed;
-                handed.extend(news.events.iter().map(text));
+                in_doubt.lock().unwrap().clone_from(&update.stale);
+                *num_malformed = update.num_malformed;
+                handed.extend(update.events.iter().map(text));
             })
             .await;
         });
-        Self { handed, num_malformed, doubted, task }
+        Self { handed, num_malformed, stale, task }
     }
 
-    fn doubted(&self) -> Option<String> {
-        self.doubted.lock().unwrap().clone()
+    fn stale(&self) -> Option<String> {
+        self.stale.lock().unwrap().clone()
     }
 
     /// Waits until as much has been handed over, and until it is exactly this.

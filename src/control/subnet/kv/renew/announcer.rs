@@ -12,9 +12,9 @@ use std::time::Duration;
 use rand::Rng;
 use tokio::time::Instant;
 
-use crate::control::subnet::kv::list_watch::News;
+use crate::control::subnet::kv::list_watch::CacheUpdate;
 use crate::control::subnet::lease::{Lease, LeaseEvent};
-use crate::control::util::rng::dice;
+use crate::control::util::rng::rng;
 
 /// How long after we joined.
 const AFTER_JOIN: [Duration; 2] = [Duration::from_secs(3), Duration::from_secs(30)];
@@ -53,16 +53,16 @@ impl AnnounceCauses {
 
     /// Takes note of what is new: a stock peer may have missed our lease when it started; an entry
     /// that cannot be read makes every stock node forget its peers, and so does its deletion.
-    pub fn observe(&mut self, news: &News) {
+    pub fn observe(&mut self, update: &CacheUpdate) {
         let is_stock_peer = |event: &LeaseEvent| match event {
             LeaseEvent::Added(lease) => may_be_stock(lease),
             LeaseEvent::Removed(_) => false,
         };
-        self.num_leases = news.num_known;
+        self.num_leases = update.num_known;
         let num_unreadable_writes =
-            std::mem::replace(&mut self.num_unreadable_writes, news.num_unreadable_writes);
-        if num_unreadable_writes != news.num_unreadable_writes
-            || news.events.iter().any(is_stock_peer)
+            std::mem::replace(&mut self.num_unreadable_writes, update.num_unreadable_writes);
+        if num_unreadable_writes != update.num_unreadable_writes
+            || update.events.iter().any(is_stock_peer)
         {
             self.num_causes += 1;
         }
@@ -108,7 +108,7 @@ impl Announcer {
 
     /// Our lease has just been created, or is known again.
     pub(super) fn join(&mut self) {
-        let jitter = dice().random_range(0.8..=1.2);
+        let jitter = rng().random_range(0.8..=1.2);
         self.after_join = AFTER_JOIN.map(|delay| Instant::now() + delay.mul_f64(jitter)).to_vec();
     }
 
@@ -116,7 +116,7 @@ impl Announcer {
     pub(super) fn hear(&mut self, causes: AnnounceCauses) {
         let before = std::mem::replace(&mut self.causes, causes);
         if before.num_causes != causes.num_causes && self.after_cause.is_none() {
-            let delay = AFTER_CAUSE + self.spread().mul_f64(dice().random_range(0.0..=1.0));
+            let delay = AFTER_CAUSE + self.spread().mul_f64(rng().random_range(0.0..=1.0));
             self.after_cause = Some((Instant::now() + delay).max(self.not_before));
         }
     }
@@ -136,11 +136,11 @@ impl Announcer {
         }
         self.after_join.retain(|at| *at > now);
         self.last_write = now;
-        self.jitter = dice().random_range(0.75..=1.25);
+        self.jitter = rng().random_range(0.75..=1.25);
     }
 
     pub(super) fn failed(&mut self) {
-        self.retry_at = Instant::now() + RETRY_INTERVAL.mul_f64(dice().random_range(0.5..=1.0));
+        self.retry_at = Instant::now() + RETRY_INTERVAL.mul_f64(rng().random_range(0.5..=1.0));
     }
 
     /// The time over which all nodes spread what each of them writes once.

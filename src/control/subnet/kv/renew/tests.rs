@@ -9,7 +9,7 @@ use crate::control::config::etcd::EtcdConfig;
 use crate::control::config::network::parse;
 use crate::control::subnet::kv::acquire::acquire_lease;
 use crate::control::subnet::kv::config_wait::wait_for_config;
-use crate::control::subnet::kv::list_watch::{Known, Update, follow_leases};
+use crate::control::subnet::kv::list_watch::{InitialLeases, Update, follow_leases};
 use crate::control::subnet::kv::registry::etcd3::EtcdRegistry;
 use crate::control::subnet::kv::registry::memory::{Fault, MemoryRegistry};
 use crate::control::subnet::kv::registry::test_etcd::EtcdServer;
@@ -80,8 +80,8 @@ async fn loss_is_noticed_by_the_renewal_when_no_watch_can_tell() {
             registry.put(KEY, &LeaseAttrs::udp(thief).to_json());
         }
         let claim = claim();
-        let mut keeper = Keeper::new(&registry, lease, EXIT, &claim, |_| {});
-        assert!(keeper.renew().await.is_err());
+        let mut renewer = LeaseRenewer::new(&registry, lease, EXIT, &claim, |_| {});
+        assert!(renewer.renew().await.is_err());
         assert_eq!(owner(&registry).await, thief);
     }
 }
@@ -92,13 +92,13 @@ async fn failing_renewals_go_on_for_as_long_as_the_lease_stands() {
     let registry = MemoryRegistry::new();
     let lease = create(&registry).await;
     let claim = claim();
-    let mut keeper = Keeper::new(&registry, lease, EXIT, &claim, |_| {});
+    let mut renewer = LeaseRenewer::new(&registry, lease, EXIT, &claim, |_| {});
     tokio::time::advance(HOUR * 23).await;
     registry.fail_next(100, Fault::NotAsked); // each is followed by a question
-    let expires = keeper.lease.expires.unwrap();
-    while keeper.lease.expires == Some(expires) && Instant::now() < expires {
-        until(keeper.renew_at).await;
-        assert_eq!(keeper.renew().await, Ok(()));
+    let expires = renewer.lease.expires.unwrap();
+    while renewer.lease.expires == Some(expires) && Instant::now() < expires {
+        until(renewer.renew_at).await;
+        assert_eq!(renewer.renew().await, Ok(()));
     }
     let num = logs.count("renew lease: not asked; trying again, the lease holds for another ");
     assert!((20..50).contains(&num), "at most once a minute: {num}");
@@ -110,12 +110,12 @@ async fn renewal_whose_answer_was_lost_is_our_own_write() {
     let registry = MemoryRegistry::new();
     let lease = create(&registry).await;
     let claim = claim();
-    let mut keeper = Keeper::new(&registry, lease, EXIT, &claim, |_| {});
+    let mut renewer = LeaseRenewer::new(&registry, lease, EXIT, &claim, |_| {});
     registry.fail_next(1, Fault::NotAnswered);
     for _ in 0..3 {
-        assert_eq!(keeper.renew().await, Ok(()));
+        assert_eq!(renewer.renew().await, Ok(()));
     }
-    assert_eq!(Some(Ok(keeper.lease.entry.revision)), revision(&registry).await);
+    assert_eq!(Some(Ok(renewer.lease.entry.revision)), revision(&registry).await);
 }
 
 #[tokio::test(start_paused = true)]
@@ -124,13 +124,13 @@ async fn lease_that_expired_during_an_outage_is_created_anew_if_free() {
         let registry = MemoryRegistry::new();
         let lease = create(&registry).await;
         let claim = claim();
-        let mut keeper = Keeper::new(&registry, lease, EXIT, &claim, |_| {});
+        let mut renewer = LeaseRenewer::new(&registry, lease, EXIT, &claim, |_| {});
         tokio::time::advance(LEASE_TTL).await;
         registry.advance(LEASE_TTL);
         if let Some(thief) = thief {
             registry.put(KEY, &LeaseAttrs::udp(thief).to_json());
         }
-        let result = keeper.renew().await;
+        let result = renewer.renew().await;
         let new_owner = result.map_err(|lost| match lost {
             LeaseLost::TakenOver { new_owner, .. } => new_owner,
             LeaseLost::Deleted { .. } => panic!("{lost}"),
@@ -192,20 +192,20 @@ async fn sleep_of_the_machine_counts() {
     let registry = MemoryRegistry::new();
     let lease = create(&registry).await;
     let claim = claim();
-    let mut keeper = Keeper::new(&registry, lease, EXIT, &claim, |_| {});
+    let mut renewer = LeaseRenewer::new(&registry, lease, EXIT, &claim, |_| {});
     tokio::time::advance(HOUR * 22).await;
-    assert!(keeper.renew_at > Some(Instant::now()));
+    assert!(renewer.renew_at > Some(Instant::now()));
     registry.advance(HOUR * 22 + MARGIN);
-    keeper.count_sleep(MARGIN);
-    assert!(keeper.renew_at <= Some(Instant::now()), "time to renew");
-    assert_eq!(keeper.renew().await, Ok(()));
-    assert_eq!(keeper.lease.expires, Some(Instant::now() + LEASE_TTL));
+    renewer.count_sleep(MARGIN);
+    assert!(renewer.renew_at <= Some(Instant::now()), "time to renew");
+    assert_eq!(renewer.renew().await, Ok(()));
+    assert_eq!(renewer.lease.expires, Some(Instant::now() + LEASE_TTL));
 
     // Longer than the lease stands: it expired, nobody deleted it.
     registry.advance(LEASE_TTL * 2);
-    keeper.count_sleep(LEASE_TTL * 2);
+    renewer.count_sleep(LEASE_TTL * 2);
     assert_eq!(owner(&registry).await, None);
-    assert_eq!(keeper.observe(Update::Snapshot(listed(&registry).await)).await, Ok(()));
+    assert_eq!(renewer.observe(Update::Snapshot(listed(&registry).await)).await, Ok(()));
     assert_eq!(owner(&registry).await, Some(OURS));
 }
 
@@ -231,9 +231,9 @@ async fn real_etcd_keeps_the_same_etcd_lease_and_tells_of_the_loss() {
     let registry = real(&server).await;
     let lease = create(&registry).await;
     let claim = claim();
-    let mut keeper = Keeper::new(&registry, lease.clone(), EXIT, &claim, |_| {});
-    assert_eq!(keeper.renew().await, Ok(()));
-    assert_eq!(keeper.lease.entry.ttl_lease, lease.entry.ttl_lease);
+    let mut renewer = LeaseRenewer::new(&registry, lease.clone(), EXIT, &claim, |_| {});
+    assert_eq!(renewer.renew().await, Ok(()));
+    assert_eq!(renewer.lease.entry.ttl_lease, lease.entry.ttl_lease);
     let mut client = server.client().await;
     assert_eq!(client.leases().await.unwrap().leases().len(), 1);
 
@@ -241,7 +241,7 @@ async fn real_etcd_keeps_the_same_etcd_lease_and_tells_of_the_loss() {
     let thief = async {
         client.put(format!("/renew/subnets/{KEY}"), value, None).await.unwrap();
     };
-    let lost = lost_after(&registry, &keeper.lease, thief, Duration::ZERO).await;
+    let lost = lost_after(&registry, &renewer.lease, thief, Duration::ZERO).await;
     assert!(matches!(lost, LeaseLost::TakenOver { new_owner: THEIRS, .. }), "{lost}");
 }
 
@@ -254,7 +254,7 @@ fn all_of_it_can_run_on_any_thread() {
     assert_send(wait_for_config(&registry, None));
     assert_send(acquire_lease(&registry, &config, &attrs, None));
     let claim = claim();
-    let known = Known::Remembered(Vec::new());
+    let known = InitialLeases::Cached(Vec::new());
     assert_send(follow_leases(&registry, &claim, known, watch::Sender::new(true), drop));
     assert_send(async {
         let lease = create(&registry).await;
@@ -397,15 +397,15 @@ async fn keep_lease<R: Registry>(
     registry: &R,
     lease: &Lease,
     policy: KeepPolicy,
-    claim: &Claim,
+    claim: &ConflictTracker,
     sink: impl FnMut(&Lease),
 ) -> LeaseLost {
     let (_, causes) = watch::channel(AnnounceCauses::default());
     super::keep_lease(registry, lease, policy, claim, causes, sink).await
 }
 
-fn claim() -> Claim {
-    Claim::new("10.1.1.0/24".parse().unwrap(), OURS)
+fn claim() -> ConflictTracker {
+    ConflictTracker::new("10.1.1.0/24".parse().unwrap(), OURS)
 }
 
 /// Lets time pass, here and in the registry.

@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::StateFile;
 use crate::control::subnet::lease::{Lease, LeaseEvent};
 use crate::control::util::atomic_file::{FileError, replace_file};
-use crate::control::util::error_chain::one_line;
+use crate::control::util::error_chain::error_chain;
 use crate::control::util::log_limit::LogLimit;
 
 /// How long a change waits for others that come with it.
@@ -177,12 +177,12 @@ impl<'a> Recorder<'a> {
 
     fn complain(&mut self, error: &dyn std::error::Error) {
         if self.log.is_due("save") {
-            tracing::warn!("cannot save the state for the next start: {}", one_line(error));
+            tracing::warn!("cannot save the state for the next start: {}", error_chain(error));
         }
     }
 
     /// Ends the record: our lease is lost, so the next start must not rely on it.
-    pub(crate) async fn forget(&mut self) {
+    pub(crate) async fn clear(&mut self) {
         self.due = None;
         let path = self.path().to_owned();
         let running = self.running.take();

@@ -21,7 +21,8 @@ async fn what_was_recorded_is_remembered() {
         LeaseEvent::Added(lease("10.1.9.0/24", "192.0.2.9")),
     ]);
     write(&mut recorder).await;
-    let Remembered { config, past: Past { own, peers }, .. } = load(&file).unwrap().unwrap();
+    let PersistedState { config, past: PersistedLeases { own, peers }, .. } =
+        load(&file).unwrap().unwrap();
     assert_eq!((config.text.as_str(), config.network.v4.subnet_len), (CONFIG, 24));
     assert_eq!((own.entry.key.as_str(), own.entry.revision), ("10.1.5.0-24", Revision::UNKNOWN));
     assert!(!own.is_reservation());
@@ -34,7 +35,7 @@ async fn what_was_recorded_is_remembered() {
     let other =
         StateFile::beside(&file.path.with_extension("").with_extension("env"), "another".into());
     assert_eq!(other.own_subnet(), None);
-    recorder.forget().await;
+    recorder.clear().await;
     assert!(load(&file).unwrap().is_none());
     assert_eq!(file.own_subnet(), None);
 }
@@ -202,7 +203,7 @@ fn file(dir: &tempfile::TempDir) -> StateFile {
     file
 }
 
-fn load(file: &StateFile) -> Result<Option<Remembered>, StateError> {
+fn load(file: &StateFile) -> Result<Option<PersistedState>, StateError> {
     file.load("10.1.5.0/24".parse().ok(), None)
 }
 

@@ -99,13 +99,13 @@ async fn peers_that_a_restored_registry_does_not_have_stand_for_half_a_minute() 
         followed.expect(&expected).await;
         let both =
             "lost 2 of our peers' leases (10.1.2.0/24 of 192.0.2.2, 10.1.3.0/24 of 192.0.2.3)";
-        assert!(followed.doubted().unwrap().contains(both));
+        assert!(followed.stale().unwrap().contains(both));
         create(&*registry, 3).await; // its node is quick enough
         tokio::time::sleep(Duration::from_millis(100)).await;
-        assert!(followed.doubted().unwrap().contains("lost 1 of our peers' leases (10.1.2.0/24 "));
+        assert!(followed.stale().unwrap().contains("lost 1 of our peers' leases (10.1.2.0/24 "));
         expected.push("-10.1.2.0/24");
         followed.expect(&expected).await;
-        assert_eq!(followed.doubted(), None);
+        assert_eq!(followed.stale(), None);
         assert!(went_back.elapsed() < RESET_GRACE + Duration::from_secs(6));
         let lost = "it lost 2 of our peers' leases (10.1.2.0/24 of 192.0.2.2, 10.1.3.0/24 of \
                     192.0.2.3), which stand for 30s";
@@ -140,7 +140,7 @@ async fn remembered_peers_that_the_registry_does_not_have_get_the_grace_too() {
     let logs = Logs::capture();
     let registry = Arc::new(MemoryRegistry::new());
     create(&*registry, 2).await;
-    let known = Known::Remembered(vec![lease(1), lease(2)]);
+    let known = InitialLeases::Cached(vec![lease(1), lease(2)]);
     let mut followed = Followed::knowing(known, Arc::clone(&registry));
     followed.expect(&["|"]).await;
     let started = Instant::now();
@@ -223,7 +223,7 @@ async fn listing_that_fails_while_the_watch_stands_is_no_outage() {
     let registry = MemoryRegistry::new();
     let in_touch = watch::Sender::new(true);
     let touch = in_touch.subscribe();
-    let mut feed = Feed::new(&registry, Scope::All).telling(in_touch);
+    let mut feed = ListWatch::new(&registry, Scope::All).telling(in_touch);
     assert!(matches!(feed.next().await, Update::Snapshot(_)));
     let started = Instant::now();
     assert!(tokio::time::timeout(Duration::from_secs(1), feed.next()).await.is_err());
@@ -239,7 +239,7 @@ async fn single_entry_is_listed_again_after_an_outage_and_now_and_then() {
     let registry = MemoryRegistry::new();
     let lease = create(&registry, 1).await;
     let scope = Scope::Key(lease.entry.key.clone());
-    let mut feed = Feed::after(&registry, scope, lease.entry.revision);
+    let mut feed = ListWatch::after(&registry, scope, lease.entry.revision);
     assert!(tokio::time::timeout(Duration::from_secs(1), feed.next()).await.is_err());
     let backup = registry.backup();
     registry.restore(&backup);

@@ -67,7 +67,7 @@ impl Servers {
         let files = config.clone();
         let tls: TlsSource = Arc::new(move || match TlsFiles::read(&files) {
             Ok(files) => Ok(files.into()),
-            Err(error) => Err(crate::control::util::error_chain::one_line(&error)),
+            Err(error) => Err(crate::control::util::error_chain::error_chain(&error)),
         });
         let timeouts = Timeouts {
             connect: timings.connect,

@@ -12,7 +12,7 @@ use rand::Rng;
 
 use super::EtcdRegistry;
 use crate::control::subnet::kv::registry::{LEASE_TTL, RegistryError, TtlLease, Write};
-use crate::control::util::rng::dice;
+use crate::control::util::rng::rng;
 
 /// Ids of etcd leases that may exist and that no entry of ours is bound to.
 #[derive(Debug, Default)]
@@ -39,7 +39,7 @@ impl Leftovers {
 
 impl<'a> Granted<'a> {
     fn new(leftovers: &'a Leftovers) -> Self {
-        let id = dice().random_range(1..=i64::MAX);
+        let id = rng().random_range(1..=i64::MAX);
         let ttl_lease = TtlLease(NonZeroI64::new(id).unwrap_or(NonZeroI64::MAX));
         Self { ttl_lease, leftovers: Some(leftovers) }
     }

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::control::config::network::parse;
 use crate::control::subnet::kv::acquire::acquire_lease;
-use crate::control::subnet::kv::list_watch::{Feed, Update};
+use crate::control::subnet::kv::list_watch::{ListWatch, Update};
 use crate::control::subnet::kv::registry::conformance;
 use crate::control::subnet::kv::registry::conformance::Rig;
 use crate::control::subnet::kv::registry::key_of;
@@ -196,7 +196,7 @@ async fn expiry_edited_by_hand_is_news_to_the_holder() {
 #[tokio::test]
 async fn file_that_is_no_registry_is_an_outage_and_never_written_to() {
     let rig = FileRig::new(TYPED);
-    let mut feed = Feed::new(&rig.registry, Scope::All);
+    let mut feed = ListWatch::new(&rig.registry, Scope::All);
     let Update::Snapshot(snapshot) = feed.next().await else { panic!() };
     assert_eq!(snapshot.leases().count(), 2);
     for (text, reason) in [
@@ -238,7 +238,7 @@ async fn file_and_directory_may_go_and_come_back() {
 
     fs::create_dir(&inner).unwrap();
     fs::write(&path, TYPED).unwrap();
-    let mut feed = Feed::new(&registry, Scope::All);
+    let mut feed = ListWatch::new(&registry, Scope::All);
     assert!(matches!(feed.next().await, Update::Snapshot(_)));
     let typed = |i: u8| TYPED.replace("10.1.7.0-24", &format!("10.1.2{i}.0-24"));
     fs::write(&path, typed(1)).unwrap();
@@ -306,7 +306,7 @@ fn document_prints_what_it_read() {
 }
 
 /// Waits until the feed has reported the entry `key`.
-async fn hears_of(feed: &mut Feed<'_, FileRegistry>, key: &str) {
+async fn hears_of(feed: &mut ListWatch<'_, FileRegistry>, key: &str) {
     loop {
         let update = tokio::time::timeout(Duration::from_secs(20), feed.next()).await.unwrap();
         let is_told = match update {

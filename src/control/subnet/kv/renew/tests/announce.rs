@@ -51,15 +51,15 @@ async fn announcement_that_comes_too_late_overwrites_nobody() {
     let registry = MemoryRegistry::new();
     let lease = create(&registry).await;
     let claim = claim();
-    let mut keeper = Keeper::new(&registry, lease, EXIT, &claim, |_| {});
+    let mut renewer = LeaseRenewer::new(&registry, lease, EXIT, &claim, |_| {});
     registry.fail_next(1, Fault::NotAnswered);
-    assert_eq!(keeper.announce().await, Ok(()), "made, but not answered");
-    assert_eq!(keeper.announce().await, Ok(()), "so this one is refused");
+    assert_eq!(renewer.announce().await, Ok(()), "made, but not answered");
+    assert_eq!(renewer.announce().await, Ok(()), "so this one is refused");
     assert_eq!(claim.conflicts(), [], "by our own write");
-    assert_eq!(keeper.announce().await, Ok(()));
-    assert_eq!(Some(Ok(keeper.lease.entry.revision)), revision(&registry).await);
+    assert_eq!(renewer.announce().await, Ok(()));
+    assert_eq!(Some(Ok(renewer.lease.entry.revision)), revision(&registry).await);
     registry.put(KEY, &LeaseAttrs::udp(THEIRS).to_json());
-    assert!(matches!(keeper.announce().await, Err(LeaseLost::TakenOver { .. })));
+    assert!(matches!(renewer.announce().await, Err(LeaseLost::TakenOver { .. })));
     assert_eq!(owner(&registry).await, Some(THEIRS));
 }
 
@@ -67,10 +67,10 @@ async fn announcement_that_comes_too_late_overwrites_nobody() {
 #[tokio::test(start_paused = true)]
 async fn fifty_nodes_announce_what_is_needed_and_cause_no_storm() {
     let registry = MemoryRegistry::new();
-    let claims: Vec<Claim> = (1..=50)
+    let claims: Vec<ConflictTracker> = (1..=50)
         .map(|i| {
             let subnet = Ipv4Network::containing(Ipv4Addr::new(10, 1, i, 0), 24).unwrap();
-            Claim::new(subnet, Ipv4Addr::new(192, 0, 2, i))
+            ConflictTracker::new(subnet, Ipv4Addr::new(192, 0, 2, i))
         })
         .collect();
     let nodes = claims.iter().map(|claim| node(&registry, claim));
@@ -169,14 +169,14 @@ fn marked(public_ip: Ipv4Addr) -> LeaseAttrs {
 }
 
 /// A node as in `control::node`, for as long as it is polled.
-async fn node(registry: &MemoryRegistry, claim: &Claim) -> LeaseLost {
+async fn node(registry: &MemoryRegistry, claim: &ConflictTracker) -> LeaseLost {
     let attrs = marked(claim.public_ip());
     let Ok(Write::Done(lease)) = registry.create(claim.subnet, &attrs).await else { panic!() };
-    let known = Known::Listed(registry.list(&Scope::All).await.unwrap());
+    let known = InitialLeases::Listed(registry.list(&Scope::All).await.unwrap());
     let (causes, heard) = watch::channel(AnnounceCauses::default());
     let in_touch = watch::Sender::new(true);
-    let follow = follow_leases(registry, claim, known, in_touch, |news| {
-        causes.send_modify(|causes| causes.observe(&news));
+    let follow = follow_leases(registry, claim, known, in_touch, |update| {
+        causes.send_modify(|causes| causes.observe(&update));
     });
     tokio::select! {
         never = follow => match never {},

@@ -58,8 +58,8 @@ async fn cut_off_from_a_real_etcd_beyond_its_lease_a_node_settles_when_it_is_bac
         let expired = Lease { expires: Instant::now().checked_sub(HOUR / 60), ..lease };
         server.kill();
         let claim = claim();
-        let mut keeper = Keeper::new(&registry, expired, EXIT, &claim, |_| {});
-        assert_eq!(keeper.renew().await, Ok(()), "nobody else has it, as far as is known");
+        let mut renewer = LeaseRenewer::new(&registry, expired, EXIT, &claim, |_| {});
+        assert_eq!(renewer.renew().await, Ok(()), "nobody else has it, as far as is known");
         server.restart().await;
         let mut client = server.client().await;
         client.lease_revoke(id.get()).await.unwrap();
@@ -68,13 +68,13 @@ async fn cut_off_from_a_real_etcd_beyond_its_lease_a_node_settles_when_it_is_bac
             client.put(format!("/renew/subnets/{KEY}"), value, None).await.unwrap();
         }
         let lost = loop {
-            match keeper.renew().await {
+            match renewer.renew().await {
                 Err(lost) => break Some(lost),
-                Ok(()) if keeper.lease.expires > Some(Instant::now()) => break None,
+                Ok(()) if renewer.lease.expires > Some(Instant::now()) => break None,
                 Ok(()) => tokio::time::sleep(Duration::from_millis(100)).await,
             }
         };
-        let (subnet, owner) = (keeper.lease.subnet, OURS);
+        let (subnet, owner) = (renewer.lease.subnet, OURS);
         let expected = thief.map(|new_owner| LeaseLost::TakenOver { subnet, owner, new_owner });
         assert_eq!(lost, expected);
     }
@@ -126,16 +126,16 @@ async fn lease_that_a_full_etcd_still_keeps_alive_stands_for_as_long_as_etcd_say
     }
     let nearly_over = Lease { expires: Some(Instant::now() + Duration::from_secs(60)), ..lease };
     let (claim, mut held) = (claim(), Vec::new());
-    let mut keeper = Keeper::new(&registry, nearly_over, EXIT, &claim, |lease| {
+    let mut renewer = LeaseRenewer::new(&registry, nearly_over, EXIT, &claim, |lease| {
         held.push(lease.expires);
     });
-    assert_eq!(keeper.announce().await, Ok(()));
-    assert_eq!(keeper.renew().await, Ok(()));
-    let left = keeper.lease.expires.unwrap().saturating_duration_since(Instant::now());
+    assert_eq!(renewer.announce().await, Ok(()));
+    assert_eq!(renewer.renew().await, Ok(()));
+    let left = renewer.lease.expires.unwrap().saturating_duration_since(Instant::now());
     assert!(left > LEASE_TTL - Duration::from_secs(60), "{left:?}");
-    assert!(keeper.renew_at.unwrap() < Instant::now() + Duration::from_secs(120), "tried again");
-    let last = keeper.lease.expires;
-    drop(keeper);
+    assert!(renewer.renew_at.unwrap() < Instant::now() + Duration::from_secs(120), "tried again");
+    let last = renewer.lease.expires;
+    drop(renewer);
     assert_eq!(held.pop(), Some(last));
     let failure = claim.write_failure().unwrap_or_default();
     assert!(failure.ends_with("database space exceeded"), "{failure}");

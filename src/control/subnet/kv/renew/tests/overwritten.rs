@@ -69,18 +69,18 @@ async fn rubbish_in_our_entry_ends_nothing_while_no_watch_tells_of_it() {
     let registry = MemoryRegistry::new();
     let lease = create(&registry).await;
     let claim = claim();
-    let mut keeper = Keeper::new(&registry, lease, EXIT, &claim, |_| {});
+    let mut renewer = LeaseRenewer::new(&registry, lease, EXIT, &claim, |_| {});
     for value in ["", "{}"] {
         registry.put(KEY, value);
         registry.fail_next(1, Fault::NotAnswered);
         for _ in 0..3 {
-            assert_eq!(keeper.renew().await, Ok(()));
+            assert_eq!(renewer.renew().await, Ok(()));
             tokio::time::advance(Duration::from_secs(2)).await;
         }
         assert_eq!(owner(&registry).await, Some(OURS), "after {value:?}");
     }
     let written = revision(&registry).await;
-    assert_eq!(Some(Ok(keeper.lease.entry.revision)), written);
+    assert_eq!(Some(Ok(renewer.lease.entry.revision)), written);
 }
 
 #[tokio::test(start_paused = true)]

@@ -76,12 +76,12 @@ async fn renewals_restarts_and_lost_leases_leave_no_etcd_lease_behind() {
         let attrs = LeaseAttrs::udp(OURS);
         let lease = acquire_lease(&registry, config, &attrs, None).await.unwrap().lease;
         let key = format!("/renew/subnets/{}", lease.entry.key);
-        let claim = Claim::new(lease.subnet, OURS);
-        let mut keeper = Keeper::new(&registry, lease, EXIT, &claim, |_| {});
+        let claim = ConflictTracker::new(lease.subnet, OURS);
+        let mut renewer = LeaseRenewer::new(&registry, lease, EXIT, &claim, |_| {});
         for _ in 0..5 {
-            assert_eq!(keeper.renew().await, Ok(()));
+            assert_eq!(renewer.renew().await, Ok(()));
         }
-        let lease = keeper.lease.clone();
+        let lease = renewer.lease.clone();
         let operator = async {
             match turn % 3 {
                 0 => drop(client.delete(key, None).await.unwrap()),

@@ -1,7 +1,7 @@
 //! Stores with values that no lease has.
 
 use super::*;
-use crate::control::subnet::kv::list_watch::{Feed, Update};
+use crate::control::subnet::kv::list_watch::{ListWatch, Update};
 
 const MEGABYTE: usize = 1_000_000;
 
@@ -33,7 +33,7 @@ async fn eighty_megabytes_written_while_nobody_watched_are_caught_up_with() {
     let first = create(&registry, "10.1.0.0/24").await;
     put_values(&server, &registry, 1..=80, MEGABYTE).await;
     create(&registry, "10.1.99.0/24").await;
-    let mut feed = Feed::after(&registry, Scope::All, first.entry.revision);
+    let mut feed = ListWatch::after(&registry, Scope::All, first.entry.revision);
     learns(&mut feed, "10.1.99.0-24").await;
     create(&registry, "10.1.98.0/24").await;
     learns(&mut feed, "10.1.98.0-24").await;
@@ -45,7 +45,7 @@ async fn value_longer_than_a_message_is_skipped_wherever_it_stands() {
     let registry = registry(&[&server.url]).await;
     let first = create(&registry, "10.1.0.0/24").await;
     create(&registry, "10.1.2.0/24").await;
-    let mut feed = Feed::after(&registry, Scope::All, first.entry.revision);
+    let mut feed = ListWatch::after(&registry, Scope::All, first.entry.revision);
     learns(&mut feed, "10.1.2.0-24").await;
     put_values(&server, &registry, [1, 3], MAX_MESSAGE_LEN + MEGABYTE).await;
     create(&registry, "10.1.4.0/24").await;
@@ -106,7 +106,7 @@ async fn put_values(
 }
 
 /// Waits until the feed has reported the lease of `key`.
-async fn learns(feed: &mut Feed<'_, EtcdRegistry>, key: &str) {
+async fn learns(feed: &mut ListWatch<'_, EtcdRegistry>, key: &str) {
     loop {
         let update = tokio::time::timeout(Duration::from_secs(60), feed.next()).await;
         let entries: Vec<Read> = match update.expect("news in time") {

@@ -1,4 +1,4 @@
-//! [`Feed`]: a registry's snapshots and changes, without end.
+//! [`ListWatch`]: a registry's snapshots and changes, without end.
 
 use std::cmp::Ordering;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::control::subnet::kv::registry::{
 };
 use crate::control::util::backoff::Backoff;
 use crate::control::util::log_limit::LogLimit;
-use crate::control::util::rng::dice;
+use crate::control::util::rng::rng;
 
 /// What is new in the registry.
 #[derive(Debug, PartialEq)]
@@ -57,7 +57,7 @@ const RESYNC_LEN: f64 = 1000.0;
 const LIST_SPREAD: Duration = Duration::from_nanos(1500);
 
 /// Follows the entries of a scope through every failure of the registry.
-pub(crate) struct Feed<'r, R: Registry> {
+pub(crate) struct ListWatch<'r, R: Registry> {
     registry: &'r R,
     scope: Scope,
     /// Everything up to here has been delivered; `None` before the first list.
@@ -87,7 +87,7 @@ pub(crate) struct Feed<'r, R: Registry> {
     is_quiet: bool,
 }
 
-impl<'r, R: Registry> Feed<'r, R> {
+impl<'r, R: Registry> ListWatch<'r, R> {
     /// Begins with a snapshot.
     pub(crate) fn new(registry: &'r R, scope: Scope) -> Self {
         Self {
@@ -254,10 +254,10 @@ impl<'r, R: Registry> Feed<'r, R> {
 
 fn resync_interval(num_listed: usize) -> Duration {
     let [least, most] = RESYNC;
-    dice().random_range(least..=most).mul_f64((num_listed as f64 / RESYNC_LEN).max(1.0))
+    rng().random_range(least..=most).mul_f64((num_listed as f64 / RESYNC_LEN).max(1.0))
 }
 
 fn list_spread(num_listed: usize) -> Duration {
     let square = (num_listed as f64).powi(2);
-    LIST_SPREAD.mul_f64(square * dice().random_range(0.0..=1.0))
+    LIST_SPREAD.mul_f64(square * rng().random_range(0.0..=1.0))
 }

@@ -1,4 +1,4 @@
-//! [`Keeper`]: what each answer of the registry means for our lease.
+//! [`LeaseRenewer`]: what each answer of the registry means for our lease.
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, SystemTime};
@@ -10,7 +10,7 @@ use super::announcer::Announcer;
 use super::rewrites::{Over, Rewrites};
 use crate::control::config::daemon::OnLeaseLoss;
 use crate::control::subnet::LeaseLost;
-use crate::control::subnet::kv::conflicts::Claim;
+use crate::control::subnet::kv::conflicts::ConflictTracker;
 use crate::control::subnet::kv::list_watch::Update;
 use crate::control::subnet::kv::registry::{
     Change, Entry, Malformed, Read, Registry, RegistryError, Revision, Scope, TtlLease, Write,
@@ -30,11 +30,11 @@ const MAX_INEXACT: Duration = Duration::from_secs(5);
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Our lease, and what is to be done about it next.
-pub(super) struct Keeper<'r, R, S> {
+pub(super) struct LeaseRenewer<'r, R, S> {
     registry: &'r R,
     pub(super) lease: Lease,
     policy: KeepPolicy,
-    claim: &'r Claim,
+    claim: &'r ConflictTracker,
     sink: S,
     /// `None` for a reservation.
     pub(super) renew_at: Option<Instant>,
@@ -56,16 +56,16 @@ pub(super) struct Keeper<'r, R, S> {
     log: LogLimit,
 }
 
-impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
+impl<'r, R: Registry, S: FnMut(&Lease)> LeaseRenewer<'r, R, S> {
     pub(super) fn new(
         registry: &'r R,
         lease: Lease,
         policy: KeepPolicy,
-        claim: &'r Claim,
+        claim: &'r ConflictTracker,
         sink: S,
     ) -> Self {
         let is_known = lease.entry.revision != Revision::UNKNOWN;
-        let mut keeper = Self {
+        let mut renewer = Self {
             registry,
             is_in_doubt: !is_known,
             is_lost: false,
@@ -84,9 +84,9 @@ impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
             log: LogLimit::default(),
         };
         if is_known {
-            keeper.schedule();
+            renewer.schedule();
         }
-        keeper
+        renewer
     }
 
     fn schedule(&mut self) {
@@ -193,7 +193,7 @@ impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
                 Change::Put(Err(Malformed { revision, .. })) if revision <= known => {}
                 Change::Delete { revision, .. } | Change::Cleared { revision }
                     if revision <= known => {}
-                Change::Put(entry) => self.settle(entry).await?,
+                Change::Put(entry) => self.resolve(entry).await?,
                 Change::Delete { .. } | Change::Cleared { .. } => self.judge(None).await?,
                 Change::Foreign => {}
             }
@@ -216,7 +216,7 @@ impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
     /// Decides what becomes of us when our entry is `found` like this.
     async fn judge(&mut self, found: Option<Read>) -> Result<(), LeaseLost> {
         if let Some(entry) = found {
-            return self.settle(entry).await;
+            return self.resolve(entry).await;
         }
         self.is_gone = true;
         let Lease { subnet, ref attrs, expires, .. } = self.lease;
@@ -236,7 +236,7 @@ impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
                 self.hold(lease);
                 self.announcer.join();
             }
-            Ok(Write::Refused(Some(entry))) => self.settle(entry).await?,
+            Ok(Write::Refused(Some(entry))) => self.resolve(entry).await?,
             Ok(Write::Refused(None)) => {}
             Err(error) => self.complain(&error),
         }
@@ -258,7 +258,7 @@ impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
 
     /// The entry belongs to the node whose public IP it carries; to us, if it names none. Ours may
     /// have been written by somebody else, too: the operator makes it a reservation that way.
-    async fn settle(&mut self, entry: Read) -> Result<(), LeaseLost> {
+    async fn resolve(&mut self, entry: Read) -> Result<(), LeaseLost> {
         let (subnet, owner) = (self.lease.subnet, self.lease.attrs.public_ip);
         match entry {
             Ok(lease) if lease.attrs.public_ip == owner => self.adopt(lease),
@@ -309,7 +309,7 @@ impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
         self.is_gone = false;
         if !lease.is_reservation() && !std::mem::take(&mut self.is_in_doubt) {
             self.is_shared = true;
-            self.claim.share(&lease);
+            self.claim.report_shared(&lease);
         }
         let is_different = lease.attrs != self.lease.attrs;
         let had = self.rebind(lease.entry);
@@ -355,7 +355,7 @@ impl<'r, R: Registry, S: FnMut(&Lease)> Keeper<'r, R, S> {
         self.claim.is_written();
         self.announcer.written();
         if !std::mem::take(&mut self.is_shared) {
-            self.claim.settle(&self.lease.entry.key);
+            self.claim.resolve(&self.lease.entry.key);
         }
         if let Some(expires) = self.lease.expires {
             let at = SystemTime::now() + expires.saturating_duration_since(Instant::now());
