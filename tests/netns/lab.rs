@@ -307,7 +307,7 @@ fn bench_of_leases_tells_what_they_cost() {
     let rows = results["cases"][0]["rows"].as_array().unwrap();
     let metrics =
         ["churn_gbps", "changes_per_second", "change_ms", "daemon_us_per_change", "start_ms"];
-    for (row, backend) in rows.iter().skip(1).step_by(2).zip(["udp", "vxlan", "host-gw"]) {
+    for (row, backend) in rows[1..].iter().zip(["udp", "vxlan", "host-gw"]) {
         assert_eq!(row["system"], format!("twill {backend}, 10000 leases"));
         for metric in metrics {
             let figures = row["figures"].as_array().unwrap();
@@ -315,7 +315,7 @@ fn bench_of_leases_tells_what_they_cost() {
             assert!(figure["median"].as_f64().unwrap() > 0.0, "{metric}: {figure}");
         }
     }
-    assert_eq!(rows.len(), 6);
+    assert_eq!(rows.len(), 4);
 }
 
 #[test]

@@ -70,8 +70,9 @@ const EVERYTHING: [Workload; 8] = [
 ];
 /// What the length of packets has most to do with.
 const BULK: [Workload; 2] = [Workload::Tcp(1), Workload::Tcp(4)];
-/// What a quick look is after.
+/// A quick look measures the packet rate and flows of both wires, and more on the faster one.
 const QUICK: [Workload; 5] = [Workload::Tcp(1), Workload::Tcp(4), Workload::Udp(64), IDLE, LOADED];
+const QUICK_W2: [Workload; 3] = [Workload::Tcp(1), Workload::Udp(64), LOADED];
 
 impl Matrix {
     /// Everything, in a quarter of an hour with all backends.
@@ -90,11 +91,11 @@ impl Matrix {
     /// What matters most, in about two minutes.
     pub fn quick() -> Self {
         Self {
-            cases: cases(&[(W1, &QUICK[..]), (W2, &QUICK)]),
+            cases: cases(&[(W1, &QUICK[..]), (W2, &QUICK_W2)]),
             num_leases: vec![10, 10_000],
-            num_kernel_leases: vec![10, 10_000],
+            num_kernel_leases: vec![10_000],
             rounds: 2,
-            time: Duration::from_millis(400),
+            time: Duration::from_millis(300),
         }
     }
 
