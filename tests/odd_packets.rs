@@ -210,7 +210,7 @@ fn urgent_data_is_carried() {
 
 #[test]
 fn datagrams_without_checksum_stay_without() {
-    // With DF, so that equal IDs keep nobody from merging them.
+    // With DF, so that equal IDs do not prevent merging.
     let datagram =
         |payload: &[u8]| PacketBuilder::udp(SRC, DST).fragment(DF).payload(payload).build();
     let payload = pattern(300);

@@ -108,7 +108,7 @@ fn every_combination_on_both_ends_carries_the_same_packets() {
                 Some(Gso::Tcp4 { .. }) => b.tso,
                 Some(Gso::Udp { .. }) => b.uso,
             };
-            assert!(written.iter().all(fits), "{a} to {b}: a superpacket nobody asked for");
+            assert!(written.iter().all(fits), "{a} to {b}: a superpacket that was not asked for");
             let received = by_flow(written.into_iter().flat_map(split).collect());
             for (flow, packets) in &expected {
                 assert!(received[flow] == *packets, "{a} to {b}: flow {flow:?}");
@@ -155,7 +155,7 @@ fn device_without_gso_is_noticed_loses_nothing_and_is_tried_again() {
     // The turn that notices comes first.
     left.run();
     assert_carries(&mut left, &mut right);
-    assert_eq!(writes(&left), 42, "in runs again");
+    assert_eq!(writes(&left), 42, "in batches again");
     assert_eq!(left.worker.stats().offloads(), Offloads::AUTO);
     assert_eq!(state(&left, "gso").why_not, None);
 }
@@ -179,9 +179,9 @@ fn device_that_stays_without_gso_is_asked_ever_less_often() {
     assert!(num_refused > spent / LONGEST_WAIT.as_secs(), "{num_refused}");
 }
 
-/// The kernel refuses the next run. Of EMSGSIZE it hears twice: the first may be about an earlier
+/// The kernel refuses the next batch. EMSGSIZE must come twice: the first may be about an earlier
 /// datagram.
-fn refuse_run(node: &Node, errno: i32) {
+fn refuse_batch(node: &Node, errno: i32) {
     for _ in 0..if errno == libc::EMSGSIZE { 2 } else { 1 } {
         node.underlay.refusals.push(errno);
     }
@@ -191,14 +191,14 @@ fn refuse_run(node: &Node, errno: i32) {
 fn run_in_a_shape_that_the_kernel_dislikes_is_counted_and_gso_stays() {
     for errno in [libc::EINVAL, libc::EMSGSIZE] {
         let (mut left, mut right) = pair(Offloads::AUTO, Offloads::AUTO);
-        refuse_run(&left, errno);
+        refuse_batch(&left, errno);
         assert_carries(&mut left, &mut right);
         assert_eq!(state(&left, "gso").fallbacks, 1);
         assert_eq!(left.worker.stats().offloads(), Offloads::AUTO);
     }
 }
 
-/// A kernel that refuses each run for its shape, whatever the cause.
+/// A kernel that refuses every batch, with each possible errno.
 #[test]
 fn run_that_the_kernel_refuses_turn_after_turn_suspends_gso() {
     for errno in [libc::EINVAL, libc::EMSGSIZE] {
@@ -206,7 +206,7 @@ fn run_that_the_kernel_refuses_turn_after_turn_suspends_gso() {
         let mut num_refused = 0;
         for _ in 0..1000 {
             if left.worker.stats().offloads().gso {
-                refuse_run(&left, errno);
+                refuse_batch(&left, errno);
                 num_refused += 1;
             }
             assert_carries(&mut left, &mut right);
@@ -217,11 +217,11 @@ fn run_that_the_kernel_refuses_turn_after_turn_suspends_gso() {
         let reason = std::io::Error::from_raw_os_error(errno).to_string();
         assert!(gso.why_not.unwrap().contains(&reason), "{reason}");
 
-        // Tried again with one run, which is refused at once.
+        // Tried again with one batch, which is refused at once.
         left.now += FIRST_WAIT;
         left.run();
         assert!(left.worker.stats().offloads().gso);
-        refuse_run(&left, errno);
+        refuse_batch(&left, errno);
         assert_carries(&mut left, &mut right);
         assert!(!left.worker.stats().offloads().gso);
         assert_eq!(state(&left, "gso").fallbacks, num_refused + 1);

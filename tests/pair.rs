@@ -257,7 +257,7 @@ fn while_the_send_buffer_is_full_the_tun_is_read_no_further() {
     for _ in 0..20 {
         left.send(header, &superpacket);
     }
-    // The run that fills up first, and once more for each turn that tries.
+    // The batch that fills up first, and once more for each turn that tries.
     left.underlay.refusals.push(libc::EAGAIN);
     left.run();
     let num_unread = left.host.send.len();

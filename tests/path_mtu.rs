@@ -1,4 +1,4 @@
-//! An underlay that shrinks: what senders behind the TUN are told, and when it is over.
+//! An underlay that gets narrower: which ICMP errors senders behind the TUN get, and until when.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test or bench may panic")]
 #![allow(unreachable_pub, reason = "the nodes are this target's own")]
 
@@ -34,7 +34,7 @@ fn icmp_from_the_underlay_reaches_the_sender_as_one_of_the_overlay() {
     let (mut left, _) = pair(Offloads::AUTO, Offloads::AUTO);
     left.send(VnetHdr::default(), &packet(1472, DF));
     left.run();
-    assert_eq!(num_sent(&left), 1, "nobody knows yet");
+    assert_eq!(num_sent(&left), 1, "not known yet");
     left.narrow_path(RIGHT, 1400);
     left.run();
 
@@ -67,10 +67,10 @@ fn packets_that_may_be_fragmented_still_leave() {
     carry(&left, &right, true);
     right.run();
     assert_eq!(right.received().len(), 3);
-    assert!(left.received().is_empty(), "nobody complains");
+    assert!(left.received().is_empty(), "no ICMP error");
 }
 
-/// The kernel refuses a run whose datagrams are longer than the path that it knows, every time.
+/// The kernel refuses every batch whose datagrams are longer than the path that it knows.
 #[test]
 fn packets_known_to_need_fragments_are_tried_neither_in_runs_nor_whole() {
     let (mut left, mut right) = pair(Offloads::AUTO, Offloads::AUTO);

@@ -93,8 +93,7 @@ impl Encap {
         }
         let mut treatment = Treatment::Whole;
         if len > paths.narrowest() {
-            let longest = longest(packet, inner, header.gso)?;
-            treatment = paths.treatment(*next_hop.addr.ip(), longest);
+            treatment = paths.treatment(*next_hop.addr.ip(), longest(packet, inner, header.gso)?);
             if let Treatment::Refused(path_mtu) = treatment
                 && u16_at(packet, ipv4::FRAGMENT) & ipv4::DF != 0
             {
@@ -104,30 +103,40 @@ impl Encap {
         }
         decrement_ttl(packet);
         let flow = underlay_flow(next_hop, packet, &inner);
+        let is_full = self.enqueue(start..start + len, inner, header.gso, flow, treatment)?;
+        self.used = (start + len).next_multiple_of(64).min(ARENA_LEN);
+        Ok(is_full)
+    }
 
-        let mut is_full = false;
-        match header.gso {
-            None => {
-                is_full = push(&mut self.queue, treatment, flow, &[], start..start + len);
-                if treatment == Treatment::Probe {
-                    self.probe = Some((*flow.dst.ip(), Quote::of(&[packet])));
-                }
+    /// Queues the packet in `range` of the arena, or its segments. Returns whether a batch is full.
+    #[inline]
+    fn enqueue(
+        &mut self,
+        range: Range<usize>,
+        inner: Inner,
+        gso: Option<Gso>,
+        flow: UnderlayFlow,
+        mut treatment: Treatment,
+    ) -> Result<bool, DropReason> {
+        let packet = &self.arena[range.clone()];
+        let Some(gso) = gso else {
+            if treatment == Treatment::Probe {
+                self.probe = Some((*flow.dst.ip(), Quote::of(&[packet])));
             }
-            Some(gso) => {
-                for segment in Split::new(packet, inner, gso)? {
-                    let payload = start + segment.payload.start..start + segment.payload.end;
-                    let body = &packet[segment.payload.clone()];
-                    is_full |= push(&mut self.queue, treatment, flow, segment.headers(), payload);
-                    if treatment == Treatment::Probe {
-                        // Only one segment is a probe: a probe may be lost.
-                        let first_bytes = Quote::of(&[segment.headers(), body]);
-                        self.probe = Some((*flow.dst.ip(), first_bytes));
-                        treatment = Treatment::InFragments;
-                    }
-                }
+            return Ok(push(&mut self.queue, treatment, flow, &[], range));
+        };
+        let mut is_full = false;
+        for segment in Split::new(packet, inner, gso)? {
+            let payload = range.start + segment.payload.start..range.start + segment.payload.end;
+            is_full |= push(&mut self.queue, treatment, flow, segment.headers(), payload);
+            if treatment == Treatment::Probe {
+                // Only one segment is a probe: a probe may be lost.
+                let body = &packet[segment.payload.clone()];
+                let first_bytes = Quote::of(&[segment.headers(), body]);
+                self.probe = Some((*flow.dst.ip(), first_bytes));
+                treatment = Treatment::InFragments;
             }
         }
-        self.used = (start + len).next_multiple_of(64).min(ARENA_LEN);
         Ok(is_full)
     }
 

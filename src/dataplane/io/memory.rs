@@ -262,7 +262,7 @@ impl MemoryUdp {
     fn complain(&self, sent: &Sent, outer_mtu: u32, is_local: bool, quote: Quote) {
         let UnderlayFlow { dst: to, source } = sent.flow;
         let too_long = Some(TooLong { outer_mtu, is_local, quote });
-        // Nobody has to read what is said.
+        // The test may have dropped the receiver.
         let _ = self.send_error.send(UnderlayError { to, from_own_port: source != 0, too_long });
     }
 }

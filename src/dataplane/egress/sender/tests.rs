@@ -11,7 +11,7 @@ fn peer() -> UnderlayFlow {
     UnderlayFlow::shared("192.0.2.1:8285".parse().unwrap())
 }
 
-/// Sends three datagrams of one run while the socket reports `errnos` in turn.
+/// Sends three datagrams of one batch while the socket reports `errnos` in turn.
 fn send(errnos: &[i32]) -> (usize, Sender, DirectionStats, Vec<memory::Sent>) {
     let (socket, underlay): (MemoryUdp, MemoryUnderlay) = memory::udp(Offloads::AUTO);
     for &errno in errnos {
@@ -27,7 +27,7 @@ fn send(errnos: &[i32]) -> (usize, Sender, DirectionStats, Vec<memory::Sent>) {
 }
 
 #[test]
-fn run_leaves_as_one_send() {
+fn batch_is_sent_by_one_call() {
     let (num_done, sender, stats, sent) = send(&[]);
     assert_eq!((num_done, sent.len(), sent[0].gso_size), (1, 1, Some(10)));
     assert_eq!((stats.packets.value(), stats.bytes.value(), stats.writes.value()), (3, 30, 1));
@@ -35,7 +35,7 @@ fn run_leaves_as_one_send() {
 }
 
 #[test]
-fn full_buffer_keeps_the_run() {
+fn full_buffer_keeps_the_batch() {
     let (num_done, _, stats, sent) = send(&[libc::EAGAIN]);
     assert_eq!((num_done, sent.len(), stats.packets.value()), (0, 0, 0));
 }
@@ -54,23 +54,23 @@ fn device_without_gso_turns_it_off_and_loses_nothing() {
     assert!(!sender.gso());
 }
 
-/// Of its own EMSGSIZE a run hears twice: the first may be about an earlier datagram.
-fn refusals_of_a_run(errno: i32) -> Vec<i32> {
+/// EMSGSIZE about a batch must be reported twice: the first may be about an earlier datagram.
+fn refusals_of_a_batch(errno: i32) -> Vec<i32> {
     vec![errno; if errno == libc::EMSGSIZE { 2 } else { 1 }]
 }
 
 #[test]
-fn run_too_big_for_the_path_is_sent_singly_and_gso_stays() {
+fn batch_too_long_for_the_path_is_sent_singly_and_gso_stays() {
     for errno in [libc::EMSGSIZE, libc::EINVAL] {
-        let (_, sender, stats, sent) = send(&refusals_of_a_run(errno));
+        let (_, sender, stats, sent) = send(&refusals_of_a_batch(errno));
         assert_eq!((sent.len(), stats.packets.value()), (3, 3));
         assert!(sender.gso());
     }
 }
 
-/// Three datagrams of one run, of which the kernel takes the first by itself, and then no more.
+/// Three datagrams of one batch: the kernel accepts the first one alone, then its buffer is full.
 #[test]
-fn what_a_refused_run_could_not_send_singly_is_kept() {
+fn what_a_refused_batch_could_not_send_singly_is_kept() {
     for errno in [libc::EIO, libc::EINVAL, libc::EMSGSIZE] {
         let (socket, underlay) = memory::udp(Offloads::AUTO);
         let mut queue = SendQueue::new(true);
@@ -80,7 +80,7 @@ fn what_a_refused_run_could_not_send_singly_is_kept() {
         queue.push(UnderlayFlow { source: 1, ..peer() }, &[], 30..40);
         let arena: Vec<u8> = (0..100).collect();
         let (mut sender, stats) = (Sender::new(true), DirectionStats::default());
-        for errno in refusals_of_a_run(errno) {
+        for errno in refusals_of_a_batch(errno) {
             underlay.refusals.push(errno);
         }
         underlay.refusals.pass();
@@ -98,7 +98,7 @@ fn what_a_refused_run_could_not_send_singly_is_kept() {
 }
 
 #[test]
-fn what_cannot_leave_is_counted_by_reason() {
+fn what_cannot_be_sent_is_counted_by_reason() {
     for (errno, reason) in [
         (libc::ENOBUFS, DropReason::NoBuffers),
         (libc::ENETUNREACH, DropReason::SendRefused),
@@ -128,7 +128,7 @@ fn error_about_an_earlier_datagram_costs_nothing_and_is_hinted_at() {
 }
 
 #[test]
-fn run_that_is_too_long_is_hinted_at_with_its_length() {
+fn batch_that_is_too_long_is_hinted_at_with_its_length() {
     let (_, mut sender, _, _) = send(&[libc::EMSGSIZE; 2]);
     let hints = sender.take_hints();
     assert_eq!((hints.errors, hints.too_long), (true, Some((*peer().dst.ip(), 10))));

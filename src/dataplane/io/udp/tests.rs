@@ -19,7 +19,7 @@ fn bound(long_datagrams: LongDatagrams) -> KernelUdp {
 }
 
 /// An address without a listener.
-fn nobody() -> SocketAddrV4 {
+fn unreachable_addr() -> SocketAddrV4 {
     let closed = StdSocket::bind("127.0.0.1:0").unwrap();
     SocketAddrV4::new(Ipv4Addr::LOCALHOST, closed.local_addr().unwrap().port())
 }
@@ -41,7 +41,7 @@ fn icmp_about_a_datagram_comes_back_from_every_source_port() {
     let socket = bound(LongDatagrams::Refused);
     assert_eq!(socket.take_error().unwrap_err().kind(), io::ErrorKind::WouldBlock);
     for source in [0, 1, NUM_SOURCE_PORTS] {
-        let to = nobody();
+        let to = unreachable_addr();
         socket.send(UnderlayFlow { dst: to, source }, None, &[IoSlice::new(b"anybody?")]).unwrap();
         let expected = UnderlayError { to, from_own_port: source != 0, too_long: None };
         assert_eq!(next_error(&socket), expected);
@@ -52,7 +52,7 @@ fn icmp_about_a_datagram_comes_back_from_every_source_port() {
 #[test]
 fn datagram_that_no_packet_holds_is_refused_whole_and_in_fragments() {
     let socket = bound(LongDatagrams::Refused);
-    let flow = UnderlayFlow::shared(nobody());
+    let flow = UnderlayFlow::shared(unreachable_addr());
     let long = vec![0; 65_508];
     for sent in [
         socket.send(flow, None, &[IoSlice::new(&long)]),
