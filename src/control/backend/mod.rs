@@ -197,3 +197,59 @@ pub struct BackendStats {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dataplane: Option<StatsSnapshot>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::config::daemon::SourcePorts;
+    use crate::control::config::network::parse;
+    use crate::dataplane::{Offloads, ThreadConfig};
+
+    fn plan(backend: &str, mtu: u32, public_ip: &str) -> Plan {
+        let config = format!(r#"{{"Network":"10.5.0.0/16","Backend":{backend}}}"#);
+        let public_ip = public_ip.parse().unwrap();
+        let addr = "127.0.0.1".parse().unwrap();
+        let udp = UdpOptions {
+            num_workers: 2,
+            offloads: Offloads::OFF,
+            source_ports: SourcePorts::Auto,
+            host: None,
+            threads: ThreadConfig::default(),
+        };
+        create(BackendSetup {
+            iface: ExternalInterface { name: "eth0".to_owned(), mtu, addr, public_ip },
+            choice: IfaceChoice::default(),
+            network: parse(&config, None).unwrap(),
+            mtu: None,
+            udp,
+        })
+        .plan()
+    }
+
+    #[test]
+    fn each_backend_says_what_it_would_make() {
+        let udp = plan(r#"{"Type":"udp","Port":18285}"#, 1500, "127.0.0.1");
+        let device = "the first free flannelN, MTU 1472, with 10.5.0.0/16 routed";
+        assert_eq!(udp.device.as_deref(), Some(device));
+        assert_eq!(udp.listen.as_deref(), Some("UDP 127.0.0.1:18285, by 2 workers"));
+
+        let vxlan = plan(r#"{"Type":"vxlan","VNI":7,"Port":4789}"#, 1500, "192.0.2.1");
+        assert_eq!(vxlan.device.as_deref(), Some("flannel.7, MTU 1450"));
+        assert_eq!(vxlan.listen.as_deref(), Some("UDP 4789, by the kernel"));
+        assert_eq!(vxlan.problems, [""; 0], "a NAT is no problem for a tunnel");
+
+        let host_gw = plan(r#"{"Type":"host-gw"}"#, 9000, "127.0.0.1");
+        assert_eq!(host_gw.device.as_deref(), Some("none: routes by eth0, MTU 9000"));
+        assert_eq!((host_gw.listen, host_gw.problems), (None, Vec::new()));
+    }
+
+    #[test]
+    fn problems_are_one_line_each_and_say_what_to_do() {
+        let behind_nat = plan(r#"{"Type":"host-gw"}"#, 1500, "192.0.2.1").problems;
+        assert_eq!(behind_nat.len(), 1);
+        assert!(behind_nat[0].contains("set Backend.Type to vxlan or udp"), "{behind_nat:?}");
+        let small = plan(r#"{"Type":"vxlan"}"#, 100, "127.0.0.1");
+        let line = "interface eth0 has MTU 100, too small for an overlay: 118 is the least";
+        assert_eq!((small.device, small.problems), (None, vec![line.to_owned()]));
+    }
+}
