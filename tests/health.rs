@@ -295,7 +295,7 @@ fn make_traffic(host: &Host) {
     let hex = |packet: &Vec<u8>| packet.iter().map(|byte| format!("{byte:02x}")).collect();
     let lines: Vec<String> = packets.iter().map(hex).collect();
     let mut spray =
-        host.command(&[env!("CARGO_BIN_EXE_flannel-lab"), "inside", "spray", "10.0.0.7:8285"]);
+        host.command(&[env!("CARGO_BIN_EXE_flannel-lab"), "netns-agent", "spray", "10.0.0.7:8285"]);
     let mut spray = spray.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
     spray.stdin.take().unwrap().write_all((lines.join("\n") + "\n").as_bytes()).unwrap();
     assert!(spray.wait().unwrap().success());
