@@ -104,6 +104,8 @@ impl<H: PeerHost> PeerReconciler<H> {
                 biased;
                 command = self.commands.recv() => match command {
                     Some(Command::Apply(events)) => self.apply(events).await,
+                    // Later changes of leases are complete too, and need no comparison.
+                    Some(Command::Synced) if self.is_synced => {}
                     Some(Command::Synced) => {
                         self.is_synced = true;
                         compare_at = Instant::now();

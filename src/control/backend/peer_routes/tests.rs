@@ -28,6 +28,8 @@ struct Memory {
     refused: BTreeSet<String>,
     log: Vec<String>,
     has_device: bool,
+    /// How often everything was read.
+    num_reads: usize,
 }
 
 #[derive(Debug, Clone)]
@@ -41,7 +43,9 @@ impl MemoryTables {
 
 impl Tables for MemoryTables {
     async fn read(&self, _: Links, _: Ipv4Network) -> Result<Found, KernelError> {
-        Ok(Found { entries: self.lock().entries.clone(), strays: Vec::new() })
+        let mut memory = self.lock();
+        memory.num_reads += 1;
+        Ok(Found { entries: memory.entries.clone(), strays: Vec::new() })
     }
 
     async fn apply(&self, _: Links, change: Change) -> Result<(), KernelError> {
@@ -201,6 +205,22 @@ async fn peer_that_comes_changes_and_goes_costs_its_own_entries() {
     let log = node.take_log();
     assert!(log.len() == 3 && log[0].starts_with("delete route"), "{log:?}");
     assert_eq!((node.num_entries(), node.routes.num_peers()), (147, 49));
+}
+
+#[tokio::test(start_paused = true)]
+async fn change_after_the_first_list_reads_no_tables() {
+    let mut node = Node::start(Entries::default());
+    node.routes.apply(vec![vxlan(2, "192.168.0.2")]);
+    node.routes.synced();
+    a_while().await;
+    let num_reads = node.tables.lock().num_reads;
+    for third in [3, 4] {
+        node.routes.apply(vec![vxlan(third, "192.168.0.3")]);
+        node.routes.synced();
+        a_while().await;
+    }
+    assert_eq!(node.tables.lock().num_reads, num_reads);
+    assert_eq!(node.tables.lock().entries.routes.len(), 3);
 }
 
 #[tokio::test(start_paused = true)]
