@@ -204,7 +204,7 @@ fn kv_manager<'a, R: Registry>(config: &Config, registry: &'a R) -> KvManager<'a
     let settings = KvSettings {
         kind,
         backend: config.backend,
-        in_use: subnet_env::previous_subnet(&config.subnet_file),
+        in_use: subnet_env::previous_subnets(&config.subnet_file),
         state: state.at(&config.etcd_urls()),
         policy: KeepPolicy { margin: config.renew_margin, on_loss: config.on_lease_loss },
     };

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::SystemTime;
 
+use ipnetwork::{Ipv4Network, Ipv6Network};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -54,9 +55,10 @@ fn subnet_range<P: Prefix>(range: &SubnetRange<P>) {
 /// It is another.
 pub fn lease_key(bytes: &[u8]) {
     let Ok(key) = str::from_utf8(bytes) else { return };
-    if let Ok(subnet) = parse_key(key) {
-        assert!(subnet.prefix() <= 31, "{subnet}");
-        assert_eq!(parse_key(&print_key(subnet)), Ok(subnet));
+    if let Ok(subnets) = parse_key(key) {
+        assert!(subnets.v4.prefix() <= 31, "{subnets}");
+        assert!(subnets.v6.is_none_or(|v6| (1..=127).contains(&v6.prefix())), "{subnets}");
+        assert_eq!(parse_key(&print_key(subnets)), Ok(subnets));
     }
 }
 
@@ -144,13 +146,18 @@ pub fn state_file(bytes: &[u8]) {
 /// It is not.
 pub fn subnet_env(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
-    let [network, subnet] =
-        ["FLANNEL_NETWORK", "FLANNEL_SUBNET"].map(|name| subnet_env::range_in(&text, name));
-    // A /32 has no first host for a bridge, and is never leased.
-    if let (Some(network), Some(subnet)) = (network, subnet.filter(|it| it.prefix() < 32)) {
-        let env = subnet_env::SubnetEnv { network, subnet, mtu: 1472, ip_masq: false };
+    let v4 = |name| subnet_env::range_in::<Ipv4Network>(&text, name);
+    let v6 = |name| subnet_env::range_in::<Ipv6Network>(&text, name);
+    // A range of one address has no first host for a bridge, and is never leased.
+    let subnet = v4("FLANNEL_SUBNET").filter(|it| it.prefix() < 32);
+    let v6_subnet = v6("FLANNEL_IPV6_SUBNET").filter(|it| it.prefix() < 128);
+    if let (Some(network), Some(subnet)) = (v4("FLANNEL_NETWORK"), subnet) {
+        let v6 = v6("FLANNEL_IPV6_NETWORK").zip(v6_subnet);
+        let env = subnet_env::SubnetEnv { network, subnet, v6, mtu: 1472, ip_masq: false };
         let written = env.to_string();
-        assert_eq!(subnet_env::range_in(&written, "FLANNEL_NETWORK"), Some(network));
-        assert_eq!(subnet_env::range_in(&written, "FLANNEL_SUBNET"), Some(subnet));
+        let read = |name| subnet_env::range_in(&written, name);
+        assert_eq!(read("FLANNEL_NETWORK").zip(read("FLANNEL_SUBNET")), Some((network, subnet)));
+        let read = |name| subnet_env::range_in(&written, name);
+        assert_eq!(read("FLANNEL_IPV6_NETWORK").zip(read("FLANNEL_IPV6_SUBNET")), v6);
     }
 }

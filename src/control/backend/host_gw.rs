@@ -163,7 +163,7 @@ impl PeerHost for HostGwHost {
     }
 
     async fn peer(&self, _: Ipv4Network, attrs: &LeaseAttrs) -> Result<PeerEntries, String> {
-        let gateway = attrs.public_ip;
+        let gateway = attrs.public_ip();
         check_host(self.underlay.iface(), gateway)?;
         self.check_on_link(gateway).await?;
         Ok(PeerEntries { hop: Hop { gateway, via: Via::Underlay }, vtep: None })
@@ -189,7 +189,7 @@ impl PeerHost for HostGwHost {
 /// Stock's line for a lease of another backend.
 fn ignored(lease: &Lease) -> String {
     let kind = lease.attrs.backend_type.as_deref().unwrap_or_default();
-    let (subnet, host) = (lease.subnet, lease.attrs.public_ip);
+    let (subnet, host) = (lease.subnet, lease.attrs.public_ip());
     format!("Ignoring non-host-gw subnet: type={kind} ({subnet} of {host})")
 }
 

@@ -223,6 +223,6 @@ impl VxlanPrepared {
 /// Stock's line for a lease of another backend.
 fn ignored(lease: &Lease) -> String {
     let kind = lease.attrs.backend_type.as_deref().unwrap_or_default();
-    let (subnet, host) = (lease.subnet, lease.attrs.public_ip);
+    let (subnet, host) = (lease.subnet, lease.attrs.public_ip());
     format!("ignoring non-vxlan v4Subnet({subnet}): type={kind}, PublicIP: {host}")
 }

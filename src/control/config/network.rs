@@ -4,6 +4,7 @@
 //! configuration that cannot work, this says what is wrong with it.
 
 mod subnet_range;
+mod subnets;
 
 use std::net::IpAddr;
 
@@ -15,6 +16,7 @@ use crate::dataplane::pmtu::MIN_IPV4_MTU;
 use crate::routes::PrefixError;
 
 pub use self::subnet_range::SubnetRange;
+pub use self::subnets::Subnets;
 
 /// The overlay: its ranges, how they are cut into subnets, and how packets travel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -193,6 +195,16 @@ impl NetworkConfig {
             BackendConfig::Udp(_) => self.v6.as_ref(),
             BackendConfig::Vxlan(_) | BackendConfig::HostGw => None,
         }
+    }
+
+    /// Whether a node may hold `subnets`: of the families that are leased, and in their ranges.
+    pub fn accepts(&self, subnets: Subnets) -> bool {
+        let accepts_v6 = match (subnets.v6, self.leased_v6()) {
+            (Some(v6), Some(range)) => range.accepts(v6),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        self.v4.accepts(subnets.v4) && accepts_v6
     }
 
     /// What the operator should know of a config that is taken.

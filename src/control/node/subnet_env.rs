@@ -2,22 +2,23 @@
 
 mod keeper;
 
-use ipnetwork::Ipv4Network;
+use ipnetwork::{Ipv4Network, Ipv6Network};
 pub(super) use keeper::SubnetFile;
 
 use std::fmt;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use tracing::warn;
 
+use crate::control::config::network::Subnets;
 use crate::control::util::atomic_file::{FileError, read_file, replace_file};
 use crate::routes::Prefix;
 
 /// The contents of subnet.env.
 ///
-/// Its `Display` is the file's text: four `KEY=value` lines in the order of flannel's
+/// Its `Display` is the file's text: `KEY=value` lines in the order of flannel's
 /// `pkg/subnet/subnet.go`. `FLANNEL_SUBNET` carries the subnet's first host address, which docker
 /// takes for its bridge. `FLANNEL_IPMASQ` tells docker whether to leave masquerading to us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +27,8 @@ pub struct SubnetEnv {
     pub network: Ipv4Network,
     /// Our lease.
     pub subnet: Ipv4Network,
+    /// The same of IPv6, on a dual-stack network.
+    pub v6: Option<(Ipv6Network, Ipv6Network)>,
     /// MTU for the containers: the overlay device's, in bytes.
     pub mtu: u16,
     /// Whether we masquerade.
@@ -34,10 +37,15 @@ pub struct SubnetEnv {
 
 impl fmt::Display for SubnetEnv {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { network, subnet, mtu, ip_masq } = self;
+        let Self { network, subnet, v6, mtu, ip_masq } = self;
         let bridge = Ipv4Addr::from_bits(subnet.network().to_bits() | 1);
         writeln!(f, "FLANNEL_NETWORK={network}")?;
         writeln!(f, "FLANNEL_SUBNET={bridge}/{}", subnet.prefix())?;
+        if let Some((network, subnet)) = v6 {
+            let bridge = Ipv6Addr::from_bits(subnet.network().to_bits() | 1);
+            writeln!(f, "FLANNEL_IPV6_NETWORK={network}")?;
+            writeln!(f, "FLANNEL_IPV6_SUBNET={bridge}/{}", subnet.prefix())?;
+        }
         writeln!(f, "FLANNEL_MTU={mtu}")?;
         writeln!(f, "FLANNEL_IPMASQ={ip_masq}")
     }
@@ -63,12 +71,18 @@ pub fn previous_subnet(path: &Path) -> Option<Ipv4Network> {
     read_range(path, "FLANNEL_SUBNET")
 }
 
+/// The same, and the IPv6 subnet that the file names.
+pub(crate) fn previous_subnets(path: &Path) -> Option<Subnets> {
+    let v4 = previous_subnet(path)?;
+    Some(Subnets { v4, v6: read_range(path, "FLANNEL_IPV6_SUBNET") })
+}
+
 /// The network that the file at `path` names, as [`previous_subnet`].
 pub fn previous_network(path: &Path) -> Option<Ipv4Network> {
     read_range(path, "FLANNEL_NETWORK")
 }
 
-fn read_range(path: &Path, wanted: &str) -> Option<Ipv4Network> {
+fn read_range<P: Prefix>(path: &Path, wanted: &str) -> Option<P> {
     match read_file(path) {
         Ok(text) => range_in(&String::from_utf8_lossy(&text), wanted),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -81,7 +95,7 @@ fn read_range(path: &Path, wanted: &str) -> Option<Ipv4Network> {
 
 /// Reads dotenv lines: comments, `export`, quotes, and a comma list of which one entry must fit.
 /// `ReadCIDRsFromSubnetFile` in `pkg/subnet/subnet.go`.
-pub(crate) fn range_in(text: &str, wanted: &str) -> Option<Ipv4Network> {
+pub(crate) fn range_in<P: Prefix>(text: &str, wanted: &str) -> Option<P> {
     let value = text.lines().rev().find_map(|line| {
         let line = line.trim();
         let line = line.strip_prefix("export ").unwrap_or(line);
@@ -93,7 +107,7 @@ pub(crate) fn range_in(text: &str, wanted: &str) -> Option<Ipv4Network> {
         .into_iter()
         .find_map(|quote| value.strip_prefix(quote).and_then(|value| value.strip_suffix(quote)))
         .unwrap_or(value);
-    let mut subnets = value.split(',').filter_map(|entry| Ipv4Network::parse(entry.trim()).ok());
+    let mut subnets = value.split(',').filter_map(|entry| P::parse(entry.trim()).ok());
     match (subnets.next(), subnets.next()) {
         (Some(only), None) => Some(only),
         (None, _) | (Some(_), Some(_)) => {
@@ -115,7 +129,7 @@ mod tests {
 
     fn env() -> SubnetEnv {
         let [network, subnet] = ["10.1.0.0/16", "10.1.15.0/24"].map(|text| text.parse().unwrap());
-        SubnetEnv { network, subnet, mtu: 1472, ip_masq: false }
+        SubnetEnv { network, subnet, v6: None, mtu: 1472, ip_masq: false }
     }
 
     fn mode(path: &Path) -> u32 {
@@ -127,6 +141,21 @@ mod tests {
         assert_eq!(env().to_string(), ENV);
         let text = SubnetEnv { ip_masq: true, ..env() }.to_string();
         assert_eq!(text, ENV.replace("IPMASQ=false", "IPMASQ=true"));
+    }
+
+    #[test]
+    fn dual_stack_lines_are_those_of_stock() {
+        let text = "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.15.1/24\n\
+                    FLANNEL_IPV6_NETWORK=fd00:5::/32\nFLANNEL_IPV6_SUBNET=fd00:5:0:5a::1/64\n\
+                    FLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n";
+        let [network, subnet] = ["10.5.0.0/16", "10.5.15.0/24"].map(|text| text.parse().unwrap());
+        let v6 = ["fd00:5::/32", "fd00:5:0:5a::/64"].map(|text| text.parse().unwrap());
+        let env = SubnetEnv { network, subnet, v6: Some(v6.into()), mtu: 1450, ip_masq: false };
+        assert_eq!(env.to_string(), text);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("subnet.env");
+        env.write(&path).unwrap();
+        assert_eq!(previous_subnets(&path), Some(Subnets { v4: subnet, v6: Some(v6[1]) }));
     }
 
     #[test]
@@ -178,7 +207,7 @@ mod tests {
             "DOCKER_OPTS=\" --bip=10.9.9.1/24\"\nFLANNEL_SUBNET=10.1.15.1/24,nonsense\n",
             "FLANNEL_SUBNET=10.9.9.1/24\nFLANNEL_SUBNET=10.1.15.1/24\n",
         ] {
-            assert_eq!(range_in(text, "FLANNEL_SUBNET"), found, "{text:?}");
+            assert_eq!(range_in::<Ipv4Network>(text, "FLANNEL_SUBNET"), found, "{text:?}");
         }
         for text in [
             "",
@@ -189,7 +218,7 @@ mod tests {
             "DOCKER_OPTS=\" --bip=10.1.15.1/24\"",
             "\0=\n=\nexport \n=FLANNEL_SUBNET",
         ] {
-            assert_eq!(range_in(text, "FLANNEL_SUBNET"), None, "{text:?}");
+            assert_eq!(range_in::<Ipv4Network>(text, "FLANNEL_SUBNET"), None, "{text:?}");
         }
     }
 }

@@ -6,7 +6,6 @@ use std::path::Path;
 use std::pin::pin;
 use std::time::Duration;
 
-use ipnetwork::Ipv4Network;
 use sd_notify::NotifyState;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, interval, timeout_at};
@@ -17,7 +16,7 @@ use super::status::{BEAT, Loop, NodeStatus, Report, SharedStatus, Stats};
 use super::subnet_env::{SubnetEnv, SubnetFile, previous_network};
 use crate::control::backend::{Backend, Driver};
 use crate::control::conditions::Condition;
-use crate::control::config::network::NetworkConfig;
+use crate::control::config::network::{NetworkConfig, Subnets};
 use crate::control::host::firewall::{Firewall, FirewallConfig, Ranges, RuleTool};
 use crate::control::subnet::lease::Lease;
 use crate::control::subnet::{HeldLease, LeaseUpdate, SubnetManager};
@@ -33,7 +32,7 @@ pub(crate) struct Node<'a> {
     /// The overlay.
     pub(crate) network: NetworkConfig,
     /// The subnet we had before.
-    pub(crate) previous: Option<Ipv4Network>,
+    pub(crate) previous: Option<Subnets>,
     /// Where subnet.env is to be.
     pub(crate) subnet_file: &'a Path,
     /// Which rules to keep on the host.
@@ -72,13 +71,14 @@ impl Node<'_> {
         let ranges = Ranges { network: self.network.v4.network, subnet: lease.subnet };
         let tool = if self.network.nftables { RuleTool::Nftables } else { RuleTool::Iptables };
         let network = previous_network(self.subnet_file);
-        Firewall::start(self.firewall, tool, ranges, (network, self.previous))
+        Firewall::start(self.firewall, tool, ranges, (network, self.previous.map(|it| it.v4)))
     }
 
     /// Starts to tell the host what its network is.
     fn keep_subnet_file(&self, lease: &Lease, mtu: u16) -> SubnetFile {
         let (network, subnet) = (self.network.v4.network, lease.subnet);
-        let env = SubnetEnv { network, subnet, mtu, ip_masq: self.firewall.ip_masq };
+        let v6 = self.network.v6.map(|range| range.network).zip(lease.ipv6_subnet);
+        let env = SubnetEnv { network, subnet, v6, mtu, ip_masq: self.firewall.ip_masq };
         SubnetFile::keep(self.subnet_file, &env)
     }
 

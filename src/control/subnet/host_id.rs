@@ -32,7 +32,7 @@ impl HostId {
 
     /// The host that a lease names.
     pub fn read(attrs: &LeaseAttrs) -> Option<Self> {
-        let id = attrs.backend_data.as_ref()?.get(MEMBER)?.as_str()?;
+        let id = attrs.v4.backend_data.as_ref()?.get(MEMBER)?.as_str()?;
         // What another host writes is shown on one line.
         let shown = id.chars().take(100).flat_map(char::escape_debug).collect();
         Some(Self(shown)).filter(|Self(shown): &Self| !shown.is_empty())
@@ -40,12 +40,12 @@ impl HostId {
 
     /// `attrs` with this host in them.
     pub fn sign(&self, mut attrs: LeaseAttrs) -> LeaseAttrs {
-        let mut data = match attrs.backend_data.take() {
+        let mut data = match attrs.v4.backend_data.take() {
             Some(Value::Object(data)) => data,
             Some(_) | None => Map::new(),
         };
         data.insert(MEMBER.to_owned(), Value::String(self.0.clone()));
-        LeaseAttrs { backend_data: Some(Value::Object(data)), ..attrs }
+        attrs.with_data(Some(Value::Object(data)))
     }
 }
 
@@ -88,7 +88,7 @@ mod tests {
         assert_eq!(HostId::read(&attrs), None);
         let host = HostId("node/1f".to_owned());
         let data = serde_json::json!({ "AnySourcePort": true });
-        let signed = host.sign(LeaseAttrs { backend_data: Some(data), ..attrs });
+        let signed = host.sign(attrs.with_data(Some(data)));
         assert_eq!(
             signed.to_json(),
             r#"{"PublicIP":"192.0.2.1","PublicIPv6":null,"BackendData":{"AnySourcePort":true,"HostID":"node/1f"}}"#

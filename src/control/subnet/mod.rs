@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use self::conflict::Conflict;
 use self::lease::{Lease, LeaseAttrs, LeaseEvent};
-use super::config::network::NetworkConfig;
+use super::config::network::{NetworkConfig, Subnets};
 
 /// Where a node gets its network config and its lease from. See docs/adr/0022-subnet-manager.md.
 #[expect(async_fn_in_trait, reason = "the control plane runs on one thread: no bound is wanted")]
@@ -40,7 +40,7 @@ pub trait SubnetManager {
     fn is_reachable(&self) -> bool;
 
     /// The subnet this node had before, if that is known.
-    fn previous(&self) -> Option<Ipv4Network>;
+    fn previous(&self) -> Option<Subnets>;
 
     /// What the lease that this node would take up says of it by now.
     async fn own_attrs(

@@ -93,16 +93,16 @@ impl PeerHost for MemoryHost {
     }
 
     async fn peer(&self, subnet: Ipv4Network, attrs: &LeaseAttrs) -> Result<PeerEntries, String> {
-        if attrs.public_ip.is_unspecified() {
+        if attrs.public_ip().is_unspecified() {
             return Err("its PublicIP 0.0.0.0 names no host".to_owned());
         }
-        if attrs.public_ip.octets()[3] == DIRECT {
-            let hop = Hop { gateway: attrs.public_ip, via: Via::Underlay };
+        if attrs.public_ip().octets()[3] == DIRECT {
+            let hop = Hop { gateway: attrs.public_ip(), via: Via::Underlay };
             return Ok(PeerEntries { hop, vtep: None });
         }
-        let mac = Mac::from_slice(&[2, 0, 0, 0, 0, attrs.public_ip.octets()[3]]).unwrap();
+        let mac = Mac::from_slice(&[2, 0, 0, 0, 0, attrs.public_ip().octets()[3]]).unwrap();
         let hop = Hop { gateway: subnet.network(), via: Via::Overlay };
-        Ok(PeerEntries { hop, vtep: Some((mac, attrs.public_ip)) })
+        Ok(PeerEntries { hop, vtep: Some((mac, attrs.public_ip())) })
     }
 
     fn log_added(&self, subnet: Ipv4Network, peer: &PeerEntries) {
@@ -178,7 +178,13 @@ fn added(third: u8, host: &str, kind: Option<&str>) -> LeaseEvent {
     let entry = Entry { key: String::new(), revision: Revision(1), ttl_lease: None };
     let mut attrs = LeaseAttrs::udp(host.parse().unwrap());
     attrs.backend_type = kind.map(str::to_owned);
-    LeaseEvent::Added(Lease { subnet: subnet(third), attrs, expires: None, entry })
+    LeaseEvent::Added(Lease {
+        ipv6_subnet: None,
+        subnet: subnet(third),
+        attrs,
+        expires: None,
+        entry,
+    })
 }
 
 fn vxlan(third: u8, host: &str) -> LeaseEvent {

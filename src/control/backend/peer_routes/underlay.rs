@@ -77,7 +77,7 @@ impl Underlay {
         let public_ip = iface.public_ip;
         self.followed.follow(iface);
         self.attrs
-            .send_if_modified(|said| mem::replace(&mut said.public_ip, public_ip) != public_ip);
+            .send_if_modified(|said| mem::replace(&mut said.public_ip(), public_ip) != public_ip);
         self.followed.link(net).await
     }
 }

@@ -286,7 +286,7 @@ mod tests {
     fn lease(subnet: u8, public_ip: Ipv4Addr) -> Lease {
         let entry = Entry { key: String::new(), revision: Revision(1), ttl_lease: None };
         let subnet = Ipv4Network::containing([10, 1, subnet, 0].into(), 24).unwrap();
-        Lease { subnet, attrs: LeaseAttrs::udp(public_ip), expires: None, entry }
+        Lease { ipv6_subnet: None, subnet, attrs: LeaseAttrs::udp(public_ip), expires: None, entry }
     }
 
     fn to_peer(counters: &Counters, peer: Ipv4Addr) -> u64 {

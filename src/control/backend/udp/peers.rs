@@ -88,7 +88,7 @@ impl Peers {
     }
 
     fn add(&mut self, lease: &Lease, addrs: &mut Vec<AddrChange>) -> RouteChange {
-        let (subnet, ip, key) = (lease.subnet, lease.attrs.public_ip, lease.entry.key.clone());
+        let (subnet, ip, key) = (lease.subnet, lease.attrs.public_ip(), lease.entry.key.clone());
         let next_hop = self.next_hop(&lease.attrs);
         let other_backend =
             lease.attrs.backend_type.clone().filter(|kind| !kind.eq_ignore_ascii_case("udp"));
@@ -153,7 +153,7 @@ impl Peers {
 
     fn next_hop(&self, attrs: &LeaseAttrs) -> NextHop {
         NextHop {
-            addr: SocketAddrV4::new(attrs.public_ip, self.port),
+            addr: SocketAddrV4::new(attrs.public_ip(), self.port),
             any_source_port: self.spreads_flows && source_ports::are_any(attrs),
         }
     }
@@ -184,7 +184,13 @@ mod tests {
         let public_ip: Ipv4Addr = public_ip.parse().unwrap();
         let key = "10.1.2.0-24".to_owned();
         let entry = Entry { key, revision: Revision(1), ttl_lease: None };
-        Lease { subnet: subnet(), attrs: LeaseAttrs::udp(public_ip), expires: None, entry }
+        Lease {
+            ipv6_subnet: None,
+            subnet: subnet(),
+            attrs: LeaseAttrs::udp(public_ip),
+            expires: None,
+            entry,
+        }
     }
 
     /// The next hop after these leases, and what became of public IPs.

@@ -35,14 +35,14 @@ pub(super) fn attrs(
 
 /// Adds to what our lease says that we take datagrams from any source port.
 pub(super) fn advertise(attrs: LeaseAttrs) -> LeaseAttrs {
-    LeaseAttrs { backend_data: Some(json!({ MEMBER: true })), ..attrs }
+    attrs.with_data(Some(json!({ MEMBER: true })))
 }
 
 /// Whether a lease says that its node takes datagrams from any source port. The data of another
 /// backend says no such thing.
 pub(super) fn are_any(attrs: &LeaseAttrs) -> bool {
     let is_udp = attrs.backend_type.as_deref().is_none_or(|name| name.eq_ignore_ascii_case("udp"));
-    let data = attrs.backend_data.as_ref();
+    let data = attrs.v4.backend_data.as_ref();
     is_udp && data.and_then(|data| data.get(MEMBER)) == Some(&json!(true))
 }
 

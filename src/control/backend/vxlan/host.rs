@@ -116,7 +116,7 @@ impl PeerHost for VxlanHost {
     }
 
     async fn peer(&self, subnet: Ipv4Network, attrs: &LeaseAttrs) -> Result<PeerEntries, String> {
-        let host = attrs.public_ip;
+        let host = attrs.public_ip();
         check_host(self.underlay.iface(), host)?;
         if self.direct_routing && self.is_on_link(host).await {
             let hop = Hop { gateway: host, via: Via::Underlay };

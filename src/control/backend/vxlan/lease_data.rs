@@ -33,18 +33,15 @@ pub(super) fn advertise(attrs: LeaseAttrs, vni: u32, mac: Mac) -> LeaseAttrs {
         vtep_mac: String,
     }
     let data = Data { vni, vtep_mac: mac.to_string() };
-    LeaseAttrs {
-        backend_type: Some(BACKEND_TYPE.to_owned()),
-        // To write a number and a text cannot fail.
-        backend_data: serde_json::to_value(data).ok(),
-        ..attrs
-    }
+    // To write a number and a text cannot fail.
+    let attrs = attrs.with_data(serde_json::to_value(data).ok());
+    LeaseAttrs { backend_type: Some(BACKEND_TYPE.to_owned()), ..attrs }
 }
 
 /// The device that a lease says its node has. As in Go, the case of the member's name does not
 /// count, and of several the last is taken. The VNI is not compared: stock before 0.14 wrote none.
 pub(super) fn vtep_mac(attrs: &LeaseAttrs) -> Result<Mac, LeaseDataError> {
-    let data = attrs.backend_data.as_ref().ok_or(LeaseDataError::Missing)?;
+    let data = attrs.v4.backend_data.as_ref().ok_or(LeaseDataError::Missing)?;
     let members = data.as_object().ok_or(LeaseDataError::NoMac)?;
     let mut named = members.iter().filter(|(name, _)| name.eq_ignore_ascii_case("VtepMAC"));
     let value = named.next_back().map(|(_, value)| value).ok_or(LeaseDataError::NoMac)?;

@@ -155,8 +155,11 @@ async fn overlaps<R: Registry>(
     iface: &ExternalInterface,
 ) -> Result<Vec<String>, DaemonError> {
     let listed = timeout(DEADLINE, registry.list(&Scope::All)).await.ok().and_then(Result::ok);
-    let mut peers: Vec<Ipv4Addr> =
-        listed.iter().flat_map(|found| found.leases()).map(|lease| lease.attrs.public_ip).collect();
+    let mut peers: Vec<Ipv4Addr> = listed
+        .iter()
+        .flat_map(|found| found.leases())
+        .map(|lease| lease.attrs.public_ip())
+        .collect();
     peers.retain(|addr| *addr != iface.public_ip);
     let endpoints = overlap::endpoints(&config.etcd_urls()).await;
     let (connection, net) = net::connect()?;
@@ -178,7 +181,7 @@ async fn subnet<R: Registry>(
         .ok()
         .and_then(Result::ok)
         .and_then(|snapshot| choose_own(network, &snapshot, public_ip, previous).cloned());
-    let new = match previous.filter(|subnet| network.v4.accepts(*subnet)) {
+    let new = match previous.map(|it| it.v4).filter(|subnet| network.v4.accepts(*subnet)) {
         Some(subnet) => format!("{subnet}, as in the subnet file, if it is free"),
         None => "any that is free".to_owned(),
     };

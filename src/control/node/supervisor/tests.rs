@@ -8,6 +8,8 @@ use std::time::Duration;
 use futures_util::future::LocalBoxFuture;
 use tokio::sync::{oneshot, watch};
 
+use ipnetwork::Ipv4Network;
+
 use super::*;
 use crate::control::backend::{BackendError, BackendStats, Plan, Prepared, Preparing, Starting};
 use crate::control::conditions::Conditions;
@@ -114,7 +116,7 @@ async fn node_whose_address_changes_keeps_its_subnet_and_says_so() {
         assert_eq!(world.leased().await, None, "it moved");
         let json: serde_json::Value = serde_json::from_str(&world.stats().await).unwrap();
         assert_eq!(json["public_ip"], "192.0.2.77");
-        while world.recall().is_none_or(|past| past.own.attrs.public_ip != new) {
+        while world.recall().is_none_or(|past| past.own.attrs.public_ip() != new) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
@@ -400,7 +402,7 @@ impl World {
 
     async fn leased_by(&self, public_ip: Ipv4Addr) -> Option<Ipv4Network> {
         let snapshot = self.registry.list(&Scope::All).await.ok()?;
-        let ours = snapshot.leases().find(|lease| lease.attrs.public_ip == public_ip);
+        let ours = snapshot.leases().find(|lease| lease.attrs.public_ip() == public_ip);
         ours.map(|lease| lease.subnet)
     }
 

@@ -3,10 +3,10 @@
 mod challenge;
 mod previous;
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use ipnetwork::Ipv4Network;
+use ipnetwork::{Ipv4Network, Ipv6Network};
 use tokio::time::{Instant, timeout};
 
 use self::previous::taken_by;
@@ -14,13 +14,14 @@ use super::allocate;
 use super::registry::{
     Entry, LEASE_TTL, Registry, RegistryError, Revision, Scope, Snapshot, TtlLease, Write,
 };
-use crate::control::config::network::NetworkConfig;
+use crate::control::config::network::{NetworkConfig, SubnetRange, Subnets};
 use crate::control::subnet::host_id::HostId;
 use crate::control::subnet::lease::{Lease, LeaseAttrs, print_key};
 use crate::control::util::backoff::Backoff;
 use crate::control::util::log_limit::LogLimit;
 use crate::control::util::rng::rng;
 use crate::control::util::time_text;
+use crate::routes::Prefix;
 
 /// How long the renewal of a lease that stands already may take before we go on without it.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -36,10 +37,10 @@ pub enum AcquireError {
     OutOfSubnets {
         /// `SubnetLen`.
         len: u8,
-        /// `SubnetMin`.
-        min: Ipv4Addr,
-        /// `SubnetMax`.
-        max: Ipv4Addr,
+        /// `SubnetMin`, or the same of IPv6.
+        min: IpAddr,
+        /// `SubnetMax`, or the same of IPv6.
+        max: IpAddr,
         /// How many entries there are, in that range or not.
         taken: usize,
     },
@@ -81,7 +82,7 @@ pub async fn acquire_lease<R: Registry>(
     registry: &R,
     config: &NetworkConfig,
     attrs: &LeaseAttrs,
-    previous: Option<Ipv4Network>,
+    previous: Option<Subnets>,
 ) -> Result<Acquired, AcquireError> {
     let listed = list_leases(registry).await;
     acquire_from(registry, config, attrs, previous, listed, None).await
@@ -117,7 +118,7 @@ pub(crate) async fn acquire_from<R: Registry>(
     registry: &R,
     config: &NetworkConfig,
     attrs: &LeaseAttrs,
-    previous: Option<Ipv4Network>,
+    previous: Option<Subnets>,
     listed: Snapshot,
     max_failures: Option<u32>,
 ) -> Result<Acquired, AcquireError> {
@@ -173,7 +174,7 @@ struct Acquirer<'a, R> {
     registry: &'a R,
     config: &'a NetworkConfig,
     attrs: &'a LeaseAttrs,
-    previous: Option<Ipv4Network>,
+    previous: Option<Subnets>,
     /// A listing that no attempt has used yet.
     listed: Option<Snapshot>,
     /// Keys of leases that carry our public IP and are another live host's.
@@ -190,9 +191,9 @@ enum Attempt {
 }
 
 /// Whether a node takes up the lease `own`, which carries its public IP, rather than delete it. A
-/// key with more to it than the subnet, such as an IPv6 subnet, is not one we would write.
+/// key with more to it than the subnets is not one we would write.
 pub(crate) fn is_reusable(config: &NetworkConfig, own: &Lease) -> bool {
-    config.v4.accepts(own.subnet) && own.entry.key == print_key(own.subnet)
+    config.accepts(own.subnets()) && own.entry.key == print_key(own.subnets())
 }
 
 /// Which of the leases that carry `public_ip` its node takes up: of those that it can, that of its
@@ -201,15 +202,15 @@ pub(crate) fn choose_own<'a>(
     config: &NetworkConfig,
     listed: &'a Snapshot,
     public_ip: Ipv4Addr,
-    previous: Option<Ipv4Network>,
+    previous: Option<Subnets>,
 ) -> Option<&'a Lease> {
-    let own = listed.leases().filter(|lease| lease.attrs.public_ip == public_ip);
+    let own = listed.leases().filter(|lease| lease.attrs.public_ip() == public_ip);
     own.min_by_key(|lease| own_rank(config, lease, previous))
 }
 
 /// Of two leases that carry our public IP, we take up that with the lower rank.
-fn own_rank(config: &NetworkConfig, lease: &Lease, previous: Option<Ipv4Network>) -> (bool, bool) {
-    (!is_reusable(config, lease), Some(lease.subnet) != previous)
+fn own_rank(config: &NetworkConfig, lease: &Lease, previous: Option<Subnets>) -> (bool, bool) {
+    (!is_reusable(config, lease), Some(lease.subnet) != previous.map(|it| it.v4))
 }
 
 impl<R: Registry> Acquirer<'_, R> {
@@ -238,7 +239,8 @@ impl<R: Registry> Acquirer<'_, R> {
     /// is not ours at all, and with no previous subnet among them one that names us comes first.
     fn choose_own<'s>(&self, listed: &'s Snapshot) -> Option<&'s Lease> {
         let own = listed.leases().filter(|lease| {
-            lease.attrs.public_ip == self.attrs.public_ip && !self.rivals.contains(&lease.entry.key)
+            lease.attrs.public_ip() == self.attrs.public_ip()
+                && !self.rivals.contains(&lease.entry.key)
         });
         own.min_by_key(|lease| {
             let is_others = self.other_host(lease).is_some();
@@ -251,14 +253,14 @@ impl<R: Registry> Acquirer<'_, R> {
     /// Several leases with our public IP: somebody left them, or another host has that IP, too.
     fn warn_of_others(&mut self, own: &Lease, listed: &Snapshot) {
         let others = listed.leases().filter(|lease| {
-            lease.attrs.public_ip == self.attrs.public_ip && lease.entry.key != own.entry.key
+            lease.attrs.public_ip() == self.attrs.public_ip() && lease.entry.key != own.entry.key
         });
         let others: Vec<&str> = others.map(|lease| lease.entry.key.as_str()).collect();
         if !others.is_empty() && self.log.is_due("other leases") {
             tracing::warn!(
                 "of several leases for current IP ({}), this node takes {} and leaves alone {}: \
                  delete those that nobody uses",
-                self.attrs.public_ip,
+                self.attrs.public_ip(),
                 own.entry.key,
                 shorten(&others),
             );
@@ -284,9 +286,9 @@ impl<R: Registry> Acquirer<'_, R> {
             }
         };
         tracing::info!(
-            "Found lease (ip: {} ipv6: ::/0) for current IP ({}), reusing",
-            lease.subnet,
-            self.attrs.public_ip,
+            "Found lease ({}) for current IP ({}), reusing",
+            lease.subnets(),
+            self.attrs.public_ip(),
         );
         Ok(Attempt::Acquired(lease))
     }
@@ -296,7 +298,7 @@ impl<R: Registry> Acquirer<'_, R> {
             "lease {} of our public IP ({}) is that of host {host}, which is alive: this node takes \
              another subnet; give one of the two another --public-ip",
             own.subnet,
-            self.attrs.public_ip,
+            self.attrs.public_ip(),
         );
         self.rivals.push(own.entry.key.clone());
         self.rival = Some(host);
@@ -318,6 +320,7 @@ impl<R: Registry> Acquirer<'_, R> {
         let is_reservation = own.is_reservation();
         Lease {
             subnet: own.subnet,
+            ipv6_subnet: own.ipv6_subnet,
             attrs: self.attrs.clone(),
             expires: (!is_reservation).then_some(expires),
             entry: Entry {
@@ -335,58 +338,88 @@ impl<R: Registry> Acquirer<'_, R> {
                 "Found lease ({}) for current IP ({}) but not compatible with current config, \
                  deleted",
                 own.subnet,
-                self.attrs.public_ip,
+                self.attrs.public_ip(),
             );
         }
         Ok(Attempt::TooLate(own.subnet))
     }
 
     async fn create(&mut self, snapshot: &Snapshot) -> Result<Attempt, RegistryError> {
-        let Some(subnet) = self.choose(snapshot) else {
-            return Ok(Attempt::OutOfSubnets(AcquireError::OutOfSubnets {
-                len: self.config.v4.subnet_len,
-                min: self.config.v4.subnet_min,
-                max: self.config.v4.subnet_max,
-                taken: snapshot.entries.len(),
-            }));
+        let subnets = match self.choose(snapshot) {
+            Ok(subnets) => subnets,
+            Err(error) => return Ok(Attempt::OutOfSubnets(error)),
         };
-        let Write::Done(lease) = self.registry.create(subnet, self.attrs).await? else {
-            return Ok(Attempt::TooLate(subnet));
+        let Write::Done(lease) = self.registry.create(subnets, self.attrs).await? else {
+            return Ok(Attempt::TooLate(subnets.v4));
         };
         tracing::info!(
-            "Allocated lease (ip: {} ipv6: ::/0) to current node ({})",
-            lease.subnet,
-            self.attrs.public_ip,
+            "Allocated lease ({}) to current node ({})",
+            lease.subnets(),
+            self.attrs.public_ip(),
         );
         Ok(Attempt::Acquired(lease))
     }
 
-    /// The previous subnet while it is to be had, then any.
-    fn choose(&mut self, snapshot: &Snapshot) -> Option<Ipv4Network> {
-        if let Some(previous) = self.previous {
-            if !self.config.v4.accepts(previous) {
-                tracing::warn!(
-                    "Found previously leased subnet ({previous}) that is not compatible with current \
-                     config, ignoring"
-                );
-                self.previous = None;
-            } else if let Some(taken_by) = taken_by(snapshot, previous) {
-                tracing::info!(
-                    "Found previously leased subnet ({previous}) taken by {taken_by}, ignoring"
-                );
-                self.previous = None;
-            } else {
-                tracing::info!("Found previously leased subnet ({previous}), reusing");
-                return Some(previous);
+    /// Of each family the previous subnet while it is free, then any.
+    fn choose(&mut self, snapshot: &Snapshot) -> Result<Subnets, AcquireError> {
+        let v4 = match self.previous_v4(snapshot) {
+            Some(previous) => previous,
+            None => {
+                let range = &self.config.v4;
+                let (min, max) = (range.subnet_min, range.subnet_max);
+                tracing::info!("Picking subnet in range {min} ... {max}");
+                pick(range, snapshot, |taken| Some(taken.v4))?
             }
-        }
-        tracing::info!(
-            "Picking subnet in range {} ... {}",
-            self.config.v4.subnet_min,
-            self.config.v4.subnet_max,
-        );
-        allocate::pick(&self.config.v4, snapshot.taken(), &mut rng())
+        };
+        let v6 = self.config.leased_v6().map(|range| {
+            let is_free = |v6: &Ipv6Network| {
+                !snapshot.taken().filter_map(|taken| taken.v6).any(|other| other.overlaps(*v6))
+            };
+            let previous = self.previous.and_then(|previous| previous.v6);
+            if let Some(v6) = previous.filter(|v6| range.accepts(*v6) && is_free(v6)) {
+                return Ok(v6);
+            }
+            let (min, max) = (range.subnet_min, range.subnet_max);
+            tracing::info!("Picking ipv6 subnet in range {min} ... {max}");
+            pick(range, snapshot, |taken| taken.v6)
+        });
+        Ok(Subnets { v4, v6: v6.transpose()? })
     }
+
+    /// The previous IPv4 subnet; says why if it is not to be had.
+    fn previous_v4(&self, snapshot: &Snapshot) -> Option<Ipv4Network> {
+        let previous = self.previous?.v4;
+        if !self.config.v4.accepts(previous) {
+            tracing::warn!(
+                "Found previously leased subnet ({previous}) that is not compatible with current \
+                 config, ignoring"
+            );
+        } else if let Some(taken_by) = taken_by(snapshot, previous) {
+            tracing::info!(
+                "Found previously leased subnet ({previous}) taken by {taken_by}, ignoring"
+            );
+        } else {
+            tracing::info!("Found previously leased subnet ({previous}), reusing");
+            return Some(previous);
+        }
+        None
+    }
+}
+
+/// Any free subnet of one family; `of` takes its part of what an entry names.
+fn pick<P: Prefix>(
+    range: &SubnetRange<P>,
+    snapshot: &Snapshot,
+    of: impl Fn(Subnets) -> Option<P>,
+) -> Result<P, AcquireError> {
+    allocate::pick(range, snapshot.taken().filter_map(of), &mut rng()).ok_or_else(|| {
+        AcquireError::OutOfSubnets {
+            len: range.subnet_len,
+            min: range.subnet_min.into(),
+            max: range.subnet_max.into(),
+            taken: snapshot.entries.len(),
+        }
+    })
 }
 
 #[cfg(test)]

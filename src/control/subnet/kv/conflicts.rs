@@ -9,8 +9,7 @@ use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use ipnetwork::Ipv4Network;
-
+use crate::control::config::network::Subnets;
 use crate::control::subnet::conflict::{Conflict, ConflictKind};
 use crate::control::subnet::host_id::HostId;
 use crate::control::subnet::lease::{Lease, print_key};
@@ -18,8 +17,8 @@ use crate::control::subnet::lease::{Lease, print_key};
 /// What this node says is its own.
 #[derive(Debug)]
 pub struct ConflictTracker {
-    /// Our subnet.
-    pub subnet: Ipv4Network,
+    /// Our subnets.
+    pub subnets: Subnets,
     /// Our public IP, which follows the interface.
     public_ip: Mutex<Ipv4Addr>,
     /// By the key of the entry that contradicts us.
@@ -32,9 +31,9 @@ pub struct ConflictTracker {
 
 impl ConflictTracker {
     /// A claim that nobody contradicts yet.
-    pub fn new(subnet: Ipv4Network, public_ip: Ipv4Addr) -> Self {
+    pub fn new(subnets: Subnets, public_ip: Ipv4Addr) -> Self {
         Self {
-            subnet,
+            subnets,
             public_ip: Mutex::new(public_ip),
             conflicts: Mutex::default(),
             write_failure: Mutex::default(),
@@ -87,9 +86,9 @@ impl ConflictTracker {
 
     /// Compares another entry's lease with the claim.
     pub(crate) fn compare(&self, other: &Lease) {
-        let is_own_key = other.entry.key == print_key(self.subnet);
-        let is_own_ip = other.attrs.public_ip == self.public_ip();
-        match (is_own_key, is_own_ip, self.subnet.overlaps(other.subnet)) {
+        let is_own_key = other.entry.key == print_key(self.subnets);
+        let is_own_ip = other.attrs.public_ip() == self.public_ip();
+        match (is_own_key, is_own_ip, self.subnets.overlap(other.subnets())) {
             // What becomes of our own entry is the concern of whoever renews it.
             (true, _, _) => {}
             (false, true, _) => self.report(ConflictKind::SamePublicIp, other),
@@ -113,10 +112,10 @@ impl ConflictTracker {
     fn report(&self, kind: ConflictKind, other: &Lease) {
         let conflict = Conflict {
             kind,
-            subnet: self.subnet,
+            subnet: self.subnets.v4,
             owner: self.public_ip(),
             other_subnet: other.subnet,
-            other_owner: other.attrs.public_ip,
+            other_owner: other.attrs.public_ip(),
             other_host: HostId::read(&other.attrs),
         };
         let known = self.lock().insert(other.entry.key.clone(), conflict.clone());
@@ -182,6 +181,6 @@ mod tests {
         let subnet = subnet.parse().unwrap();
         let attrs = LeaseAttrs::udp(public_ip.parse().unwrap());
         let entry = Entry { key: print_key(subnet), revision: Revision(1), ttl_lease: None };
-        Lease { subnet, attrs, expires: None, entry }
+        Lease { subnet, ipv6_subnet: None, attrs, expires: None, entry }
     }
 }

@@ -248,7 +248,7 @@ mod tests {
         let (key, subnet) = ("10.1.1.0-24".to_owned(), "10.1.1.0/24".parse().unwrap());
         let entry = Entry { key, revision: Revision(revision), ttl_lease: None };
         let attrs = LeaseAttrs::udp([192, 0, 2, 1].into());
-        Lease { subnet, attrs, expires, entry }
+        Lease { subnet, ipv6_subnet: None, attrs, expires, entry }
     }
 
     #[tokio::test(start_paused = true)]

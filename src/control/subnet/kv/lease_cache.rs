@@ -137,7 +137,7 @@ impl<'a> LeaseCache<'a> {
         self.malformed.remove(&lease.entry.key);
         self.stale.remove(&lease.entry.key);
         self.own.compare(&lease);
-        if lease.subnet == self.own.subnet {
+        if lease.subnet == self.own.subnets.v4 {
             return None;
         }
         let before = self.known.insert(lease.entry.key.clone(), lease.clone());
@@ -145,7 +145,7 @@ impl<'a> LeaseCache<'a> {
             *self.holders.entry(lease.subnet).or_default() += 1;
         }
         if let Some(before) =
-            before.as_ref().filter(|before| before.attrs.public_ip != lease.attrs.public_ip)
+            before.as_ref().filter(|before| before.attrs.public_ip() != lease.attrs.public_ip())
         {
             let subnet = lease.subnet;
             tracing::warn!(

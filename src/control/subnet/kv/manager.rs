@@ -20,7 +20,7 @@ use super::registry::{Registry, Snapshot};
 use super::renew::KeepPolicy;
 use super::state_file::{PersistedLeases, PersistedState, StateFile};
 use crate::control::config::backend::BackendType;
-use crate::control::config::network::NetworkConfig;
+use crate::control::config::network::{NetworkConfig, Subnets};
 use crate::control::subnet::lease::{Lease, LeaseAttrs};
 use crate::control::subnet::{AcquireError, SubnetManager};
 use crate::control::util::log_limit::LogLimit;
@@ -43,7 +43,7 @@ pub(crate) struct KvSettings {
     pub(crate) backend: Option<BackendType>,
     /// The subnet that subnet.env names. Without it the registry has to be asked: where the file is
     /// gone, so is what containers use.
-    pub(crate) in_use: Option<Ipv4Network>,
+    pub(crate) in_use: Option<Subnets>,
     /// Keeps what the next start may need.
     pub(crate) state: StateFile,
     /// How the lease is kept.
@@ -55,7 +55,7 @@ pub(crate) struct KvSettings {
 pub(crate) struct KvManager<'a, R> {
     registry: &'a R,
     settings: KvSettings,
-    previous: Option<Ipv4Network>,
+    previous: Option<Subnets>,
     config_text: String,
     start: Option<Start>,
 }
@@ -71,7 +71,7 @@ enum Start {
 
 impl<'a, R: Registry> KvManager<'a, R> {
     pub(crate) fn new(registry: &'a R, settings: KvSettings) -> Self {
-        let previous = settings.in_use.or_else(|| settings.state.own_subnet());
+        let previous = settings.in_use.or_else(|| settings.state.own_subnets());
         Self { registry, settings, previous, config_text: String::new(), start: None }
     }
 
@@ -89,7 +89,8 @@ impl<'a, R: Registry> KvManager<'a, R> {
     async fn load(&self, network: &NetworkConfig, public_ip: Ipv4Addr) -> Option<PersistedLeases> {
         let backend = Some(network.backend.backend_type());
         // The config may be another since.
-        let in_use = self.settings.in_use.filter(|subnet| network.v4.accepts(*subnet));
+        let in_use = self.settings.in_use.map(|it| it.v4);
+        let in_use = in_use.filter(|subnet| network.v4.accepts(*subnet));
         let (state, mut log) = (&self.settings.state, LogLimit::default());
         let loaded = state.recall(self.registry, in_use, backend, public_ip, &mut log);
         Some(loaded.await?.past)
@@ -114,8 +115,8 @@ impl<'a, R: Registry> KvManager<'a, R> {
                     !all.filter(|lease| lease.attrs.owner().is_some())
                         .any(|lease| lease.subnet.overlaps(subnet))
                 };
-                if self.settings.in_use.is_some_and(is_free)
-                    && let Some(past) = self.load(network, attrs.public_ip).await
+                if self.settings.in_use.is_some_and(|it| is_free(it.v4))
+                    && let Some(past) = self.load(network, attrs.public_ip()).await
                 {
                     let (own, known) = past.resume(attrs);
                     return Ok((own, known, None));
@@ -144,6 +145,7 @@ impl<'a, R: Registry> SubnetManager for KvManager<'a, R> {
 
     async fn config(&mut self, public_ip: impl AsyncFn() -> Option<Ipv4Addr>) -> NetworkConfig {
         let KvSettings { backend, in_use, state, .. } = &self.settings;
+        let in_use = in_use.map(|it| it.v4);
         let mut log = LogLimit::default();
         let mut wait = ConfigWait::default();
         let mut first = Some(read_config(self.registry, *backend));
@@ -159,7 +161,7 @@ impl<'a, R: Registry> SubnetManager for KvManager<'a, R> {
                 Ok(Err(NotYet::Registry(_))) | Err(_) => {
                     if let Some(ip) = public_ip().await
                         && let Some(PersistedState { config, past, .. }) =
-                            state.recall(self.registry, *in_use, *backend, ip, &mut log).await
+                            state.recall(self.registry, in_use, *backend, ip, &mut log).await
                     {
                         self.start = Some(Start::Persisted(past));
                         break config;
@@ -178,7 +180,7 @@ impl<'a, R: Registry> SubnetManager for KvManager<'a, R> {
         !matches!(self.start, Some(Start::Persisted(_)))
     }
 
-    fn previous(&self) -> Option<Ipv4Network> {
+    fn previous(&self) -> Option<Subnets> {
         self.previous
     }
 
@@ -208,7 +210,7 @@ impl<'a, R: Registry> SubnetManager for KvManager<'a, R> {
         let former = self.settings.state.own_ttl_lease();
         let start = match self.start.take() {
             Some(start) => start,
-            None => self.list(network, attrs.public_ip).await,
+            None => self.list(network, attrs.public_ip()).await,
         };
         let (own, known, rival) = match start {
             Start::Persisted(past) => {
@@ -220,7 +222,7 @@ impl<'a, R: Registry> SubnetManager for KvManager<'a, R> {
                 written.map_err(|error| AcquireError(error.into()))?
             }
         };
-        let claim = ConflictTracker::new(own.subnet, own.attrs.public_ip);
+        let claim = ConflictTracker::new(own.subnets(), own.attrs.public_ip());
         Ok(KvLease {
             registry: self.registry,
             network: network.clone(),

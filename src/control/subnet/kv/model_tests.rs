@@ -189,7 +189,7 @@ impl World {
 
     /// A node with another flanneld comes or goes.
     async fn stranger(&mut self) {
-        let strange = |lease: &&Lease| lease.attrs.public_ip.octets()[0] == 198;
+        let strange = |lease: &&Lease| lease.attrs.public_ip().octets()[0] == 198;
         let Ok(snapshot) = self.registry.list(&Scope::All).await else { return };
         let strangers: Vec<&Lease> = snapshot.leases().filter(strange).collect();
         let key = format!("10.1.{}.0-24", self.rng.random_range(1..=NUM_SUBNETS));
@@ -244,8 +244,8 @@ impl World {
         self.num_writes += 1;
         match change {
             Change::Put(Ok(Lease { entry, attrs, .. })) => {
-                let before = self.owners.insert(entry.key.clone(), attrs.public_ip);
-                let is_kept = before.is_none_or(|before| before == attrs.public_ip);
+                let before = self.owners.insert(entry.key.clone(), attrs.public_ip());
+                let is_kept = before.is_none_or(|before| before == attrs.public_ip());
                 assert!(
                     is_kept,
                     "{} of {before:?} overwritten by {attrs}: {}",
@@ -345,11 +345,12 @@ async fn live(
     let policy = KeepPolicy { margin: Duration::from_secs(3600), on_loss };
     loop {
         let attrs = LeaseAttrs::udp(public_ip);
-        if let Ok(acquired) = acquire_lease(&link, &config, &attrs, previous).await {
+        if let Ok(acquired) = acquire_lease(&link, &config, &attrs, previous.map(Into::into)).await
+        {
             let lease = acquired.lease;
             previous = Some(lease.subnet);
             *held.lock().unwrap() = Some(lease.clone());
-            let claim = ConflictTracker::new(lease.subnet, public_ip);
+            let claim = ConflictTracker::new(lease.subnet.into(), public_ip);
             let hold = |lease: &Lease| *held.lock().unwrap() = Some(lease.clone());
             let (_, causes) = watch::channel(AnnounceCauses::default());
             keep_lease(&link, &lease, policy, &claim, causes, hold).await;
@@ -452,10 +453,10 @@ impl Registry for Link {
 
     async fn create(
         &self,
-        subnet: Ipv4Network,
+        subnets: crate::control::config::network::Subnets,
         attrs: &LeaseAttrs,
     ) -> Result<Write, RegistryError> {
-        self.carry(self.registry.create(subnet, attrs)).await
+        self.carry(self.registry.create(subnets, attrs)).await
     }
 
     async fn renew(&self, lease: &Lease, attrs: &LeaseAttrs) -> Result<Write, RegistryError> {

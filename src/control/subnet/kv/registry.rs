@@ -26,9 +26,8 @@ use std::future::Future;
 use std::num::NonZeroI64;
 use std::time::Duration;
 
-use ipnetwork::Ipv4Network;
-
-use crate::control::subnet::lease::{Lease, LeaseAttrs, LeaseError, excerpt};
+use crate::control::config::network::Subnets;
+use crate::control::subnet::lease::{Lease, LeaseAttrs, LeaseError, excerpt, parse_key};
 
 /// How long a lease holds unless it is renewed: flannel's `subnetTTL` in `pkg/subnet/etcd`.
 pub const LEASE_TTL: Duration = Duration::from_secs(24 * 60 * 60);
@@ -63,8 +62,6 @@ pub struct Entry {
 pub struct Malformed {
     /// The key, less what all entries share.
     pub key: String,
-    /// The subnet, if the key at least names one: it is taken.
-    pub subnet: Option<Ipv4Network>,
     /// The revision of its last write.
     pub revision: Revision,
     /// What is wrong with it.
@@ -84,11 +81,15 @@ const MAX_SHOWN: usize = 60;
 impl Malformed {
     pub(crate) fn new(
         Entry { key, revision, .. }: Entry,
-        subnet: Option<Ipv4Network>,
         reason: LeaseError,
         value: &[u8],
     ) -> Self {
-        Self { key, subnet, revision, reason, found: excerpt(value, MAX_SHOWN) }
+        Self { key, revision, reason, found: excerpt(value, MAX_SHOWN) }
+    }
+
+    /// The subnets, if the key at least names them: they are taken.
+    pub fn subnets(&self) -> Option<Subnets> {
+        parse_key(&self.key).ok()
     }
 }
 
@@ -100,6 +101,14 @@ pub(crate) fn key_of(entry: &Read) -> &str {
     match entry {
         Ok(lease) => &lease.entry.key,
         Err(malformed) => &malformed.key,
+    }
+}
+
+/// The subnets that an entry names.
+pub(crate) fn subnets_of(entry: &Read) -> Option<Subnets> {
+    match entry {
+        Ok(lease) => Some(lease.subnets()),
+        Err(malformed) => malformed.subnets(),
     }
 }
 
@@ -260,10 +269,10 @@ pub trait Registry: Send + Sync {
         after: Revision,
     ) -> impl Future<Output = Result<Self::Watch, RegistryError>> + Send;
 
-    /// Creates the entry of `subnet` for [`LEASE_TTL`]. Refused when there is one already.
+    /// Creates the entry of `subnets` for [`LEASE_TTL`]. Refused when there is one already.
     fn create(
         &self,
-        subnet: Ipv4Network,
+        subnets: Subnets,
         attrs: &LeaseAttrs,
     ) -> impl Future<Output = Result<Write, RegistryError>> + Send;
 
@@ -323,12 +332,9 @@ pub trait LeaseWatch: Send {
 }
 
 impl Snapshot {
-    /// Every subnet that an entry names, be the rest of the entry readable or not.
-    pub fn taken(&self) -> impl Iterator<Item = Ipv4Network> {
-        self.entries.iter().filter_map(|entry| match entry {
-            Ok(lease) => Some(lease.subnet),
-            Err(malformed) => malformed.subnet,
-        })
+    /// The subnets that each entry names, whether or not the rest of it is readable.
+    pub fn taken(&self) -> impl Iterator<Item = Subnets> {
+        self.entries.iter().filter_map(subnets_of)
     }
 
     /// The entries that are leases.
@@ -339,9 +345,11 @@ impl Snapshot {
 
 /// Reads one entry from its key, less what all share, and its value.
 pub(crate) fn read_entry(entry: Entry, value: &[u8]) -> Read {
-    let subnet = crate::control::subnet::lease::parse_key(&entry.key);
-    match subnet.clone().and_then(|subnet| Ok((subnet, LeaseAttrs::from_json(value)?))) {
-        Ok((subnet, attrs)) => Ok(Lease { subnet, attrs, expires: None, entry }),
-        Err(reason) => Err(Malformed::new(entry, subnet.ok(), reason, value)),
+    let subnets = parse_key(&entry.key);
+    match subnets.and_then(|subnets| Ok((subnets, LeaseAttrs::from_json(value)?))) {
+        Ok((Subnets { v4: subnet, v6: ipv6_subnet }, attrs)) => {
+            Ok(Lease { subnet, ipv6_subnet, attrs, expires: None, entry })
+        }
+        Err(reason) => Err(Malformed::new(entry, reason, value)),
     }
 }

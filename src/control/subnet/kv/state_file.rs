@@ -23,7 +23,7 @@ use tokio::time::{Instant, timeout};
 
 use self::clock::Written;
 use crate::control::config::backend::BackendType;
-use crate::control::config::network;
+use crate::control::config::network::{self, Subnets};
 use crate::control::subnet::kv::config_wait::FoundConfig;
 use crate::control::subnet::kv::list_watch::InitialLeases;
 use crate::control::subnet::kv::registry::file::document::{Document, DocumentError, expires};
@@ -128,8 +128,8 @@ impl StateFile {
         subnet_file.with_extension("state.json")
     }
 
-    /// The subnet of our lease, even if the lease has expired: it is the one to ask for again.
-    pub(crate) fn own_subnet(&self) -> Option<Ipv4Network> {
+    /// The subnets of our lease, even if the lease has expired: they are the ones to ask for again.
+    pub(crate) fn own_subnets(&self) -> Option<Subnets> {
         let document = Document::parse(&read_file(&self.path).ok()?).ok()?;
         let is_of_registry = member(&document, "registry").as_ref() == Some(&self.registry);
         parse_key(&member(&document, "own").filter(|_| is_of_registry)?).ok()
@@ -180,7 +180,7 @@ impl StateFile {
         let mut leases: Vec<Lease> = document.entries().into_iter().filter_map(lease).collect();
         let place = leases.iter().position(|lease| lease.entry.key == own_key);
         let own = leases.remove(place.ok_or(StateError::Own)?);
-        if previous != Some(own.subnet) || !network.v4.accepts(own.subnet) {
+        if previous != Some(own.subnet) || !network.accepts(own.subnets()) {
             return Err(StateError::OtherSubnet(own.subnet));
         }
         if own.expires.is_some_and(|expires| expires <= Instant::now() + behind) {
@@ -214,7 +214,7 @@ impl StateFile {
             loaded => loaded,
         };
         let problem = match loaded {
-            Ok(Some(remembered)) if remembered.past.own.attrs.public_ip == public_ip => {
+            Ok(Some(remembered)) if remembered.past.own.attrs.public_ip() == public_ip => {
                 let PersistedLeases { own, peers } = &remembered.past;
                 tracing::warn!(
                     "registry does not answer, or takes no writes: starting with lease {} and {} \

@@ -99,7 +99,7 @@ async fn silent_disk_is_amiss_and_stops_nobody() {
 
 fn env() -> SubnetEnv {
     let [network, subnet] = ["10.1.0.0/16", "10.1.15.0/24"].map(|text| text.parse().unwrap());
-    SubnetEnv { network, subnet, mtu: 1472, ip_masq: false }
+    SubnetEnv { network, subnet, v6: None, mtu: 1472, ip_masq: false }
 }
 
 fn kept() -> (tempfile::TempDir, SubnetFile) {

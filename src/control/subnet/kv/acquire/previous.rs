@@ -5,21 +5,19 @@ use std::net::Ipv4Addr;
 use ipnetwork::Ipv4Network;
 
 use super::{Acquirer, Attempt};
+use crate::control::config::network::Subnets;
 use crate::control::subnet::kv::registry::{
-    Entry, Malformed, Read, Registry, RegistryError, Snapshot, TtlLease, Write, key_of,
+    Entry, Malformed, Read, Registry, RegistryError, Snapshot, TtlLease, Write, key_of, subnets_of,
 };
 use crate::control::subnet::lease::{Lease, print_key};
 
 impl<R: Registry> Acquirer<'_, R> {
     /// The previous subnet and its entry, if that names no owner and no other node has any of the
     /// subnet.
-    pub(super) fn overwritten<'s>(
-        &self,
-        snapshot: &'s Snapshot,
-    ) -> Option<(Ipv4Network, &'s Read)> {
-        let previous = self.previous.filter(|previous| self.config.v4.accepts(*previous))?;
+    pub(super) fn overwritten<'s>(&self, snapshot: &'s Snapshot) -> Option<(Subnets, &'s Read)> {
+        let previous = self.previous.filter(|previous| self.config.accepts(*previous))?;
         let key = print_key(previous);
-        let overlapping = || snapshot.entries.iter().filter(|e| overlaps(e, previous));
+        let overlapping = || snapshot.entries.iter().filter(|e| overlaps(e, previous.v4));
         let found = overlapping().find(|entry| key_of(entry) == key)?;
         let is_free = overlapping().all(|entry| key_of(entry) == key);
         (is_free && owner_of(found).is_none()).then_some((previous, found))
@@ -27,7 +25,7 @@ impl<R: Registry> Acquirer<'_, R> {
 
     pub(super) async fn take_back(
         &self,
-        subnet: Ipv4Network,
+        previous: Subnets,
         found: &Read,
     ) -> Result<Attempt, RegistryError> {
         let (revision, found) = match found {
@@ -36,13 +34,15 @@ impl<R: Registry> Acquirer<'_, R> {
                 (*revision, format!("{reason}; found \"{found}\""))
             }
         };
+        let Subnets { v4: subnet, v6: ipv6_subnet } = previous;
         tracing::warn!(
             "the entry of our previous subnet {subnet} was overwritten and names no owner: \
              {found}; writing it again"
         );
-        let (key, ttl_lease) = (print_key(subnet), Some(TtlLease::UNKNOWN));
+        let (key, ttl_lease) = (print_key(previous), Some(TtlLease::UNKNOWN));
         let entry = Entry { key, revision, ttl_lease };
-        let overwritten = Lease { subnet, attrs: self.attrs.clone(), expires: None, entry };
+        let overwritten =
+            Lease { subnet, ipv6_subnet, attrs: self.attrs.clone(), expires: None, entry };
         let Write::Done(lease) = self.registry.renew(&overwritten, self.attrs).await? else {
             return Ok(Attempt::TooLate(subnet));
         };
@@ -52,11 +52,7 @@ impl<R: Registry> Acquirer<'_, R> {
 }
 
 fn overlaps(entry: &Read, subnet: Ipv4Network) -> bool {
-    let named = match entry {
-        Ok(lease) => Some(lease.subnet),
-        Err(malformed) => malformed.subnet,
-    };
-    named.is_some_and(|named| named.overlaps(subnet))
+    subnets_of(entry).is_some_and(|named| named.v4.overlaps(subnet))
 }
 
 fn owner_of(entry: &Read) -> Option<Ipv4Addr> {

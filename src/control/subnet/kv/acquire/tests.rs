@@ -33,12 +33,13 @@ async fn of_several_leases_with_our_public_ip_the_one_that_names_us_is_reused() 
     let registry = MemoryRegistry::new();
     let ours = HostId::named("a/1").sign(attrs(OURS));
     create(&registry, "10.1.1.0/24", OURS).await;
-    let named = registry.create(subnet("10.1.7.0/24"), &ours).await;
+    let named = registry.create(subnet("10.1.7.0/24").into(), &ours).await;
     assert!(matches!(named, Ok(Write::Done(_))));
     create(&registry, "10.1.9.0/24", OURS).await;
     for (previous, expected) in [(None, "10.1.7.0/24"), (Some("10.1.9.0/24"), "10.1.9.0/24")] {
         let previous = previous.map(subnet);
-        let got = acquire_lease(&registry, &config(), &ours, previous).await.unwrap();
+        let got =
+            acquire_lease(&registry, &config(), &ours, previous.map(Into::into)).await.unwrap();
         assert_eq!(got.lease.subnet, subnet(expected));
     }
 }
@@ -82,7 +83,7 @@ async fn lease_of_another_host_is_left_to_it_if_that_is_alive() {
         let start = Instant::now();
         let had = acquire_lease(&registry, &config, &first, None).await.unwrap().lease;
         assert!(start.elapsed() < Duration::from_secs(1), "nobody to wait for");
-        let claim = ConflictTracker::new(had.subnet, OURS);
+        let claim = ConflictTracker::new(had.subnet.into(), OURS);
         let policy =
             KeepPolicy { margin: Duration::from_secs(3600), on_loss: OnLeaseLoss::Reacquire };
         let keep = async {
@@ -97,7 +98,8 @@ async fn lease_of_another_host_is_left_to_it_if_that_is_alive() {
         };
         let act = async {
             let subnet = Some(had.subnet);
-            let got = acquire_lease(&registry, &config, &second, subnet).await.unwrap();
+            let got =
+                acquire_lease(&registry, &config, &second, subnet.map(Into::into)).await.unwrap();
             assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
             got
         };
@@ -239,7 +241,10 @@ async fn previous_subnet_is_taken_back_in_a_real_etcd_for_a_day() {
     let mut client = server.client().await;
     client.put("/back/subnets/10.1.9.0-24", "[]", None).await.unwrap();
     let previous = Some(subnet("10.1.9.0/24"));
-    let acquired = acquire_lease(&registry, &self::config(), &attrs(OURS), previous).await.unwrap();
+    let acquired =
+        acquire_lease(&registry, &self::config(), &attrs(OURS), previous.map(Into::into))
+            .await
+            .unwrap();
     assert_eq!(acquired.lease.subnet, subnet("10.1.9.0/24"));
     let ids = client.leases().await.unwrap();
     assert_eq!(ids.leases().len(), 1);
@@ -280,7 +285,7 @@ async fn standing_lease_is_enough_while_the_registry_refuses_writes() {
     assert_eq!(logs.count("renew lease: writes are refused; starting with lease 10.1.7.0/24"), 1);
 
     // It is kept like any other, as soon as that is possible.
-    let claim = ConflictTracker::new(lease.subnet, OURS);
+    let claim = ConflictTracker::new(lease.subnet.into(), OURS);
     let policy = KeepPolicy { margin: Duration::from_secs(3600), on_loss: OnLeaseLoss::Reacquire };
     let (sender, mut held) = tokio::sync::mpsc::unbounded_channel();
     let (_, causes) = tokio::sync::watch::channel(AnnounceCauses::default());
@@ -398,10 +403,13 @@ const NUM_RACERS: u8 = 60;
 async fn race<R: Registry>(registry: &R) {
     let text = format!(r#"{{"Network":"10.1.0.0/16","SubnetMax":"10.1.{NUM_RACERS}.0"}}"#);
     let config = parse(&text, None).unwrap();
-    let nodes = (1..=NUM_RACERS).map(|i| {
-        let (config, attrs) = (&config, attrs(Ipv4Addr::new(192, 0, 2, i)));
-        async move { acquire_lease(registry, config, &attrs, Some(subnet("10.1.5.0/24"))).await }
-    });
+    let nodes =
+        (1..=NUM_RACERS).map(|i| {
+            let (config, attrs) = (&config, attrs(Ipv4Addr::new(192, 0, 2, i)));
+            async move {
+                acquire_lease(registry, config, &attrs, Some(subnet("10.1.5.0/24").into())).await
+            }
+        });
     let leases = futures_util::future::join_all(nodes);
     let leases = tokio::time::timeout(Duration::from_secs(100), leases).await.unwrap();
     let subnets: BTreeSet<Ipv4Network> =
@@ -422,13 +430,13 @@ fn config() -> NetworkConfig {
 }
 
 async fn acquire(registry: &MemoryRegistry, previous: Option<&str>) -> Result<Lease, AcquireError> {
-    let previous = previous.map(subnet);
+    let previous = previous.map(|text| subnet(text).into());
     let acquired = acquire_lease(registry, &config(), &attrs(OURS), previous).await?;
     Ok(acquired.lease)
 }
 
 async fn create(registry: &MemoryRegistry, text: &str, owner: Ipv4Addr) {
-    let write = registry.create(subnet(text), &attrs(owner)).await;
+    let write = registry.create(subnet(text).into(), &attrs(owner)).await;
     assert!(matches!(write, Ok(Write::Done(_))), "{write:?}");
 }
 

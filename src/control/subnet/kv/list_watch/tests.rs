@@ -368,7 +368,7 @@ fn lease(i: u8) -> Lease {
     let subnet = format!("10.1.{i}.0/24").parse().unwrap();
     let attrs = LeaseAttrs::udp(Ipv4Addr::new(192, 0, 2, i));
     let entry = Entry { key: print_key(subnet), revision: Revision(9), ttl_lease: None };
-    Lease { subnet, attrs, expires: None, entry }
+    Lease { ipv6_subnet: None, subnet, attrs, expires: None, entry }
 }
 
 async fn registry(server: &EtcdServer) -> EtcdRegistry {

@@ -7,7 +7,6 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use ipnetwork::Ipv4Network;
 use tokio::time::timeout;
 
 use super::etcd2::{Etcd2Registry, Etcd2Watch};
@@ -17,6 +16,7 @@ use super::{
 };
 use crate::control::config::etcd::{EtcdApi, EtcdConfig, EtcdConfigError};
 use crate::control::config::etcd::{clean_prefix, join};
+use crate::control::config::network::Subnets;
 use crate::control::subnet::lease::{Lease, LeaseAttrs};
 
 /// The prefixes that packages and tutorials use: flannel's own, that of CentOS and Fedora, and those
@@ -201,12 +201,8 @@ impl Registry for AnyEtcd {
         })
     }
 
-    async fn create(
-        &self,
-        subnet: Ipv4Network,
-        attrs: &LeaseAttrs,
-    ) -> Result<Write, RegistryError> {
-        by_api!(self, create(subnet, attrs))
+    async fn create(&self, subnets: Subnets, attrs: &LeaseAttrs) -> Result<Write, RegistryError> {
+        by_api!(self, create(subnets, attrs))
     }
 
     async fn renew(&self, lease: &Lease, attrs: &LeaseAttrs) -> Result<Write, RegistryError> {

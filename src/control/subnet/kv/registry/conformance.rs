@@ -74,7 +74,7 @@ async fn created_lease_is_listed_and_stands_for_a_day(rig: &impl Rig) {
 
 async fn second_create_is_refused_and_shows_the_first(rig: &impl Rig) {
     let first = create(rig, "10.1.2.0/24", THEIRS).await;
-    let second = rig.registry().create(first.subnet, &LeaseAttrs::udp(OURS)).await;
+    let second = rig.registry().create(first.subnet.into(), &LeaseAttrs::udp(OURS)).await;
     assert_eq!(second, Ok(Write::Refused(Some(Ok(Lease { expires: None, ..first })))));
 }
 
@@ -200,7 +200,7 @@ async fn watch_delivers_each_write_once_and_in_order(rig: &impl Rig) {
         panic!("{changes:?}");
     };
     assert_eq!((&first.entry, &second.entry), (&created.entry, &renewed.entry));
-    assert_eq!((third.key.as_str(), third.subnet), ("rubbish", None));
+    assert_eq!((third.key.as_str(), third.subnets()), ("rubbish", None));
     assert_eq!((fourth.as_str(), fifth.as_str()), ("rubbish", "10.1.8.0-24"));
     assert!(third.revision < *removed && removed < deleted && *deleted == end);
 

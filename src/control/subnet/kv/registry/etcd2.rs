@@ -23,7 +23,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use ipnetwork::Ipv4Network;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::time::Instant;
 
@@ -37,7 +36,8 @@ use super::{
 };
 use crate::control::config::etcd::{EtcdConfig, EtcdConfigError};
 use crate::control::config::etcd::{clean_prefix, join};
-use crate::control::subnet::lease::{Lease, LeaseAttrs, LeaseError, parse_key, print_key};
+use crate::control::config::network::Subnets;
+use crate::control::subnet::lease::{Lease, LeaseAttrs, LeaseError, print_key};
 
 /// By how much the time that etcd says is left may be less than what was asked for: it counts whole
 /// seconds, on its own clock.
@@ -218,18 +218,15 @@ impl Registry for Etcd2Registry {
         Etcd2Watch::open(&self.servers, self.keys.clone(), scope.clone(), after).await
     }
 
-    async fn create(
-        &self,
-        subnet: Ipv4Network,
-        attrs: &LeaseAttrs,
-    ) -> Result<Write, RegistryError> {
+    async fn create(&self, subnets: Subnets, attrs: &LeaseAttrs) -> Result<Write, RegistryError> {
         let expires = Some(Instant::now() + LEASE_TTL);
         let entry = Entry {
-            key: print_key(subnet),
+            key: print_key(subnets),
             revision: Revision::UNKNOWN,
             ttl_lease: Some(TtlLease::UNKNOWN),
         };
-        let lease = Lease { subnet, attrs: attrs.clone(), expires, entry };
+        let Subnets { v4: subnet, v6: ipv6_subnet } = subnets;
+        let lease = Lease { subnet, ipv6_subnet, attrs: attrs.clone(), expires, entry };
         self.put_if("create lease", "prevExist=false", lease, Expiry::In(LEASE_TTL)).await
     }
 
@@ -347,10 +344,7 @@ impl Keys {
             (key_len > MAX_KEY_LEN).then_some(LeaseError::Key)
         };
         Some(match reason {
-            Some(reason) => {
-                let subnet = parse_key(&entry.key).ok();
-                Err(Malformed::new(entry, subnet, reason, value))
-            }
+            Some(reason) => Err(Malformed::new(entry, reason, value)),
             None => read_entry(entry, value),
         })
     }

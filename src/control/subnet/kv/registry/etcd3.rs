@@ -17,7 +17,6 @@ pub(super) mod tls;
 
 use crate::control::config::etcd;
 use crate::control::config::etcd::{EtcdConfig, EtcdConfigError};
-use ipnetwork::Ipv4Network;
 pub use stream::EtcdWatch;
 
 use std::num::NonZeroI64;
@@ -37,7 +36,8 @@ use super::{
     Entry, LEASE_TTL, Malformed, Read, Registry, RegistryError, Revision, Scope, Snapshot, StoreId,
     TtlLease, Write, read_entry,
 };
-use crate::control::subnet::lease::{Lease, LeaseAttrs, LeaseError, parse_key, print_key};
+use crate::control::config::network::Subnets;
+use crate::control::subnet::lease::{Lease, LeaseAttrs, LeaseError, print_key};
 
 /// Largest message taken from etcd. What is larger is asked for in pieces: a listing by shorter
 /// pages, a watch by fragments, or by a new listing where etcd knows none (before 3.4).
@@ -183,17 +183,15 @@ impl Registry for EtcdRegistry {
         Ok(EtcdWatch::new(stream, self.keys.clone(), after, self.servers.timings))
     }
 
-    async fn create(
-        &self,
-        subnet: Ipv4Network,
-        attrs: &LeaseAttrs,
-    ) -> Result<Write, RegistryError> {
+    async fn create(&self, subnets: Subnets, attrs: &LeaseAttrs) -> Result<Write, RegistryError> {
         let expires = Instant::now() + LEASE_TTL;
         let granted = self.grant().await?;
         let ttl_lease = Some(granted.ttl_lease());
-        let entry = Entry { key: print_key(subnet), revision: Revision::default(), ttl_lease };
+        let entry = Entry { key: print_key(subnets), revision: Revision::default(), ttl_lease };
         let absent = Compare::version(self.keys.full(&entry.key), CompareOp::Equal, 0);
-        let lease = Lease { subnet, attrs: attrs.clone(), expires: Some(expires), entry };
+        let Subnets { v4: subnet, v6: ipv6_subnet } = subnets;
+        let (attrs, expires) = (attrs.clone(), Some(expires));
+        let lease = Lease { subnet, ipv6_subnet, attrs, expires, entry };
         let write = self.put_if("create lease", absent, lease, bound_to(ttl_lease)).await;
         self.revoke_unless_written(granted, &write).await;
         write
@@ -315,8 +313,7 @@ impl Keys {
 
     fn malformed(&self, kv: &KeyValue, reason: LeaseError) -> Malformed {
         let (key, revision) = (self.short(kv.key()), Revision(kv.mod_revision()));
-        let subnet = parse_key(&key).ok();
-        Malformed::new(Entry { key, revision, ttl_lease: None }, subnet, reason, kv.value())
+        Malformed::new(Entry { key, revision, ttl_lease: None }, reason, kv.value())
     }
 }
 

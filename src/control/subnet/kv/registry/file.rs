@@ -10,7 +10,6 @@ pub(crate) mod document;
 mod view;
 mod watch;
 
-use ipnetwork::Ipv4Network;
 pub use watch::FileWatch;
 
 use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
@@ -30,6 +29,7 @@ use super::history::Cas;
 use super::{
     LEASE_TTL, Registry, RegistryError, Revision, Scope, Snapshot, StoreId, TtlLease, Write,
 };
+use crate::control::config::network::Subnets;
 use crate::control::subnet::lease::{Lease, LeaseAttrs, print_key};
 use crate::control::util::atomic_file::{read_file, replace_file};
 
@@ -153,13 +153,9 @@ impl Registry for FileRegistry {
         set_up.await.and_then(|watch| watch).map_err(call("watch leases"))
     }
 
-    async fn create(
-        &self,
-        subnet: Ipv4Network,
-        attrs: &LeaseAttrs,
-    ) -> Result<Write, RegistryError> {
+    async fn create(&self, subnets: Subnets, attrs: &LeaseAttrs) -> Result<Write, RegistryError> {
         let edit = Edit::Put { attrs: attrs.clone(), is_reservation: false };
-        self.edit("create lease", print_key(subnet), Cas::Absent, edit).await
+        self.edit("create lease", print_key(subnets), Cas::Absent, edit).await
     }
 
     async fn renew(&self, lease: &Lease, attrs: &LeaseAttrs) -> Result<Write, RegistryError> {

@@ -10,7 +10,6 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use ipnetwork::Ipv4Network;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -20,6 +19,7 @@ use super::{
     Batch, Entry, LEASE_TTL, LeaseWatch, Registry, RegistryError, Revision, Scope, Snapshot,
     StoreId, TtlLease, Write, read_entry,
 };
+use crate::control::config::network::Subnets;
 use crate::control::subnet::lease::{Lease, LeaseAttrs, print_key};
 
 /// A registry in this process. Clones share it.
@@ -220,14 +220,10 @@ impl Registry for MemoryRegistry {
         Ok(self.watch_now(scope, after))
     }
 
-    async fn create(
-        &self,
-        subnet: Ipv4Network,
-        attrs: &LeaseAttrs,
-    ) -> Result<Write, RegistryError> {
+    async fn create(&self, subnets: Subnets, attrs: &LeaseAttrs) -> Result<Write, RegistryError> {
         self.check_writable("create lease")?;
         self.call("create lease", |store| {
-            let key = print_key(subnet);
+            let key = print_key(subnets);
             let written = store.put_if(Cas::Absent, &key, attrs.to_json().as_bytes(), LEASE_TTL);
             outcome(store, &key, written)
         })

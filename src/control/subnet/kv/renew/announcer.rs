@@ -71,7 +71,7 @@ impl AnnounceCauses {
 
 /// Stock's udp backend writes no data of its own, and twill does unless a flag says not to.
 fn may_be_stock(lease: &Lease) -> bool {
-    lease.attrs.backend_data.is_none() || lease.attrs.backend_type.is_some()
+    lease.attrs.v4.backend_data.is_none() || lease.attrs.backend_type.is_some()
 }
 
 /// Plans our writes.

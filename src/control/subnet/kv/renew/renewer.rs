@@ -112,7 +112,8 @@ impl<'r, R: Registry, S: FnMut(&Lease)> LeaseRenewer<'r, R, S> {
     /// Has our entry say something else of us. As long as it does not, the old public IP in it is
     /// ours as well.
     pub(super) async fn say(&mut self, attrs: LeaseAttrs) -> Result<(), LeaseLost> {
-        let (subnet, old, new) = (self.lease.subnet, self.lease.attrs.public_ip, attrs.public_ip);
+        let (subnet, old, new) =
+            (self.lease.subnet, self.lease.attrs.public_ip(), attrs.public_ip());
         if old != new {
             tracing::info!("lease {subnet} moves from public IP {old} to {new}");
             self.former_ip.get_or_insert(old);
@@ -225,7 +226,7 @@ impl<'r, R: Registry, S: FnMut(&Lease)> LeaseRenewer<'r, R, S> {
             (true, _) => "was lost by the registry",
             (false, true) => "had expired",
             (false, false) if self.policy.on_loss == OnLeaseLoss::Exit => {
-                return Err(LeaseLost::Deleted { subnet, owner: attrs.public_ip });
+                return Err(LeaseLost::Deleted { subnet, owner: attrs.public_ip() });
             }
             (false, false) => "was deleted by somebody",
         };
@@ -248,21 +249,21 @@ impl<'r, R: Registry, S: FnMut(&Lease)> LeaseRenewer<'r, R, S> {
         let Lease { subnet, ref attrs, .. } = self.lease;
         let snapshot = self.registry.list(&Scope::All).await?;
         let is_anothers =
-            |lease: &&Lease| lease.attrs.owner().is_some_and(|owner| owner != attrs.public_ip);
+            |lease: &&Lease| lease.attrs.owner().is_some_and(|owner| owner != attrs.public_ip());
         let mut others = snapshot.leases().filter(is_anothers);
         match others.find(|lease| lease.subnet.overlaps(subnet)) {
             Some(other) => Ok(Write::Refused(Some(Ok(other.clone())))),
-            None => self.registry.create(subnet, attrs).await,
+            None => self.registry.create(subnet.into(), attrs).await,
         }
     }
 
     /// The entry belongs to the node whose public IP it carries; to us, if it names none. Ours may
     /// have been written by somebody else, too: the operator makes it a reservation that way.
     async fn resolve(&mut self, entry: Read) -> Result<(), LeaseLost> {
-        let (subnet, owner) = (self.lease.subnet, self.lease.attrs.public_ip);
+        let (subnet, owner) = (self.lease.subnet, self.lease.attrs.public_ip());
         match entry {
-            Ok(lease) if lease.attrs.public_ip == owner => self.adopt(lease),
-            Ok(lease) if Some(lease.attrs.public_ip) == self.former_ip => {
+            Ok(lease) if lease.attrs.public_ip() == owner => self.adopt(lease),
+            Ok(lease) if Some(lease.attrs.public_ip()) == self.former_ip => {
                 // Our own write of before, most likely.
                 self.is_in_doubt = true;
                 self.adopt(lease);

@@ -434,7 +434,7 @@ async fn owner(registry: &MemoryRegistry) -> Option<Ipv4Addr> {
             Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
         }
     };
-    snapshot.leases().next().map(|lease| lease.attrs.public_ip)
+    snapshot.leases().next().map(|lease| lease.attrs.public_ip())
 }
 
 /// A registry in `server`.
@@ -452,7 +452,7 @@ async fn until_owned(registry: &EtcdRegistry) {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let snapshot = registry.list(&Scope::Key(KEY.to_owned())).await.unwrap();
-        if snapshot.leases().any(|lease| lease.attrs.public_ip == OURS) {
+        if snapshot.leases().any(|lease| lease.attrs.public_ip() == OURS) {
             return;
         }
         assert!(Instant::now() < deadline, "{KEY} is not ours: {snapshot:?}");

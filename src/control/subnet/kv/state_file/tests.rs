@@ -31,13 +31,13 @@ async fn what_was_recorded_is_remembered() {
     let peers: Vec<String> =
         peers.iter().map(|peer| format!("{} {}", peer.subnet, peer.attrs)).collect();
     assert_eq!(peers, ["10.1.8.0/24 192.0.2.8", "10.1.9.0/24 192.0.2.9"]);
-    assert_eq!(file.own_subnet(), Some(own.subnet));
+    assert_eq!(file.own_subnets().map(|it| it.v4), Some(own.subnet));
     let other =
         StateFile::beside(&file.path.with_extension("").with_extension("env"), "another".into());
-    assert_eq!(other.own_subnet(), None);
+    assert_eq!(other.own_subnets().map(|it| it.v4), None);
     recorder.clear().await;
     assert!(load(&file).unwrap().is_none());
-    assert_eq!(file.own_subnet(), None);
+    assert_eq!(file.own_subnets().map(|it| it.v4), None);
 }
 
 #[tokio::test(start_paused = true)]
@@ -218,5 +218,5 @@ fn lease(subnet: &str, public_ip: &str) -> Lease {
     let subnet = subnet.parse().unwrap();
     let attrs = LeaseAttrs::udp(public_ip.parse().unwrap());
     let entry = Entry { key: print_key(subnet), revision: Revision(7), ttl_lease: None };
-    Lease { subnet, attrs, expires: None, entry }
+    Lease { ipv6_subnet: None, subnet, attrs, expires: None, entry }
 }

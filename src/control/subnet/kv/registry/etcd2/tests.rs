@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use ipnetwork::Ipv4Network;
+
 use super::*;
 use crate::control::subnet::kv::registry::conformance::{self, Rig};
 use crate::control::subnet::kv::registry::test_etcd::EtcdServer;
@@ -108,11 +110,9 @@ async fn keeps_the_promises_of_a_registry() {
 async fn keys_values_and_ttl_are_those_of_stock() {
     let server = v2_server().await;
     let (registry, operator) = (registry(&[&server.url]), Operator::of(&server.url));
-    let attrs = LeaseAttrs {
-        backend_type: Some("vxlan".to_owned()),
-        backend_data: Some(serde_json::json!({"VNI": 1, "VtepMAC": "aa:bb:cc:dd:ee:ff"})),
-        ..attrs()
-    };
+    let data = serde_json::json!({"VNI": 1, "VtepMAC": "aa:bb:cc:dd:ee:ff"});
+    let attrs = LeaseAttrs { backend_type: Some("vxlan".to_owned()), ..attrs() };
+    let attrs = attrs.with_data(Some(data));
     registry.create("10.1.1.0/24".parse().unwrap(), &attrs).await.unwrap();
     let answer = operator.get("/test/network/subnets/10.1.1.0-24").await;
     let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();

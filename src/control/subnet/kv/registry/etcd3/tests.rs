@@ -7,6 +7,8 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
+use ipnetwork::Ipv4Network;
+
 use super::*;
 use crate::control::subnet::kv::registry::conformance;
 use crate::control::subnet::kv::registry::conformance::Rig;

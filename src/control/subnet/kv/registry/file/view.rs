@@ -85,7 +85,7 @@ impl View {
             match (read_entry(entry, raw.get().as_bytes()), fault) {
                 (Ok(lease), Some(reason)) => {
                     let value = raw.get().as_bytes();
-                    Err(Malformed::new(lease.entry, Some(lease.subnet), reason, value))
+                    Err(Malformed::new(lease.entry, reason, value))
                 }
                 (read, _) => read,
             }

@@ -70,7 +70,7 @@ async fn fifty_nodes_announce_what_is_needed_and_cause_no_storm() {
     let claims: Vec<ConflictTracker> = (1..=50)
         .map(|i| {
             let subnet = Ipv4Network::containing(Ipv4Addr::new(10, 1, i, 0), 24).unwrap();
-            ConflictTracker::new(subnet, Ipv4Addr::new(192, 0, 2, i))
+            ConflictTracker::new(subnet.into(), Ipv4Addr::new(192, 0, 2, i))
         })
         .collect();
     let nodes = claims.iter().map(|claim| node(&registry, claim));
@@ -165,13 +165,13 @@ async fn stock_watching_a_real_etcd_learns_of_us_again() {
 
 fn marked(public_ip: Ipv4Addr) -> LeaseAttrs {
     let mark = serde_json::json!({"AnySourcePort": true});
-    LeaseAttrs { backend_data: Some(mark), ..LeaseAttrs::udp(public_ip) }
+    LeaseAttrs::udp(public_ip).with_data(Some(mark))
 }
 
 /// A node as in `control::node`, for as long as it is polled.
 async fn node(registry: &MemoryRegistry, claim: &ConflictTracker) -> LeaseLost {
     let attrs = marked(claim.public_ip());
-    let Ok(Write::Done(lease)) = registry.create(claim.subnet, &attrs).await else { panic!() };
+    let Ok(Write::Done(lease)) = registry.create(claim.subnets, &attrs).await else { panic!() };
     let known = InitialLeases::Listed(registry.list(&Scope::All).await.unwrap());
     let (causes, heard) = watch::channel(AnnounceCauses::default());
     let in_touch = watch::Sender::new(true);

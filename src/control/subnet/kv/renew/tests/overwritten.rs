@@ -146,7 +146,7 @@ async fn ownerless_entry_that_overlaps_our_deleted_lease_is_no_new_owner() {
 /// What our lease says of us, beyond what stock's would.
 fn marked() -> LeaseAttrs {
     let mark = serde_json::json!({"AnySourcePort": true});
-    LeaseAttrs { backend_data: Some(mark), ..LeaseAttrs::udp(OURS) }
+    LeaseAttrs::udp(OURS).with_data(Some(mark))
 }
 
 async fn attrs(registry: &MemoryRegistry) -> Option<LeaseAttrs> {
@@ -225,7 +225,7 @@ async fn two_nodes_of_one_public_ip_do_not_correct_each_other_for_ever() {
     }
     let num_writes = listed(&registry).await.revision.0 - before;
     assert!(num_writes < 12 * 12 + 12 * 2 * 20, "{num_writes} writes in 12 hours");
-    assert_eq!(attrs(&registry).await.map(|attrs| attrs.public_ip), Some(OURS));
+    assert_eq!(attrs(&registry).await.map(|attrs| attrs.public_ip()), Some(OURS));
 }
 
 #[tokio::test]

@@ -76,7 +76,7 @@ async fn renewals_restarts_and_lost_leases_leave_no_etcd_lease_behind() {
         let attrs = LeaseAttrs::udp(OURS);
         let lease = acquire_lease(&registry, config, &attrs, None).await.unwrap().lease;
         let key = format!("/renew/subnets/{}", lease.entry.key);
-        let claim = ConflictTracker::new(lease.subnet, OURS);
+        let claim = ConflictTracker::new(lease.subnet.into(), OURS);
         let mut renewer = LeaseRenewer::new(&registry, lease, EXIT, &claim, |_| {});
         for _ in 0..5 {
             assert_eq!(renewer.renew().await, Ok(()));

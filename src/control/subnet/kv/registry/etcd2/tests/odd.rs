@@ -105,17 +105,17 @@ async fn write_whose_answer_was_lost_counts_as_made() {
     // What the deaf server did before it closed the connection.
     operator.put(key, "ttl=86400", &attrs().to_json()).await;
     let both = || registry(&[&deaf.url, &server.url]);
-    let created = both().create(subnet, &attrs()).await;
+    let created = both().create(subnet.into(), &attrs()).await;
     assert!(matches!(created, Ok(Write::Done(_))), "{created:?}");
     // By the only server that was asked, it is somebody else's.
-    let refused = registry(&[&server.url]).create(subnet, &attrs()).await;
+    let refused = registry(&[&server.url]).create(subnet.into(), &attrs()).await;
     assert!(matches!(refused, Ok(Write::Refused(Some(Ok(_))))), "{refused:?}");
     // One that is older than the call, or says something else, is so in any case.
     operator.put(key, "ttl=86000", &attrs().to_json()).await;
-    let refused = both().create(subnet, &attrs()).await;
+    let refused = both().create(subnet.into(), &attrs()).await;
     assert!(matches!(refused, Ok(Write::Refused(Some(Ok(_))))), "{refused:?}");
     operator.put(key, "ttl=86400", r#"{"PublicIP":"192.0.2.2"}"#).await;
-    let refused = both().create(subnet, &attrs()).await;
+    let refused = both().create(subnet.into(), &attrs()).await;
     assert!(matches!(refused, Ok(Write::Refused(Some(Ok(_))))), "{refused:?}");
 }
 
