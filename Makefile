@@ -1,4 +1,4 @@
-# Every task of a developer and of CI. `make` lists them.
+# All tasks of developers and of CI. `make` lists them.
 
 # What building and testing need on Debian 12, apart from a Rust toolchain (rustup.rs).
 PACKAGES := gcc libc6-dev make protobuf-compiler libprotobuf-dev iproute2 iptables nftables \
@@ -14,7 +14,7 @@ CARGO ?= cargo
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: ## install what building and testing need, as far as it is missing
+setup: ## install packages that building and testing need and that are missing
 	@missing=; \
 	if command -v dpkg-query >/dev/null; then \
 	    for package in $(PACKAGES); do \
@@ -22,7 +22,7 @@ setup: ## install what building and testing need, as far as it is missing
 	            | grep -q '^install ok installed' || missing="$$missing $$package"; \
 	    done; \
 	elif ! { command -v etcd && command -v iperf3 && command -v protoc; } >/dev/null; then \
-	    echo "make setup: this is no Debian; install the like of: $(PACKAGES)" >&2; exit 1; \
+	    echo "make setup: this is no Debian; install the equivalents of: $(PACKAGES)" >&2; exit 1; \
 	fi; \
 	if [ -n "$$missing" ]; then \
 	    if [ "$$(id -u)" != 0 ]; then \
@@ -41,21 +41,21 @@ setup: ## install what building and testing need, as far as it is missing
 build: setup ## build every program for release
 	$(CARGO) build --release
 
-lab: build ## three nodes, a real etcd, pods that ping across, and throughput side by side
+lab: build ## three nodes, a real etcd, pods that ping across, and a table of throughput
 	target/release/flannel-lab demo
 
-benchmark: build ## overlays side by side in a quarter of an hour: target/bench.html and .json
+benchmark: build ## compare overlays in a quarter of an hour: target/bench.html and .json
 	target/release/flannel-lab bench --html target/bench.html --json target/bench.json
 
-interop: build ## twill beside a stock flanneld: make interop STOCK=/path/to/flanneld
+interop: build ## twill together with a stock flanneld: make interop STOCK=/path/to/flanneld
 	@[ -n "$(STOCK)" ] || { echo "make interop: say which: STOCK=/path/to/flanneld" >&2; exit 1; }
 	target/release/flannel-lab interop --flanneld $(STOCK)
 
-# For each target in fuzz/. What is found goes to target/corpus, and a crash to fuzz/artifacts.
+# Seconds per target in fuzz/. New inputs go to target/corpus, crashes to fuzz/artifacts.
 FUZZ_SECONDS ?= 60
 
-# cargo-fuzz passes flags that stable compilers take only when told that they are not stable.
-fuzz: ## every fuzz target for a minute each; FUZZ_SECONDS is another time
+# cargo-fuzz passes unstable flags, which a stable compiler takes only with RUSTC_BOOTSTRAP.
+fuzz: ## every fuzz target for a minute each, or FUZZ_SECONDS
 	@$(MAKE) -s setup PACKAGES="$(PACKAGES) g++"
 	@command -v cargo-fuzz >/dev/null || \
 	    { echo "make fuzz: cargo-fuzz is missing; run 'cargo install cargo-fuzz'" >&2; exit 1; }
@@ -76,9 +76,9 @@ test: setup target/prometheus target/docker ## every test: units and integration
 	$(CARGO) test
 	$(CARGO) test --release --test docker --test netns -- --test-threads=1
 
-# What only tests need, unpacked from Debian's packages: installed, they would bring servers that
-# run. $(1) are the packages, $(2) the files to take, $(3) a program that is there without them
-# where Debian is not.
+# What only tests need, unpacked from Debian's packages: installing them would start servers.
+# $(1) are the packages, $(2) the files to take, $(3) the program that must be installed on other
+# distributions.
 define unpack
 	@if command -v apt-get >/dev/null; then \
 	    echo "make: fetching $(1)"; \
@@ -94,11 +94,11 @@ define unpack
 	elif command -v $(3) >/dev/null; then \
 	    mkdir -p $@; \
 	else \
-	    echo "make: $(3) is missing; install the like of: $(1)" >&2; exit 1; \
+	    echo "make: $(3) is missing; install the equivalents of: $(1)" >&2; exit 1; \
 	fi
 endef
 
-target/prometheus: # judges our metrics
+target/prometheus: # promtool checks our metrics
 	$(call unpack,prometheus,./usr/bin/promtool,promtool)
 
 target/docker: # for flannel's tutorials
@@ -127,7 +127,7 @@ BASHDIR = $(DATADIR)/bash-completion/completions
 FISHDIR = $(DATADIR)/fish/vendor_completions.d
 PROGRAMS := flanneld flannel-lab
 
-# Without `build`, so that root need not run cargo: `make build && sudo make install`.
+# Does not depend on `build`, so that root need not run cargo: `make build && sudo make install`.
 install: ## install what is built: programs, systemd unit, manual page, completions
 	install -d $(BINDIR) $(LIBEXECDIR) $(UNITDIR) $(DATADIR)/man/man8 \
 	    $(BASHDIR) $(DATADIR)/zsh/$(ZSHDIR) $(FISHDIR)
@@ -147,7 +147,7 @@ install: ## install what is built: programs, systemd unit, manual page, completi
 	    done && \
 	    rm -r $$pages
 
-uninstall: ## remove what `install` installed, but for /etc/default/flanneld
+uninstall: ## remove what `install` installed, except /etc/default/flanneld
 	rm -f $(addprefix $(BINDIR)/,$(PROGRAMS)) $(LIBEXECDIR)/mk-docker-opts.sh \
 	    $(UNITDIR)/flanneld.service \
 	    $(DATADIR)/man/man8/flanneld.8 $(DATADIR)/man/man8/flannel-lab*.8 \

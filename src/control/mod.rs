@@ -49,13 +49,13 @@ use self::util::systemd::notify;
 use crate::control::host::net;
 use crate::control::host::net::Netlink;
 
-/// Runs the daemon until SIGINT or SIGTERM asks it to stop, which is no error at any moment.
+/// Runs the daemon until SIGINT or SIGTERM stops it, which is never an error.
 ///
 /// The order is that of flannel's `main.go`. Where a step fails or is interrupted, what the steps
 /// before it made is dropped in reverse: the overlay device goes, with its address and route.
 ///
 /// # Errors
-/// [`DaemonError`] for whatever keeps the node from its part in the overlay.
+/// [`DaemonError`] if the node cannot take part in the overlay.
 pub fn run(config: Config) -> Result<(), DaemonError> {
     panics::install();
     let runtime = Builder::new_current_thread().enable_all().build();
@@ -81,19 +81,19 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
     result
 }
 
-/// How long the end of the daemon waits for a file that is being written. A disk or a name server
-/// that does not answer must not hold it up.
+/// How long shutdown waits for a file that is being written. A disk or a name server that does not
+/// answer must not delay it.
 const LAST_WRITE_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// The life of the daemon once its lease source is known.
 async fn run_with<M: SubnetManager>(config: &Config, manager: M) -> Result<(), DaemonError> {
-    // 1. What the operator and the host got wrong, before anything is touched.
+    // 1. Checks of settings and host, before anything is changed.
     preflight::check_net_admin()?;
     backend::preflight(config.backend)?;
     for note in &config.warnings {
         warn!("{note}");
     }
-    // 2. From here on a signal ends us in good order.
+    // 2. From here on a signal causes an orderly shutdown.
     let mut signals = Signals::install()?;
     // 3. The health endpoint, not ready yet.
     let health = Arc::new(SharedStatus::default());
@@ -103,15 +103,14 @@ async fn run_with<M: SubnetManager>(config: &Config, manager: M) -> Result<(), D
     }
     // 4. The node, until it fails or a signal stops it.
     let result = run_until_stopped(config, manager, &health, &mut signals).await;
-    // 5. The node is gone by now, and with it workers, sockets and device.
+    // 5. By now the node is dropped, with its workers, sockets and device.
     if result.is_ok() {
         info!("Exiting cleanly...");
     }
     result
 }
 
-/// The node's life, and what may happen to the daemon meanwhile. Of two signals that ask for the
-/// end the second kills.
+/// Runs the node until it fails or a signal arrives. A second SIGINT or SIGTERM kills the daemon.
 async fn run_until_stopped<M: SubnetManager>(
     config: &Config,
     manager: M,

@@ -62,7 +62,7 @@ pub(super) struct Cli {
 
 #[derive(Debug, Args)]
 struct RegistryFlags {
-    /// Where network config and leases are kept: etcd, or file:PATH for a JSON file that the daemons
+    /// Where network config and leases are stored: etcd, or file:PATH for a JSON file that the daemons
     /// of one machine share.
     #[arg(long, value_name = "REGISTRY", default_value = "etcd", value_parser = RegistryKind::from_str)]
     registry: RegistryKind,
@@ -84,8 +84,8 @@ struct EtcdFlags {
     #[arg(long, value_name = "PREFIX", default_value = "/coreos.com/network")]
     etcd_prefix: String,
 
-    /// API by which etcd keeps config and leases: 3 as flannel from 0.18 on, 2 as flannel up to 0.17,
-    /// or auto: 3, unless the network config is found in 2 alone.
+    /// etcd API for config and leases: 3 as flannel from 0.18 on, 2 as flannel up to 0.17, or auto:
+    /// 3, unless only 2 has the network config.
     #[arg(long, value_name = "auto|3|2", default_value = "auto", value_parser = EtcdApi::from_str)]
     etcd_api: EtcdApi,
 
@@ -106,7 +106,7 @@ struct EtcdFlags {
     #[arg(long, value_name = "NAME", default_value = "", value_parser = values::maybe::<String>)]
     etcd_username: Maybe<String>,
 
-    /// Password of the etcd user. Rather use the variable: anybody can read a command line.
+    /// Password of the etcd user. Prefer the variable: any user can read a command line.
     #[arg(long, value_name = "PASSWORD", default_value = "", value_parser = values::maybe::<String>)]
     etcd_password: Maybe<String>,
 }
@@ -134,8 +134,8 @@ struct HostFlags {
 
 #[derive(Debug, Args)]
 pub(super) struct SubnetFlags {
-    /// File that tells others about the network, for docker and CNI plugins to read. The subnet in
-    /// it is asked for again at the next start.
+    /// File that describes the network to docker and CNI plugins. The next start asks for the
+    /// subnet in it again.
     #[arg(long, value_name = "FILE", default_value = "/run/flannel/subnet.env", value_parser = values::path)]
     pub(super) subnet_file: PathBuf,
 
@@ -156,7 +156,7 @@ struct FirewallFlags {
     #[arg(long, value_name = BOOL, default_value = "true", action = ArgAction::Set, value_parser = values::go_bool)]
     iptables_forward_rules: bool,
 
-    /// Masquerade what leaves the network, and what enters it from the host.
+    /// Masquerade packets that leave the network, or that enter it from the host.
     #[arg(long, value_name = BOOL, default_value = "false", action = ArgAction::Set, value_parser = values::go_bool)]
     ip_masq: bool,
 
@@ -164,33 +164,33 @@ struct FirewallFlags {
     #[arg(long, value_name = BOOL, default_value = "false", action = ArgAction::Set, value_parser = values::go_bool)]
     ip_masq_fully_random_disable: bool,
 
-    /// Seconds between two looks at the rules, and at the blackhole route, to mend what is amiss.
+    /// Seconds between two checks of the rules and of the blackhole route, which repair what differs.
     #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = values::resync)]
     iptables_resync: u32,
 
-    /// Keep a blackhole route for this host's subnet, so that packets for it are not sent out again
-    /// while it has no bridge.
+    /// Keep a blackhole route for this host's subnet, so that packets for it are not forwarded
+    /// elsewhere while no bridge has it.
     #[arg(long, value_name = BOOL, default_value = "false", action = ArgAction::Set, value_parser = values::go_bool)]
     ip_blackhole_route: bool,
 }
 
-/// An answer within one network takes less, and waking up a core may take as long: docs/adr/0009.
+/// Longer than a round trip within one network, and about as long as waking up a core: ADR 0009.
 const BUSY_POLL: Duration = Duration::from_micros(50);
 
 #[derive(Debug, Args)]
 struct DataPlaneFlags {
-    /// Backend to use whatever the network config's Backend.Type says: udp, vxlan or host-gw.
+    /// Backend to use instead of the network config's Backend.Type: udp, vxlan or host-gw.
     #[arg(long, value_name = "TYPE", default_value = "", value_parser = values::maybe::<BackendType>)]
     backend: Maybe<BackendType>,
 
-    /// MTU of the overlay in bytes, 68 to 65507, whatever the network config's Backend.MTU says;
-    /// give all nodes the same. Without either: the external interface's less 28, with
-    /// vxlan less 50, with host-gw as it is.
+    /// MTU of the overlay in bytes, 68 to 65507, instead of the network config's Backend.MTU; give
+    /// all nodes the same. Without either: the external interface's MTU, less 28 with udp, less
+    /// 50 with vxlan.
     #[arg(long, value_name = "BYTES", value_parser = values::mtu)]
     mtu: Option<u16>,
 
     /// Threads that carry packets, each with its own TUN queue and socket, 1 to 256. Without it:
-    /// one a core, up to 8.
+    /// one per core, up to 8.
     #[arg(long, value_name = "NUMBER", value_parser = values::workers)]
     workers: Option<u16>,
 
@@ -199,20 +199,20 @@ struct DataPlaneFlags {
     #[arg(long, value_name = "NAMES", default_value = "auto", value_parser = Offloads::from_str)]
     offload: Offloads,
 
-    /// Outer source ports: auto gives flows ports of their own, towards peers that say they take
-    /// them, so that network cards and routers can spread the load; shared uses the network's port
-    /// alone, for firewalls that want that.
+    /// Outer source ports: auto gives each flow its own port, towards peers whose lease allows it,
+    /// so that network cards and routers can spread the load; shared uses only the network's port,
+    /// for firewalls that require it.
     #[arg(long, value_name = "auto|shared", default_value = "auto", value_parser = SourcePorts::from_str)]
     source_ports: SourcePorts,
 
-    /// Keep each worker on a core of its own, as far as there are enough.
+    /// Pin each worker to its own core, if there are enough.
     #[arg(long, value_name = BOOL, default_value = "false", action = ArgAction::Set, value_parser = values::go_bool)]
     pin_workers: bool,
 
-    /// Microseconds for which a worker with nothing to do looks again before it sleeps, 0 to
-    /// 1000000: what arrives meanwhile is not delayed by waking up. It yields its core to whoever
-    /// wants it, and stops looking for a second where little arrives in time. Without it: 50, with
-    /// --offload=off 0
+    /// Microseconds for which an idle worker polls before it sleeps, 0 to 1000000, so that packets
+    /// that arrive meanwhile do not wait for a wake-up. It yields its core to other threads, and
+    /// stops polling for a second if few packets arrive in time. Without it: 50, or 0 with
+    /// --offload=off
     #[arg(long, value_name = "MICROSECONDS", value_parser = values::busy_poll)]
     busy_poll: Option<Duration>,
 }
@@ -230,22 +230,22 @@ struct HealthFlags {
 
 #[derive(Debug, Args)]
 pub(super) struct OtherFlags {
-    /// Log level: 0 info, 1 debug, 3 trace. RUST_LOG, if set, is followed instead.
+    /// Log level: 0 info, 1 debug, 3 trace. RUST_LOG overrides it.
     #[arg(long, value_name = "LEVEL", default_value = "0", value_parser = values::verbosity)]
     v: u8,
 
-    /// Remove what any flanneld made on this host, print it, and exit: rules, devices left over,
-    /// routes to peers, the blackhole route, and the subnet file.
+    /// Remove what any flanneld created on this host, print it, and exit: rules, devices, routes to
+    /// peers, the blackhole route, and the subnet file.
     #[arg(long, value_name = BOOL, default_value = "false", action = ArgAction::Set, value_parser = values::go_bool)]
     pub(super) cleanup: bool,
 
     /// Check flags, host, network config and ports, print what flanneld would do, and exit, with
-    /// status 1 if it could not. Nothing is changed. Ports that a running flanneld holds count as
-    /// taken.
+    /// status 1 if it could not start. Nothing is changed. Ports of a running flanneld count as
+    /// in use.
     #[arg(long, value_name = BOOL, default_value = "false", action = ArgAction::Set, value_parser = values::go_bool)]
     pub(super) config_check: bool,
 
-    /// Print what --config-check finds as JSON.
+    /// Print the result of --config-check as JSON.
     #[arg(long, value_name = BOOL, default_value = "false", action = ArgAction::Set, value_parser = values::go_bool)]
     pub(super) json: bool,
 
@@ -287,7 +287,7 @@ impl Cli {
 }
 
 impl DataPlaneFlags {
-    /// With all offloads off packets are moved as stock moves them, so without further help.
+    /// With all offloads off, packets are moved as stock moves them: no busy-polling by default.
     fn threads(&self) -> ThreadConfig {
         let default = if self.offload == Offloads::OFF { Duration::ZERO } else { BUSY_POLL };
         ThreadConfig { pin: self.pin_workers, busy_poll: self.busy_poll.unwrap_or(default) }
@@ -331,8 +331,8 @@ impl FirewallFlags {
     }
 }
 
-/// Makes Go's booleans of the flags whose value is called [`BOOL`]: they are true when they stand
-/// alone, and take a value only behind `=`.
+/// Makes Go's booleans of the flags whose value is called [`BOOL`]: they are true when they have no
+/// value, and take one only after `=`.
 pub(super) fn with_go_booleans(command: Command) -> Command {
     command.mut_args(|arg| {
         let name = arg.get_value_names().and_then(|names| names.first());

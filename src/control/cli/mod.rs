@@ -1,11 +1,11 @@
 //! flanneld's command line and `FLANNELD_*` variables: strings become a [`Config`] here, once.
 //!
-//! Names and defaults are flannel's (`main.go`); `cli` declares them. Go's way of writing flags
-//! is turned into clap's by `go_style`. Past this module nothing checks a setting again, except
-//! for what only the host can tell: [`preflight`](super::host::preflight) and [`iface`](super::host::iface).
+//! Names and defaults are flannel's (`main.go`); `args` declares them, and `go_flags` turns Go's way of
+//! writing flags into clap's. Nothing after this module checks a setting again, except against the
+//! host: [`preflight`](super::host::preflight) and [`iface`](super::host::iface).
 //!
 //! A wrong flag or variable is an error. Flannel prints its usage and exits 0, which leaves a unit
-//! with a typing mistake "successfully" stopped.
+//! with a typing mistake in state "stopped successfully".
 
 pub mod commands;
 mod characters;
@@ -31,22 +31,22 @@ use super::config::daemon::Config;
 pub enum Invocation {
     /// Run the daemon.
     Run(Box<Config>),
-    /// Say what the daemon would do, as JSON if `as_json`, and run none.
+    /// Print what the daemon would do, as JSON if `as_json`, without running it.
     Check {
-        /// What it would be told.
+        /// Its settings.
         config: Box<Config>,
         /// Whether a program reads it.
         as_json: bool,
     },
     /// Remove from this host what any flanneld made, with the help of this subnet.env.
     CleanUp(PathBuf),
-    /// Print the version and end well.
+    /// Print the version and exit 0.
     Version,
-    /// Print this help text and end well.
+    /// Print this help text and exit 0.
     Help(String),
 }
 
-/// Every flag with its help: for manual pages and completions, besides [`parse`].
+/// Every flag with its help: for manual pages, completions and [`parse`].
 pub fn command() -> clap::Command {
     let command = args::describe_variables(args::with_go_booleans(Cli::command()));
     command.after_help(compat_flags::help())

@@ -3,7 +3,7 @@
 //! [`HostNet`] is what a backend may change on the host; [`Netlink`] does it to the real one, the
 //! twin in `memory` to a map. [`OverlayLink`] is the desired device, [`HostChanges`] says
 //! when to compare again. Everything here goes with the device: no clean-up is needed beyond deleting
-//! it. Which interface carries the underlay is chosen elsewhere, in `control::iface`.
+//! it. Which interface carries the underlay is chosen elsewhere, in `control::host::iface`.
 
 mod changes;
 mod marked_routes;
