@@ -56,8 +56,10 @@ fn missing_tun_device_is_told_and_not_made() {
 #[test]
 fn missing_capability_is_told() {
     let drop = ["setpriv", "--inh-caps=-net_admin", "--bounding-set=-net_admin", FLANNELD];
-    let line = mistake(clean(Command::new("unshare")).args(UNSHARE).args(drop));
-    assert!(line.contains("CAP_NET_ADMIN is missing"), "{line}");
+    for args in [&[][..], &["-backend", "vxlan"], &["-backend", "host-gw"]] {
+        let line = mistake(clean(Command::new("unshare")).args(UNSHARE).args(drop).args(args));
+        assert!(line.contains("CAP_NET_ADMIN is missing"), "{line}");
+    }
 }
 
 #[test]

@@ -19,6 +19,7 @@ mod offload;
 mod order;
 mod garbage;
 mod kernel_backends;
+mod stock_captures;
 mod leases;
 mod recursion;
 mod restart;
