@@ -1,4 +1,4 @@
-//! Who may import whom, and where `unsafe` may stand. See the crate's documentation.
+//! Who may import whom, and where `unsafe` may be. See the crate's documentation.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test or bench may panic")]
 
 #[path = "boundaries/imports.rs"]
@@ -55,7 +55,7 @@ fn control_leaves_polling_to_the_data_plane() {
 }
 
 #[test]
-fn unsafe_stands_in_sys_alone() {
+fn unsafe_is_only_in_sys() {
     for (path, text) in sources("src") {
         if path.components().any(|part| part.as_os_str() == "sys") {
             continue;

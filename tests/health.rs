@@ -1,4 +1,4 @@
-//! The health endpoint of a live daemon: readiness that comes and goes, and metrics under traffic.
+//! The health endpoint of a running daemon: changes of readiness, and metrics under traffic.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test or bench may panic")]
 #![allow(unreachable_pub, reason = "the harness is this target's own")]
 
@@ -17,7 +17,7 @@ use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 use twill::dataplane::packet::builder::PacketBuilder;
 
-/// Leaves no choice but 10.1.15.0/24.
+/// Allows only the subnet 10.1.15.0/24.
 const CONFIG: &str = r#"{"Network":"10.1.0.0/16","SubnetMin":"10.1.15.0","SubnetMax":"10.1.15.0"}"#;
 
 #[test]
@@ -148,7 +148,7 @@ fn address_that_the_operator_named_is_waited_for() {
     host.output(&["ip", "addr", "add", "10.0.0.9/32", "dev", "lo"]);
     let body = await_status(&host, 503);
     assert_eq!(failing(&body), ["underlay"], "{body}");
-    // Longer than an address may be away before another takes its place.
+    // Longer than an address may be missing before another is used.
     std::thread::sleep(std::time::Duration::from_secs(3));
     assert_eq!(failing(&await_status(&host, 503)), ["underlay"]);
     assert!(!daemon.log().contains("from now on"), "{}", daemon.log());
@@ -190,27 +190,27 @@ fn routes_that_shadow_a_peer_are_named_and_keep_the_node_from_being_ready() {
     ip("link add flannel.1 type bridge");
     ip("link set flannel.1 up");
     ip("route add 10.1.99.0/24 dev flannel.1");
-    // Our own bridge, and a range that no peer has, are nobody's business.
+    // Our own bridge, and a range that no peer has, are not reported.
     ip("link add cni0 type bridge");
     ip("addr add 10.1.15.1/24 dev cni0");
     ip("link set cni0 up");
     ip("route add 10.1.200.0/24 dev cni0");
     let daemon = start(&host, &[]);
     daemon.wait_for("flannel is ready");
-    let shadowed = |told: &str| {
-        eventually(told, || {
+    let shadowed = |warning: &str| {
+        eventually(warning, || {
             let (status, body) = get(&host, "/readyz")?;
             let body: Value = serde_json::from_str(&body).unwrap();
-            let is_told = body["checks"]["peer_routes"]["reason"].as_str()?.contains(told);
-            (status == 503 && failing(&body) == ["peer_routes"] && is_told).then_some(())
+            let is_reported = body["checks"]["peer_routes"]["reason"].as_str()?.contains(warning);
+            (status == 503 && failing(&body) == ["peer_routes"] && is_reported).then_some(())
         });
-        daemon.wait_for(&format!("WARN {told}"));
+        daemon.wait_for(&format!("WARN {warning}"));
     };
     shadowed("route 10.1.99.0/24 dev flannel.1 takes packets for peer subnet 10.1.99.0/24");
     ip("route del 10.1.99.0/24 dev flannel.1");
     await_status(&host, 200);
 
-    for (cause, told, cure) in [
+    for (cause, warning, cure) in [
         (
             "addr add 10.1.98.1/24 dev flannel.1",
             "route 10.1.98.0/24 dev flannel.1",
@@ -226,7 +226,7 @@ fn routes_that_shadow_a_peer_are_named_and_keep_the_node_from_being_ready() {
             "route 10.1.98.128/25 without a link",
             "route del blackhole 10.1.98.128/25",
         ),
-        // The routes of a link that goes are not announced.
+        // The kernel does not report routes that it removes with their link.
         (
             "route add 10.1.96.0/21 dev flannel.1",
             "route 10.1.96.0/21 dev flannel.1",
@@ -234,7 +234,7 @@ fn routes_that_shadow_a_peer_are_named_and_keep_the_node_from_being_ready() {
         ),
     ] {
         ip(cause);
-        shadowed(told);
+        shadowed(warning);
         ip(cure);
         await_status(&host, 200);
     }
@@ -244,7 +244,7 @@ fn routes_that_shadow_a_peer_are_named_and_keep_the_node_from_being_ready() {
     shadowed("route 10.1.0.0/17 dev cni0 of table 100 takes packets for peer subnet 10.1.98.0/24");
     ip("rule del pref 100");
     await_status(&host, 200);
-    // A peer that joins in a range which was nobody's.
+    // A peer that joins with a subnet that no peer had.
     let key = "/coreos.com/network/subnets/10.1.200.0-24";
     host.etcdctl(&["put", key, r#"{"PublicIP":"10.0.0.10"}"#]);
     shadowed("route 10.1.200.0/24 dev cni0 takes packets for peer subnet 10.1.200.0/24");
@@ -286,7 +286,8 @@ fn reason(readiness: impl ToString, check: &str) -> String {
     readiness["checks"][check]["reason"].as_str().unwrap().to_owned()
 }
 
-/// Pings the peer, and plays it: one packet for us, one for another subnet, one that is none.
+/// Pings the peer, and acts as the peer: sends one packet for us, one for another subnet, and one
+/// that is not a packet.
 fn make_traffic(host: &Host) {
     let ping = ["ping", "-n", "-q", "-c", "1", "-W", "1", "10.1.99.7"];
     host.command(&ping).output().unwrap();
@@ -314,7 +315,7 @@ fn sum(metrics: &str, name: &str, label: &str) -> f64 {
     values.map(|value| value.unwrap().parse::<f64>().unwrap()).sum()
 }
 
-/// Prometheus' own judgement of names, types and help texts: silence.
+/// Prometheus' promtool finds no fault with names, types and help texts.
 fn check_with_promtool(metrics: &str) {
     let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/prometheus/usr/bin/promtool");
     let program = if fetched.exists() { fetched.as_path() } else { Path::new("promtool") };
@@ -377,7 +378,7 @@ fn dashboard_names() -> BTreeSet<String> {
 
 #[test]
 fn healthz_answers_in_a_crowd_of_silent_connections_that_come_again() {
-    // A thousand connections are a thousand descriptors of ours.
+    // A thousand connections need a thousand descriptors of this process.
     let pid = std::process::id().to_string();
     let raised = Command::new("prlimit").args(["--nofile=4096:", "--pid", &pid]).status();
     assert!(raised.unwrap().success());
@@ -400,7 +401,7 @@ fn healthz_answers_in_a_crowd_of_silent_connections_that_come_again() {
     };
     let mut crowd: Vec<Socket> = (0..1000_u32).map(|n| connect((n % 5) as u8 + 1)).collect();
     for round in 0..100 {
-        // The attacker opens again what was closed, some slowly sending a request without end.
+        // The attacker reopens closed connections; some slowly send an endless request.
         for n in 0..10 {
             let socket = connect(n % 5 + 1);
             if n < 5 {

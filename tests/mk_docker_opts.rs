@@ -1,5 +1,5 @@
-//! `dist/mk-docker-opts.sh` under every shell there is: the bytes that flannel's script writes, and
-//! sense where that one fails.
+//! `dist/mk-docker-opts.sh` under each installed shell: the same bytes as flannel's script, and right
+//! results where that one fails.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test or bench may panic")]
 
 use std::fs;

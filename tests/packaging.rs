@@ -1,4 +1,4 @@
-//! What `make install` and `make deb` put on a host: the files, and whether they are any good.
+//! The files that `make install` and `make deb` install, and whether they work.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test or bench may panic")]
 
 use std::fs;
@@ -171,7 +171,7 @@ fn debian_package_holds_the_same_files_and_says_what_it_needs() {
     assert_eq!(files(&control), ["conffiles", "control", "postinst*", "postrm*", "prerm*"]);
 }
 
-/// Where the programs stand that this test was built with.
+/// The directory of the programs that this test was built with.
 fn binaries() -> PathBuf {
     Path::new(env!("CARGO_BIN_EXE_flanneld")).parent().unwrap().to_owned()
 }

@@ -1,7 +1,7 @@
 //! flanneld-manual: writes manual pages and shell completions, for `make install`.
 //!
-//! They come from the flags that flanneld and flannel-lab themselves parse. What a page says beyond
-//! flags stands in `dist/flanneld.8.in` and `dist/flannel-lab.8.in`.
+//! They come from the flags that flanneld and flannel-lab themselves parse. The other sections
+//! of a page are in `dist/flanneld.8.in` and `dist/flannel-lab.8.in`.
 
 use std::fs;
 use std::path::{Path, PathBuf};

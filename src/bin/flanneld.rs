@@ -56,7 +56,7 @@ fn check(config: &Config, as_json: bool) -> anyhow::Result<()> {
     }
 }
 
-/// Prints what it removes as it goes: whoever stops it half-way knows what is gone.
+/// Prints each thing it removes at once, so that an interrupted run shows what is removed.
 fn clean_up(subnet_file: &Path) -> anyhow::Result<()> {
     let mut num_removed = 0;
     let mut printed = Ok(());
@@ -75,7 +75,7 @@ fn clean_up(subnet_file: &Path) -> anyhow::Result<()> {
 
 fn print(text: &str) -> anyhow::Result<()> {
     match io::stdout().write_all(text.as_bytes()) {
-        // Who reads has read enough: `flanneld --help | head` is no failure.
+        // The reader closed the pipe: `flanneld --help | head` is not a failure.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         result => result.context("write to standard output"),
     }

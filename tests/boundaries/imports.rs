@@ -43,7 +43,7 @@ pub(crate) fn of(dir: &str) -> Vec<Import> {
     imports
 }
 
-/// Circles between directories that stand side by side, at any depth. A file with a directory of its
+/// Circles between sibling directories, at any depth. A file with a directory of its
 /// name is one with it. A parent and its children may know each other.
 pub(crate) fn circles(imports: &[Import]) -> Vec<String> {
     let is_dir = |path: &[String]| {

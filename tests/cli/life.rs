@@ -1,4 +1,4 @@
-//! A daemon's life: what it makes of the host, and what it leaves.
+//! A daemon's life: what it changes on the host, and what it leaves.
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;

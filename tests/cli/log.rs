@@ -1,5 +1,4 @@
-//! The log is best effort: nothing that becomes of it, and nothing that others have written into
-//! it, harms the daemon.
+//! The log is best effort: neither a failing log nor text that others put into it harms the daemon.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
@@ -21,7 +20,7 @@ fn reader_of_the_log_that_goes_away_leaves_the_daemon_running() {
     log.read_line(&mut line).unwrap();
     drop(log);
     assert!(line.contains("INFO"), "{line}");
-    // Everything it has to say from here on meets a closed pipe.
+    // From here on the daemon logs into a closed pipe.
     host.put_config(CONFIG);
     await_subnet_file(&host, &mut daemon);
     end(daemon);
@@ -35,13 +34,13 @@ fn full_pipe_that_nobody_reads_holds_nothing_up() {
     let num_filled = fill(&pipe);
     let mut daemon = spawn(&host, OwnedFd::from(pipe.try_clone().unwrap()).into());
     await_subnet_file(&host, &mut daemon);
-    // Read now, it gives back everything it was not able to say.
+    // Once the pipe is read, the daemon logs how many lines were lost.
     reader.read_exact(&mut vec![0; num_filled]).unwrap();
     let mut log = BufReader::new(reader.try_clone().unwrap()).lines();
     assert!(log.any(|line| line.unwrap().contains("flannel is ready")));
     end(daemon);
 
-    // And nobody waits for the log at the end.
+    // The end does not wait for the log.
     fill(&pipe);
     std::fs::remove_file(host.dir.path().join("a.env")).unwrap();
     let mut daemon = spawn(&host, OwnedFd::from(pipe).into());
@@ -120,7 +119,7 @@ fn spawn(host: &Host, stderr: Stdio) -> Child {
     command.stderr(stderr).spawn().unwrap()
 }
 
-/// Writes until the kernel takes no more, and returns how many bytes it took.
+/// Writes until the pipe is full, and returns the number of bytes.
 fn fill(mut pipe: &UnixStream) -> usize {
     pipe.set_nonblocking(true).unwrap();
     let mut num_filled = 0;

@@ -1,7 +1,7 @@
-//! The `flanneld` binary from outside: what it prints, and how it ends.
+//! The `flanneld` binary from outside: its output and exit status.
 //!
-//! Tests that need a network make a user and network namespace of their own, so none needs root.
-//! Where namespaces are forbidden they fail.
+//! Tests that need a network create their own user and network namespace, so none needs root. They
+//! fail if namespaces are forbidden.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test or bench may panic")]
 #![allow(unreachable_pub, reason = "the harness is this target's own")]
 

@@ -1,4 +1,4 @@
-//! What the user or the host got wrong, and what is said about it.
+//! Mistakes of the user or the host, and the messages about them.
 
 use std::net::TcpListener;
 use std::process::{Command, Output};
@@ -218,7 +218,7 @@ fn check_tells_of_each_port_that_is_taken() {
     assert_eq!(check(&health), (Some(0), Vec::new()), "nothing was held");
 }
 
-/// Runs what is to print one line and nothing else, and end with status 1.
+/// Runs a command that must print only one line, and exit with status 1.
 fn mistake(command: &mut Command) -> String {
     let Output { status, stdout, stderr } = command.output().unwrap();
     let (stdout, stderr) = (text(&stdout), text(&stderr));

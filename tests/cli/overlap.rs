@@ -53,7 +53,7 @@ fn hosts_on_the_interface_s_own_link_stay_in_reach_with_a_warning() {
     let log = daemon.wait_for("Watching for new subnet leases");
     let line = "WARN Network 192.168.0.0/16 covers address 192.168.61.1 of interface eth0: ";
     assert!(log.contains(line), "{log}");
-    // The check may be asked beside the daemon, too.
+    // The check also works while the daemon runs.
     let (_, plan) = check(&host, &[]);
     assert!(plan.contains(lost), "{plan}");
     daemon.stop();

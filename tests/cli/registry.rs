@@ -147,7 +147,7 @@ fn daemons_share_a_registry_in_a_file() {
     second.wait_for("Found lease (ip: 10.1.8.0/24 ipv6: ::/0) for current IP (10.0.0.8), reusing");
     second.wait_for("Subnet added: 10.1.");
 
-    // A hand edit while both run, then an accident, then the repair. Beyond the first hundred
+    // An edit by hand while both run, then a broken file, then the repair. Beyond the first hundred
     // subnets, of which `first` has one.
     let text = fs::read_to_string(&file).unwrap();
     let entry = "\"10.1.8.0-24\": {\"PublicIP\": \"10.0.0.8\", \"note\": \"reserved\"}";
@@ -160,7 +160,7 @@ fn daemons_share_a_registry_in_a_file() {
     }
     fs::write(&file, &more[..50]).unwrap();
     second.wait_for("trying again");
-    // What is gone after a silence has half a minute to come back; what goes now is gone.
+    // A lease missing after an outage has half a minute to return; one deleted now is gone.
     fs::write(&file, &more).unwrap();
     second.wait_for("registry answers again");
     fs::write(&file, &text).unwrap();
@@ -211,7 +211,7 @@ fn two_live_hosts_with_one_public_ip_get_a_subnet_each_and_name_each_other() {
         assert_eq!(is_well, port == "8301", "{readyz}");
     }
 
-    // Neither waits for the other when it starts once more.
+    // Neither waits for the other at its next start.
     first.stop();
     let started = Instant::now();
     let first = start("first", "10.0.0.7", "8301");

@@ -1,4 +1,4 @@
-//! A container image of nothing but busybox.
+//! A container image that has only busybox.
 
 use std::fs;
 use std::os::unix::fs::symlink;

@@ -1,8 +1,8 @@
 //! flannel's tutorials, as tests: real Docker daemons and real CNI plugins on flanneld's networks.
 //!
 //! Each node's daemon has the node's network and everything else to itself. Needs root, and Docker
-//! and CNI plugins in `target/docker`, where `make` puts them, or on the machine. Whatever fails,
-//! daemons, containers and namespaces go.
+//! and CNI plugins in `target/docker`, where `make` puts them, or on the machine. Daemons,
+//! containers and namespaces are removed also when a test fails.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod cni;

@@ -1,6 +1,6 @@
-//! The network of these tests, and the rules it is to have.
+//! The network of these tests, and its expected rules.
 
-/// Leaves no choice but 10.1.15.0/24.
+/// Allows only the subnet 10.1.15.0/24.
 pub const CONFIG: &str =
     r#"{"Network":"10.1.0.0/16","SubnetMin":"10.1.15.0","SubnetMax":"10.1.15.0"}"#;
 
@@ -51,7 +51,7 @@ table ip flannel-ipv4 {
 }
 ";
 
-/// `config`, for nodes that keep their rules with nftables.
+/// `config` with nftables turned on.
 pub fn nftables(config: &str) -> String {
     config.replacen('{', r#"{"EnableNFTables":true,"#, 1)
 }

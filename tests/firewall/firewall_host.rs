@@ -73,7 +73,7 @@ impl FirewallHost {
         self.start_with_path(bin, "subnet", &[&["-iface", "10.0.0.7"], args].concat())
     }
 
-    /// Calls `look` again and again until the daemon is ready; tells how often.
+    /// Calls `look` repeatedly until the daemon is ready; returns how often.
     pub fn watch_start(&self, daemon: &Daemon, look: impl Fn()) -> usize {
         let mut looks = 0;
         eventually("flannel is ready", || {

@@ -1,4 +1,4 @@
-//! flanneld's rules on a real kernel: what it installs, mends, leaves and removes.
+//! flanneld's rules on a real kernel: what it installs, repairs, leaves and removes.
 //!
 //! Every test makes a user and network namespace of its own, so none needs root. Where namespaces
 //! are forbidden they fail.

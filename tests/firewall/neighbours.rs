@@ -74,7 +74,7 @@ fn stock_neighbour_and_we_settle() {
     daemon.stop();
 }
 
-/// `list` prints the rules, `config` makes the network's config what it is to be.
+/// `list` prints the rules, `config` turns a network config into that of the tool.
 fn rules_of_both_stay(host: &FirewallHost, list: &[&str], config: fn(&str) -> String) {
     put(host, "/net1", &config(CONFIG));
     put(host, "/net2", &config(NET2));
@@ -107,7 +107,7 @@ fn strip(rules: &str) -> Vec<String> {
     lines.map(|line| line.split(" [").next().unwrap_or_default().to_owned()).collect()
 }
 
-/// Looks at the rules again and again while `act` runs: all those about `network` are there.
+/// Checks repeatedly while `act` runs that all rules about `network` are there.
 fn never_missing<T>(
     host: &FirewallHost,
     list: &[&str],

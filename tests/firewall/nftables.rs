@@ -1,4 +1,4 @@
-//! Rules in nftables, and the way from one tool to the other.
+//! Rules in nftables, and the change from one tool to the other.
 
 use crate::expected::{CONFIG, FILTER, NAT, NFT_TABLE, nftables};
 use crate::firewall_host::{FirewallHost, NFT};

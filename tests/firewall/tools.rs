@@ -97,7 +97,7 @@ fn lock_of_legacy_iptables_is_waited_for_and_not_kept() {
     assert!(!log.contains("Failed to set up rules"), "{log}");
     assert_eq!(host.filter(), FILTER);
     for _ in 0..20 {
-        // Free whenever somebody asks, also while the daemon looks after its rules.
+        // Free at every check, also while the daemon checks its rules.
         host.output(&["flock", "--timeout", "1", lock, "true"]);
     }
 }

@@ -1,4 +1,4 @@
-//! One host with several daemons, and an etcd that asks who comes.
+//! One host with several daemons, and an etcd with authentication.
 
 use std::path::Path;
 use std::time::Duration;
@@ -63,7 +63,7 @@ fn two_daemons_on_one_host_live_in_two_prefixes() {
     assert!(routes.contains("10.5.0.0/16 dev flannel0"), "{routes}");
     assert!(routes.contains("10.6.0.0/16 dev flannel1"), "{routes}");
     let ours = overlay(node).env.key();
-    assert_eq!(lab.etcd().leases().unwrap().len(), 1, "the other's lease stands elsewhere");
+    assert_eq!(lab.etcd().leases().unwrap().len(), 1, "the other's lease is under another prefix");
     assert_eq!(lab.etcd().leases().unwrap()[0].0, ours);
     let others =
         etcdctl(lab.etcd(), &["get", "--prefix", "--keys-only", "/other/network/subnets/"]);

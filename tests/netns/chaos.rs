@@ -1,5 +1,5 @@
-//! etcd breaks in every way it can, under traffic: no packet is lost to that, the daemons stay
-//! idle and terse, and they know what is new as soon as etcd is back.
+//! etcd fails in many ways under traffic: no packet is lost, the daemons use little CPU and log
+//! little, and they learn new leases as soon as etcd answers again.
 
 mod cluster;
 mod observer;
@@ -21,21 +21,21 @@ use self::observer::{Observer, log};
 use self::stream::Stream;
 use crate::harness::{FLANNELD, etcdctl, eventually, overlay, ping, pod, spec, up};
 
-/// How long each outage lasts at least: so many tries to reach etcd that a loop would show.
+/// Least length of an outage: long enough for so many attempts that a busy loop would show.
 const OUTAGE: Duration = Duration::from_secs(3);
 
-/// Within which all daemons know what is new: connections that hang are given up after 15 s, and
-/// tries are up to 5 s apart.
+/// Time within which all daemons learn new leases: a connection that hangs is closed after 15 s, and
+/// attempts are up to 5 s apart.
 const CONVERGED: Duration = Duration::from_secs(60);
 
-/// The lease of a node that nobody is, in the subnet `10.5.<number>.0/24`.
+/// The lease of a node that does not exist, in the subnet `10.5.<number>.0/24`.
 const STRANGER: &str = r#"{"PublicIP":"192.168.64.250"}"#;
 
 #[test]
 fn no_outage_of_etcd_costs_a_packet() {
     let mut lab = up("chaos", 2);
 
-    outage(&mut lab, "etcd killed", |lab, mend| match mend {
+    outage(&mut lab, "etcd killed", |lab, restore| match restore {
         None => lab.etcd().stop(),
         Some(stranger) => {
             lab.etcd().start_again().unwrap();
@@ -43,7 +43,7 @@ fn no_outage_of_etcd_costs_a_packet() {
         }
     });
 
-    outage(&mut lab, "etcd frozen", |lab, mend| match mend {
+    outage(&mut lab, "etcd frozen", |lab, restore| match restore {
         None => lab.etcd().id().signal(Signal::SIGSTOP),
         Some(stranger) => {
             lab.etcd().id().signal(Signal::SIGCONT);
@@ -51,7 +51,7 @@ fn no_outage_of_etcd_costs_a_packet() {
         }
     });
 
-    outage(&mut lab, "one node cut off, silently", |lab, mend| match mend {
+    outage(&mut lab, "one node cut off, silently", |lab, restore| match restore {
         None => cut_off(&lab.nodes()[0], "drop"),
         Some(stranger) => {
             put(lab, stranger);
@@ -59,7 +59,7 @@ fn no_outage_of_etcd_costs_a_packet() {
         }
     });
 
-    outage(&mut lab, "one node refused, history compacted", |lab, mend| match mend {
+    outage(&mut lab, "one node refused, history compacted", |lab, restore| match restore {
         None => {
             cut_off(&lab.nodes()[0], "reject with tcp reset");
             put(lab, 91);
@@ -74,7 +74,7 @@ fn no_outage_of_etcd_costs_a_packet() {
     });
 
     let (data, backup) = (etcd_dir(&lab, "data"), etcd_dir(&lab, "backup"));
-    outage(&mut lab, "data lost", |lab, mend| match mend {
+    outage(&mut lab, "data lost", |lab, restore| match restore {
         None => {
             lab.etcd().stop();
             fs::rename(&data, &backup).unwrap();
@@ -87,7 +87,7 @@ fn no_outage_of_etcd_costs_a_packet() {
     });
     assert_leases_are_back(&mut lab);
 
-    outage(&mut lab, "data restored", |lab, mend| match mend {
+    outage(&mut lab, "data restored", |lab, restore| match restore {
         None => {
             lab.etcd().stop();
             fs::remove_dir_all(&data).unwrap();
@@ -101,8 +101,8 @@ fn no_outage_of_etcd_costs_a_packet() {
     assert_leases_are_back(&mut lab);
 }
 
-/// Breaks something under traffic, and mends it: `act` is called with `None` for the first, and
-/// with the number of the stranger whose lease is to be written meanwhile for the second.
+/// Breaks something under traffic, and repairs it: `act` is called with `None` for the first, and
+/// with the number of a stranger, whose lease it must write during the outage, for the second.
 fn outage(lab: &mut Lab, what: &str, mut act: impl FnMut(&mut Lab, Option<u8>)) {
     let stream = Stream::start(pod(lab, 0), pod(lab, 1));
     let stranger = unused(lab);
@@ -123,7 +123,7 @@ fn outage(lab: &mut Lab, what: &str, mut act: impl FnMut(&mut Lab, Option<u8>)) 
     assert_eq!((tally.lost, tally.corrupt), (0, 0), "{what}: {tally:?}");
 }
 
-/// Every daemon hears of the stranger.
+/// Every daemon learns the stranger's lease.
 fn assert_converged(lab: &Lab, what: &str, stranger: u8) {
     let line = format!("Subnet added: 10.5.{stranger}.0/24");
     for node in lab.nodes() {
@@ -167,7 +167,7 @@ fn revision(lab: &mut Lab) -> String {
     json["header"]["revision"].to_string()
 }
 
-/// Does `verdict` to everything that the node sends to etcd, and nothing to its packets.
+/// Applies `verdict` to the node's packets to etcd, and not to forwarded ones.
 fn cut_off(node: &Node, verdict: &str) {
     let rules = format!(
         "add table ip chaos\n\

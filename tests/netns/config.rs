@@ -7,7 +7,7 @@ use crate::harness::{eventually, overlay, spec};
 const SOUND: &str =
     r#"{"Network":"10.9.0.0/16","SubnetLen":26,"Backend":{"Type":"udp","Port":7777}}"#;
 
-/// A lab of two nodes whose config is `config`; their daemons run and complain.
+/// A lab of two nodes whose config is `config`; their daemons run and log what is wrong with it.
 fn waiting_lab(topic: &str, config: Option<&str>) -> Lab {
     let mut lab =
         Lab::create(LabSpec { config: config.map(str::to_owned), ..spec(topic, 2) }).unwrap();

@@ -1,5 +1,5 @@
-//! Numbered, checksummed UDP datagrams over many flows at once, each flow one way: what arrives is
-//! whole, and no datagram overtakes another of its flow.
+//! Numbered, checksummed UDP datagrams over many one-way flows at once: every datagram that arrives
+//! is intact, and none overtakes another of its flow.
 //!
 //! ```text
 //! 0 flow u32 · 4 number u32, from 1 · 8.. the pattern of both     big-endian

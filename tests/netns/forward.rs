@@ -117,7 +117,7 @@ fn half_a_minute_of_mixed_traffic_arrives_whole() {
         for datagrams in datagrams {
             let report: Report = datagrams.join().unwrap().unwrap();
             println!("{report:?}");
-            // A full queue may lose a datagram beside TCP at full speed; nothing may spoil one.
+            // A full queue may drop a datagram while TCP runs at full speed; none may be corrupted.
             assert_eq!(report.corrupt, 0, "{report:?}");
             assert!(report.answered * 10 >= report.sent * 9, "{report:?}");
         }

@@ -21,7 +21,7 @@ use twill::lab::{Lab, LabSpec};
 
 use crate::harness::{eventually, failing_checks, generator, overlay, ping, pod, spec, up};
 
-/// What `ip` is told, and what the daemon says then. Each happens twice.
+/// Arguments of `ip`, and the daemon's log line after it. Each runs twice.
 const ACCIDENTS: [(&str, &str); 6] = [
     ("link del flannel0", "overlay device flannel0 disappeared; recreating it"),
     ("link set flannel0 down", "it was down; restored"),
@@ -75,7 +75,7 @@ fn external_interface_is_followed_and_its_losses_are_told() {
         eventually("the node is not ready", || fails("underlay"));
         assert!(!reaches("-c 1 -W 1"), "{loss}");
         node.netns().ip(repair).unwrap();
-        eventually("the repair is told", || repairs() == repaired + 1);
+        eventually("the repair is logged", || repairs() == repaired + 1);
         eventually("the node is ready again", || failing_checks(node).is_empty());
         eventually("packets go on", || reaches("-c 1 -W 1"));
     }
@@ -286,7 +286,7 @@ fn device_that_exists_is_not_attached_to_and_an_address_that_is_not_ours_is_told
     assert!(made.unwrap_err().is_name_taken());
     for other in ["10.5.99.1/32", "10.99.0.1/24"] {
         node.netns().ip(&format!("addr add {other} dev flannel0")).unwrap();
-        eventually("it is told", || failing_checks(node) == ["address"]);
+        eventually("it is reported", || failing_checks(node) == ["address"]);
         node.netns().ip(&format!("addr del {other} dev flannel0")).unwrap();
         eventually("the node is ready again", || failing_checks(node).is_empty());
     }

@@ -75,7 +75,7 @@ fn public_ip_in_the_overlay_works_by_the_underlay_and_storms_by_no_way() {
     assert_no_storm(&lab, to);
     let (_, said) = ping(pod(&lab, 0), "-c 1 -W 1", to);
     assert!(said.contains("Destination Net Unreachable"), "no route: {said}");
-    assert_eq!(num_warnings(node, &key, public_ip), 1, "told once");
+    assert_eq!(num_warnings(node, &key, public_ip), 1, "logged once");
 }
 
 #[test]

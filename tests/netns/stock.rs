@@ -1,4 +1,4 @@
-//! Beside a node that behaves as stock's udp backend does.
+//! Together with a node that behaves as stock's udp backend does.
 
 use std::collections::BTreeMap;
 use std::process::{self, Command};

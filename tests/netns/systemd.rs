@@ -116,7 +116,7 @@ struct Systemd {
 }
 
 impl Systemd {
-    /// Listens beside the lab's directory, which does not exist yet.
+    /// Listens next to the lab's directory, which does not exist yet.
     fn of(spec: &LabSpec) -> Self {
         let dir = Names::new(&spec.name).unwrap().dir();
         let path = Self::path(&dir);

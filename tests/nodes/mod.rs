@@ -67,8 +67,8 @@ impl Node {
         self.refuse(to, TooLong { outer_mtu, is_local: true, quote: Quote::EMPTY });
     }
 
-    /// An ICMP arrives that nobody has to believe: of a datagram to `to` that begins with `quote`
-    /// it says that the path takes no more than `outer_mtu` bytes.
+    /// An unproven ICMP error arrives: about a datagram to `to` that begins with `quote`, it says
+    /// that the path takes at most `outer_mtu` bytes.
     pub fn forge(&self, to: [u8; 4], outer_mtu: u32, quote: &[u8]) {
         self.refuse(to, TooLong { outer_mtu, is_local: false, quote: Quote::of(&[quote]) });
     }

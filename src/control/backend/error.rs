@@ -68,7 +68,7 @@ pub enum BackendError {
     /// The task that keeps the device or the peers' entries panicked.
     #[error("keep the overlay device: the task panicked")]
     Panicked,
-    /// The kernel's news of links, addresses and routes are over.
+    /// The netlink subscription to links, addresses and routes ended.
     #[error("keep the overlay device: the netlink socket is lost")]
     NetlinkLost,
 }

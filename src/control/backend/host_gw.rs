@@ -1,8 +1,8 @@
 //! The host-gw backend: one plain route per peer, by the external interface.
 //!
-//! Parity is with flannel's `pkg/backend/hostgw`, and with its ten seconds of repair. The routes
-//! have a protocol number of their own, [`ROUTE_PROTOCOL`](net::ROUTE_PROTOCOL), so
-//! that no other route is touched.
+//! Behaves as flannel's `pkg/backend/hostgw`, which also repairs every ten seconds. The routes have
+//! their own protocol number, [`ROUTE_PROTOCOL`](net::ROUTE_PROTOCOL), so that no other route is
+//! changed.
 
 use std::net::Ipv4Addr;
 
@@ -36,7 +36,7 @@ pub(super) struct HostGwDriver {
     mtu: Option<u16>,
 }
 
-/// The same with what its lease says; it holds nothing of the host's.
+/// The same with the attributes of its lease; it holds no resource of the host.
 #[derive(Debug)]
 struct HostGwPrepared {
     driver: HostGwDriver,

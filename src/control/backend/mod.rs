@@ -4,9 +4,9 @@
 //!
 //! ```text
 //! create(setup) ─► Driver ──prepare──► Prepared ──start──► Backend
-//!                  has touched         holds ports or a     runs until
-//!                  nothing yet         device; the lease    it is dropped
-//!                                      is written now
+//!                  has changed         holds ports or a     runs until
+//!                  nothing yet         device; now the      it is dropped
+//!                                      lease is written
 //! ```
 //!
 //! To add a backend:
@@ -56,9 +56,9 @@ use crate::dataplane::stats::peers::PeerCount;
 /// What a backend is made from.
 #[derive(Debug, Clone)]
 pub struct BackendSetup {
-    /// Carries the underlay.
+    /// The interface of the underlay.
     pub iface: ExternalInterface,
-    /// How it was chosen, to choose again when its address is gone.
+    /// How it was chosen, to choose again when its address is removed.
     pub choice: IfaceChoice,
     /// The overlay, with the settings of its backend.
     pub network: NetworkConfig,
@@ -77,8 +77,8 @@ pub fn create(setup: BackendSetup) -> Box<dyn Driver> {
     }
 }
 
-/// Checks early what a backend that a flag names needs of the host. Without the flag the network
-/// config, which may come much later, names it; then a missing TUN device is only worth a warning.
+/// Checks early what the backend of the flag needs of the host. Without the flag the network config,
+/// which may come much later, names the backend: a missing TUN device is only a warning then.
 ///
 /// # Errors
 /// [`BackendError::Preflight`].
@@ -104,12 +104,12 @@ pub trait Driver {
     /// The address that our lease has.
     fn public_ip(&self) -> Ipv4Addr;
 
-    /// What it would do on this host, found out without doing any of it.
+    /// What it would do on this host, without changing anything.
     fn plan(&self) -> Plan;
 
     /// Takes what another process may hold, such as the port, and returns it with what our lease
-    /// is to say of us. This comes before our lease is written, so a daemon that cannot run here
-    /// changes nothing in the registry. `previous` is what our lease said before, if that is
+    /// is to say of us. This happens before our lease is written, so that a daemon that cannot run
+    /// here changes nothing in the registry. `previous` is what our lease said before, if that is
     /// known.
     ///
     /// # Errors
@@ -129,20 +129,20 @@ pub trait Prepared {
     fn start<'a>(self: Box<Self>, lease: &'a Lease) -> Starting<'a>;
 }
 
-/// Carries packets between this node and its peers, for as long as the value lives. Where the
-/// kernel forwards, device and entries outlive it, so that packets go on.
+/// Carries packets between this node and its peers, for as long as the value lives. If the
+/// kernel forwards, device and entries outlive it, so that packets keep flowing.
 pub trait Backend {
     /// MTU of the overlay, in bytes.
     fn mtu(&self) -> u16;
 
-    /// Takes over changes in the peers' leases, in order.
+    /// Applies changes of the peers' leases, in order.
     fn apply(&mut self, events: Vec<LeaseEvent>);
 
-    /// The registry has listed every lease, and [`apply`](Self::apply) has taken them over: what
-    /// an earlier run left for other peers may go.
+    /// Called once the registry has listed every lease and [`apply`](Self::apply) has applied them:
+    /// entries that an earlier run left for other peers may be removed.
     fn synced(&mut self) {}
 
-    /// Waits until the backend fails for good; for ever, if it does not.
+    /// Waits until the backend fails for good; for ever if it does not.
     ///
     /// # Cancel safety
     /// Dropping the future loses no failure.
@@ -156,10 +156,9 @@ pub trait Backend {
         None
     }
 
-    /// Reads what it carried to its peers, and what came from them; a peer may have several
-    /// entries, which add up.
+    /// Counters of packets to the peers, and from them; several entries of one peer add up.
     fn peer_counts(&self) -> (Vec<PeerCount>, Vec<PeerCount>) {
-        // Where the kernel forwards, no packet passes through this process.
+        // If the kernel forwards, no packet passes through this process.
         (Vec::new(), Vec::new())
     }
 

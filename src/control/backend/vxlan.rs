@@ -1,7 +1,7 @@
 //! The vxlan backend: the kernel's own tunnel, and three entries per peer.
 //!
-//! Parity is with flannel's `pkg/backend/vxlan`: the same device, entries and lease. Nothing is
-//! taken away at the end, so packets go on while no flanneld runs.
+//! Behaves as flannel's `pkg/backend/vxlan`: the same device, entries and lease. Nothing is removed
+//! at the end, so that packets keep flowing while no flanneld runs.
 
 mod address;
 mod device;
@@ -111,7 +111,7 @@ impl VxlanDriver {
         );
         let mtu = self.overlay_mtu()?;
         self.warn_of_cut_mtu(mtu);
-        // Before anything is made: no change is missed.
+        // Subscribe before anything is created, so that no change is missed.
         let (connection, changes) = TableChanges::subscribe().map_err(BackendError::Kernel)?;
         tokio::spawn(connection);
         let (connection, net) = net::connect().map_err(BackendError::Kernel)?;
@@ -183,7 +183,7 @@ impl VxlanPrepared {
     async fn run(self, lease: &Lease) -> Result<KernelForwarding, BackendError> {
         let Self { network, direct_routing, net, mut underlay, spec, links, mac, mtu, changes } =
             self;
-        // The lease may have taken its time, and the device may be gone by now.
+        // Acquiring the lease may have taken long; the device may be deleted by now.
         let lower = underlay.link(&net, links.overlay).await.map_err(BackendError::Kernel)?;
         let lower = lower.ok_or(BackendError::NoUnderlay { addr: underlay.iface().addr })?;
         let spec = DeviceSpec { local: underlay.iface().addr, ..spec };

@@ -347,7 +347,7 @@ pub(super) fn with_go_booleans(command: Command) -> Command {
     })
 }
 
-/// Adds to every flag's help the variable that stands for it, and its default.
+/// Adds its variable and its default to every flag's help.
 pub(super) fn describe_variables(command: Command) -> Command {
     command.mut_args(|arg| match variable_flag(&arg).map(variable_of) {
         None => arg,

@@ -1,5 +1,5 @@
-//! Characters that a reader cannot see, or takes for others: what editors, web pages and
-//! environment files make of a command line.
+//! Invisible characters, and those that look like others: editors, web pages and environment files
+//! put them into command lines.
 
 use super::FlagError;
 use super::go_flags::Word;

@@ -1,28 +1,28 @@
-//! Flags that flannel has, or had, and that mean nothing here: those of its other modes and of
-//! older versions. Unit files and tutorials are full of them, so they are accepted with a warning;
-//! but not where the daemon would then do something else than it was told to.
+//! Flags of flannel's other modes and older versions, which have no meaning here. Many unit files
+//! and tutorials have them, so they are accepted with a warning, unless the daemon would then do
+//! something other than the operator asked for.
 
 use super::error::FlagError;
 use super::go_flags::{Word, Words, variable_of};
 use super::values;
 
-/// A flag of flannel's that is none of ours.
+/// A flag of flannel that this program does not have.
 #[derive(Debug, Clone, Copy)]
-struct Foreign {
+struct CompatFlag {
     name: &'static str,
-    /// Whether it is true when it stands alone.
+    /// Whether it is true without a value.
     is_bool: bool,
     effect: Effect,
 }
 
-/// What becomes of it.
+/// How it is handled.
 #[derive(Debug, Clone, Copy)]
 enum Effect {
     /// It is ignored, for this reason.
     Ignored(&'static str),
     /// It cannot be ignored, for this reason, unless it is false or empty.
     Refused(&'static str),
-    /// It is taken for this flag of ours.
+    /// It is another name of this flag of ours.
     Means(&'static str),
 }
 
@@ -39,8 +39,8 @@ const NO_NETWORKS: Effect = Refused(
      --subnet-file of its own",
 );
 
-/// `main.go` of flannel at 0.28, 0.22, 0.7 and 0.1, less what `cli` declares.
-const FOREIGN: [Foreign; 23] = [
+/// `main.go` of flannel at 0.28, 0.22, 0.7 and 0.1, without the flags that `args` declares.
+const COMPAT_FLAGS: [CompatFlag; 23] = [
     boolean(
         "kube-subnet-mgr",
         Refused("leases are kept in etcd or in a file (--registry), not in Kubernetes"),
@@ -69,19 +69,19 @@ const FOREIGN: [Foreign; 23] = [
     text("etcd-endpoint", Means("etcd-endpoints")),
 ];
 
-/// No flag of flannel's, yet met in unit files and tutorials.
-const MISTAKE: Foreign = text("interface", Means("iface"));
+/// Not a flag of flannel, but common in unit files and tutorials.
+const MISTAKE: CompatFlag = text("interface", Means("iface"));
 
-const fn text(name: &'static str, effect: Effect) -> Foreign {
-    Foreign { name, is_bool: false, effect }
+const fn text(name: &'static str, effect: Effect) -> CompatFlag {
+    CompatFlag { name, is_bool: false, effect }
 }
 
-const fn boolean(name: &'static str, effect: Effect) -> Foreign {
-    Foreign { name, is_bool: true, effect }
+const fn boolean(name: &'static str, effect: Effect) -> CompatFlag {
+    CompatFlag { name, is_bool: true, effect }
 }
 
-fn find(name: &str) -> Option<Foreign> {
-    FOREIGN.into_iter().chain([MISTAKE]).find(|flag| flag.name == name)
+fn find(name: &str) -> Option<CompatFlag> {
+    COMPAT_FLAGS.into_iter().chain([MISTAKE]).find(|flag| flag.name == name)
 }
 
 /// Whether `name` is one of them that takes a value, as the next word perhaps.
@@ -91,12 +91,12 @@ pub(super) fn takes_value(name: &str) -> bool {
 
 /// Those that may also be given as a variable: all but other names of our own flags.
 pub(super) fn variables<'a>() -> impl Iterator<Item = &'a str> {
-    FOREIGN.iter().filter(|flag| !matches!(flag.effect, Means(_))).map(|flag| flag.name)
+    COMPAT_FLAGS.iter().filter(|flag| !matches!(flag.effect, Means(_))).map(|flag| flag.name)
 }
 
 /// The variable of the flag of ours that a variable with another name of it was meant for.
 pub(super) fn meaning(variable: &str) -> Option<String> {
-    let mut all = FOREIGN.into_iter().chain([MISTAKE]);
+    let mut all = COMPAT_FLAGS.into_iter().chain([MISTAKE]);
     let flag = all.find(|flag| variable_of(flag.name) == variable)?;
     match flag.effect {
         Means(ours) => Some(variable_of(ours)),
@@ -107,7 +107,7 @@ pub(super) fn meaning(variable: &str) -> Option<String> {
 /// The end of the help text.
 pub(super) fn help() -> String {
     let names = |wanted: fn(&Effect) -> bool| {
-        let flags = FOREIGN.iter().filter(|flag| wanted(&flag.effect));
+        let flags = COMPAT_FLAGS.iter().filter(|flag| wanted(&flag.effect));
         flags.map(|flag| format!("--{}", flag.name)).collect::<Vec<_>>().join(", ")
     };
     format!(
@@ -122,7 +122,7 @@ pub(super) fn help() -> String {
 /// right names. Adds a line to `warnings` for each that was renamed.
 pub(super) fn take(words: &mut Words, warnings: &mut Vec<String>) -> Vec<Word> {
     for word in &mut words.flags {
-        if let Some(Foreign { name, effect: Means(ours), .. }) = find(&word.name) {
+        if let Some(CompatFlag { name, effect: Means(ours), .. }) = find(&word.name) {
             warnings.push(format!("flag --{name} is taken for --{ours}"));
             ours.clone_into(&mut word.name);
         }

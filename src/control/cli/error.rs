@@ -15,7 +15,7 @@ pub enum FlagError {
         /// The flag that was probably meant, or where to look.
         advice: String,
     },
-    /// A flag that takes a value stands last.
+    /// The last flag needs a value and has none.
     #[error("flag --{flag} needs a value: write --{flag}=VALUE")]
     MissingValue {
         /// The flag's name.
@@ -32,7 +32,7 @@ pub enum FlagError {
     Character {
         /// The word, without a value.
         word: String,
-        /// The character and where it stands.
+        /// The character and its position.
         fault: String,
     },
     /// A word that is not UTF-8.
@@ -54,7 +54,7 @@ pub enum FlagError {
     Help(String),
 }
 
-/// Puts clap's error, which takes several lines and knows no variables, into our words.
+/// Turns clap's error, which has several lines and does not know variables, into one line.
 pub(super) fn translate(error: &clap::Error, words: &Words) -> FlagError {
     if error.kind() == ErrorKind::DisplayHelp {
         return FlagError::Help(error.render().to_string());

@@ -34,7 +34,7 @@ pub(super) struct Words {
     pub(super) flags: Vec<Word>,
     /// What stood after the last flag.
     pub(super) ignored: Vec<String>,
-    /// What is odd about a value that is taken all the same.
+    /// Warnings about values that are accepted.
     pub(super) warnings: Vec<String>,
 }
 
@@ -86,7 +86,7 @@ pub(super) fn read(
     Ok(words)
 }
 
-/// The variable that stands for flag `name`: `etcd-prefix` is `FLANNELD_ETCD_PREFIX`.
+/// The variable of flag `name`: `etcd-prefix` is `FLANNELD_ETCD_PREFIX`.
 pub(super) fn variable_of(name: &str) -> String {
     format!("FLANNELD_{}", name.to_uppercase().replace('-', "_"))
 }
@@ -162,7 +162,7 @@ fn takes_value(command: &Command, name: &str) -> bool {
     )
 }
 
-/// A Go boolean is true when it stands alone, and takes a value only behind `=`.
+/// A Go boolean is true without a value, and takes one only after `=`.
 fn is_boolean(arg: &clap::Arg) -> bool {
     matches!(arg.get_action(), ArgAction::Set) && arg.is_require_equals_set()
 }

@@ -1,4 +1,4 @@
-//! Texts of flags, read as the values they stand for. An error says what would be right.
+//! Parsers of flag values. An error says what would be right.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
@@ -21,12 +21,11 @@ pub(super) type List = Vec<String>;
 /// `MAX_TAP_QUEUES` in `drivers/net/tun.c`.
 const MAX_WORKERS: u16 = 256;
 
-/// Most workers that nobody asked for. They outrun the links that most hosts have, the other cores
-/// are there for the pods, and each more has buffers and splits the traffic into shorter rows:
-/// docs/datapath.md.
+/// Most workers by default. Eight outrun the links of most hosts, the other cores are for the pods,
+/// and each further worker needs buffers and makes the batches shorter: docs/datapath.md.
 const DEFAULT_WORKERS: usize = 8;
 
-/// How many workers a host with so many cores gets if nobody says.
+/// The default number of workers on a host with `num_cores` cores.
 pub(super) fn default_workers(num_cores: usize) -> usize {
     num_cores.clamp(1, DEFAULT_WORKERS)
 }
@@ -39,7 +38,7 @@ pub(super) fn mtu(text: &str) -> Result<u16, String> {
     go_int(text, MIN_OVERLAY_MTU.into(), MAX_OVERLAY_MTU.into())
 }
 
-/// A worker that looks for longer than a second never sleeps in any sense.
+/// A worker that polls for longer than a second practically never sleeps.
 pub(super) fn busy_poll(text: &str) -> Result<Duration, String> {
     go_int(text, 0, 1_000_000).map(Duration::from_micros)
 }

@@ -1,4 +1,4 @@
-//! The environment's variables, as far as they are flanneld's or were meant to be.
+//! Environment variables that are flanneld's or look as if they should be.
 
 use std::ffi::{OsStr, OsString};
 
@@ -32,7 +32,7 @@ impl Variables {
         last.map(|(_, value)| value.as_os_str()).filter(|value| !value.is_empty())
     }
 
-    /// A line for each that no flag of `command` stands for. Names without the `D` are reported only
+    /// A line for each that no flag of `command` has. Names without the `D` are reported only
     /// if they can have been meant for us: unit files and subnet.env have such names, too.
     pub(super) fn unread(&self, command: &Command, words: &Words) -> Vec<String> {
         let ours: Vec<&str> = command.get_arguments().filter_map(variable_flag).collect();

@@ -20,7 +20,7 @@ pub enum BackendConfig {
 /// Settings of the udp backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UdpConfig {
-    /// Where every node listens and every peer sends to.
+    /// The UDP port of all nodes.
     pub port: u16,
     /// MTU of the overlay in bytes; `None` for what the external interface leaves room for.
     pub mtu: Option<u16>,

@@ -11,10 +11,10 @@ use crate::control::host::firewall::FirewallConfig;
 use crate::control::host::iface::IfaceSpec;
 use crate::dataplane::{Offloads, ThreadConfig};
 
-/// Everything the daemon was told, as values.
+/// The daemon's settings, parsed.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Where config and leases are kept.
+    /// Where config and leases are stored.
     pub registry: RegistryKind,
     /// How to reach etcd, and the key prefix.
     pub etcd: EtcdConfig,
@@ -41,13 +41,13 @@ pub struct Config {
     pub num_workers: usize,
     /// Offloads the data plane may use.
     pub offloads: Offloads,
-    /// Whether flows may be told apart by their outer source port.
+    /// Whether flows may have different outer source ports.
     pub source_ports: SourcePorts,
     /// How the workers share the cores.
     pub threads: ThreadConfig,
     /// Log level: 0 info, 1 and 2 debug, 3 and up trace.
     pub verbosity: u8,
-    /// What of the command line and environment is not followed: one line each, worth a warning.
+    /// Warnings about the command line and the environment, one line each.
     pub warnings: Vec<String>,
 }
 
@@ -88,11 +88,10 @@ impl FromStr for RegistryKind {
     }
 }
 
-/// What to do when our lease is gone though it should still stand. Parses from `reacquire` and
-/// `exit`.
+/// What to do when our lease is deleted before it expires. Parses from `reacquire` and `exit`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnLeaseLoss {
-    /// Create it anew, unless somebody else has the subnet by then.
+    /// Create it again, unless another node has the subnet by then.
     #[default]
     Reacquire,
     /// Give it up, as stock does.
@@ -116,10 +115,10 @@ impl FromStr for OnLeaseLoss {
     }
 }
 
-/// What the operator says of outer source ports.
+/// Which outer source ports are used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SourcePorts {
-    /// Many towards peers that say they take them; peers are told that we do.
+    /// Many towards peers whose lease allows it; our lease allows it to peers.
     Auto,
     /// The network's own port alone, in both directions.
     Shared,

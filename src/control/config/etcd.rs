@@ -6,11 +6,11 @@ use std::str::FromStr;
 
 use hyper::Uri;
 
-/// Which of etcd's APIs, and with it which of its two stores: neither shows the keys of the other.
+/// Which of etcd's APIs, and so which of its two stores: each shows only its own keys.
 /// Parses from `auto`, `3` and `2`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum EtcdApi {
-    /// v3, unless the network config is in v2 alone.
+    /// v3, unless only v2 has the network config.
     #[default]
     Auto,
     /// v3, as flannel from 0.18 on.
@@ -93,7 +93,7 @@ pub enum EtcdConfigError {
         /// What it should hold.
         expected: &'static str,
     },
-    /// A certificate without its key, or the other way round.
+    /// A certificate without its key, or a key without its certificate.
     #[error("{given}: {} needs {missing} with it", path.display())]
     HalfPair {
         /// The flag that is there.
@@ -138,7 +138,7 @@ impl EtcdConfig {
         }
     }
 
-    /// Name and password, if etcd is to be told who we are.
+    /// Name and password for etcd's authentication, if it is used.
     pub(crate) fn user(&self) -> Result<Option<(String, String)>, EtcdConfigError> {
         let password = self.password.clone().filter(|password| !password.is_empty());
         match (self.username.clone().filter(|name| !name.is_empty()), password) {
@@ -170,7 +170,7 @@ impl fmt::Debug for EtcdConfig {
 }
 
 /// An endpoint as a URL without a path, or what is wrong with it. A user in the URL is not
-/// repeated in the message: a password may stand beside it.
+/// repeated in the message: a password may be next to it.
 fn read_endpoint(endpoint: &str, default_scheme: &str) -> Result<String, String> {
     const EXAMPLE: &str = "is not a URL such as http://127.0.0.1:2379";
     if endpoint.contains('@') {

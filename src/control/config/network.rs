@@ -1,7 +1,7 @@
 //! [`NetworkConfig`]: the operator's JSON, read and checked.
 //!
-//! The rules are those of flannel's `pkg/subnet/config.go`. Where stock would go on with a
-//! configuration that cannot work, this says what is wrong with it.
+//! The rules are those of flannel's `pkg/subnet/config.go`. A configuration that cannot work
+//! is an error here, also if stock accepts it.
 
 mod subnet_range;
 mod subnets;
@@ -40,13 +40,13 @@ pub enum ConfigError {
     /// A value has the wrong type.
     #[error(transparent)]
     Type(#[from] WrongType),
-    /// A key that must be there is not.
+    /// A required key is missing.
     #[error("{0}: missing")]
     Missing(&'static str),
     /// The network is not a range.
     #[error("{0}: {1}")]
     Network(&'static str, PrefixError),
-    /// The network is everything there is.
+    /// The network is the whole address space.
     #[error("{0}: {1} is every address there is; an overlay needs a range of its own")]
     EveryAddress(&'static str, IpNetwork),
     /// The network has addresses that no host can have.
@@ -56,7 +56,7 @@ pub enum ConfigError {
         key: &'static str,
         /// What was asked for.
         network: IpNetwork,
-        /// The range that is no network's to have.
+        /// The reserved range.
         taken: IpNetwork,
         /// What it is for.
         what: &'static str,

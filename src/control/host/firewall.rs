@@ -1,10 +1,9 @@
-//! The host's rules: forwarded packets of the overlay may pass, and what leaves it is masqueraded.
+//! The host's rules: accept forwarded packets of the overlay, and masquerade packets that leave it.
 //!
-//! `rules` says what is wanted, `iptables` or `nftables` compares that with what there is and
-//! repairs it in one transaction. All of it runs in a task of its own, not in the daemon's loop, and
-//! through the host's own tools, each for a bounded time: the overlay carries packets whether or
-//! not rules can be had. Nothing is removed at the end, so that a restart leaves no gap; that is
-//! for `flanneld --cleanup`. See `docs/adr/0005-rules-as-text.md`.
+//! `rules` is the desired state; `iptables` or `nftables` compares it with the actual one and repairs
+//! it in one transaction. This runs in a task of its own, with the host's own tools and a timeout for
+//! each, so that the overlay carries packets even if no rules can be written. Nothing is removed at
+//! the end, so that a restart leaves no gap; `flanneld --cleanup` removes the rules. See `docs/adr/0005-rules-as-text.md`.
 
 pub(crate) mod blackhole;
 pub(crate) mod command;
@@ -38,7 +37,7 @@ pub struct FirewallConfig {
     pub ip_masq: bool,
     /// Masquerade from random ports, where the tool can.
     pub fully_random: bool,
-    /// Time between two looks at them.
+    /// Time between two checks.
     pub resync: Duration,
     /// Keep a blackhole route for our subnet.
     pub blackhole_route: bool,
@@ -53,20 +52,20 @@ pub enum RuleTool {
     Nftables,
 }
 
-/// How the rules are.
+/// State of the rules.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum RulesState {
     /// None are asked for.
     #[default]
     NotWanted,
-    /// The first look at them is not over.
+    /// The first check is not done.
     Pending,
-    /// They were as they should be at the last look, or were repaired then.
+    /// They were right at the last check, or were repaired then.
     InPlace {
         /// Times that they were written.
         num_writes: u64,
     },
-    /// They could not be read or repaired at the last look.
+    /// They could not be read or repaired at the last check.
     Failed {
         /// Why, in one line.
         reason: String,
@@ -75,7 +74,7 @@ pub enum RulesState {
     },
 }
 
-/// Keeps the rules while it lives. They stay when it goes.
+/// Keeps the rules for as long as the value lives. They stay when it is dropped.
 #[derive(Debug)]
 pub struct Firewall {
     installed: oneshot::Receiver<()>,
@@ -178,7 +177,7 @@ enum Found {
 impl RuleReconciler {
     async fn keep(mut self, installed: oneshot::Sender<()>) {
         self.look().await;
-        // Only now: when an operator changes from one tool to the other, no packet goes without.
+        // Only now, so that a change from one tool to the other leaves no gap.
         self.remove_others().await;
         drop(installed);
         let mut ticks = interval(self.config.resync);

@@ -1,8 +1,8 @@
 //! A Network that covers addresses of the underlay: once it is routed to the overlay, they may be
-//! out of reach.
+//! unreachable.
 //!
-//! What a longer route leads to stays in reach, such as the hosts on the interface's own link: that
-//! is worth a warning. If no etcd endpoint stays in reach, or not the default gateway, the node
+//! Addresses with a longer route stay reachable, such as hosts on the interface's own link: that is
+//! only a warning. If no etcd endpoint would be reachable, or the default gateway would not, the node
 //! does not start. See `docs/adr/0015-overlap-and-neighbours.md`.
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -17,7 +17,7 @@ use crate::control::host::net::{HostNet, Netlink, RouteFields};
 /// How long a name may take to be looked up.
 const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Whatever the host sends here takes its default route: RFC 5737.
+/// A documentation address, which the host reaches by its default route: RFC 5737.
 const FAR_AWAY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 
 /// What the Network would cut the node off from.
@@ -99,7 +99,7 @@ impl Covered {
     }
 }
 
-/// What is not known counts as in reach: a node is not kept from its work by a guess.
+/// An unknown address counts as reachable: a guess must not prevent a start.
 async fn look(net: &Netlink, network: Ipv4Network, what: String, addr: Ipv4Addr) -> Covered {
     let is_lost = match net.matched_route(addr).await {
         Ok(None) => true,

@@ -1,4 +1,4 @@
-//! What the host must have, checked before the first side effect.
+//! Requirements of the host, checked before the first side effect.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -33,7 +33,7 @@ pub enum PreflightError {
     Capabilities(#[source] caps::errors::CapsError),
 }
 
-/// Where every TUN device comes from; kernel `Documentation/networking/tuntap.rst`.
+/// The device node that creates TUN devices; kernel `Documentation/networking/tuntap.rst`.
 const TUN: &str = "/dev/net/tun";
 
 /// Checks that TUN devices can be made, which the udp backend alone needs. Makes nothing itself:

@@ -1,9 +1,9 @@
-//! Signals: which of them stop the daemon, and which have it say how it is.
+//! Signals: which of them stop the daemon, and which make it log its status.
 //!
 //! The first SIGINT or SIGTERM asks the daemon to stop, a second one kills it. SIGHUP stops a
-//! daemon that was started from a terminal, for that is gone then; elsewhere it is the custom to
-//! take it for "read your settings again", and a daemon that does not must not die of it. SIGUSR1
-//! and SIGUSR2 have no meaning here, and must not kill it either. SIGPIPE is ignored: Rust's
+//! daemon that was started from a terminal, because the terminal is closed then. Otherwise SIGHUP
+//! by convention means "read the settings again"; this daemon does not, but must not die of it.
+//! SIGUSR1 and SIGUSR2 have no meaning here, and must not kill it either. SIGPIPE is ignored: Rust's
 //! runtime does that.
 
 use std::fs;
@@ -15,7 +15,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Hears the signals.
+/// Receives the signals.
 #[derive(Debug)]
 pub struct Signals {
     interrupt: Signal,

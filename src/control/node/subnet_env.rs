@@ -1,4 +1,4 @@
-//! subnet.env: what this host's network is, for docker and CNI plugins, and for our next start.
+//! subnet.env: describes this host's network to docker, CNI plugins and our next start.
 
 mod keeper;
 
@@ -66,7 +66,7 @@ impl SubnetEnv {
 
 /// The subnet that the file at `path` names, if there is one file and one subnet.
 ///
-/// Foreign lines are passed over: unit files exist that run `mk-docker-opts.sh` over this file.
+/// Unknown lines are skipped: some unit files have `mk-docker-opts.sh` write to this file, too.
 pub fn previous_subnet(path: &Path) -> Option<Ipv4Network> {
     read_range(path, "FLANNEL_SUBNET")
 }

@@ -1,5 +1,5 @@
-//! One node's life once it knows its network: lease, backend, and then the loop, which announces
-//! the node as soon as its rules are in place.
+//! Runs one node once its network is known: lease, backend, then the loop, which announces the node
+//! as soon as its rules are in place.
 
 use std::convert::Infallible;
 use std::path::Path;
@@ -22,11 +22,11 @@ use crate::control::subnet::lease::Lease;
 use crate::control::subnet::{HeldLease, LeaseUpdate, SubnetManager};
 use crate::control::util::systemd::{Watchdog, notify};
 
-/// How long the announcement waits for the rules. iptables may wait for its lock for many seconds,
-/// or fail as slowly; the overlay carries packets meanwhile, and `/readyz` says what is missing.
+/// How long the announcement waits for the rules. iptables may wait many seconds for its lock, and
+/// the overlay carries packets meanwhile; `/readyz` says what is missing.
 const RULES_PATIENCE: Duration = Duration::from_secs(2);
 
-/// What a node's life depends on, apart from its lease and its backend.
+/// What a node needs, apart from its lease and its backend.
 #[derive(Debug)]
 pub(crate) struct Node<'a> {
     /// The overlay.
@@ -37,7 +37,7 @@ pub(crate) struct Node<'a> {
     pub(crate) subnet_file: &'a Path,
     /// Which rules to keep on the host.
     pub(crate) firewall: FirewallConfig,
-    /// Where the node shows how it is.
+    /// Where the node publishes its status.
     pub(crate) health: &'a SharedStatus,
 }
 
@@ -46,7 +46,7 @@ impl Node<'_> {
     /// that a restart finds it.
     ///
     /// # Errors
-    /// [`NodeError`] when there is no lease to be had, it is lost, or the backend fails.
+    /// [`NodeError`] when no lease can be acquired, the lease is lost, or the backend fails.
     ///
     /// # Cancel safety
     /// Dropping the future stops the backend, which leaves nothing on the host but its files
@@ -65,8 +65,8 @@ impl Node<'_> {
         self.work(&held, backend).await
     }
 
-    /// Starts to keep the rules. It takes a while, and longer where something is amiss; peers are
-    /// served meanwhile.
+    /// Starts to keep the rules. That may take seconds, or longer if a tool fails; peers are served
+    /// meanwhile.
     fn start_firewall(&self, lease: &Lease) -> Firewall {
         let ranges = Ranges { network: self.network.v4.network, subnet: lease.subnet };
         let tool = if self.network.nftables { RuleTool::Nftables } else { RuleTool::Iptables };
@@ -74,7 +74,7 @@ impl Node<'_> {
         Firewall::start(self.firewall, tool, ranges, (network, self.previous.map(|it| it.v4)))
     }
 
-    /// Starts to tell the host what its network is.
+    /// Starts to keep subnet.env, which describes the network to the host.
     fn keep_subnet_file(&self, lease: &Lease, mtu: u16) -> SubnetFile {
         let (network, subnet) = (self.network.v4.network, lease.subnet);
         let v6 = self.network.v6.map(|range| range.network).zip(lease.ipv6_subnet);
@@ -116,7 +116,7 @@ impl Node<'_> {
                 }
                 Some(request) = report_requests.recv() => {
                     let report = self.report(held, &*backend, &firewall, subnet_file.as_ref());
-                    // The one who asked may be gone by now.
+                    // The receiver may be dropped by now.
                     drop(request.send(report));
                 }
                 _ = beats.tick() => {}
@@ -157,7 +157,7 @@ impl Node<'_> {
     }
 }
 
-/// Until there is a subnet.env, or it is known that there cannot be one.
+/// Waits until subnet.env is written, or has failed to be.
 async fn tried(subnet_file: Option<&mut SubnetFile>) {
     match subnet_file {
         Some(subnet_file) => subnet_file.tried().await,
@@ -165,14 +165,14 @@ async fn tried(subnet_file: Option<&mut SubnetFile>) {
     }
 }
 
-/// Tells systemd that we are ready. A node that cannot write its file still serves its peers.
+/// Notifies systemd that we are ready. A node that cannot write its file still serves its peers.
 fn announce() {
     info!("Running backend.");
     info!("Watching for new subnet leases");
     notify(&[NotifyState::Ready]);
 }
 
-/// How the node is, in one line for `systemctl status`.
+/// The node's status as one line for `systemctl status`.
 fn status_line(lease: &Lease, backend: &dyn Backend, in_touch: bool) -> String {
     let (device, num_peers) = (backend.device(), backend.num_peers());
     let peers = if num_peers == 1 { "peer" } else { "peers" };

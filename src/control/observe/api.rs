@@ -10,7 +10,7 @@ use crate::control::node::status::Check;
 #[derive(Debug, Serialize)]
 struct Readiness<'a> {
     ready: bool,
-    /// In flannel's words, for whoever looks for those.
+    /// In flannel's words, for probes that search for them.
     message: &'static str,
     checks: &'a BTreeMap<&'static str, Check>,
     warnings: Vec<&'a String>,

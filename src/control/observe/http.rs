@@ -1,4 +1,4 @@
-//! The endpoint's thread: it accepts, and answers, whatever the daemon's own loop does.
+//! The endpoint's thread: it accepts and answers even if the daemon's own loop hangs.
 
 pub(crate) mod connections;
 
@@ -54,7 +54,7 @@ pub enum HealthError {
         /// What the kernel said.
         source: io::Error,
     },
-    /// There is no thread for it.
+    /// Its thread could not be started.
     #[error("start the thread of the health endpoint")]
     Thread(#[source] io::Error),
 }
@@ -79,13 +79,13 @@ pub fn start(addr: SocketAddr, status: Arc<SharedStatus>) -> Result<SocketAddr, 
     Ok(bound)
 }
 
-/// Serves for ever, unless there is no runtime to be had.
+/// Serves for ever, unless the runtime cannot be created.
 fn serve_all(listener: std::net::TcpListener, endpoint: &Arc<Endpoint>) -> io::Result<Infallible> {
     Builder::new_current_thread().enable_all().build()?.block_on(async {
         let listener = Arc::new(TcpListener::from_std(listener)?);
         loop {
             let accepting = accept(Arc::clone(&listener), Arc::clone(endpoint));
-            // It ends by a panic alone, which has been logged: begin again.
+            // It ends only by a panic, which has been logged: restart it.
             drop(tokio::spawn(accepting).await);
             tokio::time::sleep(PAUSE).await;
         }
@@ -118,7 +118,7 @@ async fn accept(listener: Arc<TcpListener>, endpoint: Arc<Endpoint>) -> Infallib
                 tokio::spawn(serve(stream, Arc::clone(&endpoint), place)).abort_handle()
             }),
             Err(error) => {
-                // Out of descriptors, mostly: one that asks nothing has to do without.
+                // Mostly for lack of descriptors: close a connection without a request.
                 warn!(%error, "health endpoint cannot accept a connection");
                 connections.close_one();
                 tokio::time::sleep(PAUSE).await;

@@ -1,6 +1,6 @@
 //! What `/metrics` serves: a report in Prometheus' text format.
 //!
-//! All of it is read when somebody asks; nothing is kept up to date meanwhile but for [`TopPeers`].
+//! Everything is read at a scrape; only [`TopPeers`] keeps state between two.
 //! docs/metrics.md lists every metric; tests/health.rs compares it with a scrape.
 
 mod exposition;
@@ -75,7 +75,7 @@ fn node(out: &mut Exposition, report: &Report) {
     let help = "Entries of the registry that do not read as leases; the log names each.";
     out.gauge("flannel_malformed_leases", help).sample(&[], report.num_malformed as f64);
     if let RulesState::InPlace { num_writes } | RulesState::Failed { num_writes, .. } = rules {
-        let help = "Times that rules were written: at the start, and to mend them.";
+        let help = "Times that rules were written: at the start, and to repair them.";
         out.counter("flannel_rule_writes_total", help).sample(&[], *num_writes as f64);
     }
 }
@@ -87,7 +87,7 @@ fn lease(out: &mut Exposition, report: &Report) {
         out.gauge("flannel_lease_expiry_timestamp_seconds", help)
             .sample(&[], time.as_secs_f64().round());
     }
-    let help = "Times that this node's lease was renewed, or created anew.";
+    let help = "Times that this node's lease was renewed, or created again.";
     out.counter("flannel_lease_renewals_total", help).sample(&[], report.lease_renewals as f64);
     let help = "Times that the registry answered again after a silence.";
     out.counter("flannel_registry_reconnects_total", help)

@@ -1,9 +1,9 @@
 //! The health endpoint: `/healthz`, `/readyz`, `/metrics` and `/stats` over HTTP.
 //!
-//! `/healthz` answers as flannel's `pkg/healthz` does as long as the daemon's loops turn, and so
-//! does `/readyz` by its status; its body, and all of the others, are made of a [`Report`]. Only
-//! the node's own loop can write one, so each request is handed to it and answered there. The
-//! endpoint itself is a thread of its own (`http`), which answers also when that loop hangs.
+//! `/healthz` answers as flannel's `pkg/healthz` does, as long as no loop of the daemon hangs. The
+//! other bodies are made from a [`Report`], which only the node's own loop can write: each request is
+//! passed to that loop. The endpoint has a thread of its own (`http`), so that it also answers when
+//! that loop hangs.
 
 mod api;
 mod http;

@@ -1,4 +1,4 @@
-//! Replaces a file as a whole: whoever reads it sees the old text or the new, never half of one.
+//! Replaces a file as a whole: a reader sees the old text or the new, never a part.
 //! And reads one, whatever else has its name.
 //!
 //! Both may take as long as the disk does. While the node forwards they belong on a thread of
@@ -23,7 +23,7 @@ pub struct FileError {
 /// Gives the file at `path` the content `text`.
 ///
 /// A new file gets mode 0644 whatever the umask; an existing one keeps its mode and owner. Missing
-/// directories are made. The temporary file that becomes the new one stands beside it and has a
+/// directories are made. The temporary file that becomes the new one is in the same directory and has a
 /// name that begins with a dot.
 ///
 /// A FIFO or a symbolic link at `path` is replaced; a device is not: `/dev/null` is everybody's.

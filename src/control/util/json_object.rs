@@ -48,7 +48,7 @@ impl Object {
         self.0.retain(|(key, _)| !key.eq_ignore_ascii_case(name));
     }
 
-    /// The text of the member `name`, be it `null`; `None` when it is absent.
+    /// The raw text of the member `name`, which may be `null`; `None` when it is absent.
     pub(crate) fn raw(&self, name: &str) -> Option<&RawValue> {
         let mut named = self.0.iter().rev().filter(|(key, _)| key.eq_ignore_ascii_case(name));
         named.next().map(|(_, value)| &**value)

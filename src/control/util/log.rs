@@ -4,11 +4,10 @@
 //! tracing event ─ limit ─ format ─ escape ─→ bounded queue ─→ thread "flannel-log" ─→ stderr
 //! ```
 //!
-//! Nothing waits for standard error but the one thread that writes to it: a reader that stops
-//! reading, a reader that is gone and a full disk cost lines, which are counted, and nothing else.
-//! Two more things bound what others can do to the log: each kind of line, which is each place in
-//! the code that logs, has its share of a minute (`limit`), and no text from outside can end a
-//! line or move a terminal's cursor (`escape`).
+//! Only the thread that writes to standard error waits for it: if the reader stops or disconnects, or
+//! the disk is full, lines are lost and counted, and nothing else happens. Input from outside cannot
+//! flood or forge the log: each kind of line, that is each place in the code that logs, has a limit a
+//! minute (`limit`), and no text from outside can end a line or move a terminal's cursor (`escape`).
 
 mod escape;
 mod limit;
@@ -41,8 +40,8 @@ pub enum LogError {
     Thread(#[source] io::Error),
 }
 
-/// Logs to stderr from now on, panics too. The libraries' own debug output is only for those who
-/// ask with RUST_LOG.
+/// Logs to stderr from now on, panics too. The libraries' own debug output is logged only with
+/// RUST_LOG.
 ///
 /// # Errors
 /// [`LogError`].
@@ -74,12 +73,12 @@ pub fn start(verbosity: u8) -> Result<(), LogError> {
 /// is still queued.
 pub fn end(last: Option<&str>) {
     let last = last.map(|last| escape(last) + "\n");
-    // A mistake on the command line ends us before the log is started.
+    // After a mistake on the command line the log is not started yet.
     let queue =
         QUEUE.get().cloned().map_or_else(|| writer::start(io::stderr(), Arc::default()), Ok);
     match queue {
         Ok(queue) => queue.end(last),
-        // Without a thread it may block; nobody may be there to read it either.
+        // Without a thread the write may block, and there may be no reader.
         Err(_) => drop(io::stderr().write_all(last.unwrap_or_default().as_bytes())),
     }
 }

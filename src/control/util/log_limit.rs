@@ -1,4 +1,4 @@
-//! [`LogLimit`]: the same complaint once a minute.
+//! [`LogLimit`]: repeats a message at most once a minute.
 
 use std::collections::HashMap;
 use std::time::Duration;

@@ -1,9 +1,9 @@
-//! Panics are heard: one in any thread or task ends the daemon in good order.
+//! A panic in any thread or task ends the daemon with an orderly shutdown.
 //!
-//! A panic ends the thread or task that it happens in and no other, so without this a daemon whose
-//! worker or keeper is gone would go on and say that all is in place. What can panic is not listed
-//! here, nor are the libraries' threads: the hook hears of each. Two threads make up for their own
-//! panics, because what others send must not end the daemon by way of them.
+//! A panic ends only its own thread or task, so without this a daemon that lost a worker or a
+//! reconciler would go on and report that all is well. The panic hook covers all threads, also those of
+//! libraries. Two threads recover from their own panics, because input from outside must not end the
+//! daemon through them.
 
 use std::panic::{self, PanicHookInfo};
 use std::sync::{Mutex, Once, PoisonError};
@@ -15,7 +15,7 @@ use super::log;
 /// Name of the health endpoint's thread, which recovers from its own panics.
 pub(crate) const HEALTH_THREAD: &str = "flannel-health";
 
-/// The first panic that nobody makes up for.
+/// The first panic that no thread recovers from.
 static HEARD: Mutex<Option<String>> = Mutex::new(None);
 
 static NEWS: Notify = Notify::const_new();
@@ -25,7 +25,7 @@ static NEWS: Notify = Notify::const_new();
 #[error("{0}; this is a fault in flanneld, please report it")]
 pub struct Panicked(String);
 
-/// Has every panic logged as one line, and heard. It may be called again.
+/// Installs the hook, which logs every panic as one line. It may be called again.
 pub(crate) fn install() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| panic::set_hook(Box::new(hear)));
@@ -44,7 +44,7 @@ pub(crate) async fn heard() -> Panicked {
     }
 }
 
-/// The panic that was heard, if there was one.
+/// The first panic, if there was one.
 pub(crate) fn last() -> Option<Panicked> {
     HEARD.lock().unwrap_or_else(PoisonError::into_inner).clone().map(Panicked)
 }

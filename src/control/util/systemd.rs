@@ -1,4 +1,4 @@
-//! What the service manager is told: when we are ready, how we are, and that we are alive.
+//! Notifies the service manager: readiness, status, and a keep-alive for the watchdog.
 //!
 //! The protocol is sd_notify(3). Flannel sends `READY=1` alone; the rest is ours. Without
 //! `NOTIFY_SOCKET`, as outside systemd, nothing is sent.
@@ -9,14 +9,14 @@ use sd_notify::NotifyState;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use tracing::warn;
 
-/// Tells the service manager everything in `states`, in one message.
+/// Sends everything in `states` to the service manager, in one message.
 pub(crate) fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         warn!(%error, "cannot notify systemd");
     }
 }
 
-/// Tells when the next sign of life is due, if the unit has a `WatchdogSec=`.
+/// Says when the next keep-alive is due, if the unit has a `WatchdogSec=`.
 #[derive(Debug)]
 pub(crate) struct Watchdog {
     ticks: Option<Interval>,
@@ -28,21 +28,21 @@ impl Watchdog {
         Self::new(sd_notify::watchdog_enabled())
     }
 
-    /// One that bites when it sees no sign of life for as long as `timeout`.
+    /// A watchdog that fires after `timeout` without a keep-alive.
     ///
-    /// Signs are sent at half of that, as sd_watchdog_enabled(3) recommends.
+    /// Keep-alives are sent at half of that, as sd_watchdog_enabled(3) recommends.
     fn new(timeout: Option<Duration>) -> Self {
         let period = timeout.map(|timeout| timeout / 2).filter(|period| !period.is_zero());
         let ticks = period.map(|period| {
             let mut ticks = interval_at(Instant::now() + period, period);
-            // One sign after a stall is enough: the ones that were missed are of no use.
+            // After a stall one keep-alive is enough; the missed ones are not sent.
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             ticks
         });
         Self { ticks }
     }
 
-    /// Waits until a sign of life is due; for ever without a watchdog.
+    /// Waits until a keep-alive is due; for ever without a watchdog.
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.

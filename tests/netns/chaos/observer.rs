@@ -1,4 +1,4 @@
-//! [`Observer`]: what a daemon costs and says while something is broken.
+//! [`Observer`]: a daemon's CPU time and log lines during an outage.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -28,7 +28,7 @@ impl Observer {
         assert!(used * 100 < elapsed, "{what}: {used:?} of CPU time in {elapsed:?}");
     }
 
-    /// No complaint was logged twice in a minute, and no more lines than a person reads.
+    /// No warning was logged twice in a minute, and not too many lines in all.
     pub fn assert_terse(&self, node: &Node, what: &str) {
         let log = log(node);
         let lines: Vec<&str> = log.lines().skip(self.num_lines).collect();

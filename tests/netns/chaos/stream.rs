@@ -13,7 +13,7 @@ use twill::lab::network::pods::Pod;
 /// Between two datagrams, and how often the echo looks whether it should end.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// How long the last datagrams may take to come back: a busy machine is no loss.
+/// How long the last datagrams may take to come back on a busy machine.
 const LAST_CALL: Duration = Duration::from_secs(20);
 
 const MAX_LEN: usize = 1500;
@@ -25,7 +25,7 @@ pub struct Stream {
     echo: JoinHandle<()>,
 }
 
-/// What became of the datagrams.
+/// Counts of the datagrams.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Tally {
     pub sent: u64,
@@ -59,7 +59,7 @@ impl Stream {
         Self { stop, sender, echo }
     }
 
-    /// Stops it, and waits for what is on its way.
+    /// Stops it, and waits for datagrams in flight.
     pub fn end(self) -> Tally {
         self.stop.store(true, Ordering::Relaxed);
         let tally = self.sender.join().unwrap();

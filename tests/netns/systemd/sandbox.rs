@@ -10,7 +10,7 @@ use super::syscall_filter::SyscallFilter;
 
 const UNIT: &str = include_str!("../../../dist/flanneld.service");
 
-/// Where the program stands inside: `/tmp`, where a build may be, is another one there.
+/// The program's path in the sandbox, whose `/tmp`, where a build may be, is another one.
 pub(super) const PROGRAM: &str = "/tmp/program";
 
 /// What a program that runs as the unit says may see and do.
@@ -23,7 +23,7 @@ pub(super) struct Sandbox {
 impl Sandbox {
     /// The unit's restrictions, with `dir` for its `RuntimeDirectory=`.
     ///
-    /// A directive nobody thought of panics here: what the unit restricts is to be tried out.
+    /// Panics on an unknown directive, since each restriction of the unit must be tested.
     pub(super) fn of_unit(dir: &Path) -> Self {
         let mut args = Args::default();
         let mut filter = SyscallFilter::default();
@@ -110,7 +110,7 @@ impl Sandbox {
     }
 }
 
-/// What stands in the unit's `[Service]` section, in order.
+/// The lines of the unit's `[Service]` section, in order.
 fn service_directives() -> impl Iterator<Item = (&'static str, &'static str)> {
     let (_, rest) = UNIT.split_once("[Service]\n").unwrap();
     let (section, _) = rest.split_once("\n[").unwrap();

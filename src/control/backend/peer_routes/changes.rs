@@ -1,4 +1,4 @@
-//! [`TableChanges`]: when the kernel's tables are no longer as we left them.
+//! [`TableChanges`]: reports that somebody changed the kernel's tables.
 
 use std::fmt;
 use std::net::Ipv4Addr;

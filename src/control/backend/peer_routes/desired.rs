@@ -1,4 +1,4 @@
-//! [`Desired`]: what the peers' leases ask of the kernel's tables.
+//! [`Desired`]: the entries of the kernel's tables that the peers' leases ask for.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;

@@ -30,7 +30,7 @@ pub struct Fixed {
 }
 
 /// A running backend whose packets the kernel forwards: hands the peers' leases to the reconciler.
-/// Dropping it ends the reconciler and leaves the kernel's entries, so that packets go on.
+/// Dropping it ends the reconciler and keeps the kernel's entries, so that packets keep flowing.
 #[derive(Debug)]
 pub struct KernelForwarding {
     fixed: Fixed,
@@ -97,7 +97,7 @@ impl Backend for KernelForwarding {
         drop(self.commands.send(Command::Synced));
     }
 
-    /// The reconciler ends by a panic alone.
+    /// The reconciler ends only by a panic.
     fn failed(&mut self) -> LocalBoxFuture<'_, BackendError> {
         Box::pin(async {
             match self.tasks.join_next().await {

@@ -1,4 +1,4 @@
-//! trait [`PeerHost`]: what differs between the backends whose packets the kernel forwards.
+//! Trait [`PeerHost`]: what differs between the backends whose packets the kernel forwards.
 
 use ipnetwork::Ipv4Network;
 
@@ -24,8 +24,8 @@ pub trait PeerHost {
     /// Our own part of it.
     fn own(&self) -> Ipv4Network;
 
-    /// Puts its device right, if it has one, and looks at the external interface. Sets a condition
-    /// for each.
+    /// Repairs its device, if it has one, and checks the external interface. Sets a condition for
+    /// each.
     ///
     /// # Errors
     /// [`BackendError`] when there is no device to put entries on; tried again soon.

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! A lease that changes costs the netlink calls of its own peer. Everything is compared when the
-//! kernel reports a change of ours, and every ten seconds, as stock's host-gw does. What fails is
-//! tried again by itself, later and later, and never holds up another peer.
+//! kernel reports a change of ours, and every ten seconds, as stock's host-gw does. A change
+//! that fails is retried by itself, with increasing delays, and never delays another peer.
 
 mod evaluate;
 
@@ -30,8 +30,8 @@ use crate::control::subnet::lease::{LeaseAttrs, LeaseEvent};
 use crate::control::util::error_chain::error_chain;
 use crate::control::util::log_limit::LogLimit;
 
-/// Time between two comparisons that nothing prompted: a route that goes with the address of its
-/// link is not announced, and a message may be lost. Stock's host-gw takes the same
+/// Time between two periodic comparisons: the kernel does not report a route that it removes with
+/// the address of its link, and a message may be lost. Stock's host-gw takes the same
 /// (`routeCheckRetries` in `pkg/backend/route_network.go`).
 const PERIOD: Duration = Duration::from_secs(10);
 
@@ -56,7 +56,7 @@ pub struct PeerReconciler<H> {
     /// The other nodes of our kind.
     leases: BTreeMap<Ipv4Network, LeaseAttrs>,
     desired: Desired,
-    /// The entries as we left them.
+    /// The entries as we last wrote them.
     there: Entries,
     links: Option<Links>,
     is_synced: bool,
@@ -148,7 +148,7 @@ impl<H: PeerHost> PeerReconciler<H> {
         self.program(touched).await;
     }
 
-    /// Compares everything, and makes the difference. Returns whether it could.
+    /// Compares everything, and applies the difference. Returns whether it could.
     async fn reconcile(&mut self) -> bool {
         let mut conditions = self.conditions.borrow().clone();
         let links = self.host.reconcile_links(&mut conditions).await;
@@ -180,7 +180,7 @@ impl<H: PeerHost> PeerReconciler<H> {
         if self.is_synced {
             keys.extend(self.there.keys());
         }
-        // What is in place has not failed, even if another program put it there.
+        // An entry that is in place has not failed, even if another program wrote it.
         let (there, wanted) = (&self.there, self.desired.entries());
         self.failures.retain(|key| there.change(key, wanted).is_some());
         self.program(keys).await;
@@ -247,13 +247,13 @@ impl<H: PeerHost> PeerReconciler<H> {
     /// Tries the changes again whose pause is over.
     async fn retry(&mut self) {
         let due = self.failures.due();
-        // It may have become needless meanwhile.
+        // The change may not be needed any more.
         let (there, wanted) = (&self.there, self.desired.entries());
         self.failures.retain(|key| !due.contains(&key) || there.change(key, wanted).is_some());
         self.program(due).await;
     }
 
-    /// Says how many peers cannot be reached, and why the first cannot.
+    /// Sets the condition: how many peers are unreachable, and why the first is.
     fn report_peers(&mut self) {
         let mut conditions = self.conditions.borrow().clone();
         let first_failure = self.failures.first_reason().map(str::to_owned);

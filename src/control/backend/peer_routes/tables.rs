@@ -1,4 +1,4 @@
-//! trait [`Tables`]: the neighbours, forwarding database and routes that hold a backend's entries.
+//! Trait [`Tables`]: the neighbours, forwarding database and routes that hold a backend's entries.
 
 use ipnetwork::Ipv4Network;
 
@@ -32,7 +32,7 @@ pub trait Tables {
     /// [`KernelError`] when the kernel does not answer.
     async fn read(&self, links: Links, network: Ipv4Network) -> Result<Found, KernelError>;
 
-    /// Makes one change. To delete what is not there is no error.
+    /// Makes one change. Deleting an entry that does not exist is not an error.
     ///
     /// # Errors
     /// [`KernelError`] naming the change; of the kind `AlreadyExists` when another route to

@@ -1,4 +1,4 @@
-//! The external interface below the kernel's backends, and who can be reached through it.
+//! The external interface of vxlan and host-gw, and which peers are reachable through it.
 
 use std::mem;
 use std::net::Ipv4Addr;
@@ -48,8 +48,8 @@ impl Underlay {
         self.attrs.subscribe()
     }
 
-    /// The link that has our address now. An address that is gone for good is given up for the one
-    /// that the operator's choice falls on now, where `overlay`, our own device, is left out.
+    /// The link that has our address now. If it is gone for good, the operator's choice is
+    /// evaluated again, without `overlay`, our own device.
     ///
     /// # Errors
     /// [`KernelError`] when the kernel does not answer.
@@ -82,7 +82,7 @@ impl Underlay {
     }
 }
 
-/// How the external interface is.
+/// The condition of the external interface.
 pub fn underlay_condition(iface: &ExternalInterface, link: Option<&Link>) -> Condition {
     let ExternalInterface { name, addr, public_ip, .. } = iface;
     match link {

@@ -1,4 +1,4 @@
-//! [`PeerRoutes`]: the routes to the peers, as their leases and the kernel's own routes have it.
+//! [`PeerRoutes`]: the routes to the peers, from their leases and the kernel's own routes.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -22,11 +22,11 @@ use crate::dataplane::engine::Counters;
 use crate::dataplane::packet::headers::ENCAP_OVERHEAD_V4;
 use crate::routes::publish::{FibSink, RouteChange, RoutePublisher};
 
-/// Time from a peer's leaving until its counters are freed, and once more: a worker has long sent by
-/// then what it had in hand for it.
+/// Time between a peer's leaving and two sweeps that free its counters: by then the workers have
+/// sent all packets that were in progress for it.
 const SWEEP_PERIOD: Duration = Duration::from_secs(10);
 
-/// Peers after whose leaving it is not waited for: few compared with those that the workers tell apart.
+/// After this many peers left, do not wait: few compared with the counters that workers have.
 const MANY_LEFT: usize = 256;
 
 /// The routes to the peers.
@@ -99,20 +99,19 @@ impl<F: FibSink> PeerRoutes<F> {
         }
     }
 
-    /// Takes note of the addresses that are ours by now.
+    /// Sets the addresses that are ours now.
     pub(super) const fn set_own(&mut self, own: [Ipv4Addr; 2]) {
         self.peers.set_own(own);
     }
 
-    /// Changes the routes that packets are forwarded by. A refusal is logged; the other changes are
-    /// made.
+    /// Changes the forwarding routes. A refusal is logged; the other changes are made.
     fn publish(&mut self, changes: &[RouteChange]) {
         if let Err(error) = self.fib.apply(changes) {
             warn!("{}", error_chain(&error));
         }
     }
 
-    /// Takes over changes in the peers' leases, in order.
+    /// Applies changes of the peers' leases, in order.
     pub(super) fn apply(&mut self, events: &[LeaseEvent]) {
         let mut addrs = Vec::new();
         let changes: Vec<RouteChange> =
@@ -133,7 +132,7 @@ impl<F: FibSink> PeerRoutes<F> {
         }
     }
 
-    /// Takes over what the kernel says, and frees counters, for as long as it is polled.
+    /// Applies the kernel's answers, and frees counters, for as long as it is polled.
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.
@@ -152,7 +151,7 @@ impl<F: FibSink> PeerRoutes<F> {
         }
     }
 
-    /// Takes over this verdict and those that are there already.
+    /// Applies this verdict and those that are queued.
     fn take_verdicts(&mut self, verdict: Verdict) {
         let mut mtus = Vec::new();
         let mut next = Some(verdict);

@@ -47,7 +47,7 @@ const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs
 /// Names of the conditions.
 const CONDITIONS: [&str; 5] = ["device", "address", "route", "peer_routes", "underlay"];
 
-/// What our lease says of us, and what that follows from.
+/// The attributes of our lease, and their inputs.
 #[derive(Debug)]
 pub(super) struct Advertised {
     /// The operator's choice.
@@ -80,7 +80,7 @@ pub(super) struct DeviceReconciler {
     log: LogLimit,
 }
 
-/// How a reconciliation ended.
+/// Result of a reconciliation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
     /// There was nothing to do.
@@ -181,7 +181,7 @@ impl DeviceReconciler {
                 }
                 Some(change) = self.changes.next() => {
                     if outcome == Outcome::Failed && self.underlay.followed().is_concerned_by(change) {
-                        // That may be what was missing.
+                        // The change may allow the repair that failed before.
                         earliest = SETTLE;
                         break;
                     }
@@ -250,7 +250,7 @@ impl DeviceReconciler {
             Some(found) => self.take_over(found, conditions),
             None => {
                 self.give_up_device();
-                // Before the device: without sockets it would be made and deleted at each attempt.
+                // Before the device: without sockets it would be created and deleted at each attempt.
                 let sockets = self.spec.bind()?;
                 self.recreate(sockets).await?;
                 Outcome::Repaired

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Each repair is paid for with so much time: one that is always undone runs once a second.
+/// Cost of a repair: one that is always undone runs once a second.
 const COST: Duration = Duration::from_secs(1);
 
-/// So much may be owed: 16 repairs follow each other at once.
+/// Most debt: up to 16 repairs run without a delay.
 const BURST: Duration = Duration::from_secs(16);
 
 /// Limits how often repairs follow each other, so that two programs that undo each other's work do

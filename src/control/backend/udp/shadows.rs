@@ -1,9 +1,10 @@
 //! Routes of the host that shadow the overlay: what is longer than the Network's route takes the
 //! packets for a peer's subnet elsewhere, and nothing else would report that.
 //!
-//! Such are a bridge with a peer's subnet, and routes that another backend left. The routes inside
-//! the Network are read when one of them changes, and once a minute, because those that go with
-//! their link go unannounced; never so often that it takes more than a twentieth of a core.
+//! Examples are a bridge with a peer's subnet, and routes that another backend left. The routes
+//! inside the Network are read when one of them changes, and once a minute, because the kernel does
+//! not report routes that it removes with their link; never so often that it takes more than a
+//! twentieth of a core.
 
 use std::collections::BTreeSet;
 use std::fmt;

@@ -1,4 +1,4 @@
-//! The external interface as it is by now, and the overlay's MTU that it leaves room for.
+//! The external interface's current state, and the overlay MTU that it allows.
 
 use tracing::{info, warn};
 
@@ -13,7 +13,7 @@ use crate::dataplane::pmtu::MIN_IPV4_MTU;
 /// The longest IPv4 packet, in bytes: RFC 791, section 3.1. A loopback's MTU is longer.
 const MAX_IPV4_LEN: u32 = 65535;
 
-/// The external interface, looked at again and again.
+/// The external interface, checked periodically.
 #[derive(Debug)]
 pub(super) struct Underlay {
     followed: FollowedIface,
@@ -21,7 +21,7 @@ pub(super) struct Underlay {
     tun_mtu: u16,
     /// The operator chose that MTU.
     is_chosen: bool,
-    /// The interface's MTU at the last look, in bytes.
+    /// The interface's MTU at the last check, in bytes.
     seen_mtu: u32,
 }
 

@@ -1,9 +1,9 @@
 //! [`Ways`]: asks the kernel by which way it would send to each peer.
 //!
-//! The kernel may know better than the lease who is there: this very host, a broadcast address, or
-//! the overlay itself, into which a datagram to that peer would be routed back. To ask takes some
-//! 20 µs, which 10,000 leases make long, so a task of its own does it, not the loop that follows the leases: a
-//! route stands at once, and is withdrawn if there is no way.
+//! A lease may name an address that leads to no peer: this host's own, a broadcast address, or one
+//! that the kernel routes into the overlay, so that a datagram would come back. A query takes about
+//! 20 µs, too long for 10,000 leases in the loop that follows the leases, so a separate task makes
+//! them: a route is added at once, and withdrawn if the address is unusable.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -24,10 +24,10 @@ use crate::routes::unusable;
 /// change, and the kernel does not announce each that goes.
 const PERIOD: Duration = Duration::from_secs(10);
 
-/// Periods within which every other way is asked for again.
+/// Number of periods in which each of the other ways is queried once.
 const SHARES: usize = 60;
 
-/// So many are asked for again in each period at least.
+/// Least number of queries in each period.
 const LEAST_SHARE: usize = 100;
 
 /// Why nothing can be sent to a public IP.

@@ -1,9 +1,9 @@
 //! `flanneld --cleanup`: removes what any flanneld made on this host.
 //!
-//! That is our rules, those of older layouts and of the other address family as far as they are
-//! flannel's beyond doubt, in every kind of iptables there is; both nft tables; overlay devices
-//! left over, and with them their routes; the blackhole route; and subnet.env, which says what the
-//! ranges were. It goes last, and only if nothing else is left.
+//! It removes our rules, and those of older layouts and of the other address family if they are
+//! certainly flannel's, in every kind of iptables; both nft tables; left-over overlay devices with
+//! their routes; routes with our protocol number; the blackhole route; and last subnet.env, which has
+//! the ranges, if nothing else is left.
 
 mod links;
 mod running;
@@ -27,7 +27,7 @@ use crate::control::subnet::kv::state_file::StateFile;
 /// Why nothing, or not everything, was removed.
 #[derive(Debug, thiserror::Error)]
 pub enum CleanUpError {
-    /// It would make everything again.
+    /// A running flanneld would create everything again.
     #[error("flanneld is running with pid {pid}: stop it first")]
     Running {
         /// Of the running daemon.
@@ -44,7 +44,7 @@ pub enum CleanUpError {
     Left(Vec<String>),
 }
 
-/// What begins the names of iptables' programs: the host's choice, and both kinds by name.
+/// Prefixes of iptables' program names: the host's default, and both kinds by name.
 const IPTABLES: [&str; 6] = [
     "iptables",
     "iptables-nft",
@@ -58,7 +58,7 @@ const IPTABLES: [&str; 6] = [
 /// thing.
 ///
 /// # Errors
-/// [`CleanUpError`], at the end: one failure does not keep the rest from going.
+/// [`CleanUpError`], at the end: after a failure the rest is still removed.
 pub fn clean_up(subnet_file: &Path, removed: impl FnMut(&str)) -> Result<(), CleanUpError> {
     preflight::check_net_admin()?;
     if let Some(pid) = running::other_flanneld() {
@@ -99,7 +99,7 @@ impl<F: FnMut(&str)> Cleaner<F> {
         self.note(nftables::remove().await);
     }
 
-    /// A tool that is not there has made nothing.
+    /// A tool that is not installed has created nothing.
     fn note(&mut self, result: Result<Vec<String>, CommandError>) {
         match result {
             Ok(lines) => lines.iter().for_each(|line| (self.removed)(line)),

@@ -1,4 +1,4 @@
-//! `--config-check`: what flanneld would do on this host, found out without doing any of it.
+//! `--config-check`: what flanneld would do on this host, without changing anything.
 
 use std::error::Error;
 use std::fmt;
@@ -33,7 +33,7 @@ const DEADLINE: Duration = Duration::from_secs(5);
 /// of `--json`: `{"plan": {…}, "warnings": […], "problems": […]}`, where all values are texts.
 #[derive(Debug, Default, Serialize)]
 pub struct CheckReport {
-    /// Each part of it by name, in the order in which flanneld gets to it.
+    /// Each step by name, in flanneld's order.
     #[serde(serialize_with = "as_map")]
     plan: Vec<(&'static str, String)>,
     /// What is not followed.
@@ -89,7 +89,7 @@ impl CheckReport {
         &self.problems
     }
 
-    /// Looks at the network config, and with it at all that depends on it.
+    /// Checks the network config and everything that depends on it.
     async fn overlay<R: Registry>(
         &mut self,
         config: &Config,
@@ -167,8 +167,7 @@ async fn overlaps<R: Registry>(
     Ok(overlap::check(&net, network, iface, &endpoints, &peers).await?)
 }
 
-/// The subnet that would be asked for, as far as can be told beforehand: the registry has the last
-/// word.
+/// The subnet that would be asked for. The registry may decide otherwise.
 async fn subnet<R: Registry>(
     config: &Config,
     registry: &R,

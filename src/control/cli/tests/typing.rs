@@ -69,7 +69,7 @@ fn characters_that_cannot_be_seen_are_named_with_their_setting() {
         assert!(message.starts_with(&format!("flag -{flag}: ")), "{message}");
         assert!(message.contains("U+00A0"), "{message}");
     }
-    // What can be seen is nobody's mistake.
+    // Visible characters are accepted.
     assert_eq!(config("-etcd-prefix /é—net").etcd.prefix, "/é—net");
 }
 

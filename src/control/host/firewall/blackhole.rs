@@ -1,4 +1,4 @@
-//! The blackhole route for our subnet: packets for it go nowhere while it has no bridge.
+//! The blackhole route for our subnet: drops packets for it while no bridge has it.
 //!
 //! Without it they follow the route to the whole network, out again by the overlay device.
 

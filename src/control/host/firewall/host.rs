@@ -1,4 +1,4 @@
-//! What the host must do for forwarded packets to arrive, beyond our rules: advice, no more.
+//! Settings of the host that forwarded packets need, beyond our rules. They are only logged as advice.
 
 use std::fs;
 use std::io;

@@ -1,4 +1,4 @@
-//! Our rules in iptables, of either kind: over nftables or the legacy one.
+//! Our rules in iptables, either nf_tables or legacy.
 //!
 //! Reading takes no lock (`iptables-save` does without), writing takes it for one transaction of
 //! `iptables-restore --noflush --wait`.

@@ -1,8 +1,8 @@
 //! Other flannelds of this host, each with a network of its own.
 //!
-//! A daemon claims its network for as long as it lives: it binds a socket of that name in the
-//! abstract namespace, which belongs to the network namespace as the rules do, and goes with the
-//! process. A stock flanneld claims nothing, so only what is surely our own is ever removed.
+//! A daemon claims its network while it runs: it binds an abstract socket of that name, which belongs
+//! to the network namespace, as the rules do, and ends with the process. A stock flanneld claims
+//! nothing, so only rules that are certainly our own are removed.
 
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -27,7 +27,7 @@ impl Claim {
         claim
     }
 
-    /// Tries again if it could not be had: at a restart our predecessor may still be ending.
+    /// Tries again if the claim failed: at a restart our predecessor may not have ended yet.
     pub(super) fn hold(&mut self) {
         if self.socket.is_none() {
             let name = name_of(self.network);

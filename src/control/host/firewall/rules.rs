@@ -1,4 +1,4 @@
-//! What is to be accepted and masqueraded, as data: the same for iptables and nftables.
+//! The rules as data: what to accept and to masquerade, the same for iptables and nftables.
 
 use std::net::Ipv4Addr;
 
@@ -13,7 +13,7 @@ pub struct Ranges {
     pub subnet: Ipv4Network,
 }
 
-/// One rule: what it is for, and what becomes of that.
+/// One rule: which packets match, and what is done with them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Rule {
     /// Only packets with this bit in their mark.
@@ -22,7 +22,7 @@ pub(super) struct Rule {
     pub(super) source: Addrs,
     /// Only packets to here.
     pub(super) destination: Addrs,
-    /// What becomes of them.
+    /// What is done with them.
     pub(super) verdict: Verdict,
 }
 
@@ -37,7 +37,7 @@ pub(super) enum Addrs {
     NotIn(Ipv4Network),
 }
 
-/// What becomes of a packet.
+/// What is done with a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// It may pass.
@@ -120,7 +120,7 @@ impl OwnRule {
 }
 
 /// Whether `found`, a whole chain, holds `rules` as it should: each of ours once and in order,
-/// wherever other people's rules stand between them. A shared rule may be another flanneld's if it
+/// whatever other rules are between them. A shared rule may be another flanneld's if it
 /// comes before all of ours that it exempts from.
 pub(super) fn is_right<T: AsRef<str>>(rules: &[OwnRule], found: &[T]) -> bool {
     let ours = || rules.iter().filter(|rule| !rule.is_shared);

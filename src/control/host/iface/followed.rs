@@ -7,15 +7,15 @@ use tokio::time::Instant;
 use super::{ExternalInterface, IfaceChoice};
 use crate::control::host::net::{HostChange, HostNet, KernelError, Link, Netlink};
 
-/// How long an address may be gone before another takes its place: a network daemon that restarts
-/// takes all addresses away, and brings them back.
+/// How long an address may be missing before another is used: a network daemon that restarts
+/// removes all addresses and adds them again.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// The external interface, looked at again and again.
+/// The external interface, checked periodically.
 #[derive(Debug, Clone)]
 pub struct FollowedIface {
     iface: ExternalInterface,
-    /// What the operator said of it.
+    /// The operator's choice.
     choice: IfaceChoice,
     /// The kernel's number for it, once it is known.
     index: Option<u32>,
@@ -52,8 +52,8 @@ impl FollowedIface {
         Ok(link)
     }
 
-    /// The interface to use from now on, if our address is gone for good and there is another that
-    /// the operator's choice falls on.
+    /// The interface to use from now on, if our address is gone for good and the operator's choice
+    /// leads to another one.
     ///
     /// # Errors
     /// [`KernelError`] when the kernel does not answer.

@@ -1,4 +1,4 @@
-//! Reads what [`select`](super::select) chooses from.
+//! Reads the links and routes that [`select`](super::select) chooses from.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
@@ -37,8 +37,8 @@ pub async fn read(net: &Netlink, specs: &[IfaceSpec]) -> Result<HostView, Kernel
             link.addrs.push(addr);
         }
     }
-    // Only the default route counts, and only for who follows it. The kernel has no request for it
-    // alone, so the others, a million perhaps, are let go one by one.
+    // Only the default route is needed, and only without a named interface. The kernel has no
+    // request for it alone, so the others, a million perhaps, are dropped one by one.
     let defaults = specs.is_empty().then(|| spawn_blocking(default_routes));
     let routes = match defaults {
         Some(defaults) => defaults.await.unwrap_or_else(|error| Err(unread(error)))?,

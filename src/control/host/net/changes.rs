@@ -1,4 +1,4 @@
-//! What changes on the host, as the kernel reports it: rtnetlink(7), multicast groups.
+//! Changes on the host that the kernel reports to rtnetlink(7) multicast groups.
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -25,7 +25,7 @@ pub enum HostChange {
     /// A route to exactly this range came, went, or is another now. The routes that go with their
     /// link or its last address go unannounced.
     Route(Ipv4Network),
-    /// The kernel had more to tell than we took in time: anything may have changed.
+    /// The receive buffer overran and events were lost: anything may have changed.
     Missed,
 }
 
@@ -37,8 +37,8 @@ pub struct HostChanges {
 /// Like [`connect`](super::connect), and reports changes from now on. The kernel then answers
 /// what was asked for, and no more than that, if it is Linux 4.20 or later.
 ///
-/// Changes come by a socket of their own. Where one overruns, the kernel drops answers, too, and
-/// says so once: who asks by the same socket waits for ever.
+/// Changes have a socket of their own. When a socket overruns, the kernel drops answers, too, and
+/// reports that only once: a request on the same socket could wait for ever.
 ///
 /// # Errors
 /// [`KernelError`] when a socket cannot be made.

@@ -2,8 +2,8 @@
 //!
 //! [`HostNet`] is what a backend may change on the host; [`Netlink`] does it to the real one, the
 //! twin in `memory` to a map. [`OverlayLink`] is the desired device, [`HostChanges`] says
-//! when to compare again. Everything here goes with the device: no clean-up is needed beyond deleting
-//! it. Which interface carries the underlay is chosen elsewhere, in `control::host::iface`.
+//! when to compare again. The kernel removes all of it with the device, so that clean-up only deletes the
+//! device. Which interface carries the underlay is chosen elsewhere, in `control::host::iface`.
 
 mod changes;
 mod marked_routes;
@@ -41,11 +41,11 @@ pub struct Link {
     pub mtu: u32,
     /// Whether it is to be up.
     pub is_up: bool,
-    /// Whether it can carry something; a cable that is out leaves it up without carrier.
+    /// Whether it has a carrier: a link without a cable is up and has none.
     pub has_carrier: bool,
 }
 
-/// By which way the kernel would send a datagram.
+/// Where the kernel would send a datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
     /// By the link of this number.

@@ -1,4 +1,4 @@
-//! The udp backend's overlay device: its desired state, and what makes it so.
+//! The udp backend's overlay device: its desired state, and the reconciliation.
 
 use std::net::Ipv4Addr;
 
@@ -6,7 +6,7 @@ use ipnetwork::Ipv4Network;
 
 use super::{HostNet, KernelError, Link, LinkAddr, RouteAdded};
 
-/// The overlay device as the kernel is to see it.
+/// The desired state of the overlay device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OverlayLink {
     /// The kernel's number for it. It stays when the device is renamed.

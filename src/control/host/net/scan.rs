@@ -1,5 +1,5 @@
-//! The host's routes inside a range, read one by one: a host may have a full Internet table, of
-//! which nothing is kept but what was asked for.
+//! The host's routes inside a range, read one by one: a host may have a full Internet table, and only
+//! the requested routes are kept.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -16,7 +16,7 @@ use super::netlink::route;
 use super::route_message::RT_TABLE_LOCAL;
 use super::{KernelError, KernelRoute, RouteFields};
 
-/// Most routes that are kept of one look.
+/// Most routes that are kept of one scan.
 const MAX_ROUTES: usize = 4096;
 
 /// The kernel dumps no more at once: `NLMSG_GOODSIZE` and `max_recvmsg_len` in

@@ -1,4 +1,4 @@
-//! [`Heartbeat`]: whether the daemon's loops still turn.
+//! [`Heartbeat`]: detects a loop of the daemon that hangs.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 /// A loop that turns at least once a second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::control) enum Loop {
-    /// That of the daemon, which hears signals, from the beginning.
+    /// The daemon's loop, which handles signals, from the beginning.
     Daemon,
-    /// That of the node, once there is one.
+    /// The node's loop, once there is a node.
     Node,
 }
 

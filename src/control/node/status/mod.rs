@@ -1,4 +1,4 @@
-//! What the daemon and its node say of themselves, for [`observe`](crate::control::observe) to read.
+//! Status of the daemon and its node, which [`observe`](crate::control::observe) reads.
 
 mod heartbeat;
 mod node_status;
@@ -17,7 +17,7 @@ pub use self::report::Report;
 pub(in crate::control) use self::report::{Check, Stats};
 use crate::control::util::systemd::notify;
 
-/// How far the daemon is, and a way to ask its node for a [`Report`].
+/// The phase of the daemon's start, and a way to ask its node for a [`Report`].
 #[derive(Debug, Default)]
 pub struct SharedStatus {
     /// What keeps the daemon from having a node, while it has none.

@@ -25,7 +25,7 @@ pub(in crate::control) struct NodeStatus {
 }
 
 impl NodeStatus {
-    /// How the node is now.
+    /// The node's current status.
     pub(in crate::control) fn report(
         self,
         stats: Stats,
@@ -64,7 +64,7 @@ impl NodeStatus {
         };
         let check = |condition: &Condition| match condition {
             Condition::Ok => Check::holds(),
-            // The others are served all the same.
+            // The other peers are served.
             Condition::Degraded(reason) => Check::holds().because(reason.as_str()),
             Condition::Failed(reason) => Check::fails(reason.as_str()),
         };

@@ -1,4 +1,4 @@
-//! [`Report`]: how the node is, at one moment.
+//! [`Report`]: a snapshot of the node's status.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -12,18 +12,18 @@ use crate::control::host::firewall::RulesState;
 use crate::control::subnet::conflict::Conflict;
 use crate::dataplane::stats::peers::PeerCount;
 
-/// How the node is.
+/// A snapshot of the node's status.
 #[derive(Debug)]
 pub struct Report {
     /// What `/stats` serves.
     pub(in crate::control) stats: Stats,
     /// What `/readyz` serves, by name.
     pub(in crate::control) checks: BTreeMap<&'static str, Check>,
-    /// What else `/readyz` tells: what is not as it should be, though packets flow.
+    /// Warnings in `/readyz`: problems that leave the node ready.
     pub(in crate::control) warnings: BTreeMap<&'static str, String>,
     /// When our lease ends unless it is renewed; `None` for a reservation, which never does.
     pub(in crate::control) lease_expires: Option<SystemTime>,
-    /// Times that our lease was renewed, or created anew.
+    /// Times that our lease was renewed, or created again.
     pub(in crate::control) lease_renewals: u64,
     /// Times that the registry answered again after a silence.
     pub(in crate::control) registry_reconnects: u64,
@@ -37,7 +37,7 @@ pub struct Report {
     pub(in crate::control) from_peers: Vec<PeerCount>,
 }
 
-/// The state of the data plane, and who this node says that it is.
+/// The state of the data plane, and this node's identity in its lease.
 #[derive(Debug, Serialize)]
 pub(in crate::control) struct Stats {
     pub(in crate::control) network: Ipv4Network,

@@ -1,7 +1,7 @@
 //! [`SubnetFile`]: keeps subnet.env as it should be while the node runs.
 //!
 //! The file is read, compared and written on a thread that may wait for its disk, one operation at
-//! a time. inotify tells of changes, and a look now and then finds what it did not tell.
+//! a time. inotify reports changes, and a periodic check finds what it did not report.
 
 use std::ffi::OsStr;
 use std::io;
@@ -23,16 +23,16 @@ use crate::control::util::backoff::Backoff;
 use crate::control::util::error_chain::error_chain;
 use crate::control::util::log_limit::LogLimit;
 
-/// Time between two looks that nothing prompted.
+/// Time between two periodic checks.
 const CHECK_PERIOD: Duration = Duration::from_secs(10);
 
-/// A program that rewrites the file does so in several steps; one look follows them all.
+/// Debounce window: a program that rewrites the file does so in several steps.
 const SETTLE: Duration = Duration::from_millis(50);
 
-/// After so long without a need to write, the next change is put right at once again.
+/// After this time without a write, the next change is repaired without a delay again.
 const CALM: Duration = Duration::from_secs(60);
 
-/// How long a disk may take before its silence is a fault.
+/// How long the disk may take before that counts as a fault.
 const DISK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// subnet.env, kept for as long as the value lives. The file stays.
@@ -44,12 +44,12 @@ pub(in crate::control) struct SubnetFile {
     _tasks: JoinSet<()>,
 }
 
-/// How far the keeper is.
+/// Progress of the keeper.
 #[derive(Debug, Default)]
 struct Progress {
     /// What the last operation found or made; `None` before the first has ended.
     part: Option<Condition>,
-    /// When the operation began that has not ended yet.
+    /// When the operation in progress began.
     busy_since: Option<Instant>,
 }
 
@@ -113,14 +113,15 @@ struct Keeper {
     progress: watch::Sender<Progress>,
     /// Whether the file was as it should be at least once.
     is_written: bool,
-    /// How long a change waits: two daemons that share one file must not spend their time on it.
+    /// Delay before a change is repaired, so that two daemons that share one file do not rewrite it
+    /// in a busy loop.
     pace: Backoff,
     /// When the pace may start over.
     calm_from: Instant,
     log: LogLimit,
 }
 
-/// What a look at the file found, and did.
+/// Result of a check of the file.
 #[derive(Debug)]
 enum Looked {
     Same,
@@ -138,7 +139,7 @@ impl Keeper {
             let is_first = !self.is_written;
             self.progress.send_modify(|progress| progress.busy_since = Some(Instant::now()));
             let job = spawn_blocking(move || {
-                // A change between look and watch would go unnoticed, so watch first.
+                // A change between check and watch would go unnoticed, so watch first.
                 let first = watched(inotify, &path, &changed);
                 let looked = look(&path, &text, is_first);
                 // The directory may have been made just now.
@@ -152,7 +153,7 @@ impl Keeper {
         }
     }
 
-    /// Says what was found. Returns how long a change is to wait.
+    /// Logs the result. Returns the delay before the next change is repaired.
     fn take_over(&mut self, looked: Looked) -> Duration {
         let path = self.path.display();
         let (part, pause) = match looked {
@@ -190,7 +191,7 @@ impl Keeper {
         self.pace.delay()
     }
 
-    /// Until the next look: after a change, but not before `pause` is over.
+    /// Waits until the next check: after a change, but not before `pause` is over.
     async fn wait(&self, pause: Duration) {
         sleep(pause).await;
         let failed = self.progress.borrow().part.as_ref().is_some_and(|part| !part.is_ok());
@@ -218,7 +219,7 @@ fn look(path: &Path, text: &str, is_first: bool) -> Looked {
 }
 
 /// A watch on the file's directory: `watcher`, if there is one, on the directory as it is by now.
-/// Without inotify, of which a user has so many, there is the look now and then.
+/// Without inotify, whose instances are limited per user, the periodic check is enough.
 fn watched(
     watcher: Option<RecommendedWatcher>,
     path: &Path,
@@ -228,7 +229,7 @@ fn watched(
         Some(watcher) => watcher,
         None => inotify(path.file_name().unwrap_or_default(), Arc::clone(changed)).ok()?,
     };
-    // It is not there yet, or is another than before.
+    // The directory does not exist yet, or was replaced.
     watcher.watch(directory_of(path), RecursiveMode::NonRecursive).ok()?;
     Some(watcher)
 }
@@ -236,7 +237,7 @@ fn watched(
 fn inotify(name: &OsStr, changed: Arc<Notify>) -> notify::Result<RecommendedWatcher> {
     let name = name.to_owned();
     notify::recommended_watcher(move |event: notify::Result<Event>| {
-        // An error, such as an overflown queue, may stand for anything.
+        // An error, such as an overflown queue, may hide any change.
         let concerns_us = event.map_or(true, |event| {
             let is_ours = event.paths.iter().any(|path| path.file_name() == Some(&*name));
             match event.kind {

@@ -190,7 +190,7 @@ async fn node_starts_with_what_it_remembers_and_settles_with_the_registry_later(
         }
         assert_eq!(logs.count("is still ours"), 0);
         world.until(|log| log.peers.contains("10.1.11.0/24")).await;
-        // Nobody saw it leave, so it has half a minute to come back.
+        // Its deletion was not observed, so it has half a minute to return.
         assert!(world.log.borrow().peers.contains("10.1.9.0/24"));
         world.until(|log| !log.peers.contains("10.1.9.0/24")).await;
         let lines = ["registry is back: lease 10.1.5.0/24 is still ours", "restart to follow it"];
@@ -294,7 +294,7 @@ async fn remembered_subnet_that_was_taken_meanwhile_ends_the_node_and_is_forgott
     let error = world.live_while(std::future::pending()).await.unwrap().to_string();
     assert_eq!(error, "lease lost");
     assert!(world.recall().is_none());
-    assert_eq!(world.leased().await, None, "the other node's lease stands");
+    assert_eq!(world.leased().await, None, "the other node's lease is kept");
 }
 
 /// Rules are the host's business; tests/firewall has a host.

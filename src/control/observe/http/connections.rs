@@ -1,9 +1,8 @@
-//! [`Connections`]: who is connected to the endpoint, and who has to go for the next one.
+//! [`Connections`]: the endpoint's connections, and which is closed to make room for the next.
 //!
-//! Every connection is accepted: where there are too many, the oldest that has asked nothing is
-//! closed. It is one of the same source where that has its share already, and of the source with
-//! the most where all places are taken, so that a source with one connection keeps it, whatever
-//! the others do.
+//! Every connection is accepted. If there are too many, the oldest one without a request is closed:
+//! one of the same source if that source has used up its share, else one of the source with the most
+//! connections. So a source with one connection keeps it, whatever the others do.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
@@ -105,7 +104,7 @@ impl Table {
 }
 
 impl Place {
-    /// Takes note that the connection has asked something.
+    /// Records that the connection has sent a request.
     pub(super) fn has_asked(&self) {
         if let Some(open) = self.connections.lock().open.get_mut(&self.number) {
             open.has_asked = true;

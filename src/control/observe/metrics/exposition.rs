@@ -1,4 +1,4 @@
-//! [`Exposition`]: metrics on their way into Prometheus' text format.
+//! [`Exposition`]: writes metrics in Prometheus' text format.
 
 use prometheus::TextEncoder;
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};

@@ -1,8 +1,8 @@
 //! [`TopPeers`]: the busiest peers by name, all others as one.
 //!
-//! Every series must only ever grow, also while peers move into the top and out of it. So what a
-//! peer carries counts for its own name while it is in the top, for `other` while it is not, and
-//! what was counted once stays where it is.
+//! A series must never shrink, also while peers enter and leave the top. So a peer's traffic counts
+//! for its own name while it is in the top, for `other` while it is not, and never moves between the
+//! two.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -55,7 +55,7 @@ impl TopPeers {
                 totals.entry(count.peer).or_default()[way].add(count.packets, count.bytes);
             }
         }
-        // What the workers tell of no more has left; if it returns, it begins at zero.
+        // A peer that the workers no longer count has left; if it returns, it starts at zero.
         self.peers.retain(|ip, _| totals.contains_key(ip));
         self.peers.values_mut().for_each(|peer| peer.fresh = BothWays::default());
         for (ip, total) in totals {
@@ -75,7 +75,7 @@ impl TopPeers {
             let fresh = peer.fresh.iter().map(|way| way.bytes).sum::<u64>();
             peer.score = (peer.score / 2).saturating_add(fresh);
         }
-        // The unspecified address stands for peers that the workers did not tell apart.
+        // The unspecified address is the sum of peers beyond the workers' limit.
         let candidates = self.peers.iter_mut().filter(|(ip, _)| !ip.is_unspecified());
         let mut ranking: Vec<&mut Peer> = candidates.map(|(_, peer)| peer).collect();
         // Of two equals the one that is named stays so.
@@ -107,7 +107,7 @@ impl Peer {
     }
 }
 
-/// What a counter grew by. One that is less than before began anew, with its worker.
+/// Growth of a counter. If it is less than before, it restarted at zero with its worker.
 const fn since(before: u64, now: u64) -> u64 {
     if now < before { now } else { now - before }
 }

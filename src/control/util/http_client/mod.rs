@@ -2,7 +2,7 @@
 //! over HTTP/1.1.
 //!
 //! - [`HttpClient::send`] ends with the head of the answer. The body is read from the [`Response`],
-//!   whole and up to a limit, or line by line for as long as the server goes on.
+//!   whole and up to a limit, or line by line for as long as the server sends.
 //! - Connections are kept open and used again. A request that may be made twice is made once more
 //!   if the server closed the kept connection.
 //! - TLS files are read again for every new connection.
@@ -168,7 +168,7 @@ impl HttpClient {
         self.exchange(connection, request).await.map_err(|refused| refused.error)
     }
 
-    /// Has the requests from now on go by new connections.
+    /// Drops the kept connections: later requests use new ones.
     pub(crate) fn reconnect(&self) {
         self.idle.clear();
     }
@@ -203,7 +203,7 @@ impl HttpClient {
                 Err(Refused { is_stale, error: at(Fault::Broken(reason)) })
             }
             Err(_) => {
-                // Whatever swallowed the answer may have swallowed the other connections as well.
+                // What made this connection hang may have broken the other ones as well.
                 self.idle.clear();
                 Err(Refused { is_stale: false, error: at(Fault::Silent(self.timeouts.head)) })
             }

@@ -28,7 +28,7 @@ pub(crate) struct TlsMaterial {
 /// Reads the material from where it is kept, or says in one line why not.
 pub(crate) type TlsSource = Arc<dyn Fn() -> Result<TlsMaterial, String> + Send + Sync>;
 
-/// How long the disk may take before we go on with what was read before.
+/// How long the disk may take before the previous material is used.
 const READ_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How to speak TLS with one server.
@@ -64,8 +64,8 @@ impl Tls {
         connector.connect(name, stream).await.map_err(|error| explain(&error))
     }
 
-    /// The material as it is now: certificates are renewed in place while the daemon runs. What
-    /// cannot be read or used leaves us with what there was.
+    /// The material as it is now: certificates are renewed in place while the daemon runs. If
+    /// it cannot be read or used, the previous material stays in use.
     async fn config(&self) -> Arc<ClientConfig> {
         let source = Arc::clone(&self.source);
         let read = tokio::task::spawn_blocking(move || source());
@@ -118,7 +118,7 @@ fn roots(ca: Option<&[u8]>) -> Result<RootCertStore, String> {
                 roots.add(certificate).map_err(|error| format!("CA certificate: {error}"))?;
             }
         }
-        // One that cannot be read verifies nobody; the handshake says so.
+        // A certificate that cannot be read verifies no server; the handshake reports that.
         None => {
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         }

@@ -21,7 +21,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// The log's own lines about its lines are not counted among those.
 const OWN_TARGET: &str = "twill::log";
 
-/// Most characters shown of a line that stands for others.
+/// Most characters shown of a sample line.
 const SAMPLE_LEN: usize = 160;
 
 /// The lines of a minute, by kind.
@@ -56,11 +56,11 @@ pub(super) struct Summary {
     sample: String,
 }
 
-/// What becomes of a line.
+/// Decision about a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
     Written,
-    /// It is the first that is not written.
+    /// It is the first one over the limit.
     Last,
     Counted,
 }
@@ -77,7 +77,7 @@ const fn share(level: &Level) -> u64 {
 
 impl Limits {
     /// Decides on a line of the kind `meta`; `text` gives it, if it is needed.
-    fn judge(&self, meta: &Metadata<'_>, now: Instant, text: impl FnOnce() -> String) -> Verdict {
+    fn decide(&self, meta: &Metadata<'_>, now: Instant, text: impl FnOnce() -> String) -> Verdict {
         let mut state = self.lock();
         let State { kinds, said } = &mut *state;
         let new = || Kind { level: *meta.level(), since: now, num: 0, sample: String::new() };
@@ -98,7 +98,7 @@ impl Limits {
         }
     }
 
-    /// What is to be said by `now`, and when to ask again.
+    /// What is due to be logged at `now`, and when to ask again.
     pub(super) fn due(&self, now: Instant) -> (Vec<Summary>, Option<Instant>) {
         let mut state = self.lock();
         let mut due = std::mem::take(&mut state.said);
@@ -166,7 +166,7 @@ impl fmt::Display for Summary {
     }
 }
 
-/// Keeps what is too much from being formatted at all.
+/// Drops lines over the limit before they are formatted.
 pub(super) struct Layer {
     limits: Arc<Limits>,
     queue: Queue,
@@ -183,7 +183,7 @@ impl<S: Subscriber> tracing_subscriber::Layer<S> for Layer {
         if event.metadata().target() == OWN_TARGET {
             return true;
         }
-        match self.limits.judge(event.metadata(), Instant::now(), || sample(event)) {
+        match self.limits.decide(event.metadata(), Instant::now(), || sample(event)) {
             Verdict::Written => true,
             Verdict::Last => {
                 self.queue.wake();

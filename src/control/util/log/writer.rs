@@ -11,7 +11,7 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use super::limit::Limits;
 
-/// Name of the thread, for those who look at panics: it makes up for its own.
+/// Name of the thread, which recovers from its own panics.
 pub(in crate::control) const THREAD: &str = "flannel-log";
 
 /// Lines that wait for standard error; beyond them lines are lost.
@@ -55,7 +55,7 @@ impl Queue {
         let deadline = Instant::now() + END_TIMEOUT;
         let (done, is_done) = bounded(1);
         if self.items.send_deadline(Item::End(last, done), deadline).is_ok() {
-            // Nobody reads, if it is not: that is no reason to stay.
+            // If it is not written, nobody reads: do not wait longer.
             let _: Result<(), _> = is_done.recv_deadline(deadline);
         }
     }
@@ -100,14 +100,14 @@ fn cut(line: &[u8]) -> Vec<u8> {
 /// Starts the thread, which writes to `output` for the life of the process.
 ///
 /// # Errors
-/// What the kernel says when there is no thread to be had.
+/// What the kernel says when it refuses a thread.
 pub(super) fn start(output: impl Write + Send + 'static, limits: Arc<Limits>) -> io::Result<Queue> {
     let (items, queued) = bounded(QUEUE_LEN);
     let queue = Queue { items, lost: Arc::default() };
     let lost = Arc::clone(&queue.lost);
     let mut thread = Thread { output, queued, limits, lost, num_lost_seen: 0 };
     let work = move || {
-        // A line that panics costs itself: without this thread there would be no log at all.
+        // A panic costs only its line: without this thread there would be no log.
         while catch_unwind(AssertUnwindSafe(|| thread.run())).is_err() {}
     };
     std::thread::Builder::new().name(THREAD.to_owned()).spawn(work)?;
@@ -242,8 +242,9 @@ mod tests {
         let num_lost = queue.lost.load(Ordering::Relaxed);
         assert!((9..=10).contains(&num_lost), "{num_lost}");
         let text = pipe.0.lock().unwrap().text.clone();
-        let told = format!("flanneld: {num_lost} log lines lost: standard error took no more\n");
-        assert!(text.contains(&told), "{text}");
+        let expected =
+            format!("flanneld: {num_lost} log lines lost: standard error took no more\n");
+        assert!(text.contains(&expected), "{text}");
         assert!(
             text.starts_with("first of all\nline 0\n") || text.contains("\nline 1\n"),
             "{text}"

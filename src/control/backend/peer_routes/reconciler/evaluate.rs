@@ -1,4 +1,4 @@
-//! What one lease asks for, and why it cannot be followed.
+//! The entries that one lease asks for, or why it is ignored.
 
 use std::collections::BTreeSet;
 
@@ -38,7 +38,7 @@ impl<H: PeerHost> PeerReconciler<H> {
             }
             Err(fault) => {
                 if self.faults.get(&subnet) != Some(&fault) {
-                    // While the interface is down no peer of host-gw's is in reach: said once.
+                    // While the interface is down, no peer of host-gw is reachable: logged once.
                     let underlay = self.conditions.borrow().get("underlay");
                     if !matches!(underlay, Condition::Failed(_)) {
                         tracing::warn!("lease {subnet}: {fault}; it gets no route");
@@ -50,8 +50,8 @@ impl<H: PeerHost> PeerReconciler<H> {
         }
     }
 
-    /// Why the kernel must have no route to `subnet`: it would take packets away from this host's
-    /// own links, or from its containers.
+    /// Why the kernel must have no route to `subnet`: the route would divert packets of this host's
+    /// own links or containers.
     fn misplaced(&self, subnet: Ipv4Network) -> Option<String> {
         let (network, own) = (self.host.network(), self.host.own());
         let is_within = |outer: Ipv4Network| {

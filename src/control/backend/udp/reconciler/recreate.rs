@@ -1,4 +1,4 @@
-//! The overlay device is made again: after it disappeared, and for another underlay address.
+//! Recreates the overlay device after it disappeared, or for another underlay address.
 
 use tracing::{info, warn};
 
@@ -52,7 +52,7 @@ impl DeviceReconciler {
         Ok(true)
     }
 
-    /// The device is gone, so its workers go, too.
+    /// Ends the workers of a device that is gone.
     pub(super) fn give_up_device(&mut self) {
         if self.link.take().is_some() {
             let name = self.engine.name();
@@ -65,7 +65,7 @@ impl DeviceReconciler {
         self.engine.stop();
     }
 
-    /// Makes the device again, with workers that have these sockets; the counters go on.
+    /// Recreates the device, with workers that have these sockets; the counters continue.
     pub(super) async fn recreate(&mut self, sockets: Vec<KernelUdp>) -> Result<(), BackendError> {
         let name = self.engine.name();
         let made = self.spec.make(&self.net, self.mtu, Some(&name), sockets).await?;

@@ -1,4 +1,4 @@
-//! Overlay devices that no flanneld is behind any more.
+//! Overlay devices without a running flanneld.
 
 use futures_util::TryStreamExt;
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};

@@ -1,4 +1,4 @@
-//! Where our rules stand, and the batch that puts them there.
+//! The place of our rules, and the batch that puts them there.
 //!
 //! All pure: texts of `iptables-save` come in, input of `iptables-restore --noflush` goes out. A
 //! batch is one transaction, so that there is never a moment with half of the rules.

@@ -75,7 +75,7 @@ fn rules_of_older_layouts_are_known_by_range_or_comment() {
     }
     for rule in ["-s 10.1.0.0/16 -j ACCEPT", "-d 10.1.0.0/16 -j ACCEPT"] {
         assert!(older.left(FORWARD, rule), "{rule}");
-        assert!(!OlderLayouts::default().left(FORWARD, rule), "whose it is cannot be told");
+        assert!(!OlderLayouts::default().left(FORWARD, rule), "its owner is unknown");
     }
     for rule in ["-s 10.7.0.0/16 -j ACCEPT", "-s 10.1.0.0/16 -j MASQUERADE", "-j ACCEPT"] {
         assert!(!older.left(FORWARD, rule) && !older.left(MASQUERADE, rule), "{rule}");

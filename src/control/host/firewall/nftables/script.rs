@@ -133,7 +133,7 @@ pub(super) fn set_up(chains: &[Chain], actual: &Listing, stale: &[Ipv4Network]) 
     script
 }
 
-/// Mends what is wrong in `actual`; `None` if nothing is. `ours` are our rules as this `nft` lists
+/// The repair of `actual`; `None` if it is right. `ours` are our rules as this `nft` lists
 /// them. Rules of others stay.
 pub(super) fn repair(chains: &[Chain], ours: &[Vec<OwnRule>], actual: &Listing) -> Option<String> {
     let mut script = String::new();

@@ -78,9 +78,9 @@ fn next_minute_has_a_share_of_its_own_and_says_what_the_last_one_left_out() {
     };
     let meta = tracing::callsite::Callsite::metadata(meta);
     let (limits, start) = (Limits::default(), Instant::now());
-    let judge = |at| limits.judge(meta, at, || "text".to_owned());
+    let decide = |at| limits.decide(meta, at, || "text".to_owned());
     let minute = |at: Instant| {
-        let verdicts: Vec<Verdict> = (0..25).map(|_| judge(at)).collect();
+        let verdicts: Vec<Verdict> = (0..25).map(|_| decide(at)).collect();
         assert!(verdicts[..20].iter().all(|verdict| *verdict == Verdict::Written));
         assert_eq!(verdicts[20], Verdict::Last);
         assert!(verdicts[21..].iter().all(|verdict| *verdict == Verdict::Counted));

@@ -105,7 +105,7 @@ fn one_mark_rule_does_for_two_networks_and_exemptions_come_first() {
     assert!(found[0].starts_with("-m mark "), "{found:?}");
     assert!(found[..7].iter().all(|rule| rule.ends_with("-j RETURN")), "{found:?}");
     assert!(found[7..].iter().all(|rule| rule.contains("-j MASQUERADE")), "{found:?}");
-    // Nobody has anything more to do, nor at a restart.
+    // Neither daemon changes anything more, nor does a restart.
     for (rules, own) in [(&ours, "10.1.0.0/16"), (&theirs, "10.2.0.0/16")] {
         assert_eq!(MASQUERADE.repair(rules, &both, &[]), None);
         assert_eq!(MASQUERADE.repair(rules, &both, &[network(own)]), None);
