@@ -285,3 +285,22 @@ fn port_of_somebody_elses_ends_the_daemon_before_it_promises_anything() {
     assert!(said.contains("UDP port 8472 is taken by another process"), "{said}");
     assert!(lab.etcd().leases().unwrap().is_empty(), "nothing was promised");
 }
+
+#[test]
+fn interface_that_is_made_again_with_another_index_takes_the_peers_again() {
+    for (topic, backend) in [("vxindex", Backend::Vxlan), ("gwindex", Backend::HostGw)] {
+        let lab = lab(topic, backend, 2);
+        let node = &lab.nodes()[0];
+        let index = || {
+            let link = node.netns().ip("-o link show eth0").unwrap();
+            link.split(':').next().unwrap().to_owned()
+        };
+        let before = index();
+        // The vxlan device and all routes go with it.
+        node.netns().ip("link delete eth0").unwrap();
+        lab.underlay().join(node.netns(), &node.name(), node.addr()).unwrap();
+        assert_ne!(index(), before);
+        lab.wait_reachable().unwrap();
+        eventually("all to be well", || failing_checks(node).is_empty());
+    }
+}
