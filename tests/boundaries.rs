@@ -131,6 +131,23 @@ fn lease_sources_do_not_know_each_other() {
     assert!(refused.is_empty(), "{refused:#?}");
 }
 
+/// How a registry stores a lease is the registry's affair: it adds that as `Stored<Lease>`.
+#[test]
+fn leases_do_not_know_where_they_are_stored() {
+    let is_lease = |from: &[String]| is_in(from, &["subnet", "lease"]);
+    let refused = control_imports(|from, to| !(is_lease(from) && is_in(to, &["subnet", "kv"])));
+    assert!(refused.is_empty(), "{refused:#?}");
+}
+
+#[test]
+fn backends_get_leases_without_their_source() {
+    let refused = control_imports(|from, to| {
+        let is_source = is_in(to, &["subnet", "kv"]) || is_in(to, &["subnet", "kube"]);
+        !(is_in(from, &["backend"]) && is_source)
+    });
+    assert!(refused.is_empty(), "{refused:#?}");
+}
+
 #[test]
 fn directories_of_control_import_each_other_in_no_circle() {
     let circles = imports::circles(&imports::of("src/control"));

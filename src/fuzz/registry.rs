@@ -13,7 +13,7 @@ use crate::control::config::backend::BackendType;
 use crate::control::config::network::{self, SubnetRange};
 use crate::control::node::subnet_env;
 use crate::control::subnet::kv::registry::file::document::{Document, expires};
-use crate::control::subnet::kv::registry::{Entry, Revision, read_entry};
+use crate::control::subnet::kv::registry::{Entry, Revision, Stored, read_entry};
 use crate::control::subnet::kv::state_file::{PersistedLeases, StateFile};
 use crate::control::subnet::lease::{Lease, LeaseAttrs, parse_key, print_key};
 use crate::routes::Prefix;
@@ -134,7 +134,7 @@ pub fn state_file(bytes: &[u8]) {
     let again = file.read(text.as_bytes(), previous, None).unwrap();
     assert_eq!(again.config.network, remembered.config.network);
     assert_eq!((again.past.own.subnet, &again.past.own.attrs), (own.subnet, &own.attrs));
-    let holders = |peers: &[Lease]| -> BTreeMap<String, LeaseAttrs> {
+    let holders = |peers: &[Stored<Lease>]| -> BTreeMap<String, LeaseAttrs> {
         peers.iter().map(|peer| (peer.entry.key.clone(), peer.attrs.clone())).collect()
     };
     assert_eq!(holders(&again.past.peers), holders(peers));

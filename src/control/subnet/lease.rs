@@ -11,7 +11,6 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::kv::registry::Entry;
 use crate::control::config::network::Subnets;
 use crate::control::util::json_object::{Object, WrongType};
 use crate::routes::{Prefix, unusable};
@@ -28,8 +27,6 @@ pub struct Lease {
     /// When the registry drops it unless it is renewed. Known for our own lease only; `None` for
     /// a peer's, and for a reservation, which never expires.
     pub expires: Option<Instant>,
-    /// Where it stands in the registry.
-    pub entry: Entry,
 }
 
 /// What a lease says about its holder.
@@ -58,11 +55,12 @@ impl<A> Default for FamilyAttrs<A> {
     }
 }
 
-/// A change in who holds what. Order matters.
+/// A change in who holds what. Order matters. A source of leases may have its own form `L` of a
+/// lease; backends get plain ones.
 #[derive(Debug, Clone, PartialEq)]
-pub enum LeaseEvent {
+pub enum LeaseEvent<L = Lease> {
     /// The lease is new, or has new attributes.
-    Added(Lease),
+    Added(L),
     /// Nobody holds the subnet any more.
     Removed(Ipv4Network),
 }
@@ -94,11 +92,6 @@ pub enum LeaseError {
 }
 
 impl Lease {
-    /// Whether this is a reservation: written by the operator, without an expiry.
-    pub fn is_reservation(&self) -> bool {
-        self.entry.ttl_lease.is_none()
-    }
-
     /// The subnets of both families.
     pub const fn subnets(&self) -> Subnets {
         Subnets { v4: self.subnet, v6: self.ipv6_subnet }

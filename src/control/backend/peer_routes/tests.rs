@@ -16,7 +16,6 @@ use super::*;
 use crate::control::backend::{Backend, BackendError};
 use crate::control::conditions::{Condition, Conditions};
 use crate::control::host::net::KernelError;
-use crate::control::subnet::kv::registry::{Entry, Revision};
 use crate::control::subnet::lease::{Lease, LeaseAttrs, LeaseEvent};
 use crate::control::util::test_log::Logs;
 use crate::routes::Prefix;
@@ -175,16 +174,9 @@ fn subnet(third: u8) -> Ipv4Network {
 }
 
 fn added(third: u8, host: &str, kind: Option<&str>) -> LeaseEvent {
-    let entry = Entry { key: String::new(), revision: Revision(1), ttl_lease: None };
     let mut attrs = LeaseAttrs::udp(host.parse().unwrap());
     attrs.backend_type = kind.map(str::to_owned);
-    LeaseEvent::Added(Lease {
-        ipv6_subnet: None,
-        subnet: subnet(third),
-        attrs,
-        expires: None,
-        entry,
-    })
+    LeaseEvent::Added(Lease { ipv6_subnet: None, subnet: subnet(third), attrs, expires: None })
 }
 
 fn vxlan(third: u8, host: &str) -> LeaseEvent {

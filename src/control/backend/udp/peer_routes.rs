@@ -222,7 +222,6 @@ mod tests {
     use std::io;
 
     use super::*;
-    use crate::control::subnet::kv::registry::{Entry, Revision};
     use crate::control::subnet::lease::{Lease, LeaseAttrs};
     use crate::control::util::test_log::Logs;
     use crate::dataplane::stats::peers::PeerCount;
@@ -283,9 +282,8 @@ mod tests {
     }
 
     fn lease(subnet: u8, public_ip: Ipv4Addr) -> Lease {
-        let entry = Entry { key: String::new(), revision: Revision(1), ttl_lease: None };
         let subnet = Ipv4Network::containing([10, 1, subnet, 0].into(), 24).unwrap();
-        Lease { ipv6_subnet: None, subnet, attrs: LeaseAttrs::udp(public_ip), expires: None, entry }
+        Lease { ipv6_subnet: None, subnet, attrs: LeaseAttrs::udp(public_ip), expires: None }
     }
 
     fn to_peer(counters: &Counters, peer: Ipv4Addr) -> u64 {

@@ -8,7 +8,7 @@ use tracing::{info, warn};
 
 use super::source_ports;
 use super::ways::{NoWay, Verdict};
-use crate::control::subnet::lease::{Lease, LeaseAttrs, LeaseEvent};
+use crate::control::subnet::lease::{Lease, LeaseAttrs, LeaseEvent, print_key};
 use crate::routes::NextHop;
 use crate::routes::publish::RouteChange;
 
@@ -88,7 +88,7 @@ impl Peers {
     }
 
     fn add(&mut self, lease: &Lease, addrs: &mut Vec<AddrChange>) -> RouteChange {
-        let (subnet, ip, key) = (lease.subnet, lease.attrs.public_ip(), lease.entry.key.clone());
+        let (subnet, ip, key) = (lease.subnet, lease.attrs.public_ip(), print_key(lease.subnets()));
         let next_hop = self.next_hop(&lease.attrs);
         let other_backend =
             lease.attrs.backend_type.clone().filter(|kind| !kind.eq_ignore_ascii_case("udp"));
@@ -166,7 +166,6 @@ fn warn_no_way(key: &str, subnet: Ipv4Network, public_ip: Ipv4Addr, no_way: NoWa
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::subnet::kv::registry::{Entry, Revision};
     use crate::control::util::test_log::Logs;
     use crate::routes::Prefix;
 
@@ -182,14 +181,11 @@ mod tests {
 
     fn lease(public_ip: &str) -> Lease {
         let public_ip: Ipv4Addr = public_ip.parse().unwrap();
-        let key = "10.1.2.0-24".to_owned();
-        let entry = Entry { key, revision: Revision(1), ttl_lease: None };
         Lease {
             ipv6_subnet: None,
             subnet: subnet(),
             attrs: LeaseAttrs::udp(public_ip),
             expires: None,
-            entry,
         }
     }
 

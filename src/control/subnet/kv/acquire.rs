@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout};
 use self::previous::taken_by;
 use super::allocate;
 use super::registry::{
-    Entry, LEASE_TTL, Registry, RegistryError, Revision, Scope, Snapshot, TtlLease, Write,
+    Entry, LEASE_TTL, Registry, RegistryError, Revision, Scope, Snapshot, Stored, TtlLease, Write,
 };
 use crate::control::config::network::{NetworkConfig, SubnetRange, Subnets};
 use crate::control::subnet::host_id::HostId;
@@ -54,7 +54,7 @@ pub enum AcquireError {
 #[derive(Debug)]
 pub struct Acquired {
     /// The lease of this node.
-    pub lease: Lease,
+    pub lease: Stored<Lease>,
     /// The listing that led to it, in which the lease is not yet as it stands now. To list
     /// everything again would cost as much as all the rest of a start.
     pub listed: Snapshot,
@@ -184,7 +184,7 @@ struct Acquirer<'a, R> {
 }
 
 enum Attempt {
-    Acquired(Lease),
+    Acquired(Stored<Lease>),
     /// The entry of this subnet is no longer what the listing said.
     TooLate(Ipv4Network),
     OutOfSubnets(AcquireError),
@@ -192,7 +192,7 @@ enum Attempt {
 
 /// Whether a node takes up the lease `own`, which carries its public IP, rather than delete it. A
 /// key with more to it than the subnets is not one we would write.
-pub(crate) fn is_reusable(config: &NetworkConfig, own: &Lease) -> bool {
+pub(crate) fn is_reusable(config: &NetworkConfig, own: &Stored<Lease>) -> bool {
     config.accepts(own.subnets()) && own.entry.key == print_key(own.subnets())
 }
 
@@ -203,13 +203,17 @@ pub(crate) fn choose_own<'a>(
     listed: &'a Snapshot,
     public_ip: Ipv4Addr,
     previous: Option<Subnets>,
-) -> Option<&'a Lease> {
+) -> Option<&'a Stored<Lease>> {
     let own = listed.leases().filter(|lease| lease.attrs.public_ip() == public_ip);
     own.min_by_key(|lease| own_rank(config, lease, previous))
 }
 
 /// Of two leases that carry our public IP, we take up that with the lower rank.
-fn own_rank(config: &NetworkConfig, lease: &Lease, previous: Option<Subnets>) -> (bool, bool) {
+fn own_rank(
+    config: &NetworkConfig,
+    lease: &Stored<Lease>,
+    previous: Option<Subnets>,
+) -> (bool, bool) {
     (!is_reusable(config, lease), Some(lease.subnet) != previous.map(|it| it.v4))
 }
 
@@ -237,7 +241,7 @@ impl<R: Registry> Acquirer<'_, R> {
 
     /// As [`choose_own`], but one that names another host comes last, one that a live host claimed
     /// is not ours at all, and with no previous subnet among them one that names us comes first.
-    fn choose_own<'s>(&self, listed: &'s Snapshot) -> Option<&'s Lease> {
+    fn choose_own<'s>(&self, listed: &'s Snapshot) -> Option<&'s Stored<Lease>> {
         let own = listed.leases().filter(|lease| {
             lease.attrs.public_ip() == self.attrs.public_ip()
                 && !self.rivals.contains(&lease.entry.key)
@@ -251,7 +255,7 @@ impl<R: Registry> Acquirer<'_, R> {
     }
 
     /// Several leases with our public IP: somebody left them, or another host has that IP, too.
-    fn warn_of_others(&mut self, own: &Lease, listed: &Snapshot) {
+    fn warn_of_others(&mut self, own: &Stored<Lease>, listed: &Snapshot) {
         let others = listed.leases().filter(|lease| {
             lease.attrs.public_ip() == self.attrs.public_ip() && lease.entry.key != own.entry.key
         });
@@ -267,7 +271,7 @@ impl<R: Registry> Acquirer<'_, R> {
         }
     }
 
-    async fn reuse(&mut self, own: &Lease) -> Result<Attempt, RegistryError> {
+    async fn reuse(&mut self, own: &Stored<Lease>) -> Result<Attempt, RegistryError> {
         let written = timeout(WRITE_TIMEOUT, self.registry.renew(own, self.attrs)).await;
         let lease = match written {
             Ok(Ok(Write::Done(lease))) => {
@@ -293,7 +297,7 @@ impl<R: Registry> Acquirer<'_, R> {
         Ok(Attempt::Acquired(lease))
     }
 
-    fn leave(&mut self, own: &Lease, host: HostId) -> Attempt {
+    fn leave(&mut self, own: &Stored<Lease>, host: HostId) -> Attempt {
         tracing::error!(
             "lease {} of our public IP ({}) is that of host {host}, which is alive: this node takes \
              another subnet; give one of the two another --public-ip",
@@ -308,7 +312,7 @@ impl<R: Registry> Acquirer<'_, R> {
     /// A lease that stands is ours, whether or not the registry takes writes now. The result is as
     /// that of an earlier life: the one who keeps it reads it first, as a write whose answer was lost
     /// may have been made, and then goes on trying to renew it.
-    async fn take_unwritten(&self, own: &Lease, reason: &str) -> Lease {
+    async fn take_unwritten(&self, own: &Stored<Lease>, reason: &str) -> Stored<Lease> {
         let left = timeout(WRITE_TIMEOUT, self.registry.time_left(own)).await.ok().flatten();
         let shown = left.map_or_else(|| "an unknown time".to_owned(), time_text::duration);
         tracing::warn!(
@@ -318,11 +322,13 @@ impl<R: Registry> Acquirer<'_, R> {
         // Nobody knows: it is not more than this.
         let expires = Instant::now() + left.unwrap_or(LEASE_TTL);
         let is_reservation = own.is_reservation();
-        Lease {
-            subnet: own.subnet,
-            ipv6_subnet: own.ipv6_subnet,
-            attrs: self.attrs.clone(),
-            expires: (!is_reservation).then_some(expires),
+        Stored {
+            value: Lease {
+                subnet: own.subnet,
+                ipv6_subnet: own.ipv6_subnet,
+                attrs: self.attrs.clone(),
+                expires: (!is_reservation).then_some(expires),
+            },
             entry: Entry {
                 key: own.entry.key.clone(),
                 revision: Revision::UNKNOWN,
@@ -332,7 +338,7 @@ impl<R: Registry> Acquirer<'_, R> {
     }
 
     /// Deletes a lease of ours that is of no use; the next attempt sees what is free then.
-    async fn give_up(&self, own: &Lease) -> Result<Attempt, RegistryError> {
+    async fn give_up(&self, own: &Stored<Lease>) -> Result<Attempt, RegistryError> {
         if self.registry.delete(own).await? {
             tracing::info!(
                 "Found lease ({}) for current IP ({}) but not compatible with current config, \

@@ -12,6 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::control::config::network::Subnets;
 use crate::control::subnet::conflict::{Conflict, ConflictKind};
 use crate::control::subnet::host_id::HostId;
+use crate::control::subnet::kv::registry::Stored;
 use crate::control::subnet::lease::{Lease, print_key};
 
 /// What this node says is its own.
@@ -85,7 +86,7 @@ impl ConflictTracker {
     }
 
     /// Compares another entry's lease with the claim.
-    pub(crate) fn compare(&self, other: &Lease) {
+    pub(crate) fn compare(&self, other: &Stored<Lease>) {
         let is_own_key = other.entry.key == print_key(self.subnets);
         let is_own_ip = other.attrs.public_ip() == self.public_ip();
         match (is_own_key, is_own_ip, self.subnets.overlap(other.subnets())) {
@@ -98,7 +99,7 @@ impl ConflictTracker {
     }
 
     /// Takes note that somebody else writes our own entry, in our name.
-    pub(crate) fn report_shared(&self, own: &Lease) {
+    pub(crate) fn report_shared(&self, own: &Stored<Lease>) {
         self.report(ConflictKind::SharedLease, own);
     }
 
@@ -109,7 +110,7 @@ impl ConflictTracker {
         }
     }
 
-    fn report(&self, kind: ConflictKind, other: &Lease) {
+    fn report(&self, kind: ConflictKind, other: &Stored<Lease>) {
         let conflict = Conflict {
             kind,
             subnet: self.subnets.v4,
@@ -177,10 +178,10 @@ mod tests {
         ConflictTracker::new("10.1.1.0/24".parse().unwrap(), "192.0.2.1".parse().unwrap())
     }
 
-    fn lease(subnet: &str, public_ip: &str) -> Lease {
+    fn lease(subnet: &str, public_ip: &str) -> Stored<Lease> {
         let subnet = subnet.parse().unwrap();
         let attrs = LeaseAttrs::udp(public_ip.parse().unwrap());
         let entry = Entry { key: print_key(subnet), revision: Revision(1), ttl_lease: None };
-        Lease { subnet, ipv6_subnet: None, attrs, expires: None, entry }
+        Stored { value: Lease { subnet, ipv6_subnet: None, attrs, expires: None }, entry }
     }
 }

@@ -15,7 +15,7 @@ use super::config_wait::POLL_INTERVAL;
 use super::conflicts::ConflictTracker;
 use super::list_watch::{CacheUpdate, InitialLeases, follow_leases};
 use super::manager::KvSettings;
-use super::registry::{Registry, Revision, TtlLease};
+use super::registry::{Registry, Revision, Stored, TtlLease};
 use super::renew::{AnnounceCauses, keep_lease_saying};
 use super::state_file::Recorder;
 use crate::control::config::network::NetworkConfig;
@@ -32,7 +32,7 @@ pub(crate) struct KvLease<'a, R> {
     pub(super) settings: KvSettings,
     pub(super) network: NetworkConfig,
     pub(super) config_text: String,
-    pub(super) own: Lease,
+    pub(super) own: Stored<Lease>,
     /// What is known of all leases, until they are followed.
     pub(super) known: RefCell<Option<InitialLeases>>,
     pub(super) claim: ConflictTracker,
@@ -56,7 +56,7 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    pub(super) fn new(own: &Lease, is_reachable: bool, rival: Option<String>) -> Self {
+    pub(super) fn new(own: &Stored<Lease>, is_reachable: bool, rival: Option<String>) -> Self {
         Self {
             is_reachable,
             reconnects: 0,
@@ -83,12 +83,20 @@ impl Progress {
     }
 
     /// Takes note of a new state of our lease.
-    fn hold(&mut self, lease: &Lease) {
+    fn hold(&mut self, lease: &Stored<Lease>) {
         // An expiry that is another without a write is only better known.
         let is_written = lease.entry.revision != self.revision;
         let is_later = lease.expires.is_some() && lease.expires != self.expires;
         self.renewals += u64::from(is_written && is_later);
         (self.expires, self.revision) = (lease.expires, lease.entry.revision);
+    }
+}
+
+/// The event as backends get it.
+fn plain(event: LeaseEvent<Stored<Lease>>) -> LeaseEvent {
+    match event {
+        LeaseEvent::Added(lease) => LeaseEvent::Added(lease.value),
+        LeaseEvent::Removed(subnet) => LeaseEvent::Removed(subnet),
     }
 }
 
@@ -151,7 +159,7 @@ impl<R: Registry> KvLease<'_, R> {
         let (announce_causes, causes) = watch::channel(AnnounceCauses::default());
         let attrs = attrs.unwrap_or_else(|| watch::channel(own.attrs.clone()).1);
         let (hold, mut held) = mpsc::unbounded_channel();
-        let hold = |lease: &Lease| drop(hold.send(lease.clone()));
+        let hold = |lease: &Stored<Lease>| drop(hold.send(lease.clone()));
         let policy = settings.policy;
         let keep = keep_lease_saying(*registry, own, policy, claim, causes, attrs, hold);
         let mut keep = pin!(keep);
@@ -198,7 +206,7 @@ impl<R: Registry> KvLease<'_, R> {
             InitialLeases::Listed(_) => &[],
         };
         if !peers.is_empty() {
-            let events = peers.iter().cloned().map(LeaseEvent::Added).collect();
+            let events = peers.iter().map(|peer| LeaseEvent::Added(peer.value.clone())).collect();
             drop(updates.send(LeaseUpdate { events, is_complete: false }));
         }
         Recorder::new(&self.settings.state, &self.config_text, self.own.clone(), peers)
@@ -209,6 +217,7 @@ impl<R: Registry> KvLease<'_, R> {
         let mut progress = self.progress.borrow_mut();
         (progress.num_peers, progress.num_malformed) = (num_known, num_malformed);
         progress.warn("peers", stale);
+        let events = events.into_iter().map(plain).collect();
         // The first news is all there is in the registry.
         drop(updates.send(LeaseUpdate { events, is_complete: true }));
     }
@@ -244,11 +253,11 @@ mod tests {
     use super::*;
     use crate::control::subnet::kv::registry::Entry;
 
-    fn lease(revision: i64, expires: Option<Instant>) -> Lease {
+    fn lease(revision: i64, expires: Option<Instant>) -> Stored<Lease> {
         let (key, subnet) = ("10.1.1.0-24".to_owned(), "10.1.1.0/24".parse().unwrap());
         let entry = Entry { key, revision: Revision(revision), ttl_lease: None };
         let attrs = LeaseAttrs::udp([192, 0, 2, 1].into());
-        Lease { subnet, ipv6_subnet: None, attrs, expires, entry }
+        Stored { value: Lease { subnet, ipv6_subnet: None, attrs, expires }, entry }
     }
 
     #[tokio::test(start_paused = true)]

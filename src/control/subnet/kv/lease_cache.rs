@@ -7,7 +7,9 @@ use tokio::time::Instant;
 
 use super::list_watch::RESET_GRACE;
 use crate::control::subnet::kv::conflicts::ConflictTracker;
-use crate::control::subnet::kv::registry::{Change, Malformed, Read, Revision, Snapshot, key_of};
+use crate::control::subnet::kv::registry::{
+    Change, Malformed, Read, Revision, Snapshot, Stored, key_of,
+};
 use crate::control::subnet::lease::{Lease, LeaseEvent};
 
 /// The leases of all other nodes.
@@ -18,7 +20,7 @@ use crate::control::subnet::lease::{Lease, LeaseEvent};
 pub(super) struct LeaseCache<'a> {
     own: &'a ConflictTracker,
     /// By key, not by subnet: on a dual-stack network two keys can name the same IPv4 subnet.
-    known: BTreeMap<String, Lease>,
+    known: BTreeMap<String, Stored<Lease>>,
     /// How many of the known leases name a subnet.
     holders: HashMap<Ipv4Network, usize>,
     /// Keys of leases that are known and that a listing did not have, though nobody reported
@@ -31,8 +33,8 @@ pub(super) struct LeaseCache<'a> {
 }
 
 impl<'a> LeaseCache<'a> {
-    pub(super) fn new(own: &'a ConflictTracker, known: Vec<Lease>) -> Self {
-        let known: BTreeMap<String, Lease> =
+    pub(super) fn new(own: &'a ConflictTracker, known: Vec<Stored<Lease>>) -> Self {
+        let known: BTreeMap<String, Stored<Lease>> =
             known.into_iter().map(|lease| (lease.entry.key.clone(), lease)).collect();
         let mut holders = HashMap::new();
         for lease in known.values() {
@@ -74,7 +76,7 @@ impl<'a> LeaseCache<'a> {
     }
 
     /// Lets go of the leases whose time is up and which nobody wrote again.
-    pub(super) fn give_up(&mut self) -> Vec<LeaseEvent> {
+    pub(super) fn give_up(&mut self) -> Vec<LeaseEvent<Stored<Lease>>> {
         let now = Instant::now();
         let is_due = |(_, until): &(&String, &Instant)| **until <= now;
         let due: Vec<String> =
@@ -90,7 +92,10 @@ impl<'a> LeaseCache<'a> {
 
     /// Takes over everything there is. A lease that is not in there is in doubt: only a watch tells
     /// that it was deleted. Returns how many came to be in doubt just now.
-    pub(super) fn replace(&mut self, snapshot: Snapshot) -> (Vec<LeaseEvent>, usize) {
+    pub(super) fn replace(
+        &mut self,
+        snapshot: Snapshot,
+    ) -> (Vec<LeaseEvent<Stored<Lease>>>, usize) {
         let listed: HashSet<&str> = snapshot.entries.iter().map(key_of).collect();
         let num_malformed = self.malformed.len();
         self.malformed.retain(|key, _| listed.contains(key.as_str()));
@@ -108,7 +113,7 @@ impl<'a> LeaseCache<'a> {
     }
 
     /// Takes over changes, in order.
-    pub(super) fn apply(&mut self, changes: Vec<Change>) -> Vec<LeaseEvent> {
+    pub(super) fn apply(&mut self, changes: Vec<Change>) -> Vec<LeaseEvent<Stored<Lease>>> {
         let mut events = Vec::new();
         for change in changes {
             match change {
@@ -121,12 +126,12 @@ impl<'a> LeaseCache<'a> {
         events
     }
 
-    fn forget_all(&mut self) -> Vec<LeaseEvent> {
+    fn forget_all(&mut self) -> Vec<LeaseEvent<Stored<Lease>>> {
         let keys: Vec<String> = self.known.keys().chain(self.malformed.keys()).cloned().collect();
         keys.iter().filter_map(|key| self.forget(key)).collect()
     }
 
-    fn learn(&mut self, entry: Read) -> Option<LeaseEvent> {
+    fn learn(&mut self, entry: Read) -> Option<LeaseEvent<Stored<Lease>>> {
         let lease = match entry {
             Ok(lease) => lease,
             Err(malformed) => {
@@ -158,7 +163,7 @@ impl<'a> LeaseCache<'a> {
         is_news.then_some(LeaseEvent::Added(lease))
     }
 
-    fn forget(&mut self, key: &str) -> Option<LeaseEvent> {
+    fn forget(&mut self, key: &str) -> Option<LeaseEvent<Stored<Lease>>> {
         if self.malformed.remove(key).is_some() {
             self.num_unreadable_writes += 1;
         }
@@ -183,7 +188,7 @@ impl<'a> LeaseCache<'a> {
     }
 
     /// A lease of `subnet`: a search through all of them, for a network where two keys name one.
-    fn holder(&self, subnet: Ipv4Network) -> Option<&Lease> {
+    fn holder(&self, subnet: Ipv4Network) -> Option<&Stored<Lease>> {
         self.known.values().find(|lease| lease.subnet == subnet)
     }
 

@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::conflicts::ConflictTracker;
 use super::lease_cache::LeaseCache;
-use super::registry::{Registry, Scope, Snapshot};
+use super::registry::{Registry, Scope, Snapshot, Stored};
 use crate::control::subnet::lease::{Lease, LeaseEvent};
 
 /// How long a peer is kept that a listing does not have, though no watch reported the end of its
@@ -33,7 +33,7 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub enum InitialLeases {
     /// The leases of other nodes as they once were. The registry may know of others by now.
-    Cached(Vec<Lease>),
+    Cached(Vec<Stored<Lease>>),
     /// What the registry has just told.
     Listed(Snapshot),
 }
@@ -42,7 +42,7 @@ pub enum InitialLeases {
 #[derive(Debug)]
 pub struct CacheUpdate {
     /// Changes to other nodes' leases.
-    pub events: Vec<LeaseEvent>,
+    pub events: Vec<LeaseEvent<Stored<Lease>>>,
     /// How many entries do not read as leases by now.
     pub num_malformed: usize,
     /// How many leases of other nodes are known by now.
@@ -122,7 +122,11 @@ pub async fn follow_leases<R: Registry>(
 }
 
 /// Takes over a listing of a registry whose history may well be the one that we followed.
-fn relist(table: &mut LeaseCache<'_>, snapshot: Snapshot, gap: Gap) -> Vec<LeaseEvent> {
+fn relist(
+    table: &mut LeaseCache<'_>,
+    snapshot: Snapshot,
+    gap: Gap,
+) -> Vec<LeaseEvent<Stored<Lease>>> {
     let (mut events, num_new) = table.replace(snapshot);
     match gap {
         Gap::Silence => table.renew_grace(),
@@ -171,7 +175,7 @@ fn names(table: &LeaseCache<'_>) -> String {
 /// network would flood the log, and writing it would take longer than all else.
 const MAX_LINES: usize = 100;
 
-fn log_events(events: &[LeaseEvent]) {
+fn log_events(events: &[LeaseEvent<Stored<Lease>>]) {
     if events.len() > MAX_LINES {
         let num_added = events.iter().filter(|event| matches!(event, LeaseEvent::Added(_))).count();
         let num_removed = events.len() - num_added;

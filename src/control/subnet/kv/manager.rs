@@ -16,7 +16,7 @@ use super::config_wait::{ConfigWait, FoundConfig, NotYet, POLL_INTERVAL, read_co
 use super::conflicts::ConflictTracker;
 use super::held::{KvLease, Progress};
 use super::list_watch::InitialLeases;
-use super::registry::{Registry, Snapshot};
+use super::registry::{Registry, Snapshot, Stored};
 use super::renew::KeepPolicy;
 use super::state_file::{PersistedLeases, PersistedState, StateFile};
 use crate::control::config::backend::BackendType;
@@ -103,7 +103,7 @@ impl<'a, R: Registry> KvManager<'a, R> {
         network: &NetworkConfig,
         attrs: LeaseAttrs,
         listed: Snapshot,
-    ) -> Result<(Lease, InitialLeases, Option<String>), acquire::AcquireError> {
+    ) -> Result<(Stored<Lease>, InitialLeases, Option<String>), acquire::AcquireError> {
         let acquire = |listed, max_failures| {
             acquire_from(self.registry, network, &attrs, self.previous, listed, max_failures)
         };

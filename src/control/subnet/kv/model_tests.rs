@@ -26,7 +26,7 @@ use super::acquire::acquire_lease;
 use super::conflicts::ConflictTracker;
 use super::registry::memory::{Fault, MemoryRegistry, MemoryWatch};
 use super::registry::{
-    Batch, Change, LeaseWatch, Registry, RegistryError, Revision, Scope, Snapshot, StoreId,
+    Batch, Change, LeaseWatch, Registry, RegistryError, Revision, Scope, Snapshot, StoreId, Stored,
     TtlLease, Write,
 };
 use super::renew::{AnnounceCauses, KeepPolicy, keep_lease};
@@ -110,7 +110,7 @@ struct Node {
     previous: Option<Ipv4Network>,
     suspended: Arc<Suspension>,
     /// The lease that it forwards for.
-    held: Arc<Mutex<Option<Lease>>>,
+    held: Arc<Mutex<Option<Stored<Lease>>>>,
     task: Option<JoinHandle<()>>,
 }
 
@@ -189,9 +189,9 @@ impl World {
 
     /// A node with another flanneld comes or goes.
     async fn stranger(&mut self) {
-        let strange = |lease: &&Lease| lease.attrs.public_ip().octets()[0] == 198;
+        let strange = |lease: &&Stored<Lease>| lease.attrs.public_ip().octets()[0] == 198;
         let Ok(snapshot) = self.registry.list(&Scope::All).await else { return };
-        let strangers: Vec<&Lease> = snapshot.leases().filter(strange).collect();
+        let strangers: Vec<&Stored<Lease>> = snapshot.leases().filter(strange).collect();
         let key = format!("10.1.{}.0-24", self.rng.random_range(1..=NUM_SUBNETS));
         let is_free = snapshot.leases().all(|lease| lease.entry.key != key);
         if let Some(leaving) = strangers.choose(&mut self.rng).filter(|_| !is_free) {
@@ -243,7 +243,7 @@ impl World {
     fn audit_one(&mut self, change: Change) {
         self.num_writes += 1;
         match change {
-            Change::Put(Ok(Lease { entry, attrs, .. })) => {
+            Change::Put(Ok(Stored { entry, value: Lease { attrs, .. } })) => {
                 let before = self.owners.insert(entry.key.clone(), attrs.public_ip());
                 let is_kept = before.is_none_or(|before| before == attrs.public_ip());
                 assert!(
@@ -328,7 +328,7 @@ impl Node {
         self.previous = self.held.lock().unwrap().take().map_or(self.previous, |l| Some(l.subnet));
     }
 
-    fn held(&self) -> Option<Lease> {
+    fn held(&self) -> Option<Stored<Lease>> {
         self.held.lock().unwrap().clone()
     }
 }
@@ -339,7 +339,7 @@ async fn live(
     public_ip: Ipv4Addr,
     mut previous: Option<Ipv4Network>,
     on_loss: OnLeaseLoss,
-    held: Arc<Mutex<Option<Lease>>>,
+    held: Arc<Mutex<Option<Stored<Lease>>>>,
 ) {
     let config = config();
     let policy = KeepPolicy { margin: Duration::from_secs(3600), on_loss };
@@ -351,7 +351,7 @@ async fn live(
             previous = Some(lease.subnet);
             *held.lock().unwrap() = Some(lease.clone());
             let claim = ConflictTracker::new(lease.subnet.into(), public_ip);
-            let hold = |lease: &Lease| *held.lock().unwrap() = Some(lease.clone());
+            let hold = |lease: &Stored<Lease>| *held.lock().unwrap() = Some(lease.clone());
             let (_, causes) = watch::channel(AnnounceCauses::default());
             keep_lease(&link, &lease, policy, &claim, causes, hold).await;
             *held.lock().unwrap() = None;
@@ -459,11 +459,15 @@ impl Registry for Link {
         self.carry(self.registry.create(subnets, attrs)).await
     }
 
-    async fn renew(&self, lease: &Lease, attrs: &LeaseAttrs) -> Result<Write, RegistryError> {
+    async fn renew(
+        &self,
+        lease: &Stored<Lease>,
+        attrs: &LeaseAttrs,
+    ) -> Result<Write, RegistryError> {
         self.carry(self.registry.renew(lease, attrs)).await
     }
 
-    async fn announce(&self, lease: &Lease) -> Result<Write, RegistryError> {
+    async fn announce(&self, lease: &Stored<Lease>) -> Result<Write, RegistryError> {
         self.carry(self.registry.announce(lease)).await
     }
 
@@ -471,7 +475,7 @@ impl Registry for Link {
         self.carry(self.registry.release(ttl_lease)).await
     }
 
-    async fn delete(&self, lease: &Lease) -> Result<bool, RegistryError> {
+    async fn delete(&self, lease: &Stored<Lease>) -> Result<bool, RegistryError> {
         self.carry(self.registry.delete(lease)).await
     }
 }

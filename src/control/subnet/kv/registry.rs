@@ -14,6 +14,7 @@ pub mod memory;
 mod bounds;
 mod failover;
 mod history;
+mod stored;
 #[cfg(test)]
 mod conformance;
 #[cfg(test)]
@@ -21,9 +22,10 @@ pub(crate) mod test_certificates;
 #[cfg(test)]
 pub(crate) mod test_etcd;
 
+pub use stored::{Entry, Stored, TtlLease};
+
 use std::fmt;
 use std::future::Future;
-use std::num::NonZeroI64;
 use std::time::Duration;
 
 use crate::control::config::network::Subnets;
@@ -41,21 +43,6 @@ impl Revision {
     pub const UNKNOWN: Self = Self(0);
 }
 
-/// What an entry's expiry is bound to: an etcd lease, of which our [`Lease`] is the content.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct TtlLease(pub NonZeroI64);
-
-/// Where a lease stands in the registry, and the state in which it was seen.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
-    /// The key, less what all entries share: `10.5.52.0-24`.
-    pub key: String,
-    /// The revision of its last write.
-    pub revision: Revision,
-    /// What its expiry is bound to; `None` for a reservation.
-    pub ttl_lease: Option<TtlLease>,
-}
-
 /// An entry that does not read as a lease.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("entry {key}: {reason}")]
@@ -68,11 +55,6 @@ pub struct Malformed {
     pub reason: LeaseError,
     /// The beginning of its value, on one line.
     pub found: String,
-}
-
-impl TtlLease {
-    /// An expiry that no registry has: renewing an entry that is bound to it binds it to a new one.
-    pub const UNKNOWN: Self = Self(NonZeroI64::MIN);
 }
 
 /// Most of a value that is shown, in characters.
@@ -94,7 +76,7 @@ impl Malformed {
 }
 
 /// One entry as read: a lease, or the reason why it is none.
-pub type Read = Result<Lease, Malformed>;
+pub type Read = Result<Stored<Lease>, Malformed>;
 
 /// The key of an entry, less what all entries share.
 pub(crate) fn key_of(entry: &Read) -> &str {
@@ -181,7 +163,7 @@ pub enum Scope {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Write {
     /// It was made; the lease as it stands now.
-    Done(Lease),
+    Done(Stored<Lease>),
     /// It was not, as the entry is no longer what the writer saw: the entry now, if any.
     Refused(Option<Read>),
 }
@@ -281,13 +263,16 @@ pub trait Registry: Send + Sync {
     /// read as a lease is written to in the same way, with its key and revision.
     fn renew(
         &self,
-        lease: &Lease,
+        lease: &Stored<Lease>,
         attrs: &LeaseAttrs,
     ) -> impl Future<Output = Result<Write, RegistryError>> + Send;
 
     /// Writes the entry of `lease` as it is, expiry and all, so that a watch tells of it once more.
     /// Refused when it changed since `lease` was read.
-    fn announce(&self, lease: &Lease) -> impl Future<Output = Result<Write, RegistryError>> + Send;
+    fn announce(
+        &self,
+        lease: &Stored<Lease>,
+    ) -> impl Future<Output = Result<Write, RegistryError>> + Send;
 
     /// Gives back an expiry of ours that our entry is no longer bound to. If anything else is
     /// bound to it, it stays.
@@ -298,7 +283,7 @@ pub trait Registry: Send + Sync {
 
     /// For how much longer the entry of `lease` stands unless it is renewed; `None` where that
     /// cannot be told.
-    fn time_left(&self, _lease: &Lease) -> impl Future<Output = Option<Duration>> + Send {
+    fn time_left(&self, _lease: &Stored<Lease>) -> impl Future<Output = Option<Duration>> + Send {
         std::future::ready(None)
     }
 
@@ -309,7 +294,10 @@ pub trait Registry: Send + Sync {
     }
 
     /// Deletes the entry of `lease`; `false` when it changed since `lease` was read.
-    fn delete(&self, lease: &Lease) -> impl Future<Output = Result<bool, RegistryError>> + Send;
+    fn delete(
+        &self,
+        lease: &Stored<Lease>,
+    ) -> impl Future<Output = Result<bool, RegistryError>> + Send;
 }
 
 /// Delivers changes, each once, in order.
@@ -338,7 +326,7 @@ impl Snapshot {
     }
 
     /// The entries that are leases.
-    pub fn leases(&self) -> impl Iterator<Item = &Lease> {
+    pub fn leases(&self) -> impl Iterator<Item = &Stored<Lease>> {
         self.entries.iter().filter_map(|entry| entry.as_ref().ok())
     }
 }
@@ -348,7 +336,7 @@ pub(crate) fn read_entry(entry: Entry, value: &[u8]) -> Read {
     let subnets = parse_key(&entry.key);
     match subnets.and_then(|subnets| Ok((subnets, LeaseAttrs::from_json(value)?))) {
         Ok((Subnets { v4: subnet, v6: ipv6_subnet }, attrs)) => {
-            Ok(Lease { subnet, ipv6_subnet, attrs, expires: None, entry })
+            Ok(Stored { value: Lease { subnet, ipv6_subnet, attrs, expires: None }, entry })
         }
         Err(reason) => Err(Malformed::new(entry, reason, value)),
     }

@@ -16,7 +16,7 @@ use self::renewer::LeaseRenewer;
 use self::suspension::Suspension;
 use super::conflicts::ConflictTracker;
 use super::list_watch::ListWatch;
-use super::registry::{Registry, Revision, Scope};
+use super::registry::{Registry, Revision, Scope, Stored};
 use crate::control::config::daemon::OnLeaseLoss;
 use crate::control::subnet::LeaseLost;
 use crate::control::subnet::lease::{Lease, LeaseAttrs};
@@ -61,12 +61,12 @@ const SUSPENSION_PERIOD: Duration = Duration::from_secs(5 * 60);
 /// May be dropped at any time; the lease stays in the registry until it expires.
 pub async fn keep_lease_saying<R: Registry>(
     registry: &R,
-    lease: &Lease,
+    lease: &Stored<Lease>,
     policy: KeepPolicy,
     claim: &ConflictTracker,
     mut causes: watch::Receiver<AnnounceCauses>,
     mut attrs: watch::Receiver<LeaseAttrs>,
-    sink: impl FnMut(&Lease),
+    sink: impl FnMut(&Stored<Lease>),
 ) -> LeaseLost {
     let scope = Scope::Key(lease.entry.key.clone());
     let mut feed = match lease.entry.revision {
@@ -113,11 +113,11 @@ pub async fn keep_lease_saying<R: Registry>(
 #[cfg(test)]
 pub(super) async fn keep_lease<R: Registry>(
     registry: &R,
-    lease: &Lease,
+    lease: &Stored<Lease>,
     policy: KeepPolicy,
     claim: &ConflictTracker,
     causes: watch::Receiver<AnnounceCauses>,
-    sink: impl FnMut(&Lease),
+    sink: impl FnMut(&Stored<Lease>),
 ) -> LeaseLost {
     let (_, attrs) = watch::channel(lease.attrs.clone());
     keep_lease_saying(registry, lease, policy, claim, causes, attrs, sink).await

@@ -28,7 +28,7 @@ use crate::control::subnet::kv::config_wait::FoundConfig;
 use crate::control::subnet::kv::list_watch::InitialLeases;
 use crate::control::subnet::kv::registry::file::document::{Document, DocumentError, expires};
 use crate::control::subnet::kv::registry::{
-    Entry, LEASE_TTL, Registry, Revision, StoreId, TtlLease, read_entry,
+    Entry, LEASE_TTL, Registry, Revision, StoreId, Stored, TtlLease, read_entry,
 };
 use crate::control::subnet::lease::{Lease, LeaseAttrs, parse_key};
 use crate::control::util::atomic_file::read_file;
@@ -65,9 +65,9 @@ pub(crate) struct PersistedState {
 #[derive(Debug)]
 pub(crate) struct PersistedLeases {
     /// Our own.
-    pub(crate) own: Lease,
+    pub(crate) own: Stored<Lease>,
     /// Those of all other nodes.
-    pub(crate) peers: Vec<Lease>,
+    pub(crate) peers: Vec<Stored<Lease>>,
 }
 
 /// Why a state is of no use.
@@ -98,8 +98,8 @@ pub(crate) enum StateError {
 impl PersistedLeases {
     /// What to start with. What our lease says of us may be new; the registry learns it when it is
     /// back.
-    pub(super) fn resume(self, attrs: LeaseAttrs) -> (Lease, InitialLeases) {
-        (Lease { attrs, ..self.own }, InitialLeases::Cached(self.peers))
+    pub(super) fn resume(self, attrs: LeaseAttrs) -> (Stored<Lease>, InitialLeases) {
+        (self.own.map(|it| Lease { attrs, ..it }), InitialLeases::Cached(self.peers))
     }
 }
 
@@ -177,7 +177,8 @@ impl StateFile {
         let text = document.member("config").ok_or(StateError::Config)?.to_owned();
         let network = network::parse(&text, backend).map_err(|_| StateError::Config)?;
         let own_key: String = member(&document, "own").ok_or(StateError::Own)?;
-        let mut leases: Vec<Lease> = document.entries().into_iter().filter_map(lease).collect();
+        let mut leases: Vec<Stored<Lease>> =
+            document.entries().into_iter().filter_map(lease).collect();
         let place = leases.iter().position(|lease| lease.entry.key == own_key);
         let own = leases.remove(place.ok_or(StateError::Own)?);
         if previous != Some(own.subnet) || !network.accepts(own.subnets()) {
@@ -186,7 +187,8 @@ impl StateFile {
         if own.expires.is_some_and(|expires| expires <= Instant::now() + behind) {
             return Err(StateError::Expired(own.subnet));
         }
-        let own = Lease { expires: own.expires.map(|expires| expires - behind), ..own };
+        let expires = own.expires.map(|expires| expires - behind);
+        let own = own.map(|it| Lease { expires, ..it });
         let endpoints =
             document.member("endpoints").and_then(|text| serde_json::from_str(text).ok());
         Ok(PersistedState {
@@ -262,8 +264,8 @@ impl StateFile {
     pub(crate) fn text<'a>(
         &self,
         config: &str,
-        own: &Lease,
-        peers: impl Iterator<Item = &'a Lease>,
+        own: &Stored<Lease>,
+        peers: impl Iterator<Item = &'a Stored<Lease>>,
     ) -> serde_json::Result<String> {
         let mut document = Document::default();
         document.set_member("registry", to_raw_value(&self.registry)?);
@@ -296,7 +298,7 @@ fn member(document: &Document, name: &str) -> Option<String> {
 }
 
 /// One entry as a lease whose expiry, if it has one, stands on our clock.
-fn lease((key, raw): (&str, &RawValue)) -> Option<Lease> {
+fn lease((key, raw): (&str, &RawValue)) -> Option<Stored<Lease>> {
     let expires = expires(raw).ok()?.map(|at| {
         let left = at.duration_since(SystemTime::now()).unwrap_or_default();
         Instant::now() + left
@@ -304,7 +306,7 @@ fn lease((key, raw): (&str, &RawValue)) -> Option<Lease> {
     let ttl_lease = expires.map(|_| TtlLease::UNKNOWN);
     let entry = Entry { key: key.to_owned(), revision: Revision::UNKNOWN, ttl_lease };
     let lease = read_entry(entry, raw.get().as_bytes()).ok()?;
-    Some(Lease { expires, ..lease })
+    Some(lease.map(|it| Lease { expires, ..it }))
 }
 
 #[cfg(test)]

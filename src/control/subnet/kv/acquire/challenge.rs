@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep};
 
 use super::Acquirer;
 use crate::control::subnet::host_id::HostId;
-use crate::control::subnet::kv::registry::{Registry, Scope};
+use crate::control::subnet::kv::registry::{Registry, Scope, Stored};
 use crate::control::subnet::lease::Lease;
 
 /// How long the other host has to write its lease again. It sees ours at once, by its watch.
@@ -26,7 +26,7 @@ impl<R: Registry> Acquirer<'_, R> {
     /// Waits for the other host to write over `ours`, the lease that we have just taken up from it.
     /// It is alive if it does. A host that was rebooted or installed again has another identity than
     /// before, and nobody answers.
-    pub(super) async fn is_held_by(&self, host: &HostId, ours: &Lease) -> bool {
+    pub(super) async fn is_held_by(&self, host: &HostId, ours: &Stored<Lease>) -> bool {
         tracing::warn!(
             "lease {} carries our public IP and names host {host}: waiting {ANSWER_TIMEOUT:?} for \
              that host to claim it",

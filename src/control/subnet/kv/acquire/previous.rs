@@ -7,7 +7,8 @@ use ipnetwork::Ipv4Network;
 use super::{Acquirer, Attempt};
 use crate::control::config::network::Subnets;
 use crate::control::subnet::kv::registry::{
-    Entry, Malformed, Read, Registry, RegistryError, Snapshot, TtlLease, Write, key_of, subnets_of,
+    Entry, Malformed, Read, Registry, RegistryError, Snapshot, Stored, TtlLease, Write, key_of,
+    subnets_of,
 };
 use crate::control::subnet::lease::{Lease, print_key};
 
@@ -41,8 +42,10 @@ impl<R: Registry> Acquirer<'_, R> {
         );
         let (key, ttl_lease) = (print_key(previous), Some(TtlLease::UNKNOWN));
         let entry = Entry { key, revision, ttl_lease };
-        let overwritten =
-            Lease { subnet, ipv6_subnet, attrs: self.attrs.clone(), expires: None, entry };
+        let overwritten = Stored {
+            value: Lease { subnet, ipv6_subnet, attrs: self.attrs.clone(), expires: None },
+            entry,
+        };
         let Write::Done(lease) = self.registry.renew(&overwritten, self.attrs).await? else {
             return Ok(Attempt::TooLate(subnet));
         };

@@ -429,7 +429,10 @@ fn config() -> NetworkConfig {
     parse(r#"{"Network":"10.1.0.0/16"}"#, None).unwrap()
 }
 
-async fn acquire(registry: &MemoryRegistry, previous: Option<&str>) -> Result<Lease, AcquireError> {
+async fn acquire(
+    registry: &MemoryRegistry,
+    previous: Option<&str>,
+) -> Result<Stored<Lease>, AcquireError> {
     let previous = previous.map(|text| subnet(text).into());
     let acquired = acquire_lease(registry, &config(), &attrs(OURS), previous).await?;
     Ok(acquired.lease)

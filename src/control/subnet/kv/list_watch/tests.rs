@@ -11,7 +11,9 @@ use crate::control::config::etcd::EtcdConfig;
 use crate::control::subnet::kv::registry::etcd3::EtcdRegistry;
 use crate::control::subnet::kv::registry::memory::{Fault, MemoryRegistry};
 use crate::control::subnet::kv::registry::test_etcd::EtcdServer;
-use crate::control::subnet::kv::registry::{Change, Entry, Revision, Snapshot, StoreId, Write};
+use crate::control::subnet::kv::registry::{
+    Change, Entry, Revision, Snapshot, StoreId, Stored, Write,
+};
 use crate::control::subnet::lease::{Lease, LeaseAttrs, print_key};
 use crate::control::util::test_log::Logs;
 
@@ -239,7 +241,8 @@ async fn leases_that_no_listing_has_stand_until_they_are_written_again_or_given_
     let store = StoreId("test".to_owned());
     let snapshot =
         |of: &[u8]| Snapshot { store: store.clone(), revision: Revision(9), entries: entries(of) };
-    let texts = |events: Vec<LeaseEvent>| events.iter().map(text).collect::<Vec<_>>();
+    let texts =
+        |events: Vec<LeaseEvent<Stored<Lease>>>| events.iter().map(text).collect::<Vec<_>>();
     assert_eq!(table.replace(snapshot(&[1, 2, 3, 4])).1, 0);
     let (events, num_doubted) = table.replace(snapshot(&[4, 5]));
     assert_eq!((texts(events), num_doubted), (vec!["+10.1.5.0/24 192.0.2.5".to_owned()], 3));
@@ -356,7 +359,7 @@ impl Drop for Followed {
     }
 }
 
-fn text(event: &LeaseEvent) -> String {
+fn text(event: &LeaseEvent<Stored<Lease>>) -> String {
     match event {
         LeaseEvent::Added(lease) => format!("+{} {}", lease.subnet, lease.attrs),
         LeaseEvent::Removed(subnet) => format!("-{subnet}"),
@@ -364,11 +367,11 @@ fn text(event: &LeaseEvent) -> String {
 }
 
 /// The lease of `10.1.<i>.0/24`, as read.
-fn lease(i: u8) -> Lease {
+fn lease(i: u8) -> Stored<Lease> {
     let subnet = format!("10.1.{i}.0/24").parse().unwrap();
     let attrs = LeaseAttrs::udp(Ipv4Addr::new(192, 0, 2, i));
     let entry = Entry { key: print_key(subnet), revision: Revision(9), ttl_lease: None };
-    Lease { ipv6_subnet: None, subnet, attrs, expires: None, entry }
+    Stored { value: Lease { ipv6_subnet: None, subnet, attrs, expires: None }, entry }
 }
 
 async fn registry(server: &EtcdServer) -> EtcdRegistry {
@@ -381,7 +384,7 @@ async fn registry(server: &EtcdServer) -> EtcdRegistry {
 }
 
 /// Leases `10.1.<i>.0/24` to `192.0.2.<i>`.
-async fn create(registry: &impl Registry, i: u8) -> Lease {
+async fn create(registry: &impl Registry, i: u8) -> Stored<Lease> {
     let subnet = format!("10.1.{i}.0/24").parse().unwrap();
     let attrs = LeaseAttrs::udp(Ipv4Addr::new(192, 0, 2, i));
     match registry.create(subnet, &attrs).await {

@@ -12,7 +12,8 @@ use tokio::time::timeout;
 use super::etcd2::{Etcd2Registry, Etcd2Watch};
 use super::etcd3::{EtcdRegistry, EtcdWatch};
 use super::{
-    Batch, LeaseWatch, Registry, RegistryError, Revision, Scope, Snapshot, StoreId, TtlLease, Write,
+    Batch, LeaseWatch, Registry, RegistryError, Revision, Scope, Snapshot, StoreId, Stored,
+    TtlLease, Write,
 };
 use crate::control::config::etcd::{EtcdApi, EtcdConfig, EtcdConfigError};
 use crate::control::config::etcd::{clean_prefix, join};
@@ -205,11 +206,15 @@ impl Registry for AnyEtcd {
         by_api!(self, create(subnets, attrs))
     }
 
-    async fn renew(&self, lease: &Lease, attrs: &LeaseAttrs) -> Result<Write, RegistryError> {
+    async fn renew(
+        &self,
+        lease: &Stored<Lease>,
+        attrs: &LeaseAttrs,
+    ) -> Result<Write, RegistryError> {
         by_api!(self, renew(lease, attrs))
     }
 
-    async fn announce(&self, lease: &Lease) -> Result<Write, RegistryError> {
+    async fn announce(&self, lease: &Stored<Lease>) -> Result<Write, RegistryError> {
         by_api!(self, announce(lease))
     }
 
@@ -217,7 +222,7 @@ impl Registry for AnyEtcd {
         by_api!(self, release(ttl_lease))
     }
 
-    async fn time_left(&self, lease: &Lease) -> Option<Duration> {
+    async fn time_left(&self, lease: &Stored<Lease>) -> Option<Duration> {
         match self.api().await.ok()? {
             Api::V3 => self.v3.time_left(lease).await,
             Api::V2 => self.v2.time_left(lease).await,
@@ -229,7 +234,7 @@ impl Registry for AnyEtcd {
         self.v2.reconnect().await;
     }
 
-    async fn delete(&self, lease: &Lease) -> Result<bool, RegistryError> {
+    async fn delete(&self, lease: &Stored<Lease>) -> Result<bool, RegistryError> {
         by_api!(self, delete(lease))
     }
 }

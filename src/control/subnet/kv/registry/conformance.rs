@@ -16,7 +16,7 @@ pub(crate) trait Rig {
     async fn put(&self, key: &str, value: &str);
     async fn remove(&self, key: &str);
     /// Lets the expiry of `lease` strike.
-    async fn expire(&self, lease: &Lease);
+    async fn expire(&self, lease: &Stored<Lease>);
     async fn compact(&self);
 }
 
@@ -69,13 +69,16 @@ async fn created_lease_is_listed_and_stands_for_a_day(rig: &impl Rig) {
     assert!(lease.entry.ttl_lease.is_some());
     let ttl = lease.expires.unwrap() - before;
     assert!((LEASE_TTL..LEASE_TTL + Duration::from_secs(60)).contains(&ttl), "{ttl:?}");
-    assert_eq!(read(rig, &lease.entry.key).await, Some(Ok(Lease { expires: None, ..lease })));
+    assert_eq!(
+        read(rig, &lease.entry.key).await,
+        Some(Ok(lease.map(|it| Lease { expires: None, ..it })))
+    );
 }
 
 async fn second_create_is_refused_and_shows_the_first(rig: &impl Rig) {
     let first = create(rig, "10.1.2.0/24", THEIRS).await;
     let second = rig.registry().create(first.subnet.into(), &LeaseAttrs::udp(OURS)).await;
-    assert_eq!(second, Ok(Write::Refused(Some(Ok(Lease { expires: None, ..first })))));
+    assert_eq!(second, Ok(Write::Refused(Some(Ok(first.map(|it| Lease { expires: None, ..it }))))));
 }
 
 async fn renewal_keeps_the_expiry_and_moves_the_revision(rig: &impl Rig) {
@@ -132,15 +135,15 @@ async fn malformed_entry_is_written_over_while_it_is_as_seen(rig: &impl Rig) {
             rig.put(&lease.entry.key, value).await;
             let Some(Err(malformed)) = read(rig, &lease.entry.key).await else { panic!() };
             let mut entry = Entry { key: malformed.key, revision: malformed.revision, ttl_lease };
-            let seen = Lease { entry: entry.clone(), ..lease.clone() };
+            let seen = Stored { entry: entry.clone(), ..lease.clone() };
             entry.revision.0 -= 1;
-            let stale = Lease { entry, ..lease.clone() };
+            let stale = Stored { entry, ..lease.clone() };
             let refused = rig.registry().renew(&stale, &lease.attrs).await;
             assert!(matches!(refused, Ok(Write::Refused(Some(Err(_))))), "{refused:?}");
             let written = done(rig.registry().renew(&seen, &lease.attrs).await);
             assert_eq!(written.is_reservation(), ttl_lease.is_none());
             assert_ne!(written.entry.ttl_lease, Some(TtlLease::UNKNOWN));
-            let now = Lease { expires: None, ..written };
+            let now = written.map(|it| Lease { expires: None, ..it });
             assert_eq!(read(rig, &lease.entry.key).await, Some(Ok(now)));
         }
     }
@@ -158,7 +161,7 @@ async fn announced_lease_is_told_once_more_and_expires_as_before(rig: &impl Rig)
         assert!(announced.entry.revision > lease.entry.revision);
         assert_eq!((announced.expires, &announced.attrs), (lease.expires, &lease.attrs));
         assert_eq!(announced.entry.ttl_lease, lease.entry.ttl_lease);
-        let now = Lease { expires: None, ..announced };
+        let now = announced.map(|it| Lease { expires: None, ..it });
         assert_eq!(read(rig, &lease.entry.key).await, Some(Ok(now.clone())));
         assert_eq!(collect(&mut watch, 1).await.0, [Change::Put(Ok(now))]);
         rig.put(&lease.entry.key, &LeaseAttrs::udp(THEIRS).to_json()).await;
@@ -227,7 +230,7 @@ async fn watch_of_a_key_sees_nothing_else(rig: &impl Rig) {
     let scope = Scope::Key(wanted.entry.key.clone());
     let mut watch = rig.registry().watch(&scope, start).await.unwrap();
     let (changes, _) = collect(&mut watch, 1).await;
-    assert_eq!(changes, [Change::Put(Ok(Lease { expires: None, ..wanted }))]);
+    assert_eq!(changes, [Change::Put(Ok(wanted.map(|it| Lease { expires: None, ..it })))]);
 }
 
 async fn compacted_history_is_gone_and_the_last_revision_is_not(rig: &impl Rig) {
@@ -249,12 +252,12 @@ async fn watch_from_a_revision_that_never_was_needs_a_new_list(rig: &impl Rig) {
     assert_eq!(deadline(watch.next()).await, Err(RegistryError::SetBack { after }));
 }
 
-async fn create(rig: &impl Rig, subnet: &str, public_ip: Ipv4Addr) -> Lease {
+async fn create(rig: &impl Rig, subnet: &str, public_ip: Ipv4Addr) -> Stored<Lease> {
     let subnet = subnet.parse().unwrap();
     done(rig.registry().create(subnet, &LeaseAttrs::udp(public_ip)).await)
 }
 
-fn done(write: Result<Write, RegistryError>) -> Lease {
+fn done(write: Result<Write, RegistryError>) -> Stored<Lease> {
     match write {
         Ok(Write::Done(lease)) => lease,
         refused => panic!("{refused:?}"),

@@ -32,7 +32,7 @@ use super::bounds::{MAX_KEY_LEN, MAX_VALUE_LEN, shorten};
 use super::etcd3::servers::Timings;
 use super::{
     Entry, LEASE_TTL, Malformed, Read, Registry, RegistryError, Revision, Scope, Snapshot, StoreId,
-    TtlLease, Write, read_entry,
+    Stored, TtlLease, Write, read_entry,
 };
 use crate::control::config::etcd::{EtcdConfig, EtcdConfigError};
 use crate::control::config::etcd::{clean_prefix, join};
@@ -142,7 +142,7 @@ impl Etcd2Registry {
         &self,
         operation: &'static str,
         condition: &str,
-        lease: Lease,
+        lease: Stored<Lease>,
         expiry: Expiry,
     ) -> Result<Write, RegistryError> {
         let start = Instant::now();
@@ -151,7 +151,7 @@ impl Etcd2Registry {
         let num_asked = AtomicU32::new(0);
         let answer = self.servers.call_counted(operation, &request, &num_asked).await?;
         match answer.result {
-            Ok(action) => Ok(Write::Done(Lease { entry: self.keys.entry(&action.node), ..lease })),
+            Ok(action) => Ok(Write::Done(Stored { entry: self.keys.entry(&action.node), ..lease })),
             Err(failure) if failure.code() == Code::KeyNotFound => Ok(Write::Refused(None)),
             Err(failure) if matches!(failure.code(), Code::CompareFailed | Code::NodeExist) => {
                 let (_, node) = self.find(operation, &key, false).await?;
@@ -164,7 +164,7 @@ impl Etcd2Registry {
                     // Nobody else writes this, and just now: an earlier server did as it was
                     // asked, but its answer was lost.
                     Some(node) if is_ours => {
-                        Ok(Write::Done(Lease { entry: self.keys.entry(&node), ..lease }))
+                        Ok(Write::Done(Stored { entry: self.keys.entry(&node), ..lease }))
                     }
                     node => Ok(Write::Refused(node.and_then(|node| self.keys.read(node)))),
                 }
@@ -177,7 +177,7 @@ impl Etcd2Registry {
     async fn put_if_unchanged(
         &self,
         operation: &'static str,
-        lease: Lease,
+        lease: Stored<Lease>,
         expiry: Expiry,
     ) -> Result<Write, RegistryError> {
         let Revision(seen) = lease.entry.revision;
@@ -226,20 +226,25 @@ impl Registry for Etcd2Registry {
             ttl_lease: Some(TtlLease::UNKNOWN),
         };
         let Subnets { v4: subnet, v6: ipv6_subnet } = subnets;
-        let lease = Lease { subnet, ipv6_subnet, attrs: attrs.clone(), expires, entry };
+        let lease =
+            Stored { value: Lease { subnet, ipv6_subnet, attrs: attrs.clone(), expires }, entry };
         self.put_if("create lease", "prevExist=false", lease, Expiry::In(LEASE_TTL)).await
     }
 
-    async fn renew(&self, lease: &Lease, attrs: &LeaseAttrs) -> Result<Write, RegistryError> {
-        let lease = Lease { attrs: attrs.clone(), ..lease.clone() };
+    async fn renew(
+        &self,
+        lease: &Stored<Lease>,
+        attrs: &LeaseAttrs,
+    ) -> Result<Write, RegistryError> {
+        let lease = lease.clone().map(|it| Lease { attrs: attrs.clone(), ..it });
         if lease.is_reservation() {
             return self.put_if_unchanged("write reservation", lease, Expiry::Never).await;
         }
-        let lease = Lease { expires: Some(Instant::now() + LEASE_TTL), ..lease };
+        let lease = lease.map(|it| Lease { expires: Some(Instant::now() + LEASE_TTL), ..it });
         self.put_if_unchanged("renew lease", lease, Expiry::In(LEASE_TTL)).await
     }
 
-    async fn announce(&self, lease: &Lease) -> Result<Write, RegistryError> {
+    async fn announce(&self, lease: &Stored<Lease>) -> Result<Write, RegistryError> {
         const OPERATION: &str = "announce lease";
         let (_, node) = self.find(OPERATION, &self.keys.full(&lease.entry.key), false).await?;
         match node {
@@ -256,7 +261,7 @@ impl Registry for Etcd2Registry {
         Ok(())
     }
 
-    async fn time_left(&self, lease: &Lease) -> Option<Duration> {
+    async fn time_left(&self, lease: &Stored<Lease>) -> Option<Duration> {
         let key = self.keys.full(&lease.entry.key);
         let (_, node) = self.find("read lease", &key, false).await.ok()?;
         node?.ttl()
@@ -269,7 +274,7 @@ impl Registry for Etcd2Registry {
     /// Without etcd's own condition: stock nodes take `compareAndDelete` for a bad lease, and stop
     /// following all others. What was deleted is known from the answer; if it is another's write
     /// of this very moment, it is put back.
-    async fn delete(&self, lease: &Lease) -> Result<bool, RegistryError> {
+    async fn delete(&self, lease: &Stored<Lease>) -> Result<bool, RegistryError> {
         const OPERATION: &str = "delete lease";
         let (key, Revision(seen)) = (self.keys.full(&lease.entry.key), lease.entry.revision);
         let (_, node) = self.find(OPERATION, &key, false).await?;

@@ -34,7 +34,7 @@ use self::ttl_leases::{Leftovers, says};
 use super::bounds::{MAX_KEY_LEN, MAX_VALUE_LEN, shorten};
 use super::{
     Entry, LEASE_TTL, Malformed, Read, Registry, RegistryError, Revision, Scope, Snapshot, StoreId,
-    TtlLease, Write, read_entry,
+    Stored, TtlLease, Write, read_entry,
 };
 use crate::control::config::network::Subnets;
 use crate::control::subnet::lease::{Lease, LeaseAttrs, LeaseError, print_key};
@@ -90,7 +90,7 @@ impl EtcdRegistry {
         &self,
         operation: &'static str,
         expected: Compare,
-        lease: Lease,
+        lease: Stored<Lease>,
         options: PutOptions,
     ) -> Result<Write, RegistryError> {
         let name = self.keys.full(&lease.entry.key);
@@ -103,7 +103,7 @@ impl EtcdRegistry {
         if answer.succeeded() {
             let revision = Revision(answer.header().map_or(0, |header| header.revision()));
             let entry = Entry { revision, ..lease.entry };
-            return Ok(Write::Done(Lease { entry, ..lease }));
+            return Ok(Write::Done(Stored { entry, ..lease }));
         }
         let found = self.found(&answer);
         match &found {
@@ -114,7 +114,7 @@ impl EtcdRegistry {
                     && same.entry.ttl_lease == ttl_lease
                     && same.attrs == lease.attrs =>
             {
-                Ok(Write::Done(Lease { entry: same.entry.clone(), ..lease }))
+                Ok(Write::Done(Stored { entry: same.entry.clone(), ..lease }))
             }
             _ => Ok(Write::Refused(found)),
         }
@@ -191,31 +191,35 @@ impl Registry for EtcdRegistry {
         let absent = Compare::version(self.keys.full(&entry.key), CompareOp::Equal, 0);
         let Subnets { v4: subnet, v6: ipv6_subnet } = subnets;
         let (attrs, expires) = (attrs.clone(), Some(expires));
-        let lease = Lease { subnet, ipv6_subnet, attrs, expires, entry };
+        let lease = Stored { value: Lease { subnet, ipv6_subnet, attrs, expires }, entry };
         let write = self.put_if("create lease", absent, lease, bound_to(ttl_lease)).await;
         self.revoke_unless_written(granted, &write).await;
         write
     }
 
-    async fn renew(&self, lease: &Lease, attrs: &LeaseAttrs) -> Result<Write, RegistryError> {
+    async fn renew(
+        &self,
+        lease: &Stored<Lease>,
+        attrs: &LeaseAttrs,
+    ) -> Result<Write, RegistryError> {
         let seen = lease.entry.revision.0;
         let key = self.keys.full(&lease.entry.key);
         let unchanged = Compare::mod_revision(key, CompareOp::Equal, seen);
-        let lease = Lease { attrs: attrs.clone(), ..lease.clone() };
+        let lease = lease.clone().map(|it| Lease { attrs: attrs.clone(), ..it });
         let Some(ttl_lease) = lease.entry.ttl_lease else {
             return self.put_if("write reservation", unchanged, lease, bound_to(None)).await;
         };
         let expires = Some(Instant::now() + LEASE_TTL);
         if self.keep_alive(ttl_lease).await?.is_some_and(|ttl| ttl >= LEASE_TTL) {
             let options = bound_to(Some(ttl_lease));
-            let lease = Lease { expires, ..lease };
+            let lease = lease.map(|it| Lease { expires, ..it });
             return self.put_if("renew lease", unchanged, lease, options).await;
         }
         // The old expiry has struck, or it was granted for a shorter time by somebody else.
         let granted = self.grant().await?;
         let entry = Entry { ttl_lease: Some(granted.ttl_lease()), ..lease.entry.clone() };
         let options = bound_to(entry.ttl_lease);
-        let lease = Lease { expires, entry, ..lease };
+        let lease = Stored { value: Lease { expires, ..lease.value }, entry };
         let write = self.put_if("renew lease", unchanged, lease, options).await;
         self.revoke_unless_written(granted, &write).await;
         if matches!(write, Ok(Write::Done(_))) {
@@ -224,7 +228,7 @@ impl Registry for EtcdRegistry {
         write
     }
 
-    async fn time_left(&self, lease: &Lease) -> Option<Duration> {
+    async fn time_left(&self, lease: &Stored<Lease>) -> Option<Duration> {
         let TtlLease(id) = lease.entry.ttl_lease?;
         let ask =
             |mut client: Client| async move { client.lease_time_to_live(id.get(), None).await };
@@ -236,7 +240,7 @@ impl Registry for EtcdRegistry {
         self.servers.abandon_sessions().await;
     }
 
-    async fn delete(&self, lease: &Lease) -> Result<bool, RegistryError> {
+    async fn delete(&self, lease: &Stored<Lease>) -> Result<bool, RegistryError> {
         let key = self.keys.full(&lease.entry.key);
         let seen = lease.entry.revision.0;
         let unchanged = Compare::mod_revision(key.clone(), CompareOp::Equal, seen);
@@ -249,7 +253,7 @@ impl Registry for EtcdRegistry {
         Ok(is_deleted)
     }
 
-    async fn announce(&self, lease: &Lease) -> Result<Write, RegistryError> {
+    async fn announce(&self, lease: &Stored<Lease>) -> Result<Write, RegistryError> {
         let key = self.keys.full(&lease.entry.key);
         let unchanged = Compare::mod_revision(key, CompareOp::Equal, lease.entry.revision.0);
         let same_expiry = PutOptions::new().with_ignore_lease();

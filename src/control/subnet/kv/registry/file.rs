@@ -27,7 +27,7 @@ use self::document::{Document, expires};
 use self::view::{View, Written, is_expired};
 use super::history::Cas;
 use super::{
-    LEASE_TTL, Registry, RegistryError, Revision, Scope, Snapshot, StoreId, TtlLease, Write,
+    LEASE_TTL, Registry, RegistryError, Revision, Scope, Snapshot, StoreId, Stored, TtlLease, Write,
 };
 use crate::control::config::network::Subnets;
 use crate::control::subnet::lease::{Lease, LeaseAttrs, print_key};
@@ -111,7 +111,7 @@ impl FileRegistry {
         Ok(match write {
             Write::Done(lease) => {
                 let expires = (!lease.is_reservation()).then_some(expires);
-                Write::Done(Lease { expires, ..lease })
+                Write::Done(lease.map(|it| Lease { expires, ..it }))
             }
             Write::Refused(found) => Write::Refused(found),
         })
@@ -158,18 +158,22 @@ impl Registry for FileRegistry {
         self.edit("create lease", print_key(subnets), Cas::Absent, edit).await
     }
 
-    async fn renew(&self, lease: &Lease, attrs: &LeaseAttrs) -> Result<Write, RegistryError> {
+    async fn renew(
+        &self,
+        lease: &Stored<Lease>,
+        attrs: &LeaseAttrs,
+    ) -> Result<Write, RegistryError> {
         let unchanged = Cas::LastWritten(lease.entry.revision);
         let edit = Edit::Put { attrs: attrs.clone(), is_reservation: lease.is_reservation() };
         self.edit("renew lease", lease.entry.key.clone(), unchanged, edit).await
     }
 
-    async fn announce(&self, lease: &Lease) -> Result<Write, RegistryError> {
+    async fn announce(&self, lease: &Stored<Lease>) -> Result<Write, RegistryError> {
         let unchanged = Cas::LastWritten(lease.entry.revision);
         let edit = Edit::Announce { attrs: lease.attrs.clone() };
         let write = self.edit("announce lease", lease.entry.key.clone(), unchanged, edit);
         Ok(match write.await? {
-            Write::Done(now) => Write::Done(Lease { expires: lease.expires, ..now }),
+            Write::Done(now) => Write::Done(now.map(|it| Lease { expires: lease.expires, ..it })),
             Write::Refused(found) => Write::Refused(found),
         })
     }
@@ -178,7 +182,7 @@ impl Registry for FileRegistry {
         Ok(()) // an entry holds its own expiry
     }
 
-    async fn delete(&self, lease: &Lease) -> Result<bool, RegistryError> {
+    async fn delete(&self, lease: &Stored<Lease>) -> Result<bool, RegistryError> {
         let unchanged = Cas::LastWritten(lease.entry.revision);
         let write = self.edit("delete lease", lease.entry.key.clone(), unchanged, Edit::Delete);
         Ok(matches!(write.await?, Write::Done(_)))

@@ -17,7 +17,7 @@ use self::store::Store;
 use super::history::Cas;
 use super::{
     Batch, Entry, LEASE_TTL, LeaseWatch, Registry, RegistryError, Revision, Scope, Snapshot,
-    StoreId, TtlLease, Write, read_entry,
+    StoreId, Stored, TtlLease, Write, read_entry,
 };
 use crate::control::config::network::Subnets;
 use crate::control::subnet::lease::{Lease, LeaseAttrs, print_key};
@@ -230,7 +230,11 @@ impl Registry for MemoryRegistry {
         .await
     }
 
-    async fn renew(&self, lease: &Lease, attrs: &LeaseAttrs) -> Result<Write, RegistryError> {
+    async fn renew(
+        &self,
+        lease: &Stored<Lease>,
+        attrs: &LeaseAttrs,
+    ) -> Result<Write, RegistryError> {
         self.check_writable("renew lease")?;
         self.call("renew lease", |store| {
             let key = &lease.entry.key;
@@ -240,13 +244,15 @@ impl Registry for MemoryRegistry {
         .await
     }
 
-    async fn announce(&self, lease: &Lease) -> Result<Write, RegistryError> {
+    async fn announce(&self, lease: &Stored<Lease>) -> Result<Write, RegistryError> {
         self.check_writable("announce lease")?;
         self.call("announce lease", |store| {
             let value = lease.attrs.to_json();
             let written = store.announce(&lease.entry, value.as_bytes());
             match outcome(store, &lease.entry.key, written) {
-                Write::Done(now) => Write::Done(Lease { expires: lease.expires, ..now }),
+                Write::Done(now) => {
+                    Write::Done(now.map(|it| Lease { expires: lease.expires, ..it }))
+                }
                 Write::Refused(found) => Write::Refused(found),
             }
         })
@@ -257,11 +263,11 @@ impl Registry for MemoryRegistry {
         self.call("release expiry", |store| store.release(ttl_lease)).await
     }
 
-    async fn time_left(&self, lease: &Lease) -> Option<Duration> {
+    async fn time_left(&self, lease: &Stored<Lease>) -> Option<Duration> {
         self.call("read expiry", |store| store.time_left(&lease.entry)).await.ok().flatten()
     }
 
-    async fn delete(&self, lease: &Lease) -> Result<bool, RegistryError> {
+    async fn delete(&self, lease: &Stored<Lease>) -> Result<bool, RegistryError> {
         self.check_writable("delete lease")?;
         self.call("delete lease", |store| store.delete_if(&lease.entry)).await
     }
@@ -271,7 +277,7 @@ fn outcome(store: &Store, key: &str, is_written: bool) -> Write {
     match store.history.read(key) {
         Some(Ok(lease)) if is_written => {
             let expires = lease.entry.ttl_lease.map(|_| Instant::now() + LEASE_TTL);
-            Write::Done(Lease { expires, ..lease.clone() })
+            Write::Done(lease.clone().map(|it| Lease { expires, ..it }))
         }
         found => Write::Refused(found.cloned()),
     }
@@ -341,7 +347,7 @@ mod tests {
             Self::remove(self, key);
         }
 
-        async fn expire(&self, _: &Lease) {
+        async fn expire(&self, _: &Stored<Lease>) {
             self.advance(LEASE_TTL);
         }
 

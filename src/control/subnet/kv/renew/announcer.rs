@@ -13,6 +13,7 @@ use rand::Rng;
 use tokio::time::Instant;
 
 use crate::control::subnet::kv::list_watch::CacheUpdate;
+use crate::control::subnet::kv::registry::Stored;
 use crate::control::subnet::lease::{Lease, LeaseEvent};
 use crate::control::util::rng::rng;
 
@@ -54,7 +55,7 @@ impl AnnounceCauses {
     /// Takes note of what is new: a stock peer may have missed our lease when it started; an entry
     /// that cannot be read makes every stock node forget its peers, and so does its deletion.
     pub fn observe(&mut self, update: &CacheUpdate) {
-        let is_stock_peer = |event: &LeaseEvent| match event {
+        let is_stock_peer = |event: &LeaseEvent<Stored<Lease>>| match event {
             LeaseEvent::Added(lease) => may_be_stock(lease),
             LeaseEvent::Removed(_) => false,
         };

@@ -13,7 +13,8 @@ use crate::control::subnet::LeaseLost;
 use crate::control::subnet::kv::conflicts::ConflictTracker;
 use crate::control::subnet::kv::list_watch::Update;
 use crate::control::subnet::kv::registry::{
-    Change, Entry, Malformed, Read, Registry, RegistryError, Revision, Scope, TtlLease, Write,
+    Change, Entry, Malformed, Read, Registry, RegistryError, Revision, Scope, Stored, TtlLease,
+    Write,
 };
 use crate::control::subnet::lease::{Lease, LeaseAttrs};
 use crate::control::util::backoff::Backoff;
@@ -32,7 +33,7 @@ const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Our lease, and what is to be done about it next.
 pub(super) struct LeaseRenewer<'r, R, S> {
     registry: &'r R,
-    pub(super) lease: Lease,
+    pub(super) lease: Stored<Lease>,
     policy: KeepPolicy,
     claim: &'r ConflictTracker,
     sink: S,
@@ -56,10 +57,10 @@ pub(super) struct LeaseRenewer<'r, R, S> {
     log: LogLimit,
 }
 
-impl<'r, R: Registry, S: FnMut(&Lease)> LeaseRenewer<'r, R, S> {
+impl<'r, R: Registry, S: FnMut(&Stored<Lease>)> LeaseRenewer<'r, R, S> {
     pub(super) fn new(
         registry: &'r R,
-        lease: Lease,
+        lease: Stored<Lease>,
         policy: KeepPolicy,
         claim: &'r ConflictTracker,
         sink: S,
@@ -204,7 +205,7 @@ impl<'r, R: Registry, S: FnMut(&Lease)> LeaseRenewer<'r, R, S> {
 
     /// Our entry as it stands, after a time in which nobody told us of it.
     async fn compare(&mut self, found: Option<Read>) -> Result<(), LeaseLost> {
-        if let Some(Ok(Lease { entry, .. })) = &found {
+        if let Some(Ok(Stored { entry, .. })) = &found {
             if *entry == self.lease.entry {
                 return Ok(());
             }
@@ -220,7 +221,7 @@ impl<'r, R: Registry, S: FnMut(&Lease)> LeaseRenewer<'r, R, S> {
             return self.resolve(entry).await;
         }
         self.is_gone = true;
-        let Lease { subnet, ref attrs, expires, .. } = self.lease;
+        let Lease { subnet, ref attrs, expires, .. } = self.lease.value;
         let is_expired = expires.is_some_and(|expires| expires <= Instant::now());
         let fate = match (self.is_lost, is_expired) {
             (true, _) => "was lost by the registry",
@@ -246,10 +247,11 @@ impl<'r, R: Registry, S: FnMut(&Lease)> LeaseRenewer<'r, R, S> {
 
     /// Creates our entry, unless another node has some of its addresses by now.
     async fn create_anew(&self) -> Result<Write, RegistryError> {
-        let Lease { subnet, ref attrs, .. } = self.lease;
+        let Lease { subnet, ref attrs, .. } = self.lease.value;
         let snapshot = self.registry.list(&Scope::All).await?;
-        let is_anothers =
-            |lease: &&Lease| lease.attrs.owner().is_some_and(|owner| owner != attrs.public_ip());
+        let is_anothers = |lease: &&Stored<Lease>| {
+            lease.attrs.owner().is_some_and(|owner| owner != attrs.public_ip())
+        };
         let mut others = snapshot.leases().filter(is_anothers);
         match others.find(|lease| lease.subnet.overlaps(subnet)) {
             Some(other) => Ok(Write::Refused(Some(Ok(other.clone())))),
@@ -296,7 +298,7 @@ impl<'r, R: Registry, S: FnMut(&Lease)> LeaseRenewer<'r, R, S> {
              writing it again"
         );
         let entry = Entry { revision: seen, ..self.lease.entry.clone() };
-        let overwritten = Lease { entry, ..self.lease.clone() };
+        let overwritten = Stored { entry, ..self.lease.clone() };
         self.renew_at = Some(Instant::now() + self.backoff.delay());
         match self.registry.renew(&overwritten, &self.lease.attrs).await {
             Ok(Write::Done(lease)) => self.hold(lease),
@@ -306,7 +308,7 @@ impl<'r, R: Registry, S: FnMut(&Lease)> LeaseRenewer<'r, R, S> {
         }
     }
 
-    fn adopt(&mut self, lease: Lease) {
+    fn adopt(&mut self, lease: Stored<Lease>) {
         self.is_gone = false;
         if !lease.is_reservation() && !std::mem::take(&mut self.is_in_doubt) {
             self.is_shared = true;
@@ -345,7 +347,7 @@ impl<'r, R: Registry, S: FnMut(&Lease)> LeaseRenewer<'r, R, S> {
         self.renew_at = Some(self.renew_at.map_or(at, |renew_at| renew_at.min(at)));
     }
 
-    fn hold(&mut self, lease: Lease) {
+    fn hold(&mut self, lease: Stored<Lease>) {
         self.rebind(lease.entry.clone());
         self.lease = lease;
         self.is_in_doubt = false;

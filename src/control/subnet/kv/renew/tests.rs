@@ -381,7 +381,7 @@ async fn lease_of_an_earlier_life_is_looked_for_before_anything_is_written() {
 /// What becomes of `lease` once `somebody` has acted; to be noticed within a minute of that.
 async fn lost_after<R: Registry>(
     registry: &R,
-    lease: &Lease,
+    lease: &Stored<Lease>,
     somebody: impl Future<Output = ()>,
     acts_for: Duration,
 ) -> LeaseLost {
@@ -395,10 +395,10 @@ async fn lost_after<R: Registry>(
 /// Keeps a lease that nothing but the time gives a cause to announce.
 async fn keep_lease<R: Registry>(
     registry: &R,
-    lease: &Lease,
+    lease: &Stored<Lease>,
     policy: KeepPolicy,
     claim: &ConflictTracker,
-    sink: impl FnMut(&Lease),
+    sink: impl FnMut(&Stored<Lease>),
 ) -> LeaseLost {
     let (_, causes) = watch::channel(AnnounceCauses::default());
     super::keep_lease(registry, lease, policy, claim, causes, sink).await
@@ -418,7 +418,7 @@ async fn pass(registry: &MemoryRegistry, time: Duration) {
     }
 }
 
-async fn create<R: Registry>(registry: &R) -> Lease {
+async fn create<R: Registry>(registry: &R) -> Stored<Lease> {
     let subnet = "10.1.1.0/24".parse().unwrap();
     match registry.create(subnet, &LeaseAttrs::udp(OURS)).await {
         Ok(Write::Done(lease)) => lease,

@@ -16,6 +16,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::StateFile;
+use crate::control::subnet::kv::registry::Stored;
 use crate::control::subnet::lease::{Lease, LeaseEvent};
 use crate::control::util::atomic_file::{FileError, replace_file};
 use crate::control::util::error_chain::error_chain;
@@ -44,8 +45,8 @@ const END_TIMEOUT: Duration = Duration::from_secs(2);
 pub(crate) struct Recorder<'a> {
     file: &'a StateFile,
     config: &'a str,
-    own: Lease,
-    peers: BTreeMap<Ipv4Network, Lease>,
+    own: Stored<Lease>,
+    peers: BTreeMap<Ipv4Network, Stored<Lease>>,
     due: Option<Instant>,
     not_before: Instant,
     check_at: Instant,
@@ -85,7 +86,12 @@ impl Step {
 
 impl<'a> Recorder<'a> {
     /// Begins with what the file says already, or with what it will say after the first change.
-    pub(crate) fn new(file: &'a StateFile, config: &'a str, own: Lease, peers: &[Lease]) -> Self {
+    pub(crate) fn new(
+        file: &'a StateFile,
+        config: &'a str,
+        own: Stored<Lease>,
+        peers: &[Stored<Lease>],
+    ) -> Self {
         let now = Instant::now();
         let peers = peers.iter().map(|peer| (peer.subnet, peer.clone())).collect();
         let (check_at, log) = (now + CHECK_PERIOD, LogLimit::default());
@@ -104,7 +110,7 @@ impl<'a> Recorder<'a> {
     }
 
     /// Takes over changes in the peers' leases.
-    pub(crate) fn apply(&mut self, events: &[LeaseEvent]) {
+    pub(crate) fn apply(&mut self, events: &[LeaseEvent<Stored<Lease>>]) {
         for event in events {
             match event {
                 LeaseEvent::Added(lease) => drop(self.peers.insert(lease.subnet, lease.clone())),
@@ -115,7 +121,7 @@ impl<'a> Recorder<'a> {
     }
 
     /// Takes over a new state of our own lease.
-    pub(crate) fn hold(&mut self, own: Lease) {
+    pub(crate) fn hold(&mut self, own: Stored<Lease>) {
         self.own = own;
         self.schedule();
     }

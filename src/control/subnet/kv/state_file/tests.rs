@@ -2,8 +2,8 @@ use std::fs;
 use std::time::Duration;
 
 use super::*;
-use crate::control::subnet::kv::registry::LEASE_TTL;
 use crate::control::subnet::kv::registry::memory::{Fault, MemoryRegistry};
+use crate::control::subnet::kv::registry::{LEASE_TTL, Stored};
 use crate::control::subnet::lease::{LeaseAttrs, LeaseEvent, print_key};
 use crate::control::util::test_log::Logs;
 
@@ -207,16 +207,17 @@ fn load(file: &StateFile) -> Result<Option<PersistedState>, StateError> {
     file.load("10.1.5.0/24".parse().ok(), None)
 }
 
-fn own() -> Lease {
+fn own() -> Stored<Lease> {
     let ttl_lease = Some(TtlLease(std::num::NonZeroI64::MAX));
     let lease = lease("10.1.5.0/24", "192.0.2.5");
     let entry = Entry { ttl_lease, ..lease.entry };
-    Lease { expires: Some(Instant::now() + LEASE_TTL), entry, ..lease }
+    let expires = Some(Instant::now() + LEASE_TTL);
+    Stored { value: Lease { expires, ..lease.value }, entry }
 }
 
-fn lease(subnet: &str, public_ip: &str) -> Lease {
+fn lease(subnet: &str, public_ip: &str) -> Stored<Lease> {
     let subnet = subnet.parse().unwrap();
     let attrs = LeaseAttrs::udp(public_ip.parse().unwrap());
     let entry = Entry { key: print_key(subnet), revision: Revision(7), ttl_lease: None };
-    Lease { ipv6_subnet: None, subnet, attrs, expires: None, entry }
+    Stored { value: Lease { ipv6_subnet: None, subnet, attrs, expires: None }, entry }
 }

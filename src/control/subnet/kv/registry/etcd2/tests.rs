@@ -5,7 +5,7 @@ use ipnetwork::Ipv4Network;
 use super::*;
 use crate::control::subnet::kv::registry::conformance::{self, Rig};
 use crate::control::subnet::kv::registry::test_etcd::EtcdServer;
-use crate::control::subnet::kv::registry::{Change, LeaseWatch};
+use crate::control::subnet::kv::registry::{Change, LeaseWatch, Stored};
 use crate::control::util::http_client::{HttpClient, Request, Timeouts, basic_auth};
 
 mod access;
@@ -74,7 +74,7 @@ impl Rig for Etcd2Rig {
         self.operator.remove(&self.registry.keys.full(key)).await;
     }
 
-    async fn expire(&self, lease: &Lease) {
+    async fn expire(&self, lease: &Stored<Lease>) {
         // Only the TTL changes, and no watch is notified of that.
         let key = self.registry.keys.full(&lease.entry.key);
         let path = format!("{}?prevExist=true&refresh=true&ttl=1", path_of(&key));
@@ -159,7 +159,7 @@ async fn leases_as_old_versions_write_them_are_read_and_followed() {
     let listed = registry.list(&Scope::All).await.unwrap();
     let puts: Vec<Change> = listed.entries.iter().cloned().map(Change::Put).collect();
     assert_eq!(followed, puts);
-    let leases: Vec<&Lease> = listed.leases().collect();
+    let leases: Vec<&Stored<Lease>> = listed.leases().collect();
     assert_eq!(leases.len(), values.len());
     let reserved: Vec<bool> = leases.iter().map(|lease| lease.is_reservation()).collect();
     assert_eq!(reserved, [false, true, false, false]);
@@ -249,8 +249,8 @@ async fn unknown_revision_is_never_as_seen() {
     let registry = registry(&[&server.url]);
     let lease = create(&registry, "10.1.1.0/24").await;
     let entry = Entry { revision: Revision::UNKNOWN, ..lease.entry.clone() };
-    let unknown = Lease { entry, ..lease.clone() };
-    let now = Ok(Write::Refused(Some(Ok(Lease { expires: None, ..lease }))));
+    let unknown = Stored { entry, ..lease.clone() };
+    let now = Ok(Write::Refused(Some(Ok(lease.map(|it| Lease { expires: None, ..it })))));
     assert_eq!(registry.renew(&unknown, &attrs()).await, now);
     assert_eq!(registry.announce(&unknown).await, now);
     assert_eq!(registry.delete(&unknown).await, Ok(false));
@@ -370,7 +370,7 @@ fn attrs() -> LeaseAttrs {
     LeaseAttrs::udp([192, 0, 2, 1].into())
 }
 
-async fn create(registry: &Etcd2Registry, subnet: &str) -> Lease {
+async fn create(registry: &Etcd2Registry, subnet: &str) -> Stored<Lease> {
     match registry.create(subnet.parse().unwrap(), &attrs()).await {
         Ok(Write::Done(lease)) => lease,
         refused => panic!("{refused:?}"),

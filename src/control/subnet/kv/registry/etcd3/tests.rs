@@ -10,10 +10,10 @@ use tokio::sync::watch;
 use ipnetwork::Ipv4Network;
 
 use super::*;
-use crate::control::subnet::kv::registry::conformance;
 use crate::control::subnet::kv::registry::conformance::Rig;
 use crate::control::subnet::kv::registry::test_etcd::EtcdServer;
 use crate::control::subnet::kv::registry::{Change, LeaseWatch};
+use crate::control::subnet::kv::registry::{Stored, conformance};
 use crate::routes::Prefix;
 
 mod access;
@@ -48,7 +48,7 @@ impl Rig for EtcdRig {
         self.client.clone().delete(key, None).await.unwrap();
     }
 
-    async fn expire(&self, lease: &Lease) {
+    async fn expire(&self, lease: &Stored<Lease>) {
         // To a watch, a revoked etcd lease looks as one that ran out.
         let TtlLease(id) = lease.entry.ttl_lease.unwrap();
         self.client.clone().lease_revoke(id.get()).await.unwrap();
@@ -340,7 +340,7 @@ fn attrs() -> LeaseAttrs {
     LeaseAttrs::udp([192, 0, 2, 1].into())
 }
 
-async fn create(registry: &EtcdRegistry, subnet: &str) -> Lease {
+async fn create(registry: &EtcdRegistry, subnet: &str) -> Stored<Lease> {
     match registry.create(subnet.parse().unwrap(), &attrs()).await {
         Ok(Write::Done(lease)) => lease,
         refused => panic!("{refused:?}"),

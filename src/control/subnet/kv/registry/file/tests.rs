@@ -9,10 +9,10 @@ use super::*;
 use crate::control::config::network::parse;
 use crate::control::subnet::kv::acquire::acquire_lease;
 use crate::control::subnet::kv::list_watch::{ListWatch, Update};
-use crate::control::subnet::kv::registry::conformance;
 use crate::control::subnet::kv::registry::conformance::Rig;
 use crate::control::subnet::kv::registry::key_of;
 use crate::control::subnet::kv::registry::{Change, LeaseWatch, Read, TtlLease};
+use crate::control::subnet::kv::registry::{Stored, conformance};
 
 const OURS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 
@@ -97,7 +97,7 @@ impl Rig for FileRig {
         self.edit(|leases| drop(leases.remove(key))).await;
     }
 
-    async fn expire(&self, lease: &Lease) {
+    async fn expire(&self, lease: &Stored<Lease>) {
         self.edit(|leases| leases[&lease.entry.key]["Expires"] = 1.into()).await;
     }
 

@@ -55,7 +55,8 @@ async fn cut_off_from_a_real_etcd_beyond_its_lease_a_node_settles_when_it_is_bac
         let lease = create(&registry).await;
         let TtlLease(id) = lease.entry.ttl_lease.unwrap();
         // Its time is over, as far as this node can tell.
-        let expired = Lease { expires: Instant::now().checked_sub(HOUR / 60), ..lease };
+        let expired =
+            lease.map(|it| Lease { expires: Instant::now().checked_sub(HOUR / 60), ..it });
         server.kill();
         let claim = claim();
         let mut renewer = LeaseRenewer::new(&registry, expired, EXIT, &claim, |_| {});
@@ -124,7 +125,8 @@ async fn lease_that_a_full_etcd_still_keeps_alive_stands_for_as_long_as_etcd_say
             break;
         }
     }
-    let nearly_over = Lease { expires: Some(Instant::now() + Duration::from_secs(60)), ..lease };
+    let nearly_over =
+        lease.map(|it| Lease { expires: Some(Instant::now() + Duration::from_secs(60)), ..it });
     let (claim, mut held) = (claim(), Vec::new());
     let mut renewer = LeaseRenewer::new(&registry, nearly_over, EXIT, &claim, |lease| {
         held.push(lease.expires);

@@ -171,7 +171,7 @@ async fn entry_in_our_name_that_says_something_else_of_us_is_corrected() {
             registry.put(KEY, value);
             tokio::time::sleep(Duration::from_secs(15)).await;
             assert_eq!(attrs(&registry).await, Some(marked()), "after {value}");
-            let is_reservation = listed(&registry).await.leases().all(Lease::is_reservation);
+            let is_reservation = listed(&registry).await.leases().all(Stored::is_reservation);
             assert!(is_reservation, "the operator made it one");
         }
         // Stock, with our public IP, which binds it to an expiry again.
@@ -183,7 +183,7 @@ async fn entry_in_our_name_that_says_something_else_of_us_is_corrected() {
         assert!(matches!(registry.renew(&found, &stock).await, Ok(Write::Done(_))));
         tokio::time::sleep(Duration::from_secs(15)).await;
         assert_eq!(attrs(&registry).await, Some(marked()), "after stock");
-        assert!(!listed(&registry).await.leases().all(Lease::is_reservation));
+        assert!(!listed(&registry).await.leases().all(Stored::is_reservation));
     };
     tokio::select! {
         lost = keep_lease(&registry, &lease, REACQUIRE, &claim, |_| {}) => panic!("{lost}"),
@@ -204,14 +204,14 @@ async fn attributes_that_changed_between_two_lives_reach_a_reservation_too() {
         () = tokio::time::sleep(Duration::from_secs(30)) => {}
     }
     assert_eq!(attrs(&registry).await, Some(marked()));
-    assert!(listed(&registry).await.leases().all(Lease::is_reservation));
+    assert!(listed(&registry).await.leases().all(Stored::is_reservation));
 }
 
 #[tokio::test(start_paused = true)]
 async fn two_nodes_of_one_public_ip_do_not_correct_each_other_for_ever() {
     let registry = MemoryRegistry::new();
     let first = create(&registry).await;
-    let second = Lease { attrs: marked(), ..first.clone() };
+    let second = first.clone().map(|it| Lease { attrs: marked(), ..it });
     let (claim, other_claim) = (claim(), super::claim());
     let before = listed(&registry).await.revision.0;
     tokio::select! {
