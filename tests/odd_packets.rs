@@ -1,5 +1,4 @@
-//! Packets that are legal and rare: each comes out as a router would pass it on, whatever
-//! offloads carry it.
+//! Packets that are legal and rare: with any offloads, each arrives as a router would forward it.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test or bench may panic")]
 #![allow(unreachable_pub, reason = "the nodes are this target's own")]
 
@@ -70,7 +69,7 @@ fn fragments_stay_fragments_and_keep_their_place() {
     assert_carried(&[fragment(1448, 0, 100), fragment(0, MF, 1440)]);
 }
 
-/// RFC 791: a piece has 8 bytes at least. What filters think of that (RFC 1858) is theirs.
+/// RFC 791: a fragment has at least 8 bytes. Filtering small ones (RFC 1858) is not our task.
 #[test]
 fn fragments_of_eight_bytes_are_carried() {
     for protocol in [1, 6, 17] {

@@ -1,5 +1,5 @@
-//! Two workers over in-memory devices: whatever offloads each of them has, loses, and gets back,
-//! the same packets arrive.
+//! Two workers over in-memory devices: the same packets arrive, whatever offloads each of them has,
+//! loses or regains.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test or bench may panic")]
 #![allow(unreachable_pub, reason = "the nodes are this target's own")]
 
@@ -20,7 +20,7 @@ const DST: &str = "10.1.16.2:5001";
 const MF: u16 = 0x2000;
 
 /// What a host sends in a turn or two: superpackets of both protocols, small packets, mixed
-/// lengths, fragments, and a segment that was damaged before it came here.
+/// lengths, fragments, and a segment that is corrupt already.
 fn traffic() -> Vec<TunPacket> {
     let mut packets = Vec::new();
     let mut plain = |builder: PacketBuilder| {

@@ -185,7 +185,7 @@ fn systemd_analyze() -> Command {
     Command::new("systemd-analyze")
 }
 
-/// Runs what is to succeed.
+/// Runs a command that must succeed.
 fn run(command: &mut Command) -> Output {
     let output = command.output().unwrap();
     assert!(output.status.success(), "{command:?}: {}", said(&output));

@@ -1,4 +1,4 @@
-//! Two workers over in-memory devices, and an underlay between them that the test plays.
+//! Two workers over in-memory devices; the test acts as the underlay between them.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test or bench may panic")]
 #![allow(unreachable_pub, reason = "the nodes are this target's own")]
 
@@ -103,7 +103,7 @@ fn icmp_errors_are_limited() {
     assert_eq!(left.received().len() as u64, stats.icmp_sent.value());
 }
 
-/// A flood to nowhere leaves the errors that a sender cannot do without.
+/// A flood of undeliverable packets does not use up the limit of *fragmentation needed*.
 #[test]
 fn flood_without_route_leaves_room_for_fragmentation_needed() {
     let (mut left, _) = pair(Offloads::AUTO, Offloads::AUTO);
@@ -249,7 +249,7 @@ fn full_send_buffer_holds_egress_back_and_lets_ingress_go_on() {
     assert_eq!(num, 2, "nothing was lost");
 }
 
-/// What the socket does not take stays where the host's own queue limits and drops it.
+/// Packets that the socket does not take stay in the TUN queue, which the host limits.
 #[test]
 fn while_the_send_buffer_is_full_the_tun_is_read_no_further() {
     let (mut left, _) = pair(Offloads::AUTO, Offloads::AUTO);

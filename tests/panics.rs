@@ -1,4 +1,4 @@
-//! A panic anywhere in the daemon ends it in good order.
+//! A panic anywhere in the daemon ends it with an orderly shutdown.
 //!
 //! The daemon runs inside a copy of this test, so that the log can provoke the panic: a subscriber
 //! that panics at a line makes whatever logs that line panic, on its own thread and in its own task.
@@ -36,7 +36,7 @@ fn panic_anywhere_ends_the_daemon_with_one_message_and_status_1() {
     }
     let host = Host::with_etcd();
     host.put_config(r#"{"Network":"10.1.0.0/16"}"#);
-    // The firewall's task, which logs when it writes; the daemon's own loop; the device keeper's
+    // The firewall's task, which logs when it writes; the daemon's own loop; the device reconciler's
     // task; a thread of any library.
     for line in ["rules are in place", "flannel is ready", "somebody changed", THREAD] {
         let env = host.dir.path().join("subnet.env");

@@ -1,4 +1,4 @@
-//! An underlay that gets narrower: which ICMP errors senders behind the TUN get, and until when.
+//! An underlay whose MTU shrinks: which ICMP errors senders behind the TUN get, and until when.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test or bench may panic")]
 #![allow(unreachable_pub, reason = "the nodes are this target's own")]
 
@@ -192,7 +192,7 @@ fn superpacket_loses_no_more_than_one_segment_to_a_probe() {
     assert_eq!(left.worker.stats().pmtu_decreases.value(), 1, "its bytes came back");
 }
 
-/// From nowhere near the path: no byte of a probe is known there.
+/// From a host off the path, which knows no byte of a probe.
 #[test]
 fn forged_icmps_reach_no_sender_and_cost_little() {
     let quotes = [vec![], packet(1472, DF), packet(1472, DF)[..8].to_vec(), vec![0; 28]];
@@ -230,7 +230,7 @@ fn icmps_about_what_we_did_not_send_are_refused() {
     for quote in &quotes {
         left.forge(RIGHT, 1400, quote);
     }
-    // About peers that there are not, far more than fit one turn.
+    // About peers that do not exist, far more than fit one turn.
     for number in 0..5000_u16 {
         let [high, low] = number.to_be_bytes();
         left.forge([203, 0, high, low], 600, &packet(1472, DF));
@@ -243,7 +243,7 @@ fn icmps_about_what_we_did_not_send_are_refused() {
     assert_eq!((stats.pmtu_refused.value(), stats.pmtu_probes.value()), (5005, 0));
 }
 
-/// Such an ICMP fails whatever call comes next, a send of others' datagrams too.
+/// Such an ICMP error fails the next call, also a send of other datagrams.
 #[test]
 fn forged_icmps_have_no_run_sent_singly() {
     let (mut left, _) = pair(Offloads::AUTO, Offloads::AUTO);

@@ -70,7 +70,7 @@ const PACKET_LEN: usize = 1400;
 /// Packets on the way at once: fewer than any queue on the way holds (`net.core.netdev_max_backlog`
 /// is 1000), so that none need be lost.
 const WINDOW: usize = 400;
-/// What is not there by then is lost.
+/// Datagrams that have not arrived by then count as lost.
 const LOST: Duration = Duration::from_secs(3);
 const RECEIVE_BUFFER: usize = 64 << 20;
 
@@ -78,7 +78,7 @@ const fn shape_of(flow: usize) -> Shape {
     SHAPES[flow % SHAPES.len()]
 }
 
-/// What senders and receiver tell each other.
+/// Counters that senders and receiver share.
 #[derive(Default)]
 struct Progress {
     /// Packets sent, received, and given up as lost.
@@ -145,7 +145,7 @@ fn pin(number: usize) {
     sched_setaffinity(Pid::from_raw(0), &core).unwrap();
 }
 
-/// Sends the flows of sender `number` in turn; gives how many datagrams that were.
+/// Sends the flows of sender `number` in turn; returns the number of datagrams.
 fn send(server: SocketAddr, plan: Plan, number: usize, progress: &Progress) -> io::Result<usize> {
     pin(number);
     let mut flows = Vec::new();
@@ -237,7 +237,7 @@ fn receive(socket: &UdpSocket, plan: Plan, progress: &Progress) -> Report {
     report
 }
 
-/// Flow and number of a datagram that is whole.
+/// Flow and number of an intact datagram.
 fn read(datagram: &[u8]) -> Option<(u32, u32)> {
     let (header, payload) = datagram.split_at_checked(HEADER_LEN)?;
     let word = |at: usize| u32::from_be_bytes(header[at..at + 4].try_into().unwrap());

@@ -15,13 +15,13 @@ use crate::harness::{
 };
 use crate::packets::{at, noise, seal, udp, with};
 
-/// Garbage of one kind, and the counter that it ends in.
+/// Garbage of one kind, and the counter that counts it.
 struct Garbage {
     reason: &'static str,
     datagrams: Vec<Vec<u8>>,
 }
 
-/// Everything that must not get in, sent from `src` and mostly to `dst`, a pod of the target.
+/// Packets that must be dropped, sent from `src` and mostly to `dst`, a pod of the target.
 fn all_garbage(src: Ipv4Addr, dst: Ipv4Addr, mtu: u16) -> Vec<Garbage> {
     let sound = || udp(src, dst, 100);
     let kind = |reason, datagrams| Garbage { reason, datagrams };
@@ -91,7 +91,7 @@ fn garbage_is_counted_and_never_reaches_the_device() {
         assert_eq!(ingress_drops(target, reason), all, "{reason}");
     }
     spray(&lab, &noise(500));
-    // What came in before this packet has been dealt with when it is through.
+    // Once this packet is through, all earlier ones have been processed.
     spray(&lab, &[udp(pod(&lab, 2).addr, pod(&lab, 0).addr, 10)]);
     eventually("the sound packet to arrive", || written_to_tun(target) > before);
     assert_eq!(written_to_tun(target), before + 1);

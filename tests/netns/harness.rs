@@ -1,4 +1,4 @@
-//! Labs for tests, and what tests ask of them.
+//! Labs for tests, and queries that tests make.
 
 use std::net::Ipv4Addr;
 use std::process;
@@ -26,7 +26,7 @@ pub fn spec(topic: &str, num_nodes: usize) -> LabSpec {
     LabSpec { num_nodes, ..LabSpec::new(name, Daemon::flanneld(FLANNELD)) }
 }
 
-/// That lab, up and with every pod reaching every other.
+/// That lab, started, with every pod reaching every other.
 pub fn up(topic: &str, num_nodes: usize) -> Lab {
     Lab::up(spec(topic, num_nodes)).unwrap()
 }
@@ -62,7 +62,7 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     wait_for(what, Duration::from_secs(15), || Ok(condition().then_some(()))).unwrap();
 }
 
-/// A TCP flow with both directions busy at once, of `megabytes` each, arrives whole.
+/// A TCP flow of `megabytes` in each direction at once arrives intact.
 pub fn assert_tcp_is_whole(lab: &Lab, from: &Pod, to: &Pod, megabytes: u64) {
     let _server = generator().serve(&to.netns, &lab.names().dir()).unwrap();
     let len = megabytes << 20;
@@ -71,7 +71,7 @@ pub fn assert_tcp_is_whole(lab: &Lab, from: &Pod, to: &Pod, megabytes: u64) {
     assert_eq!((report.answered, report.corrupt), (1, 0), "{report:?}");
 }
 
-/// Datagrams of all `sizes` arrive whole, each of them, when nothing else is going on.
+/// Without other traffic, every datagram of each of `sizes` arrives intact.
 pub fn assert_udp_is_whole(lab: &Lab, from: &Pod, to: &Pod, sizes: &[usize]) {
     let _server = generator().serve(&to.netns, &lab.names().dir()).unwrap();
     let (sizes, time) = (sizes.to_vec(), Duration::from_secs(10));

@@ -1,4 +1,4 @@
-//! Accidents of the host's own network: what somebody deletes or changes while packets flow.
+//! Changes of the host's network while packets flow: deleted or changed devices, addresses, routes.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
@@ -89,20 +89,20 @@ fn external_interface_is_followed_and_its_losses_are_told() {
     }
 }
 
-/// As DHCP does: the old address goes, and another comes.
+/// As DHCP does: the old address is replaced by another.
 #[test]
 fn address_that_changes_is_followed_by_node_and_peers_and_the_subnet_stays() {
     let mut lab = up("renumber", 2);
     let before = overlay(&lab.nodes()[0]).env.key();
     let (client, addr) = (pod(&lab, 0).netns.clone(), pod(&lab, 1).addr);
-    // Packets are on their way all the time.
+    // Packets flow all the time.
     let traffic = thread::spawn(move || {
         let ping = client.tool("ping").words("-n -q -i 0.01 -w 12").arg(addr.to_string());
         ping.output().unwrap().stdout
     });
     let moved = |lab: &Lab| lab.nodes()[0].log_tail(1000).matches("using 192.168.64.").count();
 
-    // Gone for a moment, as when a network daemon restarts: nothing moves.
+    // Missing for a moment, as when a network daemon restarts: the node keeps its address.
     let for_a_moment = ["addr del 192.168.64.11/24 dev eth0", "addr add 192.168.64.11/24 dev eth0"];
     lab.nodes()[0].netns().ip_batch(&for_a_moment.map(str::to_owned)).unwrap();
     eventually("packets go on", || ping(pod(&lab, 0), "-c 1 -W 1", addr).0);
@@ -132,7 +132,7 @@ fn address_that_changes_is_followed_by_node_and_peers_and_the_subnet_stays() {
     });
 }
 
-/// What peers send to is the operator's word; where we listen is not.
+/// `--public-ip` fixes the address that peers send to, not the one that we listen on.
 #[test]
 fn public_ip_of_the_operator_stays_when_the_address_changes() {
     let spec = spec("named", 2);
@@ -150,7 +150,7 @@ fn public_ip_of_the_operator_stays_when_the_address_changes() {
     assert!(leases.iter().any(|(_, value)| value.contains("192.168.64.11")), "{leases:?}");
 }
 
-/// Without its address no socket can be bound, and a device without sockets is of no use.
+/// Without the address no socket can be bound, and a device without sockets is useless.
 #[test]
 fn device_is_not_made_again_and_again_while_the_address_is_gone() {
     let lab = up("nospin", 2);
@@ -172,7 +172,7 @@ fn device_is_not_made_again_and_again_while_the_address_is_gone() {
     eventually("packets go on", || ping(pod(&lab, 0), "-c 1 -W 1", pod(&lab, 1).addr).0);
 }
 
-/// Somebody who deletes the device as soon as it is there gets no race from us.
+/// A program that deletes the device each time does not cause a busy loop.
 #[test]
 fn device_that_somebody_deletes_each_time_is_made_once_a_second() {
     let lab = up("contest", 1);
@@ -207,7 +207,7 @@ fn large_host_costs_nothing_and_its_own_routes_are_kept_all_the_same() {
         ticks(pid) <= before + 2
     };
     eventually("it has taken note of the routes", settled);
-    // What a start without --iface reads of them all.
+    // A start without --iface reads all of them.
     node.netns().ip("route add default via 192.168.64.1 metric 50").unwrap();
     let defaults = node.netns().enter(|| Ok(default_routes())).unwrap().unwrap();
     let read: Vec<_> = defaults.iter().map(|route| (route.dst.prefix(), route.metric)).collect();
@@ -231,7 +231,7 @@ fn large_host_costs_nothing_and_its_own_routes_are_kept_all_the_same() {
     }
 }
 
-/// The kernel tells more than a busy control thread takes in, and drops what does not fit.
+/// The kernel reports more changes than a busy control thread reads, and drops the rest.
 #[test]
 fn flood_of_changes_leaves_no_request_unanswered() {
     let host = Netns::create(format!("t{}-deluge", std::process::id())).unwrap();
@@ -359,7 +359,7 @@ fn translate(router: &Netns) {
     router.tool("nft").arg(rules).run().unwrap();
 }
 
-/// What the host says of the overlay device, but for its number.
+/// What `ip` prints of the overlay device, except its number.
 fn device(node: &Node) -> Option<(String, String, u64)> {
     let netns = node.netns();
     let addrs = netns.ip("-4 -o addr show up dev flannel0").ok()?;

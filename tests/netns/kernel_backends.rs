@@ -156,7 +156,7 @@ fn host_gw_routes_are_repaired_replaced_and_removed_by_their_mark() {
     netns.ip("link set eth0 up").unwrap();
     eventually("routes to be back with their link", || routes().contains(&route));
 
-    // A peer that goes while nobody looks, and a route that stock left.
+    // A peer that leaves while the daemon is stopped, and a route that stock left.
     lab.nodes_mut()[0].kill();
     netns.ip(&format!("route replace {peer} via 192.168.64.77 dev eth0")).unwrap();
     let key = gone.replace('/', "-");

@@ -126,7 +126,7 @@ fn lab_with_a_registry_in_a_file_needs_no_etcd() {
     assert_gone(&name);
 }
 
-/// Fills `dir` with what `PATH` has to offer, but for etcd.
+/// Fills `dir` with all programs in `PATH` except etcd.
 fn link_all_tools_but_etcd(dir: &Path) {
     let path = env::var_os("PATH").unwrap();
     let found = env::split_paths(&path).filter_map(|dir| fs::read_dir(dir).ok());

@@ -1,4 +1,4 @@
-//! Leases that come, go and are fought for.
+//! Leases that are created, deleted and contested.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -92,7 +92,7 @@ fn node_comes_back_after_its_lease_was_deleted() {
     lab.wait_reachable().unwrap();
 }
 
-/// A lab whose nodes give a deleted lease up.
+/// A lab whose nodes exit when their lease is deleted.
 fn exiting(topic: &str, num_nodes: usize) -> LabSpec {
     let daemon = Daemon::flanneld(FLANNELD).with("--on-lease-loss=exit");
     LabSpec { daemon, ..spec(topic, num_nodes) }

@@ -1,4 +1,4 @@
-//! Offloads: different ones on both ends, some that the kernel refuses, some that come and go.
+//! Offloads: different ones on both ends, ones that the kernel refuses, and ones that change.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -54,7 +54,8 @@ fn wire_that_carries_frames_only() {
     assert_traffic_is_whole_both_ways(&lab);
 }
 
-/// The kernel cuts no run into datagrams that need fragments: none must be tried again and again.
+/// The kernel does not segment a GSO batch into datagrams that need fragments: such batches must
+/// not be retried in a loop.
 #[test]
 fn overlay_that_fills_the_link_wastes_no_runs() {
     let lab = lab("fills", ["--mtu=1500", "--mtu=1500 --offload=gso,gro"].map(flanneld));
@@ -131,7 +132,7 @@ fn links_that_lose_and_regain_their_offloads_spoil_nothing() {
             for device in ["eth0", &overlay(node).device] {
                 let words = what.split(' ').map(|feature| format!(" {feature} {on}"));
                 let words = words.collect::<String>();
-                // A device that lacks a feature refuses to switch it, and that is all right.
+                // A device without the feature refuses to switch it, which is fine.
                 drop(node.netns().tool("ethtool").words(&format!("-K {device}{words}")).output());
             }
         }

@@ -1,10 +1,10 @@
 //! Order within a flow, over many flows, several workers, and devices with several queues.
 //!
 //! Flows here have one direction. A TUN moves a flow to the queue through which its answers come
-//! (`tun_flow_update` in drivers/net/tun.c), and what waits in the old queue may then be overtaken:
+//! (`tun_flow_update` in drivers/net/tun.c), and packets in the old queue may then be overtaken:
 //! with answers to every fourth datagram, one or two of 18,000 were seen out of order.
 //!
-//! Each direction has pods of its own, for the sake of fragments. The kernel finds no ports in them,
+//! Each direction has its own pods, because of fragments. The kernel finds no ports in them,
 //! so all fragments between two addresses are one flow, in both directions: between the same two
 //! pods, the fragments of one direction would be the answers to those of the other.
 
@@ -64,7 +64,7 @@ fn lost_by_devices(netns: &Netns) -> u64 {
     links.as_array().unwrap().iter().map(dropped).sum()
 }
 
-/// Datagrams never put together again, and those that a socket had no room for.
+/// Datagrams that were not reassembled, and those that a socket had no room for.
 fn lost_by_stack(netns: &Netns) -> u64 {
     let counters = netns.tool("nstat").words("-a -s -z -j").run().unwrap();
     let counters: Value = serde_json::from_str(&counters).unwrap();

@@ -1,4 +1,4 @@
-//! Inner packets made by hand, sound and otherwise.
+//! Hand-made inner packets, valid and invalid.
 
 use std::net::Ipv4Addr;
 
@@ -11,7 +11,7 @@ pub mod at {
     pub const CHECKSUM: usize = 10;
 }
 
-/// A sound UDP packet with `payload_len` bytes behind its headers, TTL 64.
+/// A valid UDP packet with `payload_len` bytes behind its headers, TTL 64.
 pub fn udp(src: Ipv4Addr, dst: Ipv4Addr, payload_len: u16) -> Vec<u8> {
     let mut packet = vec![0; 20];
     packet[at::VERSION] = 0x45;

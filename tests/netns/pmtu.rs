@@ -1,4 +1,4 @@
-//! An underlay that takes less than it seems, and overlay MTUs that the operator chose.
+//! An underlay with a smaller path MTU than its links show, and overlay MTUs set by the operator.
 
 use std::fs;
 use std::net::SocketAddrV4;
@@ -20,8 +20,8 @@ use crate::harness::{
     pod, spec, up,
 };
 
-/// Sends what n1 and n2 say to each other through the underlay's gateway, which takes no more
-/// than `mtu` bytes at a time, and says so with an ICMP if it may not fragment.
+/// Routes packets between n1 and n2 through the underlay's gateway, whose MTU is `mtu` bytes; it
+/// sends an ICMP error if it may not fragment.
 fn narrow(lab: &Lab, mtu: u16) {
     let gateway = Netns::named(lab.names().underlay());
     gateway.sysctl("net.ipv4.ip_forward=1 net.ipv4.conf.all.send_redirects=0").unwrap();
@@ -47,7 +47,7 @@ fn lab_with(topic: &str, flags: &str) -> Lab {
     Lab::up(LabSpec { daemon, ..spec(topic, 2) }).unwrap()
 }
 
-/// Both pods learn the path's MTU, and everything gets through.
+/// Both pods learn the path's MTU, and all data arrives.
 fn assert_path_is_learned(lab: &Lab, path_mtu: u16) {
     let (from, to) = (pod(lab, 0), pod(lab, 1));
     assert_tcp_is_whole(lab, from, to, 8);
@@ -88,7 +88,7 @@ fn mtu_of_the_hosts_own_route_counts_for_as_long_as_it_stands() {
         let stats: Value = serde_json::from_str(&json).unwrap();
         stats.pointer("/dataplane/narrow_paths/0/mtu").and_then(Value::as_u64)
     };
-    // No one but the sender's host says that it is too long: the underlay takes it.
+    // Only the sender's host has the smaller MTU; the underlay takes the packet.
     assert!(passes(1444).0);
     node.netns().ip(&format!("route add {peer} dev eth0 mtu 1400")).unwrap();
     eventually("the limit is known", || limit() == Some(1372));

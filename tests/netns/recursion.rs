@@ -1,4 +1,4 @@
-//! Leases whose public IP is no way to a peer, least of all the overlay itself.
+//! Leases whose public IP leads to no peer, or into the overlay itself.
 
 use std::net::Ipv4Addr;
 use std::thread;
@@ -36,7 +36,7 @@ fn num_warnings(node: &Node, key: &str, public_ip: Ipv4Addr) -> usize {
     log.lines().filter(|line| line.contains(&key) && line.contains(&public_ip)).count()
 }
 
-/// What comes back does not go round: a ping makes a few packets, and then there is silence.
+/// Datagrams that come back do not loop: a ping causes a few packets, then no more.
 fn assert_no_storm(lab: &Lab, to: Ipv4Addr) {
     let node = &lab.nodes()[0];
     let before = routed_into_overlay(node);
@@ -67,7 +67,7 @@ fn public_ip_in_the_overlay_works_by_the_underlay_and_storms_by_no_way() {
     assert_no_storm(&lab, to);
     assert_eq!(num_warnings(node, &key, public_ip), 0);
 
-    // That goes; until we ask the kernel again, its datagrams come back.
+    // The route is deleted; until we query the kernel again, its datagrams come back.
     node.netns().ip(&format!("route del {public_ip}/32 dev eth0")).unwrap();
     assert_no_storm(&lab, to);
     assert!((1..10).contains(&egress_drops(node, "recursion")), "counted");

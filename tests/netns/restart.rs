@@ -79,7 +79,7 @@ fn forwarding_does_not_need_etcd_and_new_peers_are_seen_when_it_is_back() {
     join_one_more(&mut lab);
 }
 
-/// A node that starts now is reached by those that were there before.
+/// Nodes that were there before reach a node that starts now.
 fn join_one_more(lab: &mut Lab) {
     let node = lab.add_node().unwrap();
     node.start().unwrap();

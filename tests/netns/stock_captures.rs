@@ -1,4 +1,4 @@
-//! What stock flanneld leaves on a node, captured, line by line beside what ours leaves.
+//! Compares captures of what stock flanneld leaves on a node with what ours leaves, line by line.
 
 use std::fs;
 use std::net::Ipv6Addr;

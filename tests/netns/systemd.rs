@@ -146,7 +146,7 @@ impl Systemd {
         Lab::up(LabSpec { daemons, ..spec.clone() }).unwrap()
     }
 
-    /// Waits for a message with this line; those before it are passed over.
+    /// Waits for a message with this line; earlier ones are skipped.
     fn expect(&self, line: &str) {
         self.expect_each(&[line]);
     }

@@ -13,7 +13,7 @@ const UNIT: &str = include_str!("../../../dist/flanneld.service");
 /// The program's path in the sandbox, whose `/tmp`, where a build may be, is another one.
 pub(super) const PROGRAM: &str = "/tmp/program";
 
-/// What a program that runs as the unit says may see and do.
+/// The restrictions of a program that runs under the unit.
 pub(super) struct Sandbox {
     /// bwrap's arguments.
     args: Vec<String>,

@@ -33,7 +33,7 @@ const fn fail(errno: i32) -> u32 {
 /// Every `CLONE_NEW*` of `include/uapi/linux/sched.h` that `clone` takes.
 const CLONE_NEW: u32 = 0x7e02_0000;
 
-/// Which system calls are let through.
+/// Which system calls are allowed.
 #[derive(Default)]
 pub(super) struct SyscallFilter {
     allowed: BTreeSet<String>,
@@ -44,7 +44,7 @@ pub(super) struct SyscallFilter {
 type Step = (u16, u8, u8, u32);
 
 impl SyscallFilter {
-    /// Takes a `SystemCallFilter=` over: the first one lists what is allowed, `~` takes away.
+    /// Applies a `SystemCallFilter=`: the first one lists what is allowed, `~` removes from it.
     pub(super) fn apply(&mut self, value: &str) {
         let calls = |names: &str| names.split(' ').flat_map(expand).collect::<BTreeSet<_>>();
         match value.strip_prefix('~') {
