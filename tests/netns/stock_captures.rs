@@ -241,3 +241,33 @@ fn leases_of_several_backends_in_one_prefix_leave_what_stock_leaves() {
     );
     eventually("host-gw's routes to be the only ones", || sorted(&routes()) == sorted(&host_gw));
 }
+
+#[test]
+fn group_policy_and_learning_are_in_the_device_and_a_change_of_it_recreates_it() {
+    let config =
+        r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","GBP":true,"Learning":true}}"#;
+    let config = Some(config.to_owned());
+    let mut lab = Lab::up(LabSpec { config, ..spec("capgbp", 2) }).unwrap();
+    let addr = lab.nodes()[0].addr();
+    let netns = lab.nodes()[0].netns().clone();
+    let link = || netns.ip("-d link show flannel.1").unwrap();
+    let vxlan = format!("vxlan id 1 local {addr} dev eth0 srcport 0 0 dstport 8472");
+    let checksums = "ttl auto ageing 300 udpcsum noudp6zerocsumtx noudp6zerocsumrx";
+    let found = link();
+    assert!(found.contains(&format!("{vxlan} ttl auto")), "it learns: {found}");
+    assert!(found.contains(&format!("{checksums} gbp addrgenmode")), "{found}");
+    let before = mac(&lab.nodes()[0], "flannel.1");
+
+    for node in lab.nodes_mut() {
+        assert!(node.terminate().unwrap().success());
+    }
+    lab.etcd().put_config(&Backend::Vxlan.config()).unwrap();
+    for node in lab.nodes_mut() {
+        node.start().unwrap();
+        node.wait_ready().unwrap();
+    }
+    let found = link();
+    assert!(found.contains(&format!("{vxlan} nolearning {checksums} addrgenmode")), "{found}");
+    assert_eq!(mac(&lab.nodes()[0], "flannel.1"), before, "peers need not learn another");
+    lab.wait_reachable().unwrap();
+}
