@@ -23,7 +23,7 @@ use crate::control::util::rng::rng;
 use crate::control::util::time_text;
 use crate::routes::Prefix;
 
-/// How long the renewal of a lease that stands already may take before we go on without it.
+/// How long the renewal of a lease that exists already may take before we go on without it.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why there is no lease for this node.
@@ -44,7 +44,7 @@ pub enum AcquireError {
         /// How many entries there are, in that range or not.
         taken: usize,
     },
-    /// The registry failed several times in a row, and whoever asked has something else to start
+    /// The registry failed several times in a row, and the caller has something else to start
     /// with.
     #[error("acquire lease: {0}")]
     NotWritten(RegistryError),
@@ -55,7 +55,7 @@ pub enum AcquireError {
 pub struct Acquired {
     /// The lease of this node.
     pub lease: Stored<Lease>,
-    /// The listing that led to it, in which the lease is not yet as it stands now. To list
+    /// The listing that led to it, in which the lease is not yet as it is now. To list
     /// everything again would cost as much as all the rest of a start.
     pub listed: Snapshot,
     /// The live host that has another lease with our public IP, which we therefore left to it.
@@ -71,7 +71,7 @@ pub struct Acquired {
 /// somebody overwrote it.
 ///
 /// A write that came too late, or a registry that does not answer, makes it start over, for as
-/// long as it takes. A lease that stands already is enough if it cannot be renewed now.
+/// long as it takes. A lease that exists already is enough if it cannot be renewed now.
 ///
 /// # Errors
 /// [`AcquireError::OutOfSubnets`] and nothing else.
@@ -309,7 +309,7 @@ impl<R: Registry> Acquirer<'_, R> {
         Attempt::TooLate(own.subnet)
     }
 
-    /// A lease that stands is ours, whether or not the registry takes writes now. The result is as
+    /// A lease that exists is ours, whether or not the registry takes writes now. The result is as
     /// that of an earlier life: the one who keeps it reads it first, as a write whose answer was lost
     /// may have been made, and then goes on trying to renew it.
     async fn take_unwritten(&self, own: &Stored<Lease>, reason: &str) -> Stored<Lease> {

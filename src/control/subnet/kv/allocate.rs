@@ -1,4 +1,4 @@
-//! Which free subnet to ask for. Pure: the listing and the dice come in, a subnet goes out.
+//! Which free subnet to ask for. Pure: it takes the listing and random numbers and returns a subnet.
 
 use rand::Rng;
 use rand::seq::IndexedRandom;

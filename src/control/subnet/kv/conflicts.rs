@@ -1,7 +1,7 @@
 //! [`ConflictTracker`]: this node's claim to its subnet, and whatever contradicts it or keeps it from being
 //! written.
 //!
-//! A conflict is told and shown, never resolved by force: which of two nodes is in the right, only
+//! A conflict is logged and shown, never resolved by force: which of two nodes is in the right, only
 //! the operator knows.
 
 use std::collections::BTreeMap;
@@ -54,7 +54,7 @@ impl ConflictTracker {
         self.lock().retain(|_, conflict| conflict.kind != ConflictKind::SamePublicIp);
     }
 
-    /// Every conflict that stands.
+    /// Every conflict that is not over.
     pub fn conflicts(&self) -> Vec<Conflict> {
         self.lock().values().cloned().collect()
     }
@@ -70,7 +70,7 @@ impl ConflictTracker {
         self.is_gone.store(is_gone, Ordering::Relaxed);
     }
 
-    /// Takes note that our lease stands as we would write it.
+    /// Takes note that our lease is as we would write it.
     pub(crate) fn is_written(&self) {
         self.set_write_failure(None);
         self.is_gone.store(false, Ordering::Relaxed);
@@ -90,7 +90,7 @@ impl ConflictTracker {
         let is_own_key = other.entry.key == print_key(self.subnets);
         let is_own_ip = other.attrs.public_ip() == self.public_ip();
         match (is_own_key, is_own_ip, self.subnets.overlap(other.subnets())) {
-            // What becomes of our own entry is the concern of whoever renews it.
+            // What becomes of our own entry is the concern of the renewer.
             (true, _, _) => {}
             (false, true, _) => self.report(ConflictKind::SamePublicIp, other),
             (false, false, true) => self.report(ConflictKind::Overlap, other),

@@ -28,7 +28,7 @@ pub(super) struct LeaseCache<'a> {
     stale: BTreeMap<String, Instant>,
     /// Keys of the malformed entries, with the revision that was complained about.
     malformed: BTreeMap<String, Revision>,
-    /// How often one was written or deleted, or a key beside ours that stock cannot read either.
+    /// How often one was written or deleted, or a key next to ours that stock cannot read either.
     num_unreadable_writes: u64,
 }
 

@@ -1,7 +1,7 @@
 //! Snapshots and changes become ordered [`LeaseEvent`]s.
 //!
 //! Two layers. `ListWatch` turns a registry, whose watches end, into one that never does: it resumes
-//! after the last change it saw, and lists anew when that history is gone. `LeaseCache` turns
+//! after the last change it saw, and lists again when that history is gone. `LeaseCache` turns
 //! what it brings into the difference to what is known.
 
 mod watcher;
@@ -34,7 +34,7 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 pub enum InitialLeases {
     /// The leases of other nodes as they once were. The registry may know of others by now.
     Cached(Vec<Stored<Lease>>),
-    /// What the registry has just told.
+    /// What the registry has just listed.
     Listed(Snapshot),
 }
 
@@ -55,12 +55,12 @@ pub struct CacheUpdate {
 
 /// Hands `sink` every change to the leases of all nodes but our own, for as long as it is polled.
 ///
-/// The first call carries everything there is, be it nothing: at once if it is listed already, or
+/// The first call carries everything there is, even if that is nothing: at once if it is listed already, or
 /// as soon as the registry answers what is different from the leases remembered. Each later one
 /// carries at least one event, or tells of a malformed entry written or gone. A lease that is only renewed
 /// is no event, nor is one that the registry lost while nobody watched, if its node writes it again
 /// within half a minute. Leases that contradict our own claim are noted in `own`. Whether the
-/// registry answers is told to `in_touch`, each time that changes.
+/// registry answers is sent to `in_touch`, each time that changes.
 ///
 /// # Cancel safety
 /// May be dropped at any time; it starts from nothing when called again.

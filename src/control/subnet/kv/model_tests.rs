@@ -333,7 +333,7 @@ impl Node {
     }
 }
 
-/// The daemon, and whoever restarts it.
+/// The daemon, and its restarts.
 async fn live(
     link: Link,
     public_ip: Ipv4Addr,

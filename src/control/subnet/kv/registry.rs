@@ -162,7 +162,7 @@ pub enum Scope {
 /// What became of a conditional write.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Write {
-    /// It was made; the lease as it stands now.
+    /// It was made; the lease as it is now.
     Done(Stored<Lease>),
     /// It was not, as the entry is no longer what the writer saw: the entry now, if any.
     Refused(Option<Read>),
@@ -281,13 +281,13 @@ pub trait Registry: Send + Sync {
         ttl_lease: TtlLease,
     ) -> impl Future<Output = Result<(), RegistryError>> + Send;
 
-    /// For how much longer the entry of `lease` stands unless it is renewed; `None` where that
-    /// cannot be told.
+    /// For how much longer the entry of `lease` holds unless it is renewed; `None` where that
+    /// is not known.
     fn time_left(&self, _lease: &Stored<Lease>) -> impl Future<Output = Option<Duration>> + Send {
         std::future::ready(None)
     }
 
-    /// Has what is asked from now on go by connections made anew: one from an address that this host
+    /// Makes later requests use new connections: one from an address that this host
     /// no longer has is dead, and nobody says so.
     fn reconnect(&self) -> impl Future<Output = ()> + Send {
         std::future::ready(())

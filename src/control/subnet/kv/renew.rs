@@ -39,11 +39,11 @@ const SUSPENSION_PERIOD: Duration = Duration::from_secs(5 * 60);
 /// Now and then, and soon after each of `causes`, the entry is written as it is, so that stock nodes
 /// that missed or forgot it learn it.
 ///
-/// Each renewal writes the entry anew, so that stock peers that dropped it learn it again, and
+/// Each renewal writes the entry again, so that stock peers that dropped it learn it again, and
 /// only if it still is as we know it: unlike stock, this never overwrites another node's lease.
 /// Between renewals a watch on the entry tells of its loss at once. While the registry does not
-/// answer, the lease stands until it expires; if it did by the time the registry is back, it is
-/// created anew unless somebody else has the subnet by then. With [`OnLeaseLoss::Reacquire`] the
+/// answer, the lease holds until it expires; if it did by the time the registry is back, it is
+/// created again unless somebody else has the subnet by then. With [`OnLeaseLoss::Reacquire`] the
 /// same goes for a lease that somebody deleted. The time for which the machine slept counts.
 ///
 /// What names no other node makes nobody its owner: an entry overwritten with that is written again,

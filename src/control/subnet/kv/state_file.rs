@@ -1,6 +1,6 @@
 //! The state file: what this node knew of the overlay when it last ran.
 //!
-//! It stands beside subnet.env (`subnet.state.json` for `subnet.env`) and lets a node start while
+//! It is in the directory of subnet.env (`subnet.state.json` for `subnet.env`) and lets a node start while
 //! its registry is away, with the subnet it had and the peers it knew. Its form is that of a
 //! [`Document`], with members more: `registry`, `store` and `endpoints` say whose state it is, `own`
 //! which of the leases is ours, `ttlLease` what its expiry is bound to, `written`, `boot` and `uptime`
@@ -297,7 +297,7 @@ fn member(document: &Document, name: &str) -> Option<String> {
     serde_json::from_str(document.member(name)?).ok()
 }
 
-/// One entry as a lease whose expiry, if it has one, stands on our clock.
+/// One entry as a lease whose expiry, if it has one, is on our clock.
 fn lease((key, raw): (&str, &RawValue)) -> Option<Stored<Lease>> {
     let expires = expires(raw).ok()?.map(|at| {
         let left = at.duration_since(SystemTime::now()).unwrap_or_default();

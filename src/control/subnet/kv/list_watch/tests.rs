@@ -222,7 +222,7 @@ async fn etcd_killed_restarted_and_compacted_meanwhile_costs_no_event() {
     expected.push("+10.1.3.0/24 192.0.2.3");
     followed.expect(&expected).await;
 
-    // Another etcd altogether, whose revisions begin anew.
+    // Another etcd altogether, whose revisions begin again.
     server.kill();
     server.restart_empty().await;
     create(&*registry, 5).await;

@@ -186,7 +186,7 @@ impl<'r, R: Registry> ListWatch<'r, R> {
             None => match self.registry.list(&self.scope).await {
                 Ok(snapshot) => snapshot,
                 Err(error) if self.is_watching() => {
-                    // The watch stands, and will tell if the registry is gone.
+                    // The watch is open, and fails if the registry is gone.
                     tracing::debug!("{error}; the watch goes on");
                     self.list_at = Instant::now() + self.backoff.delay() + LogLimit::INTERVAL;
                     return Ok(None);

@@ -107,7 +107,7 @@ impl EtcdRegistry {
         }
         let found = self.found(&answer);
         match &found {
-            // It stands there already, bound to the expiry that only we know: an earlier attempt
+            // It is there already, bound to the expiry that only we know: an earlier attempt
             // went through, but its answer got lost.
             Some(Ok(same))
                 if ttl_lease.is_some()

@@ -1,8 +1,8 @@
 //! [`FileRegistry`]: the registry in one JSON file, for labs and small static networks.
 //!
 //! A person may write it, and several daemons on one machine may share it. What it looks like is
-//! told in `file/document.rs`. Daemons write under a lock (`flock` on `<path>.lock`), each time by
-//! replacing the file as a whole; readers need no lock. inotify tells of changes, whoever made
+//! described in `file/document.rs`. Daemons write under a lock (`flock` on `<path>.lock`), each time by
+//! replacing the file as a whole; readers need no lock. inotify reports changes, no matter who made
 //! them. A file that cannot be read or understood is an outage, like an etcd that does not
 //! answer: it is neither an empty registry nor ever written to.
 

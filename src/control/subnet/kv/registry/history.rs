@@ -1,7 +1,7 @@
 //! [`History`]: entries, and the changes that made them what they are.
 //!
 //! What a registry in this process needs to keep its promises about revisions, lists and watches.
-//! Expiry and storage are the business of whoever owns it.
+//! Expiry and storage are the business of its owner.
 
 use std::collections::{BTreeMap, VecDeque};
 

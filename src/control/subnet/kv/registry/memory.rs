@@ -1,8 +1,8 @@
 //! [`MemoryRegistry`]: a registry in this process, for tests and trials without etcd.
 //!
 //! It keeps the same promises as etcd: revisions, conditional writes, ordered watches, expiry,
-//! compaction. Its clock stands still until [`MemoryRegistry::advance`] moves it, and calls fail
-//! when told to.
+//! compaction. Its clock does not move until [`MemoryRegistry::advance`] moves it, and calls fail
+//! when a test asks for it.
 
 mod store;
 
@@ -163,7 +163,7 @@ impl MemoryRegistry {
         }
     }
 
-    /// One call: gives other tasks a turn, as a real one would, and fails when it is told to.
+    /// One call: gives other tasks a turn, as a real one would, and fails when a test asks for it.
     async fn call<T>(
         &self,
         operation: &'static str,

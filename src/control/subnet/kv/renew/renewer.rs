@@ -146,7 +146,7 @@ impl<'r, R: Registry, S: FnMut(&Stored<Lease>)> LeaseRenewer<'r, R, S> {
         }
     }
 
-    /// When to write our entry as it is; never before it is known how it stands.
+    /// When to write our entry as it is; never before its state is known.
     pub(super) fn announce_at(&self) -> Option<Instant> {
         (self.lease.entry.revision != Revision::UNKNOWN).then(|| self.announcer.due())
     }
@@ -203,7 +203,7 @@ impl<'r, R: Registry, S: FnMut(&Stored<Lease>)> LeaseRenewer<'r, R, S> {
         Ok(())
     }
 
-    /// Our entry as it stands, after a time in which nobody told us of it.
+    /// Our entry as it is, after a time without a watch on it.
     async fn compare(&mut self, found: Option<Read>) -> Result<(), LeaseLost> {
         if let Some(Ok(Stored { entry, .. })) = &found {
             if *entry == self.lease.entry {
@@ -398,7 +398,7 @@ impl<'r, R: Registry, S: FnMut(&Stored<Lease>)> LeaseRenewer<'r, R, S> {
         drop(tokio::time::timeout(RELEASE_TIMEOUT, self.release_stale()).await);
     }
 
-    /// Says that a write failed, and for how much longer our lease stands without it.
+    /// Says that a write failed, and for how much longer our lease holds without it.
     fn complain(&mut self, error: &RegistryError) {
         self.is_in_doubt = true;
         let now = Instant::now();

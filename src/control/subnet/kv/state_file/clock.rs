@@ -44,7 +44,7 @@ impl Written {
         Ok(())
     }
 
-    /// How far the host's clock is behind at the time `now`, as far as can be told.
+    /// How far the host's clock is behind at the time `now`, as far as is known.
     ///
     /// # Errors
     /// [`StateError::Clock`] when it is wrong and nobody knows by how much.

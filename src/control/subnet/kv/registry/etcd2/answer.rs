@@ -63,7 +63,7 @@ impl Action {
 }
 
 impl Node {
-    /// How much longer the key stands; `None` if it does not expire. One whose time is up and that
+    /// How much longer the key exists; `None` if it does not expire. One whose time is up and that
     /// is still there counts as one that expires.
     pub(super) fn ttl(&self) -> Option<Duration> {
         self.ttl.map(|secs| Duration::from_secs(u64::try_from(secs).unwrap_or(0).max(1)))

@@ -1,6 +1,6 @@
 //! [`Servers`]: one client per endpoint, and calls that find one that answers.
 //!
-//! One client for all would choose a server for each call anew, and pay for a dead one again and
+//! One client for all would choose a server for each call, and pay for a dead one again and
 //! again; [`Failover`] stays with the server that answered last.
 
 use std::error::Error as _;

@@ -27,7 +27,7 @@ use crate::control::util::time_text;
 #[derive(Debug, Default)]
 pub(crate) struct Document {
     members: Object,
-    /// In the order of the text; a key that stands twice counts as it stands last.
+    /// In the order of the text; of a key that is there twice the last counts.
     leases: Vec<(String, Box<RawValue>)>,
     is_changed: bool,
 }

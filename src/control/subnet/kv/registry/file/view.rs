@@ -11,7 +11,7 @@ use super::document::{Document, expires};
 use crate::control::subnet::kv::registry::history::History;
 use crate::control::subnet::kv::registry::{Malformed, Read, StoreId, TtlLease, read_entry};
 
-/// Changes remembered for watches. One that is further behind lists anew.
+/// Changes remembered for watches. One that is further behind lists again.
 const MAX_CHANGES: usize = 10_000;
 
 /// The file's entries as they were last seen, and how they came to be.

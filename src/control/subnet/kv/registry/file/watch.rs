@@ -34,7 +34,7 @@ pub struct FileWatch {
     inotify: Option<RecommendedWatcher>,
 }
 
-/// What inotify has told.
+/// What inotify has reported.
 #[derive(Debug, Default)]
 struct News {
     file: Notify,

@@ -70,7 +70,7 @@ async fn token_that_ran_out_is_fetched_anew_whatever_is_asked() {
     run_out().await;
     assert_eq!(registry.list(&Scope::All).await.unwrap().entries.len(), 2);
 
-    // A server forgets all tokens when it starts anew.
+    // A server forgets all tokens when it starts again.
     server.kill();
     server.restart().await;
     let end = watch.next().await;
