@@ -30,7 +30,7 @@ fn config_is_waited_for_in_both_stores_and_followed_where_it_appears() {
     // Every lease at once is one event of the directory.
     etcdctl2(&host, &["rm", "--recursive", "/coreos.com/network/subnets"]);
     daemon.wait_for("Subnet removed: 10.1.77.0/24");
-    daemon.wait_for("was deleted by somebody and was created anew");
+    daemon.wait_for("was deleted by somebody and was created again");
     eventually("our lease is back", || Some(()).filter(|()| own_lease(&host) == lease));
     let state = host.dir.path().join("a.state.json");
     eventually("it is remembered", || state.exists().then_some(()));

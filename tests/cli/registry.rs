@@ -30,7 +30,7 @@ fn deleted_lease_is_reacquired_and_one_taken_over_ends_the_daemon_with_status_1(
         || host.etcdctl(&[&["get", "--keys-only"][..], &subnets].concat()).trim().to_owned();
     let key = lease();
     host.etcdctl(&[&["del"][..], &subnets].concat());
-    daemon.wait_for("was deleted by somebody and was created anew");
+    daemon.wait_for("was deleted by somebody and was created again");
     assert_eq!(lease(), key);
     assert_eq!(host.links_named_flannel(), ["flannel0"]);
 

@@ -234,7 +234,7 @@ impl<'r, R: Registry, S: FnMut(&Stored<Lease>)> LeaseRenewer<'r, R, S> {
         self.renew_at = Some(Instant::now() + self.backoff.delay());
         match self.create_anew().await {
             Ok(Write::Done(lease)) => {
-                tracing::warn!("lease {subnet} {fate} and was created anew");
+                tracing::warn!("lease {subnet} {fate} and was created again");
                 self.hold(lease);
                 self.announcer.join();
             }

@@ -184,7 +184,7 @@ async fn registry_that_lost_everything_is_no_loss_to_end_for() {
     };
     assert_eq!(lost, None);
     assert_eq!(owner(&registry).await, Some(OURS));
-    assert_eq!(logs.count("was lost by the registry and was created anew"), 1);
+    assert_eq!(logs.count("was lost by the registry and was created again"), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -296,7 +296,7 @@ async fn deleted_lease_is_created_anew_if_free_and_if_so_asked() {
             (held.len(), owner(&registry).await == Some(OURS)),
             (is_ours_again, thief.is_none())
         );
-        assert_eq!(logs.count("was deleted by somebody and was created anew"), is_ours_again);
+        assert_eq!(logs.count("was deleted by somebody and was created again"), is_ours_again);
     }
 }
 
