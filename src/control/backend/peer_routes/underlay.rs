@@ -1,6 +1,5 @@
 //! The external interface of vxlan and host-gw, and which peers are reachable through it.
 
-use std::mem;
 use std::net::Ipv4Addr;
 
 use tokio::sync::watch;
@@ -76,8 +75,7 @@ impl Underlay {
         );
         let public_ip = iface.public_ip;
         self.followed.follow(iface);
-        self.attrs
-            .send_if_modified(|said| mem::replace(&mut said.public_ip(), public_ip) != public_ip);
+        self.attrs.send_if_modified(|said| said.v4.public_ip.replace(public_ip) != Some(public_ip));
         self.followed.link(net).await
     }
 }
