@@ -199,7 +199,7 @@ fn kv_manager<'a, R: Registry>(config: &Config, registry: &'a R) -> KvManager<'a
         RegistryKind::Etcd => "Etcd",
         RegistryKind::File(_) => "File",
     };
-    let state = StateFile::beside(&config.subnet_file, registry.name_in_state());
+    let state = StateFile::next_to(&config.subnet_file, registry.name_in_state());
     let settings = KvSettings {
         kind,
         backend: config.backend,

@@ -123,7 +123,7 @@ fn contents(document: &Document) -> Vec<(String, Value)> {
 /// # Panics
 /// It is not, or the message is no line.
 pub fn state_file(bytes: &[u8]) {
-    let file = StateFile::beside(Path::new("subnet.env"), "etcd key /config".to_owned());
+    let file = StateFile::next_to(Path::new("subnet.env"), "etcd key /config".to_owned());
     let previous = "10.1.5.0/24".parse().ok();
     let remembered = match file.read(bytes, previous, None) {
         Ok(remembered) => remembered,

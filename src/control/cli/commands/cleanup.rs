@@ -72,7 +72,7 @@ pub fn clean_up(subnet_file: &Path, removed: impl FnMut(&str)) -> Result<(), Cle
         cleaner.network(subnet_file).await;
         if cleaner.left.is_empty() {
             cleaner.file(subnet_file);
-            cleaner.file(&StateFile::path_beside(subnet_file));
+            cleaner.file(&StateFile::path_next_to(subnet_file));
         }
         if cleaner.left.is_empty() { Ok(()) } else { Err(CleanUpError::Left(cleaner.left)) }
     })

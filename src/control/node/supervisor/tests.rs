@@ -342,7 +342,7 @@ impl World {
     }
 
     fn state(&self) -> StateFile {
-        StateFile::beside(&self.subnet_file(), self.registry.config_name())
+        StateFile::next_to(&self.subnet_file(), self.registry.config_name())
     }
 
     fn subnet_file(&self) -> std::path::PathBuf {

@@ -105,9 +105,9 @@ impl PersistedLeases {
 
 impl StateFile {
     /// That of the node which writes `subnet_file` and uses the registry of this name.
-    pub(crate) fn beside(subnet_file: &Path, registry: String) -> Self {
+    pub(crate) fn next_to(subnet_file: &Path, registry: String) -> Self {
         let (endpoints, store) = (Vec::new(), Mutex::default());
-        Self { path: Self::path_beside(subnet_file), registry, endpoints, store }
+        Self { path: Self::path_next_to(subnet_file), registry, endpoints, store }
     }
 
     /// The same for a registry at these URLs.
@@ -124,7 +124,7 @@ impl StateFile {
     }
 
     /// Where the state of that node is: `subnet.state.json` for `subnet.env`.
-    pub(crate) fn path_beside(subnet_file: &Path) -> PathBuf {
+    pub(crate) fn path_next_to(subnet_file: &Path) -> PathBuf {
         subnet_file.with_extension("state.json")
     }
 

@@ -33,7 +33,7 @@ async fn what_was_recorded_is_remembered() {
     assert_eq!(peers, ["10.1.8.0/24 192.0.2.8", "10.1.9.0/24 192.0.2.9"]);
     assert_eq!(file.own_subnets().map(|it| it.v4), Some(own.subnet));
     let other =
-        StateFile::beside(&file.path.with_extension("").with_extension("env"), "another".into());
+        StateFile::next_to(&file.path.with_extension("").with_extension("env"), "another".into());
     assert_eq!(other.own_subnets().map(|it| it.v4), None);
     recorder.clear().await;
     assert!(load(&file).unwrap().is_none());
@@ -198,7 +198,7 @@ async fn write(recorder: &mut Recorder<'_>) {
 }
 
 fn file(dir: &tempfile::TempDir) -> StateFile {
-    let file = StateFile::beside(&dir.path().join("a.env"), "etcd key /config".to_owned());
+    let file = StateFile::next_to(&dir.path().join("a.env"), "etcd key /config".to_owned());
     assert_eq!(file.path, dir.path().join("a.state.json"));
     file
 }

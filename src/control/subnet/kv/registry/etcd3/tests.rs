@@ -77,9 +77,9 @@ async fn key_beside_ours_that_stock_watches_too_is_a_foreign_one() {
     let lease = create(&registry, "10.1.1.0/24").await;
     let mut watch = registry.watch(&Scope::All, lease.entry.revision).await.unwrap();
     let mut client = server.client().await;
-    for beside in ["subnets-meta", "subnets", "subnets-old/10.1.2.0-24", "subnets0"] {
-        client.put(format!("/test/network/{beside}"), "{}", None).await.unwrap();
-        assert_eq!(watch.next().await.unwrap().changes, [Change::Foreign], "{beside}");
+    for other in ["subnets-meta", "subnets", "subnets-old/10.1.2.0-24", "subnets0"] {
+        client.put(format!("/test/network/{other}"), "{}", None).await.unwrap();
+        assert_eq!(watch.next().await.unwrap().changes, [Change::Foreign], "{other}");
     }
     for not_stocks in ["config", "subnet", "subnett"] {
         client.put(format!("/test/network/{not_stocks}"), "{}", None).await.unwrap();
