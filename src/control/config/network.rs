@@ -212,11 +212,12 @@ impl NetworkConfig {
         let v6 = self.v6.as_ref()?;
         let backend = self.backend.backend_type();
         let leased = match self.leased_v6() {
-            Some(_) => "this node leases a subnet of it, but sends and receives no IPv6 packets",
-            None => "this node leases no subnet of it",
+            Some(_) => "leases an IPv6 subnet, but neither sends nor receives IPv6 packets",
+            None => "leases no IPv6 subnet",
         };
         Some(format!(
-            "EnableIPv6: the {backend} backend of this flanneld carries IPv4 only; of {}, {leased}",
+            "EnableIPv6: the {backend} backend of this flanneld carries IPv4 only: this node {leased} \
+             (IPv6Network {})",
             v6.network
         ))
     }

@@ -302,11 +302,12 @@ fn network_with_ipv6_is_taken_with_one_warning_that_names_the_backend() {
         );
         let config = config(&text);
         assert_eq!(config.leased_v6().is_some(), is_leased, "{backend}");
+        let leased = if is_leased { "leases an IPv6 subnet, but" } else { "leases no IPv6 subnet" };
         let start = format!(
-            "EnableIPv6: the {backend} backend of this flanneld carries IPv4 only; of fd00::/48, "
+            "EnableIPv6: the {backend} backend of this flanneld carries IPv4 only: this node {leased} "
         );
         let warning = config.warning().unwrap();
-        assert!(warning.starts_with(&start) && !warning.contains('\n'), "{warning}");
+        assert!(warning.starts_with(&start) && warning.ends_with("(IPv6Network fd00::/48)"));
     }
     assert_eq!(config(r#"{"Network":"10.1.0.0/16"}"#).warning(), None);
 }
