@@ -39,10 +39,21 @@ fn readiness_comes_and_goes_with_registry_and_rules() {
     assert!(until.ends_with('Z') && until > "2020", "{until}");
 
     host.stop_etcd();
-    let body = await_status(&host, 503);
-    assert_eq!(failing(&body), ["registry"], "{body}");
+    let body = eventually("a warning", || {
+        let (status, body) = get(&host, "/readyz")?;
+        assert_eq!(status, 200, "{body}");
+        let body: Value = serde_json::from_str(&body).unwrap();
+        (!body["warnings"].as_array().unwrap().is_empty()).then_some(body)
+    });
+    assert_eq!((failing(&body), &body["ready"]), (vec!["registry"], &Value::Bool(true)), "{body}");
+    assert_eq!(body["checks"]["registry"]["required"], false, "{body}");
+    let warning = body["warnings"][0].as_str().unwrap();
+    assert!(warning.starts_with("registry: ") && warning.ends_with("packets go on"), "{body}");
+    let metrics = get(&host, "/metrics").unwrap().1;
+    assert_eq!(value(&metrics, r#"flannel_check_ok{check="registry"}"#), Some(0.0), "{metrics}");
+    assert_eq!(value(&metrics, "flannel_ready"), Some(1.0), "{metrics}");
     host.start_etcd();
-    await_status(&host, 200);
+    eventually("it answers again", || failing(&await_status(&host, 200)).is_empty().then_some(()));
 
     host.write_program("iptables-save", "#!/bin/sh\necho no tables today >&2; exit 3\n");
     let body = await_status(&host, 503);
@@ -53,6 +64,14 @@ fn readiness_comes_and_goes_with_registry_and_rules() {
     assert_eq!(get(&host, "/healthz"), Some((200, "flanneld is running".to_owned())));
     let metrics = get(&host, "/metrics").unwrap().1;
     assert_eq!(value(&metrics, "flannel_registry_reconnects_total"), Some(1.0), "{metrics}");
+
+    daemon.stop();
+    let daemon = start(&host, &["-readiness-needs-registry"]);
+    await_status(&host, 200);
+    host.stop_etcd();
+    let body = await_status(&host, 503);
+    assert_eq!((failing(&body), &body["warnings"]), (vec!["registry"], &serde_json::json!([])));
+    daemon.stop();
 }
 
 #[test]

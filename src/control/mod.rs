@@ -188,6 +188,7 @@ async fn join<M: SubnetManager>(
         previous: manager.previous(),
         subnet_file: &config.subnet_file,
         firewall: config.firewall,
+        needs_registry: config.needs_registry,
         health,
     };
     Ok(node.live(manager, driver).await?)

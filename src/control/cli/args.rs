@@ -219,13 +219,19 @@ struct DataPlaneFlags {
 
 #[derive(Debug, Args)]
 struct HealthFlags {
-    /// Address of the health endpoint, which serves /healthz, /readyz, /metrics and /stats.
+    /// Address of the health endpoint, which serves /healthz, /readyz, /metrics and /stats to
+    /// anyone who can reach it. The default is every address of the host, as stock's.
     #[arg(long, value_name = "IP", default_value = "0.0.0.0", value_parser = values::ip)]
     healthz_ip: IpAddr,
 
-    /// Port of the health endpoint; 0 for none.
+    /// TCP port of the health endpoint; 0 for none.
     #[arg(long, value_name = "PORT", default_value = "0", value_parser = values::healthz_port)]
     healthz_port: u16,
+
+    /// Answer /readyz with 503 while the registry does not answer. Without it an outage of the
+    /// registry is a warning there, since packets go on.
+    #[arg(long, value_name = BOOL, default_value = "false", action = ArgAction::Set, value_parser = values::go_bool)]
+    readiness_needs_registry: bool,
 }
 
 #[derive(Debug, Args)]
@@ -276,6 +282,7 @@ impl Cli {
             on_lease_loss: subnet.on_lease_loss,
             firewall: firewall.into_config(),
             healthz: (healthz.port() > 0).then_some(healthz),
+            needs_registry: health.readiness_needs_registry,
             num_workers: data_plane.workers.map_or(values::default_workers(num_cores), usize::from),
             offloads: data_plane.offload,
             source_ports: data_plane.source_ports,

@@ -37,6 +37,8 @@ pub struct Config {
     pub firewall: FirewallConfig,
     /// Where the health endpoint listens; `None` without one.
     pub healthz: Option<SocketAddr>,
+    /// Whether the node is not ready while the registry does not answer.
+    pub needs_registry: bool,
     /// Workers of the data plane, 1 to 256.
     pub num_workers: usize,
     /// Offloads the data plane may use.

@@ -37,6 +37,8 @@ pub(crate) struct Node<'a> {
     pub(crate) subnet_file: &'a Path,
     /// Which rules to keep on the host.
     pub(crate) firewall: FirewallConfig,
+    /// Whether the node is not ready while the registry does not answer.
+    pub(crate) needs_registry: bool,
     /// Where the node publishes its status.
     pub(crate) health: &'a SharedStatus,
 }
@@ -151,6 +153,7 @@ impl Node<'_> {
         let status = NodeStatus {
             subnet_file: subnet_file.map_or_else(not_written, SubnetFile::state),
             is_reachable: held.is_reachable(),
+            needs_registry: self.needs_registry,
             lease,
         };
         status.report(stats, backend, firewall)

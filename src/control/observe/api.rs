@@ -16,12 +16,12 @@ struct Readiness<'a> {
     warnings: Vec<&'a String>,
 }
 
-/// Whether all of `checks` hold, and that with the reasons and with `warnings` as JSON.
+/// Whether all required `checks` hold, and that with the reasons and with `warnings` as JSON.
 pub(super) fn readiness(
     checks: &BTreeMap<&'static str, Check>,
     warnings: &BTreeMap<&'static str, String>,
 ) -> (bool, String) {
-    let ready = checks.values().all(|check| check.ok);
+    let ready = !checks.values().any(Check::blocks);
     let message = if ready { "flanneld is ready" } else { "flanneld is not ready yet" };
     (ready, to_json(&Readiness { ready, message, checks, warnings: warnings.values().collect() }))
 }
@@ -56,5 +56,9 @@ mod tests {
             json.contains(r#""registry":{"ok":false,"reason":"it does not answer"}"#),
             "{json}"
         );
+        checks.insert("registry", Check::fails("it does not answer").optional());
+        let (ready, json) = readiness(&checks, &warnings);
+        assert!(ready, "{json}");
+        assert!(json.contains(r#""registry":{"ok":false,"required":false,"reason":"#), "{json}");
     }
 }

@@ -13,6 +13,8 @@ use crate::control::subnet::LeaseStatus;
 use crate::control::subnet::conflict::ConflictKind;
 use crate::control::util::time_text;
 
+const SILENT_REGISTRY: &str = "it does not answer; packets go on";
+
 /// What the health of a node is made of.
 #[derive(Debug)]
 pub(in crate::control) struct NodeStatus {
@@ -20,6 +22,8 @@ pub(in crate::control) struct NodeStatus {
     pub(in crate::control) subnet_file: Condition,
     /// Whether the lease source answers.
     pub(in crate::control) is_reachable: bool,
+    /// Whether the node is not ready while the lease source does not answer.
+    pub(in crate::control) needs_registry: bool,
     /// How the lease is.
     pub(in crate::control) lease: LeaseStatus,
 }
@@ -33,7 +37,9 @@ impl NodeStatus {
         firewall: &Firewall,
     ) -> Report {
         let (rules, now) = (firewall.state(), Instant::now());
-        let mut checks = self.checks(&backend.conditions(), &rules, now);
+        let conditions = backend.conditions();
+        let warnings = self.warnings(&conditions);
+        let mut checks = self.checks(&conditions, &rules, now);
         if let Some(lease) = checks.remove("lease") {
             checks.insert("lease", self.with_rivals(lease));
         }
@@ -42,7 +48,7 @@ impl NodeStatus {
         Report {
             stats,
             checks,
-            warnings: self.lease.warnings,
+            warnings,
             lease_expires,
             lease_renewals: self.lease.renewals,
             registry_reconnects: self.lease.reconnects,
@@ -59,9 +65,6 @@ impl NodeStatus {
         rules: &RulesState,
         now: Instant,
     ) -> BTreeMap<&'static str, Check> {
-        let holds_if = |condition, reason| {
-            if condition { Check::holds() } else { Check::fails(reason) }
-        };
         let check = |condition: &Condition| match condition {
             Condition::Ok => Check::holds(),
             // The other peers are served.
@@ -80,7 +83,7 @@ impl NodeStatus {
         };
         let own = [
             ("subnet_file", check(&self.subnet_file)),
-            ("registry", holds_if(self.is_reachable, "it does not answer; packets go on")),
+            ("registry", self.check_registry()),
             ("lease", lease),
             ("rules", check_rules(rules)),
         ];
@@ -90,6 +93,45 @@ impl NodeStatus {
 }
 
 impl NodeStatus {
+    /// An outage of the registry alone stops no packet: docs/adr/0030-readiness.md.
+    fn check_registry(&self) -> Check {
+        let check = match self.is_reachable {
+            true => Check::holds(),
+            false => Check::fails(SILENT_REGISTRY),
+        };
+        if self.needs_registry { check } else { check.optional() }
+    }
+
+    /// What is wrong and leaves the node ready, by what it is about.
+    fn warnings(&self, host: &Conditions) -> BTreeMap<&'static str, String> {
+        let mut warnings = self.lease.warnings.clone();
+        if !self.is_reachable && !self.needs_registry {
+            warnings.insert("registry", format!("registry: {SILENT_REGISTRY}"));
+        }
+        if let Some(conflict) = self.lease.conflicts.first() {
+            warnings.insert("conflicts", conflict.to_string());
+        }
+        let num = self.lease.num_malformed;
+        if num > 0 {
+            let text = match num {
+                1 => "1 entry of the registry is no lease and is skipped; the log names it"
+                    .to_owned(),
+                num => format!(
+                    "{num} entries of the registry are no leases and are skipped; the log names each"
+                ),
+            };
+            warnings.insert("malformed", text);
+        }
+        for (name, condition) in host.iter() {
+            if let Condition::Degraded(reason) = condition {
+                let text = format!("{name}: {reason}");
+                let merge = |warning: &mut String| *warning = format!("{warning}; {text}");
+                warnings.entry(name).and_modify(merge).or_insert_with(|| text.clone());
+            }
+        }
+        warnings
+    }
+
     /// Our lease while another host has our public IP: packets for one of the two go to the other.
     /// The one that had it first is ready.
     fn with_rivals(&self, lease: Check) -> Check {
@@ -138,13 +180,13 @@ mod tests {
             rival: None,
             warnings: BTreeMap::new(),
         };
-        NodeStatus { subnet_file: Condition::Ok, is_reachable: true, lease }
+        NodeStatus { subnet_file: Condition::Ok, is_reachable: true, needs_registry: false, lease }
     }
 
     fn failing(status: &NodeStatus, host: &Conditions, rules: &RulesState) -> Vec<&'static str> {
         let checks = status.checks(host, rules, Instant::now());
         assert_eq!(checks.len(), 9);
-        checks.iter().filter(|(_, check)| !check.ok).map(|(name, _)| *name).collect()
+        checks.iter().filter(|(_, check)| check.blocks()).map(|(name, _)| *name).collect()
     }
 
     #[tokio::test(start_paused = true)]
@@ -162,6 +204,8 @@ mod tests {
         assert_eq!(failing(&status, &well, &rules), ["subnet_file"]);
         status.subnet_file = Condition::Ok;
         status.is_reachable = false;
+        assert_eq!(failing(&status, &well, &rules), [""; 0]);
+        status.needs_registry = true;
         assert_eq!(failing(&status, &well, &rules), ["registry"]);
         status.is_reachable = true;
         let mut down = well.clone();
@@ -177,5 +221,25 @@ mod tests {
         assert_eq!(failing(&status, &well, &rules), [""; 0]);
         status.lease.is_gone = true;
         assert_eq!(failing(&status, &well, &rules), ["lease"]);
+    }
+
+    #[test]
+    fn what_is_wrong_and_leaves_the_node_ready_is_a_warning() {
+        let mut status = status();
+        let well = Conditions::ok(&["peers"]);
+        assert_eq!(status.warnings(&well), BTreeMap::new());
+        status.is_reachable = false;
+        status.lease.num_malformed = 2;
+        status.lease.warnings.insert("peers", "the registry lost 1".to_owned());
+        let mut degraded = well;
+        degraded.set("peers", Condition::Degraded("10.0.0.9 is in another network".into()));
+        let warnings: Vec<String> = status.warnings(&degraded).into_values().collect();
+        let malformed =
+            "2 entries of the registry are no leases and are skipped; the log names each";
+        let peers = "the registry lost 1; peers: 10.0.0.9 is in another network";
+        let registry = "registry: it does not answer; packets go on";
+        assert_eq!(warnings, [malformed, peers, registry]);
+        status.needs_registry = true;
+        assert!(!status.warnings(&degraded).contains_key("registry"), "it is no mere warning");
     }
 }

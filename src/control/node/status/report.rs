@@ -54,6 +54,9 @@ pub(in crate::control) struct Stats {
 pub(in crate::control) struct Check {
     /// Whether it holds.
     pub(in crate::control) ok: bool,
+    /// Whether a node without it is not ready. Shown only where it is not so.
+    #[serde(skip_serializing_if = "Clone::clone")]
+    pub(in crate::control) required: bool,
     /// Why not, or what is special about it: one line.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
@@ -65,21 +68,31 @@ pub(in crate::control) struct Check {
 impl Check {
     /// It holds.
     pub(in crate::control) const fn holds() -> Self {
-        Self { ok: true, reason: None, valid_until: None }
+        Self { ok: true, required: true, reason: None, valid_until: None }
     }
 
     /// It holds until `time`, which is RFC 3339.
     pub(in crate::control) const fn holds_until(time: String) -> Self {
-        Self { ok: true, reason: None, valid_until: Some(time) }
+        Self { ok: true, required: true, reason: None, valid_until: Some(time) }
     }
 
     /// It does not hold, for `reason`.
     pub(in crate::control) fn fails(reason: impl Into<String>) -> Self {
-        Self { ok: false, reason: Some(reason.into()), valid_until: None }
+        Self { ok: false, required: true, reason: Some(reason.into()), valid_until: None }
     }
 
     /// The same, with a word on it.
     pub(in crate::control) fn because(self, reason: impl Into<String>) -> Self {
         Self { reason: Some(reason.into()), ..self }
+    }
+
+    /// The same, but a node without it is ready all the same.
+    pub(in crate::control) fn optional(self) -> Self {
+        Self { required: false, ..self }
+    }
+
+    /// Whether it keeps the node from being ready.
+    pub(in crate::control) fn blocks(&self) -> bool {
+        self.required && !self.ok
     }
 }

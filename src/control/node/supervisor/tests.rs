@@ -366,6 +366,7 @@ impl World {
             previous: Some("10.1.5.0/24".parse().unwrap()),
             subnet_file: &subnet_file,
             firewall: NO_RULES,
+            needs_registry: false,
             health: &self.health,
         };
         let (fail, failure) = oneshot::channel();
