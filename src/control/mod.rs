@@ -129,11 +129,14 @@ async fn run_until_stopped<M: SubnetManager>(
                     notify(&[NotifyState::Stopping]);
                     return Ok(());
                 }
-                Asked::Reload(signal) => info!(
-                    "{signal} received: settings are read at the start only, restart flanneld to \
-                     change them; {}",
-                    health.line()
-                ),
+                Asked::Reload(signal) => {
+                    info!(
+                        "{signal} received: settings are read at the start only, restart flanneld \
+                         to change them; {}",
+                        health.line()
+                    );
+                    health.ask_for_check();
+                }
                 Asked::Status(signal) => info!("{signal} received: {}", health.line()),
             },
             _ = beats.tick() => health.beat(Loop::Daemon),

@@ -62,6 +62,9 @@ pub enum BackendError {
     /// The backend's own device could not be made.
     #[error(transparent)]
     Device(Box<dyn Error + Send + Sync>),
+    /// The settings of the cloud's tools cannot be used.
+    #[error("{0}")]
+    Cloud(String),
     /// The workers did not start, or one of them ended.
     #[error("carry packets")]
     Engine(#[source] EngineError),

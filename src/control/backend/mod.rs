@@ -20,13 +20,17 @@
 //!      asks for, and how the device is repaired) and return a
 //!      [`KernelForwarding`](peer_routes::KernelForwarding), which is the whole [`Backend`]:
 //!      `host_gw.rs` is the shortest example.
+//!    - If the network of a cloud forwards the packets, implement `cloud_route::Cloud` (how one
+//!      route is kept): `gce/` is the example.
 //!    - If packets pass through this process, implement [`Backend`]: `udp/` is the example.
 //! 4. [`create`]: one line. Nothing else in the program knows the backends by name; one backend
 //!    never imports another, which `tests/boundaries.rs` checks.
 //! 5. The lab's `src/lab/network/backend.rs`, so that `flannel-lab` and the network tests have it;
 //!    the README's list of backends.
 
+mod cloud_route;
 mod error;
+mod gce;
 mod host_gw;
 mod mtu;
 pub mod peer_routes;
@@ -39,7 +43,9 @@ use futures_util::future::LocalBoxFuture;
 use serde::Serialize;
 use tokio::sync::watch;
 
+use self::cloud_route::CloudDriver;
 pub use self::error::BackendError;
+use self::gce::Gce;
 use self::host_gw::HostGwDriver;
 use self::udp::UdpDriver;
 pub use self::udp::UdpOptions;
@@ -74,6 +80,7 @@ pub fn create(setup: BackendSetup) -> Box<dyn Driver> {
         BackendConfig::Udp(config) => Box::new(UdpDriver::new(setup, config)),
         BackendConfig::Vxlan(config) => Box::new(VxlanDriver::new(setup, config)),
         BackendConfig::HostGw => Box::new(HostGwDriver::new(setup)),
+        BackendConfig::Gce => Box::new(CloudDriver::new(setup, Gce::from_env())),
     }
 }
 
@@ -89,7 +96,7 @@ pub fn preflight(named: Option<BackendType>) -> Result<(), BackendError> {
             tracing::warn!("{error}; the udp backend needs it");
             Ok(())
         }
-        (Some(BackendType::Vxlan | BackendType::HostGw) | None, _) => Ok(()),
+        (Some(BackendType::Vxlan | BackendType::HostGw | BackendType::Gce) | None, _) => Ok(()),
     }
 }
 
@@ -141,6 +148,10 @@ pub trait Backend {
     /// Called once the registry has listed every lease and [`apply`](Self::apply) has applied them:
     /// entries that an earlier run left for other peers may be removed.
     fn synced(&mut self) {}
+
+    /// Called when the operator asks to check what is outside of this host, and can be changed
+    /// there without a notification.
+    fn check(&mut self) {}
 
     /// Waits until the backend fails for good; for ever if it does not.
     ///

@@ -7,7 +7,7 @@ use super::network::{BOOL, ConfigError, MAX_OVERLAY_MTU, MIN_OVERLAY_MTU};
 use crate::control::util::json_object::{Object, WrongType};
 
 /// A backend with its settings.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BackendConfig {
     /// One packet per UDP datagram.
     Udp(UdpConfig),
@@ -15,6 +15,8 @@ pub enum BackendConfig {
     Vxlan(VxlanConfig),
     /// Plain routes between hosts of one layer-2 network.
     HostGw,
+    /// Routes of a Google Compute Engine network.
+    Gce,
 }
 
 /// Settings of the udp backend.
@@ -59,11 +61,13 @@ pub enum BackendType {
     Vxlan,
     /// Plain routes between hosts of one layer-2 network.
     HostGw,
+    /// Routes of a Google Compute Engine network.
+    Gce,
 }
 
 /// A name that is no backend of this program.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown backend {0:?}; this flanneld knows udp, vxlan and host-gw")]
+#[error("unknown backend {0:?}; this flanneld knows {names}", names = BackendType::names())]
 pub struct UnknownBackend(String);
 
 /// Without a `Backend` the type is udp; with one that names no type it is an empty name, which
@@ -109,6 +113,7 @@ fn read_settings(
             mtu: read_mtu(settings)?,
         }),
         BackendType::HostGw => BackendConfig::HostGw,
+        BackendType::Gce => BackendConfig::Gce,
     })
 }
 
@@ -179,23 +184,33 @@ impl BackendConfig {
                 ("Backend.DirectRouting", direct_routing.to_string()),
                 ("Backend.MTU", or_not_set(mtu)),
             ],
-            Self::HostGw => Vec::new(),
+            Self::HostGw | Self::Gce => Vec::new(),
         }
     }
 
     /// Which backend this is.
-    pub const fn backend_type(self) -> BackendType {
+    pub const fn backend_type(&self) -> BackendType {
         match self {
             Self::Udp(_) => BackendType::Udp,
             Self::Vxlan(_) => BackendType::Vxlan,
             Self::HostGw => BackendType::HostGw,
+            Self::Gce => BackendType::Gce,
         }
     }
 }
 
 impl BackendType {
-    const ALL: [(Self, &'static str); 3] =
-        [(Self::Udp, "udp"), (Self::Vxlan, "vxlan"), (Self::HostGw, "host-gw")];
+    const ALL: [(Self, &'static str); 4] =
+        [(Self::Udp, "udp"), (Self::Vxlan, "vxlan"), (Self::HostGw, "host-gw"), (Self::Gce, "gce")];
+}
+
+impl BackendType {
+    /// All names, as a list in a sentence.
+    fn names() -> String {
+        let names = Self::ALL.map(|(_, name)| name);
+        let (last, others) = names.split_last().unwrap_or((&"none", &[]));
+        format!("{} and {last}", others.join(", "))
+    }
 }
 
 impl FromStr for BackendType {

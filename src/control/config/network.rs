@@ -193,7 +193,7 @@ impl NetworkConfig {
     pub fn leased_v6(&self) -> Option<&SubnetRange<Ipv6Network>> {
         match self.backend {
             BackendConfig::Udp(_) => self.v6.as_ref(),
-            BackendConfig::Vxlan(_) | BackendConfig::HostGw => None,
+            BackendConfig::Vxlan(_) | BackendConfig::HostGw | BackendConfig::Gce => None,
         }
     }
 

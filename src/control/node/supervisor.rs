@@ -121,6 +121,7 @@ impl Node<'_> {
                     // The receiver may be dropped by now.
                     drop(request.send(report));
                 }
+                () = self.health.check_asked() => backend.check(),
                 _ = beats.tick() => {}
                 () = watchdog.due() => notify(&[NotifyState::Watchdog]),
                 failure = backend.failed() => return Err(failure.into()),

@@ -163,15 +163,15 @@ fn every_fault_is_one_line_that_begins_with_its_key() {
         (r#"{"EnableIPv4":"no"}"#, "EnableIPv4: \"no\" is not true or false"),
         (
             r#"{"Network":"10.1.0.0/16","Backend":{"Type":"foo"}}"#,
-            "Backend.Type: unknown backend \"foo\"; this flanneld knows udp, vxlan and host-gw",
+            "Backend.Type: unknown backend \"foo\"; this flanneld knows udp, vxlan, host-gw and gce",
         ),
         (
             r#"{"Network":"10.1.0.0/16","Backend":{"Port":1}}"#,
-            "Backend.Type: unknown backend \"\"; this flanneld knows udp, vxlan and host-gw",
+            "Backend.Type: unknown backend \"\"; this flanneld knows udp, vxlan, host-gw and gce",
         ),
         (
             r#"{"Network":"10.1.0.0/16","Backend":null}"#,
-            "Backend.Type: unknown backend \"\"; this flanneld knows udp, vxlan and host-gw",
+            "Backend.Type: unknown backend \"\"; this flanneld knows udp, vxlan, host-gw and gce",
         ),
         (r#"{"Network":"10.1.0.0/16","Backend":"udp"}"#, "Backend: \"udp\" is not a JSON object"),
         (r#"{"Network":"10.1.0.0/16","Backend":{"Type":1}}"#, "Backend.Type: 1 is not a text"),

@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use self::heartbeat::Heartbeat;
 pub(in crate::control) use self::heartbeat::{BEAT, Loop};
@@ -26,6 +26,8 @@ pub struct SharedStatus {
     line: Mutex<String>,
     node: Mutex<Option<mpsc::Sender<ReportRequest>>>,
     heartbeat: Heartbeat,
+    /// Wakes the node's loop when the operator asks for a check.
+    check: Notify,
 }
 
 /// Waits for a report.
@@ -75,6 +77,19 @@ impl SharedStatus {
     /// Which of the daemon's loops no longer turns, in words.
     pub(in crate::control) fn stalled(&self, now: Instant) -> Option<String> {
         self.heartbeat.stalled(now)
+    }
+
+    /// Asks the node to check what can change outside of this host without a notification.
+    pub(in crate::control) fn ask_for_check(&self) {
+        self.check.notify_one();
+    }
+
+    /// Waits until somebody asks for a check.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses no request.
+    pub(in crate::control) async fn check_asked(&self) {
+        self.check.notified().await;
     }
 
     /// The requests for reports, from now on, for the caller to answer.

@@ -47,6 +47,13 @@ impl Double {
     /// One that answers what `reply` says of a request, such as `GET /path`, with its body behind
     /// the next space.
     pub(crate) async fn start(reply: impl Fn(&str) -> Reply + Send + Sync + 'static) -> Self {
+        Self::start_with_heads(move |_, request| reply(request)).await
+    }
+
+    /// The same for a server that also looks at the head of a request, which comes first.
+    pub(crate) async fn start_with_heads(
+        reply: impl Fn(&str, &str) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let requests = Arc::new(Mutex::new(Vec::new()));
@@ -57,9 +64,9 @@ impl Double {
                 let (log, reply) = (Arc::clone(&log), Arc::clone(&reply));
                 tokio::spawn(async move {
                     let note = |request: &str| log.lock().unwrap().push((number, request.into()));
-                    serve(stream, |request| {
+                    serve(stream, |head, request| {
                         note(request);
-                        reply(request)
+                        reply(head, request)
                     })
                     .await;
                 });
@@ -88,9 +95,9 @@ impl Drop for Double {
     }
 }
 
-async fn serve(mut stream: TcpStream, reply: impl Fn(&str) -> Reply) {
-    while let Some(request) = receive(&mut stream).await {
-        match reply(&request) {
+async fn serve(mut stream: TcpStream, reply: impl Fn(&str, &str) -> Reply) {
+    while let Some((head, request)) = receive(&mut stream).await {
+        match reply(&head, &request) {
             Reply::Answer(status, headers, body) => {
                 let headers: String =
                     headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
@@ -118,8 +125,8 @@ async fn serve(mut stream: TcpStream, reply: impl Fn(&str) -> Reply) {
     }
 }
 
-/// The next request of a connection, if there is one.
-async fn receive(stream: &mut TcpStream) -> Option<String> {
+/// The next request of a connection, if there is one, after its head.
+async fn receive(stream: &mut TcpStream) -> Option<(String, String)> {
     let mut received = Vec::new();
     loop {
         let text = String::from_utf8_lossy(&received).into_owned();
@@ -127,7 +134,8 @@ async fn receive(stream: &mut TcpStream) -> Option<String> {
             let len = head.lines().find_map(|line| line.strip_prefix("content-length: "));
             if body.len() >= len.map_or(0, |len| len.parse().unwrap()) {
                 let line = head.lines().next()?.trim_end_matches(" HTTP/1.1");
-                return Some(format!("{line} {body}").trim_end().to_owned());
+                let request = format!("{line} {body}").trim_end().to_owned();
+                return Some((head.to_owned(), request));
             }
         }
         if stream.read_buf(&mut received).await.ok()? == 0 {
