@@ -13,7 +13,7 @@ use twill::lab::cli as lab_cli;
 const REPOSITORY: &str = env!("CARGO_MANIFEST_DIR");
 
 /// What a package holds, below `/`; programs are marked with `*`.
-const FILES: [&str; 20] = [
+const FILES: [&str; 27] = [
     "etc/default/flanneld",
     "usr/bin/flannel-lab*",
     "usr/bin/flanneld*",
@@ -24,10 +24,17 @@ const FILES: [&str; 20] = [
     "usr/share/fish/vendor_completions.d/flannel-lab.fish",
     "usr/share/fish/vendor_completions.d/flanneld.fish",
     "usr/share/man/man8/flannel-lab-bench.8",
+    "usr/share/man/man8/flannel-lab-cut.8",
+    "usr/share/man/man8/flannel-lab-delay.8",
     "usr/share/man/man8/flannel-lab-demo.8",
     "usr/share/man/man8/flannel-lab-down.8",
     "usr/share/man/man8/flannel-lab-exec.8",
     "usr/share/man/man8/flannel-lab-interop.8",
+    "usr/share/man/man8/flannel-lab-list.8",
+    "usr/share/man/man8/flannel-lab-logs.8",
+    "usr/share/man/man8/flannel-lab-loss.8",
+    "usr/share/man/man8/flannel-lab-mend.8",
+    "usr/share/man/man8/flannel-lab-restart.8",
     "usr/share/man/man8/flannel-lab-status.8",
     "usr/share/man/man8/flannel-lab-up.8",
     "usr/share/man/man8/flannel-lab.8",

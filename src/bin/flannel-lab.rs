@@ -1,31 +1,39 @@
 //! flannel-lab: networks of flanneld nodes on one machine.
 
-use std::collections::BTreeMap;
 use std::env;
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, bail, ensure};
 use clap::Parser;
+use clap::error::ErrorKind;
 use twill::lab::cli::{
-    Cli, DemoArgs, ExecArgs, InteropArgs, LabArgs, ShapeArgs, StatusArgs, Task, Wire,
+    Cli, DelayArgs, DemoArgs, ExecArgs, InteropArgs, LabArgs, LinkArgs, ListArgs, LossArgs,
+    NameArg, RestartArgs, StatusArgs, Task,
 };
 use twill::lab::demo::{self, Plan};
+use twill::lab::host::tools;
 use twill::lab::interop::Meeting;
+use twill::lab::link::{Link, Quality};
 use twill::lab::network::daemon::Daemon;
 use twill::lab::network::topology::Names;
 use twill::lab::progress::{print, step};
 use twill::lab::state::LabState;
 use twill::lab::status::LabStatus;
-use twill::lab::{Lab, LabError, LabSpec, teardown};
+use twill::lab::{Lab, LabError, list, logs, restart, teardown};
 
 /// A shell's exit status after SIGINT.
 const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
-    match run(Cli::parse().command) {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // If nobody reads it, the exit status is left.
@@ -36,18 +44,47 @@ fn main() -> ExitCode {
     }
 }
 
+/// Prints the help that was asked for, or in one line what is wrong with the command line.
+fn usage(error: &clap::Error) -> ExitCode {
+    let text = error.render().to_string();
+    let kind = error.kind();
+    if kind == ErrorKind::DisplayHelp || kind == ErrorKind::DisplayVersion {
+        // `flannel-lab --help | head` is not a failure.
+        drop(io::stdout().write_all(text.as_bytes()));
+        return ExitCode::SUCCESS;
+    }
+    if kind == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        drop(io::stderr().write_all(text.as_bytes()));
+        return ExitCode::FAILURE;
+    }
+    let said = text.lines().map(str::trim).filter(|line| {
+        !line.is_empty() && !line.starts_with("Usage:") && !line.starts_with("For more")
+    });
+    let line = said.collect::<Vec<_>>().join("; ").replace(":; ", ": ");
+    let line = line.strip_prefix("error: ").unwrap_or(&line);
+    drop(writeln!(io::stderr(), "flannel-lab: {line} (flannel-lab --help)"));
+    ExitCode::FAILURE
+}
+
 fn run(task: Task) -> anyhow::Result<()> {
     match task {
         Task::Demo(args) => demo(args),
-        Task::Bench(args) => {
-            let own = env::current_exe().context("find this program's own path")?;
-            Ok(args.run(&own)?)
-        }
+        Task::Bench(args) => Ok(args.run(&own_path()?)?),
         Task::Interop(args) => interop(args),
         Task::Up(args) => up(args),
         Task::Status(args) => status(&args),
+        Task::List(args) => list(&args),
+        Task::Logs(args) => Ok(logs::show(&load(&args.name)?, args.node.as_deref(), args.follow)?),
         Task::Exec(args) => exec(&args),
-        Task::Down(args) => Ok(teardown::remove(&Names::new(&args.name)?)?),
+        Task::Restart(args) => restart(&args),
+        Task::Cut(args) => Ok(link(&args)?.1.cut()?),
+        Task::Mend(args) => Ok(link(&args)?.1.mend()?),
+        Task::Delay(args) => delay(&args),
+        Task::Loss(args) => loss(&args),
+        Task::Down(args) => {
+            tools::root()?;
+            Ok(teardown::remove(&Names::new(&args.name)?)?)
+        }
         Task::NetnsAgent(agent) => Ok(agent.run()?),
     }
 }
@@ -59,7 +96,7 @@ fn demo(args: DemoArgs) -> anyhow::Result<()> {
         measurable,
         "a demo measures between two nodes: it needs --nodes 2 and --pods 1 or more"
     );
-    let mut lab = Lab::up(spec(args.shape, args.name)?)?;
+    let mut lab = Lab::up(args.shape.spec(args.name, &own_path()?)?)?;
     print(&demo::ping_matrix(&lab)?)?;
     let report = demo::measure(&mut lab, plan)?;
     lab.remove()?;
@@ -73,11 +110,12 @@ fn demo(args: DemoArgs) -> anyhow::Result<()> {
 }
 
 fn interop(args: InteropArgs) -> anyhow::Result<()> {
-    let flannel_lab = env::current_exe().context("find this program's own path")?;
+    let flannel_lab = own_path()?;
     let twill = Daemon::flanneld(flannel_lab.with_file_name("flanneld"));
-    let other = Daemon::chosen(&flannel_lab, &args.flanneld)?.with(&args.flags);
-    let InteropArgs { name, backend, .. } = args;
-    let meeting = Meeting { name, twill, other, backend, flannel_lab };
+    let other = args.flanneld.daemon(&flannel_lab)?.with(&args.flags);
+    let InteropArgs { name, backend, flanneld, .. } = args;
+    let other_name = flanneld.name.unwrap_or_else(|| "the other".to_owned());
+    let meeting = Meeting { name, twill, other, other_name, backend, flannel_lab };
     let results = meeting.hold()?;
     print(&results.table())?;
     match results.num_failed() {
@@ -88,7 +126,7 @@ fn interop(args: InteropArgs) -> anyhow::Result<()> {
 
 fn up(args: LabArgs) -> anyhow::Result<()> {
     let name = args.name.name;
-    let lab = Lab::up(spec(args.shape, name.clone())?)?;
+    let lab = Lab::up(args.shape.spec(name.clone(), &own_path()?)?)?;
     lab.keep()?;
     let dir = Names::new(&name)?.dir();
     let (down, dir) = (format!("flannel-lab down --name {name}"), dir.display());
@@ -96,48 +134,88 @@ fn up(args: LabArgs) -> anyhow::Result<()> {
 }
 
 fn status(args: &StatusArgs) -> anyhow::Result<()> {
-    let status = LabStatus::of(&LabState::load(&Names::new(&args.name.name)?)?)?;
+    let state = load(&args.name)?;
+    tools::root()?;
+    let status = LabStatus::of(&state)?;
     if args.json {
         return Ok(print(&(serde_json::to_string_pretty(&status)? + "\n"))?);
     }
     Ok(print(&status.table())?)
 }
 
-/// Becomes the command: its input, its output and its exit status are the caller's.
-fn exec(args: &ExecArgs) -> anyhow::Result<()> {
-    let state = LabState::load(&Names::new(&args.name.name)?)?;
-    let netns = state.netns(&args.node)?.path();
-    let error = Command::new("nsenter")
-        .arg(format!("--net={}", netns.display()))
-        .arg("--")
-        .args(&args.command)
-        .exec();
-    Err(error).context("run nsenter")
+fn list(args: &ListArgs) -> anyhow::Result<()> {
+    let labs = list::all()?;
+    if args.json {
+        return Ok(print(&(serde_json::to_string_pretty(&labs)? + "\n"))?);
+    }
+    Ok(print(&list::text(&labs))?)
 }
 
-/// The lab that was asked for.
-fn spec(shape: ShapeArgs, name: String) -> anyhow::Result<LabSpec> {
-    let own = env::current_exe().context("find this program's own path")?;
-    let mut daemon = Daemon::flanneld(own.with_file_name("flanneld"));
-    let mut daemons = BTreeMap::new();
-    for choice in &shape.flanneld {
-        match choice.split_once('=') {
-            Some((node, path)) => {
-                let known = (1..=shape.nodes).any(|number| node == format!("n{number}"));
-                ensure!(known, "--flanneld {choice}: nodes are n1 to n{}", shape.nodes);
-                daemons.insert(node.to_owned(), Daemon::chosen(&own, path)?);
-            }
-            None => daemon = Daemon::chosen(&own, choice)?,
-        }
+/// Becomes the command: its input, its output and its exit status are the caller's.
+fn exec(args: &ExecArgs) -> anyhow::Result<()> {
+    let state = load(&args.name)?;
+    let netns = state.netns(&args.node)?.path();
+    tools::root()?;
+    let mut nsenter = Command::new("nsenter");
+    nsenter.arg(format!("--net={}", netns.display())).arg("--");
+    if args.command.is_empty() {
+        let shell = env::var_os("SHELL").unwrap_or_else(|| "/bin/sh".into());
+        step(&format!("a shell in {} of lab {}; `exit` leaves it", args.node, state.name));
+        // Debian's shells show it in their prompt.
+        nsenter.arg(shell).env("debian_chroot", &args.node);
+    } else {
+        nsenter.args(&args.command);
     }
-    Ok(LabSpec {
-        num_nodes: shape.nodes,
-        num_pods: shape.pods,
-        mtu: shape.mtu,
-        registry: shape.registry,
-        config: Some(shape.config.unwrap_or_else(|| shape.backend.config())),
-        daemons,
-        frames_only: shape.wire == Wire::Frames,
-        ..LabSpec::new(name, daemon)
-    })
+    Err(nsenter.exec()).context("run nsenter")
+}
+
+fn restart(args: &RestartArgs) -> anyhow::Result<()> {
+    let mut state = load(&args.name)?;
+    tools::root()?;
+    let own = own_path()?;
+    let daemon = args.flanneld.as_ref().map(|path| Daemon::chosen(&own, path)).transpose()?;
+    let before = state.nodes[state.position(&args.node)?].env;
+    let env = restart::restart(&mut state, &args.node, daemon)?;
+    step(&format!("{} has {}, MTU {}", args.node, env.subnet, env.mtu));
+    if before.is_some_and(|before| before.subnet != env.subnet) {
+        step("that is another subnet than before: its pods keep addresses that nobody routes");
+    }
+    Ok(())
+}
+
+fn delay(args: &DelayArgs) -> anyhow::Result<()> {
+    let (mut state, link) = link(&args.link)?;
+    let quality = state.links.entry(args.link.link.clone()).or_default();
+    quality.delay = args.time;
+    set_quality(&mut state, &link, &args.link.link)
+}
+
+fn loss(args: &LossArgs) -> anyhow::Result<()> {
+    let (mut state, link) = link(&args.link)?;
+    let quality = state.links.entry(args.link.link.clone()).or_default();
+    quality.loss_percent = args.percent;
+    set_quality(&mut state, &link, &args.link.link)
+}
+
+/// Makes the link as the state says, then keeps the state.
+fn set_quality(state: &mut LabState, link: &Link, name: &str) -> anyhow::Result<()> {
+    let quality = state.links.get(name).copied().unwrap_or_default();
+    link.set_quality(quality)?;
+    state.links.retain(|_, quality| *quality != Quality::default());
+    Ok(state.save(&Names::new(&state.name)?)?)
+}
+
+fn link(args: &LinkArgs) -> anyhow::Result<(LabState, Link)> {
+    let state = load(&args.name)?;
+    let link = Link::find(&state, &args.link)?;
+    tools::root()?;
+    Ok((state, link))
+}
+
+fn load(args: &NameArg) -> Result<LabState, LabError> {
+    LabState::load(&Names::new(&args.name)?)
+}
+
+fn own_path() -> anyhow::Result<PathBuf> {
+    env::current_exe().context("find this program's own path")
 }

@@ -8,6 +8,7 @@ use super::bench::UnknownCase;
 use super::host::command::CommandError;
 use super::host::tools::PreflightError;
 use super::network::backend::Backend;
+use crate::control::config::network::ConfigError;
 
 /// Why a lab could not be made, used or removed. One line, with what to do where that is known.
 #[derive(Debug, thiserror::Error)]
@@ -63,21 +64,42 @@ pub enum LabError {
         name: String,
     },
     /// There is no such lab.
-    #[error("there is no lab {name}: `flannel-lab up --name {name}` makes one")]
+    #[error("there is no lab {name}{hint} (`flannel-lab up --name {name}` makes one)")]
     NoSuchLab {
         /// The name asked for.
         name: String,
+        /// What was probably meant, and what there is.
+        hint: String,
     },
-    /// The lab has no such node or pod.
-    #[error("lab {lab} has no node {node}: it has {known}")]
-    NoSuchNode {
+    /// The lab has no such node, pod or link.
+    #[error("lab {lab} has no {what} {name}{hint}")]
+    NoSuch {
         /// The lab's name.
         lab: String,
-        /// What was asked for.
-        node: String,
-        /// What there is.
-        known: String,
+        /// What kind of part was asked for.
+        what: &'static str,
+        /// Its name.
+        name: String,
+        /// What was probably meant, and what there is.
+        hint: String,
     },
+    /// A flanneld for a node that the lab will not have.
+    #[error("--flanneld {choice}: nodes are n1 to n{nodes}")]
+    FlanneldFor {
+        /// What was asked for.
+        choice: String,
+        /// How many nodes there are.
+        nodes: usize,
+    },
+    /// The network config is one that flanneld refuses.
+    #[error("--config: {0}")]
+    Config(ConfigError),
+    /// The kernel lacks the queueing discipline that delays and loses packets.
+    #[error(
+        "this kernel cannot delay or lose packets: it has no netem (CONFIG_NET_SCH_NETEM); on most \
+         systems `modprobe sch_netem` loads it; `flannel-lab cut` works without"
+    )]
+    NoNetem,
     /// More nodes than the underlay has addresses, or more pods than a subnet has.
     #[error("a lab holds at most {most} {what}")]
     TooMany {

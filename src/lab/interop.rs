@@ -24,6 +24,8 @@ pub struct Meeting {
     pub twill: Daemon,
     /// The other, usually stock.
     pub other: Daemon,
+    /// What the table calls it.
+    pub other_name: String,
     /// The backend of both.
     pub backend: Backend,
     /// `flannel-lab`, which makes the traffic.
@@ -99,7 +101,9 @@ impl Meeting {
                 ..LabSpec::new(name, self.twill.clone())
             };
             let mut lab = Lab::create(spec)?;
+            let title = |what: &str| what.replace("the other", &self.other_name);
             for (position, (what, case)) in cases.iter().enumerate() {
+                let what = title(what);
                 let verdict = match case(&mut lab, self) {
                     Ok(()) => Verdict::Passed,
                     Err(CaseError::Lab(error)) if error.is_interrupt() => return Err(error),
@@ -111,9 +115,9 @@ impl Meeting {
                 step(&format!("{what}: {verdict}"));
                 // The first case of a lab brings its nodes up.
                 let is_up = position > 0 || verdict == Verdict::Passed;
-                results.cases.push(((*what).to_owned(), verdict));
+                results.cases.push((what, verdict));
                 if !is_up {
-                    let rest = cases[1..].iter().map(|(what, _)| (*what).to_owned());
+                    let rest = cases[1..].iter().map(|(what, _)| title(what));
                     results.cases.extend(rest.map(|what| (what, Verdict::NotRun)));
                     break;
                 }

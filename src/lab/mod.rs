@@ -5,6 +5,7 @@
 //! `ip`, `etcdctl`, `iperf3` and friends, and knows of flanneld only what its users see.
 
 pub mod cli;
+pub mod choice;
 pub mod network;
 pub mod host;
 pub mod traffic;
@@ -17,7 +18,12 @@ pub mod progress;
 pub mod report;
 pub mod state;
 pub mod status;
+pub mod list;
+pub mod link;
+pub mod logs;
+pub mod restart;
 pub mod teardown;
+mod suggest;
 mod error;
 
 pub use error::LabError;

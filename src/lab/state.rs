@@ -1,5 +1,6 @@
 //! `lab.json`: what a lab consists of, for commands that come later.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
@@ -11,11 +12,14 @@ use serde::{Deserialize, Serialize};
 use super::LabError;
 use super::host::netns::Netns;
 use super::host::process::ProcessId;
+use super::link::Quality;
 use super::network::LabSpec;
+use super::network::backend::Backend;
 use super::network::daemon::{Daemon, SubnetEnv};
 use super::network::pods::Pod;
 use super::network::registry::RegistryKind;
 use super::network::topology::{LABS_DIR, Names};
+use super::suggest;
 
 /// A lab as it was when the file was written.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -28,10 +32,14 @@ pub struct LabState {
     pub mtu: u16,
     /// Where its nodes keep their leases.
     pub registry: RegistryKind,
+    /// How packets travel between its nodes.
+    pub backend: Backend,
     /// etcd's process, if it has one.
     pub etcd: Option<ProcessId>,
     /// Its nodes.
     pub nodes: Vec<NodeState>,
+    /// Links that delay or lose packets, by name.
+    pub links: BTreeMap<String, Quality>,
 }
 
 /// A node as it was when the file was written.
@@ -59,8 +67,9 @@ impl LabState {
     /// The state of a lab that has a name and an owner, and nothing else yet.
     pub(super) fn new(names: &Names, spec: &LabSpec) -> Self {
         let (name, owner) = (names.lab().to_owned(), ProcessId::own());
-        let (mtu, registry) = (spec.mtu, spec.registry);
-        Self { name, owner, mtu, registry, etcd: None, nodes: Vec::new() }
+        let (mtu, registry, backend) = (spec.mtu, spec.registry, spec.backend());
+        let (etcd, nodes, links) = Default::default();
+        Self { name, owner, mtu, registry, backend, etcd, nodes, links }
     }
 
     /// Takes the name: creates the lab's directory, which must not exist, with this state in it.
@@ -87,7 +96,7 @@ impl LabState {
     ///
     /// # Errors
     /// [`LabError::Io`].
-    pub(super) fn save(&self, names: &Names) -> Result<(), LabError> {
+    pub fn save(&self, names: &Names) -> Result<(), LabError> {
         self.write(&names.dir())
     }
 
@@ -107,7 +116,10 @@ impl LabState {
         let path = names.dir().join(FILE);
         let text = match fs::read_to_string(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(LabError::NoSuchLab { name: names.lab().to_owned() });
+                let known: Vec<String> =
+                    all_labs().iter().map(|names| names.lab().to_owned()).collect();
+                let (name, hint) = (names.lab().to_owned(), suggest::hint(names.lab(), &known));
+                return Err(LabError::NoSuchLab { name, hint });
             }
             read => read.map_err(LabError::io(format!("read {}", path.display())))?,
         };
@@ -123,16 +135,30 @@ impl LabState {
     /// The namespace of a node or pod, by its name within the lab.
     ///
     /// # Errors
-    /// [`LabError::NoSuchNode`].
+    /// [`LabError::NoSuch`].
     pub fn netns(&self, name: &str) -> Result<&Netns, LabError> {
         let nodes = self.nodes.iter().map(|node| (&node.name, &node.netns));
         let pods = self.nodes.iter().flat_map(|node| &node.pods).map(|pod| (&pod.name, &pod.netns));
         let all: Vec<(&String, &Netns)> = nodes.chain(pods).collect();
         all.iter().find(|(known, _)| *known == name).map(|(_, netns)| *netns).ok_or_else(|| {
-            let known: Vec<&str> = all.iter().map(|(known, _)| known.as_str()).collect();
-            let (lab, node) = (self.name.clone(), name.to_owned());
-            LabError::NoSuchNode { lab, node, known: known.join(", ") }
+            let known: Vec<String> = all.iter().map(|(known, _)| (*known).clone()).collect();
+            self.no_such("node or pod", name, &known)
         })
+    }
+
+    /// A node's place in [`nodes`](Self::nodes), by its name.
+    ///
+    /// # Errors
+    /// [`LabError::NoSuch`].
+    pub fn position(&self, node: &str) -> Result<usize, LabError> {
+        let known: Vec<String> = self.nodes.iter().map(|node| node.name.clone()).collect();
+        let found = known.iter().position(|name| name == node);
+        found.ok_or_else(|| self.no_such("node", node, &known))
+    }
+
+    pub(super) fn no_such(&self, what: &'static str, name: &str, known: &[String]) -> LabError {
+        let (lab, name, hint) = (self.name.clone(), name.to_owned(), suggest::hint(name, known));
+        LabError::NoSuch { lab, what, name, hint }
     }
 }
 
@@ -140,5 +166,7 @@ impl LabState {
 pub fn all_labs() -> Vec<Names> {
     let entries = fs::read_dir(LABS_DIR).into_iter().flatten().flatten();
     let names = entries.filter_map(|entry| Names::new(entry.file_name().to_str()?).ok());
-    names.collect()
+    let mut names: Vec<Names> = names.collect();
+    names.sort_by(|a, b| a.lab().cmp(b.lab()));
+    names
 }

@@ -78,6 +78,8 @@ fn lab_that_stays_can_be_looked_at_used_and_removed() {
     let ping = run("exec", &name, &format!("n1-p1 -- ping -c 1 -W 2 {addr}"));
     assert!(ping.status.success(), "{ping:?}");
     assert_eq!(run("exec", &name, "n2 -- false").status.code(), Some(1));
+    let env = run("exec", &name, "n1 ip -4 route show default");
+    assert!(String::from_utf8_lossy(&env.stdout).contains("192.168.64.1"), "{env:?}");
     let unknown = run("exec", &name, "n3 -- true");
     assert!(stderr(&unknown).contains("n1, n2, n1-p1"), "{}", stderr(&unknown));
 
@@ -124,6 +126,122 @@ fn lab_with_a_registry_in_a_file_needs_no_etcd() {
     assert!(table.contains("leases in a file"), "{table}");
     assert!(run("down", "").status.success());
     assert_gone(&name);
+}
+
+/// What a node's row of `status` says of its link, and how many peers it reaches.
+fn link_and_reached(name: &str, node: usize) -> (bool, u64) {
+    let status: Value = serde_json::from_slice(&run("status", name, "--json").stdout).unwrap();
+    let node = &status["nodes"][node];
+    (node["link"]["cut"].as_bool().unwrap(), node["peers_reachable"].as_u64().unwrap())
+}
+
+#[test]
+fn lab_that_stays_can_be_broken_and_repaired() {
+    let name = name("broken");
+    let up = run("up", &name, "--nodes 2 --registry=file");
+    assert!(up.status.success(), "{}", stderr(&up));
+
+    assert!(run("cut", &name, "n2").status.success());
+    assert_eq!(link_and_reached(&name, 1), (true, 0));
+    assert!(run("mend", &name, "n2").status.success());
+    eventually("the peer to be reached again", || link_and_reached(&name, 0) == (false, 1));
+    let wrong = run("cut", &name, "N2");
+    assert_eq!(wrong.status.code(), Some(1));
+    assert!(stderr(&wrong).contains("no link N2; did you mean n2?"), "{}", stderr(&wrong));
+
+    let logs = |args: &str| String::from_utf8(run("logs", &name, args).stdout).unwrap();
+    let starts = |log: &str| log.matches("Starting flanneld").count();
+    let before = logs("n1");
+    let restart = run("restart", &name, "n1");
+    assert!(restart.status.success(), "{}", stderr(&restart));
+    eventually("the peer to be reached", || link_and_reached(&name, 0) == (false, 1));
+    let after = logs("n1");
+    assert!(after.len() > before.len() && after.starts_with(&before), "{after}");
+    assert!(starts(&after) <= 2, "{after}");
+    let both = logs("");
+    assert!(both.contains("n1 | ") && both.contains("n2 | "), "{both}");
+
+    let list = run("list", &name, "");
+    assert_eq!(list.status.code(), Some(1), "it is about all labs");
+    let list = Command::new(FLANNEL_LAB).arg("list").output().unwrap();
+    let list = String::from_utf8(list.stdout).unwrap();
+    let row = list.lines().find(|line| line.starts_with(&name)).unwrap();
+    assert!(row.contains("2 of 2") && row.ends_with(" down"), "{list}");
+
+    assert!(run("down", &name, "").status.success());
+    assert_gone(&name);
+}
+
+#[test]
+fn links_are_slow_and_lossy_if_the_kernel_can() {
+    let name = name("slow");
+    let up = run("up", &name, "--nodes 2 --registry=file");
+    assert!(up.status.success(), "{}", stderr(&up));
+    let underlay = Names::new(&name).unwrap().underlay();
+    let has_netem = Command::new("tc")
+        .args(["-n", &underlay, "qdisc", "replace", "dev", "lo", "root", "netem"])
+        .output()
+        .unwrap();
+    let [delay, loss] = [run("delay", &name, "n2 40ms"), run("loss", &name, "n1 100")];
+    if has_netem.status.success() {
+        assert!(delay.status.success() && loss.status.success(), "{delay:?} {loss:?}");
+        let status = run("status", &name, "");
+        let status = String::from_utf8_lossy(&status.stdout).into_owned();
+        assert!(status.contains("+40ms") && status.contains("100% lost"), "{status}");
+        assert_eq!(link_and_reached(&name, 1), (false, 0));
+        assert!(run("loss", &name, "n1 0").status.success());
+        let ping = run("exec", &name, "n1 ping -c 1 192.168.64.12");
+        let ping = String::from_utf8_lossy(&ping.stdout).into_owned();
+        assert!(ping.contains("time=8"), "{ping}");
+    } else {
+        for refused in [delay, loss] {
+            assert_eq!(refused.status.code(), Some(1));
+            let said = stderr(&refused);
+            assert!(said.contains("it has no netem") && said.lines().count() == 1, "{said}");
+        }
+        assert_eq!(link_and_reached(&name, 1), (false, 1));
+    }
+    assert!(run("down", &name, "").status.success());
+    assert_gone(&name);
+}
+
+#[test]
+fn mistakes_are_one_line_and_make_nothing() {
+    let name = name("mistakes");
+    let flanneld = run("up", &name, "--flanneld /no/such/flanneld");
+    for (output, line) in [
+        (run("up", &name, "--config {}"), "flannel-lab: --config: Network: missing\n"),
+        (
+            run("up", &name, "--nodes 0"),
+            "flannel-lab: invalid value '0' for '--nodes <N>': a lab has 1 to 200 nodes \
+             (flannel-lab --help)\n",
+        ),
+        (
+            run("ups", &name, ""),
+            "flannel-lab: unrecognized subcommand 'ups'; tip: a similar subcommand exists: 'up' \
+             (flannel-lab --help)\n",
+        ),
+        (
+            run("exec", &name, ""),
+            "flannel-lab: the following required arguments were not provided: <NODE> \
+             (flannel-lab --help)\n",
+        ),
+        (
+            flanneld,
+            "flannel-lab: find flanneld /no/such/flanneld: No such file or directory (os error 2)\n",
+        ),
+    ] {
+        assert_eq!((stderr(&output).as_str(), output.status.code()), (line, Some(1)));
+    }
+    assert_gone(&name);
+    let unprivileged = command("down", &name, "");
+    let nobody = Command::new("setpriv")
+        .args(["--reuid=65534", "--clear-groups"])
+        .arg(unprivileged.get_program())
+        .args(unprivileged.get_args())
+        .output()
+        .unwrap();
+    assert_eq!(stderr(&nobody), "flannel-lab: a lab needs root: run it with sudo\n");
 }
 
 /// Fills `dir` with all programs in `PATH` except etcd.

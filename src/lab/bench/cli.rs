@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::{Contender, Matrix, Plan, html, run, table};
 use crate::lab::LabError;
+use crate::lab::choice::Choice;
 use crate::lab::network::backend::Backend;
 use crate::lab::network::daemon::Daemon;
 use crate::lab::progress::{print, step};
@@ -29,12 +30,12 @@ pub struct BenchArgs {
     /// The backends that twill and the others run
     #[arg(long, value_enum, value_delimiter = ',', value_name = "NAME,…", default_values_t = Backend::ALL)]
     backend: Vec<Backend>,
-    /// Lets another flanneld take part, with each backend
+    /// Lets another flanneld take part, with each backend; NAME is what the report calls it
     ///
-    /// May be given several times. The word `stock-emulator` for PATH is the built-in emulator of a
+    /// May be given several times. Without NAME the report uses the file's name. The word `stock-emulator` for PATH is the built-in emulator of a
     /// stock node.
-    #[arg(long, value_name = "NAME=PATH", value_parser = named_path)]
-    flanneld: Vec<(String, String)>,
+    #[arg(long, value_name = "[NAME=]PATH", value_parser = named_path)]
+    flanneld: Vec<Choice>,
     /// How often each system is measured in each case [default: 5, with --quick 2]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     rounds: Option<u32>,
@@ -79,8 +80,8 @@ impl BenchArgs {
         if let Some(rounds) = self.rounds {
             matrix.rounds = rounds as usize;
         }
-        let other = |(name, choice): (String, String)| {
-            Ok(Contender { daemon: Daemon::chosen(flannel_lab, &choice)?, name })
+        let other = |choice: Choice| {
+            Ok(Contender { daemon: choice.daemon(flannel_lab)?, name: choice.title() })
         };
         Ok(Plan {
             name: self.name,
@@ -107,16 +108,19 @@ fn write(path: &Path, text: &str) -> Result<(), LabError> {
     fs::write(path, text).map_err(LabError::io(format!("write {}", path.display())))
 }
 
-/// `NAME=PATH`, where the name is fit for a table.
-fn named_path(text: &str) -> Result<(String, String), String> {
-    let Some((name, path)) = text.split_once('=') else {
-        return Err("it must be NAME=PATH".to_owned());
-    };
+/// `[NAME=]PATH`, where the name is fit for a table.
+fn named_path(text: &str) -> Result<Choice, String> {
+    let choice: Choice = text.parse()?;
+    let name = choice.title();
     let is_legal = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    if name.is_empty() || !name.chars().all(is_legal) || RESERVED.contains(&name) {
-        return Err(format!("{name:?} cannot name a daemon; use letters, digits, - _ and ."));
+    if name.is_empty() || !name.chars().all(is_legal) || RESERVED.contains(&name.as_str()) {
+        return Err(format!(
+            "{name:?} cannot name a daemon: write NAME=PATH, with letters, digits, - _ and . in NAME, \
+             which is none of {}",
+            RESERVED.join(", ")
+        ));
     }
-    Ok((name.to_owned(), path.to_owned()))
+    Ok(choice)
 }
 
 #[cfg(test)]
@@ -161,16 +165,17 @@ mod tests {
 
     #[test]
     fn others_take_part_under_their_names() {
-        let plan = plan("--flanneld stock=stock-emulator --flanneld self=/proc/self/exe").unwrap();
+        let others = "--flanneld stock=stock-emulator --flanneld self=/proc/self/exe";
+        let plan = plan(&format!("{others} --flanneld /bin/true")).unwrap();
         let names: Vec<&str> = plan.others.iter().map(|other| other.name.as_str()).collect();
-        assert_eq!(names, ["stock", "self"]);
+        assert_eq!(names, ["stock", "self", "true"]);
         assert_eq!(plan.others[0].daemon, Daemon::stock_emulator("/opt/flannel-lab"));
     }
 
     #[test]
     fn nonsense_is_refused() {
         for (words, reason) in [
-            ("--flanneld /bin/true", "NAME=PATH"),
+            ("--flanneld a,b", "NAME=PATH"),
             ("--flanneld raw=/bin/true", "cannot name a daemon"),
             ("--flanneld a,b=/bin/true", "cannot name a daemon"),
             ("--flanneld x=/no/such/flanneld", "find flanneld /no/such/flanneld"),

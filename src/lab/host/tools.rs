@@ -3,6 +3,8 @@
 use std::env;
 use std::path::Path;
 
+use nix::unistd::Uid;
+
 use super::command::Tool;
 use crate::lab::network::registry::RegistryKind;
 
@@ -27,8 +29,9 @@ pub enum PreflightError {
 }
 
 /// Tool → Debian package.
-const PACKAGES: [(&str, &str); 8] = [
+const PACKAGES: [(&str, &str); 9] = [
     ("ip", "iproute2"),
+    ("tc", "iproute2"),
     ("bridge", "iproute2"),
     ("nsenter", "util-linux"),
     ("sysctl", "procps"),
@@ -41,16 +44,16 @@ const PACKAGES: [(&str, &str); 8] = [
 /// What only a lab with an etcd needs.
 const ETCD: &str = "etcd";
 
+/// What only links with delay or loss need.
+const TC: &str = "tc";
+
 /// Checks everything a lab needs, before anything is made.
 ///
 /// # Errors
 /// [`PreflightError`] with what to do about it.
 pub fn preflight(registry: RegistryKind) -> Result<(), PreflightError> {
-    let root = Tool::new("id").arg("-u").run().is_ok_and(|uid| uid.trim() == "0");
-    if !root {
-        return Err(PreflightError::NotRoot);
-    }
-    let needed = |tool: &str| registry == RegistryKind::Etcd || tool != ETCD;
+    root()?;
+    let needed = |tool: &str| (registry == RegistryKind::Etcd || tool != ETCD) && tool != TC;
     let tools = PACKAGES.into_iter().map(|(tool, _)| tool);
     let tools: Vec<&str> = tools.filter(|tool| needed(tool) && !found(tool)).collect();
     if !tools.is_empty() {
@@ -61,6 +64,14 @@ pub fn preflight(registry: RegistryKind) -> Result<(), PreflightError> {
     }
     let namespaces = Tool::new("unshare").words("--net true").run();
     namespaces.map(drop).map_err(|error| PreflightError::NoNamespaces(error.to_string()))
+}
+
+/// Checks that this process may look into a lab's namespaces.
+///
+/// # Errors
+/// [`PreflightError::NotRoot`].
+pub fn root() -> Result<(), PreflightError> {
+    if Uid::effective().is_root() { Ok(()) } else { Err(PreflightError::NotRoot) }
 }
 
 /// The command that brings `tool` to a Debian machine.

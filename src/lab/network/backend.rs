@@ -4,10 +4,12 @@ use std::fmt;
 use std::net::Ipv4Addr;
 
 use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// The backends that labs know, by flannel's names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Backend {
     /// A TUN device and UDP datagrams.
     #[default]

@@ -39,6 +39,9 @@ pub struct SubnetEnv {
 /// The word that users write instead of a path, and the hidden command that runs.
 const STOCK_EMULATOR: &str = "stock-emulator";
 
+/// The word for the flanneld in the directory of this program.
+const TWILL: &str = "twill";
+
 /// Port of the health endpoint of every node.
 pub const HEALTH_PORT: u16 = 8080;
 
@@ -61,13 +64,17 @@ impl Daemon {
         self.before.iter().any(|arg| arg == STOCK_EMULATOR)
     }
 
-    /// What a user means by `choice`: the word `stock-emulator`, or the path of a program.
+    /// What a user means by `choice`: the word `stock-emulator`, the word `twill`, or the path of a
+    /// program.
     ///
     /// # Errors
     /// [`LabError::Io`] when there is no such program.
     pub fn chosen(flannel_lab: &Path, choice: &str) -> Result<Self, LabError> {
         if choice == STOCK_EMULATOR {
             return Ok(Self::stock_emulator(flannel_lab));
+        }
+        if choice == TWILL {
+            return Ok(Self::flanneld(flannel_lab.with_file_name("flanneld")));
         }
         let program = fs::canonicalize(choice);
         program.map(Self::flanneld).map_err(LabError::io(format!("find flanneld {choice}")))

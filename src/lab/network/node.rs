@@ -82,6 +82,29 @@ impl Node {
         })
     }
 
+    /// The node that an earlier run of this program left in a lab that stays: its daemon is no child
+    /// of this process, so that [`terminate`](Self::terminate) cannot reach it.
+    pub(in crate::lab) fn resume(
+        names: &Names,
+        number: usize,
+        (registry, backend): (RegistryKind, Backend),
+        daemon: Daemon,
+    ) -> Self {
+        Self {
+            number,
+            netns: Netns::named(names.node(number)),
+            dir: names.dir().join(format!("n{number}")),
+            names: names.clone(),
+            registry,
+            backend,
+            daemon,
+            process: None,
+            old_env: None,
+            overlay: None,
+            pods: Vec::new(),
+        }
+    }
+
     /// Its name within the lab: `n1`.
     pub fn name(&self) -> String {
         format!("n{}", self.number)

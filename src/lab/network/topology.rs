@@ -33,7 +33,7 @@ pub struct Underlay {
 pub(crate) const LABS_DIR: &str = "/run/flannel-lab";
 
 /// Most nodes: their addresses are 192.168.64.11 to .210.
-pub(super) const MAX_NODES: usize = 200;
+pub(in crate::lab) const MAX_NODES: usize = 200;
 
 /// The underlay's own address, the nodes' default route.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 64, 1);
