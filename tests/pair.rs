@@ -6,10 +6,14 @@ mod nodes;
 
 use std::time::Instant;
 
-use nodes::{carry, pair, pattern, split, tcp_superpacket};
+use nodes::{Node, carry, pair, pattern, split, tcp_superpacket};
+use twill::dataplane::capture::{Captured, Captures, Direction, Filter, Tap};
+use twill::dataplane::io::underlay_error::{Icmp, UnderlayError};
 use twill::dataplane::packet::builder::PacketBuilder;
 use twill::dataplane::packet::classify;
 use twill::dataplane::packet::vnet_hdr::VnetHdr;
+use twill::dataplane::stats::offender::Offender;
+use twill::dataplane::stats::peer_error::{PeerError, PeerErrorKind};
 use twill::dataplane::worker::Budget;
 use twill::dataplane::{DropReason, Offloads};
 use twill::routes::NextHop;
@@ -323,4 +327,109 @@ fn changed_route_holds_for_the_next_turn() {
     left.send(VnetHdr::default(), &PacketBuilder::udp("10.1.15.2:1", "10.1.16.2:2").build());
     left.run();
     assert_eq!(left.underlay.sent.try_recv().unwrap().flow.dst, next_hop.addr);
+}
+
+#[test]
+fn capture_has_what_left_what_came_and_what_was_dropped_with_its_reason() {
+    let captures = Captures::default();
+    let (left, mut right) = pair(Offloads::AUTO, Offloads::AUTO);
+    let mut left = Node { worker: left.worker.with_tap(Tap::new(captures.clone())), ..left };
+    let (header, superpacket) = tcp_superpacket(&pattern(3 * 1400));
+    left.send(header, &superpacket);
+    left.run();
+    let filter =
+        Filter { subnets: Vec::new(), direction: None, only_dropped: false, snap_len: 65_535 };
+    let capture = captures.start(filter).unwrap();
+    left.send(header, &superpacket);
+    let nowhere = PacketBuilder::udp("10.1.15.2:1", "10.1.99.2:2").build();
+    left.send(VnetHdr::default(), &nowhere);
+    left.run();
+    carry(&left, &right, true);
+    right.run();
+    let answer = PacketBuilder::udp("10.1.16.2:2", "10.1.15.2:1").payload(&pattern(9)).build();
+    right.send(VnetHdr::default(), &answer);
+    right.send(VnetHdr::default(), &PacketBuilder::udp("10.1.16.2:2", "10.1.15.2:1").build());
+    right.run();
+    carry(&right, &left, true);
+    left.underlay.send.send((None, nowhere.clone().into())).unwrap();
+    left.host.refusals.pass();
+    left.host.refusals.push(libc::ENOBUFS);
+    left.run();
+
+    let captured: Vec<Captured> = capture.take().collect();
+    let seen: Vec<_> = captured.iter().map(|p| (p.direction, p.reason, p.len)).collect();
+    let (egress, ingress) = (Direction::Egress, Direction::Ingress);
+    let [no_route, martian] = [DropReason::NoRoute, DropReason::NotOurSubnet].map(Some);
+    assert_eq!(
+        seen,
+        [
+            (egress, no_route, 28),
+            (egress, None, 1440),
+            (egress, None, 1440),
+            (egress, None, 1440),
+            (ingress, martian, 28),
+            (ingress, None, 37),
+            (ingress, Some(DropReason::TunRefused), 28),
+        ],
+        "segments by themselves, and nothing of what was sent before"
+    );
+    assert_eq!(captured[0].bytes, nowhere);
+    assert_eq!(captured[5].bytes[20..], answer[20..]);
+    assert_eq!(capture.counts(), (7, 0));
+    drop(capture);
+    left.send(header, &superpacket);
+    left.run();
+}
+
+#[test]
+fn last_dropped_packet_is_known_by_reason() {
+    let (mut left, _) = pair(Offloads::AUTO, Offloads::AUTO);
+    for port in [53, 54] {
+        let dst = format!("10.1.99.2:{port}");
+        let packet = PacketBuilder::udp("10.1.15.2:1", &dst).payload(&pattern(72)).build();
+        left.send(VnetHdr::default(), &packet);
+    }
+    left.run();
+    left.underlay.refusals.push(libc::EPERM);
+    let (header, superpacket) = tcp_superpacket(&pattern(3 * 1400));
+    left.send(header, &superpacket);
+    left.run();
+    let dropped = left.worker.stats().snapshot().egress.last_dropped;
+    let expected = Offender {
+        src: [10, 1, 15, 2].into(),
+        dst: [10, 1, 99, 2].into(),
+        protocol: 17,
+        ports: Some((1, 54)),
+        len: 100,
+    };
+    assert_eq!(dropped["no_route"], expected);
+    let refused = dropped["send_refused"];
+    assert_eq!((refused.dst, refused.ports), ([10, 1, 16, 2].into(), Some((4000, 5001))));
+    assert_eq!(refused.len, 1440, "one segment");
+    assert_eq!(dropped.len(), 2);
+}
+
+#[test]
+fn errors_about_datagrams_name_their_peer() {
+    let (mut left, _) = pair(Offloads::AUTO, Offloads::AUTO);
+    let to = "192.0.2.16:8285".parse().unwrap();
+    for (kind, code) in [(3, 3), (3, 13), (11, 0)] {
+        let icmp = Some(Icmp { kind, code, sender: [192, 0, 2, 9].into() });
+        let error = UnderlayError { to, from_own_port: false, too_long: None, icmp };
+        left.underlay.errors.send(error).unwrap();
+    }
+    left.underlay.recv_refusals.push(libc::ECONNREFUSED);
+    left.underlay.refusals.push(libc::EPERM);
+    left.send(VnetHdr::default(), &PacketBuilder::udp("10.1.15.2:1", "10.1.16.2:2").build());
+    left.run();
+    let error = |kind, reporter| PeerError { to, kind, reporter };
+    let router = Some([192, 0, 2, 9].into());
+    let expected = [
+        error(PeerErrorKind::SendRefused(libc::EPERM), None),
+        error(PeerErrorKind::PortUnreachable, router),
+        error(PeerErrorKind::Prohibited, router),
+    ];
+    let stats = left.worker.stats();
+    assert_eq!(stats.peer_errors.take().collect::<Vec<_>>(), expected);
+    assert_eq!(stats.underlay_errors.value(), 3);
 }

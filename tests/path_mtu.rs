@@ -265,7 +265,7 @@ fn unreachable_peer_costs_the_others_nothing() {
     for errno in [libc::ECONNREFUSED, libc::EHOSTUNREACH, libc::ENETUNREACH, libc::EPROTO] {
         left.underlay
             .errors
-            .send(UnderlayError { to, from_own_port: false, too_long: None })
+            .send(UnderlayError { to, from_own_port: false, too_long: None, icmp: None })
             .unwrap();
         left.underlay.refusals.push(errno);
         let (header, superpacket) = tcp_superpacket(&pattern(28_000));

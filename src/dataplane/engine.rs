@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ipnetwork::Ipv4Network;
 
+use super::capture::Tap;
 use super::ingress::filter::IngressFilter;
 use super::io::tun::TunDevice;
 use super::io::udp::{KernelUdp, LongDatagrams};
@@ -124,6 +125,7 @@ impl Engine {
             let worker = Worker::new(queue, socket, config.tun_addr, filter, routes.clone())
                 .with_path_mtus(paths.clone())
                 .with_longest_whole(config.longest_whole)
+                .with_tap(Tap::new(counters.captures().clone()))
                 .with_stats(Arc::clone(stats));
             // An early return drops the engine, which stops the workers that already run.
             let stop = Arc::clone(&engine.stop);

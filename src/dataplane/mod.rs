@@ -8,6 +8,7 @@ pub mod egress;
 pub mod ingress;
 pub mod packet;
 pub mod io;
+pub mod capture;
 
 pub mod engine;
 pub mod icmp;

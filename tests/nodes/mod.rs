@@ -75,7 +75,8 @@ impl Node {
 
     fn refuse(&self, to: [u8; 4], too_long: TooLong) {
         let to = SocketAddrV4::new(to.into(), 8285);
-        let error = UnderlayError { to, from_own_port: false, too_long: Some(too_long) };
+        let error =
+            UnderlayError { to, from_own_port: false, too_long: Some(too_long), icmp: None };
         self.underlay.errors.send(error).unwrap();
         self.underlay.recv_refusals.push(libc::EMSGSIZE);
     }

@@ -144,7 +144,7 @@ impl Encap {
     /// description, and its first bytes as they would have been sent. Of a superpacket these are the
     /// first segment's.
     pub fn refused(&self, header: &VnetHdr, len: usize, quote: &mut Vec<u8>) -> Option<Inner> {
-        let packet = &self.arena[self.used..self.used + len];
+        let packet = self.refused_bytes(len);
         let inner = classify::inner(packet).ok()?;
         quote.clear();
         match header.gso {
@@ -157,11 +157,16 @@ impl Encap {
         Some(inner)
     }
 
+    /// The bytes of the packet of `len` bytes that [`forward`](Self::forward) just refused.
+    pub fn refused_bytes(&self, len: usize) -> &[u8] {
+        &self.arena[self.used..self.used + len]
+    }
+
     /// Whether the packet that [`forward`](Self::forward) just refused is IPv6 to a multicast group
     /// of link scope (RFC 4291 §2.7). The kernel sends such packets on every link, for example router
     /// solicitations and MLD reports, and no router forwards them.
     pub fn is_link_scope_ipv6(&self, len: usize) -> bool {
-        let packet = &self.arena[self.used..self.used + len];
+        let packet = self.refused_bytes(len);
         len >= IPV6_HEADER_LEN
             && packet[0] >> 4 == 6
             && packet[IPV6_DST] == 0xff

@@ -1,20 +1,21 @@
 //! Batches → the underlay socket, and what to do when the kernel refuses one.
 
 use std::io::{self, IoSlice};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::ops::Range;
 
 use super::gso_batch::{GsoBatch, MAX_PIECES};
 use crate::dataplane::io::udp::UdpSocket;
 use crate::dataplane::io::underlay_error::may_be_of_another;
 use crate::dataplane::offload::refusals::Refusals;
-use crate::dataplane::stats::direction::DirectionStats;
 use crate::dataplane::stats::drop_reason::DropReason;
 
 mod gso_mode;
+mod outcome;
 mod send_error;
 
 use gso_mode::GsoMode;
+pub use outcome::SendContext;
 use send_error::SendError;
 
 /// Sends batches through a socket, falling back from GSO where the kernel refuses it.
@@ -42,12 +43,14 @@ pub struct Hints {
     pub errors: bool,
     /// The last peer whose path refused a send, and the length of its datagrams in bytes.
     pub too_long: Option<(Ipv4Addr, usize)>,
+    /// The last peer to which the kernel refused to send, and its error number.
+    pub refused: Option<(SocketAddrV4, i32)>,
 }
 
 impl Sender {
     /// A sender that uses GSO if `gso`.
     pub const fn new(gso: bool) -> Self {
-        let hints = Hints { errors: false, too_long: None };
+        let hints = Hints { errors: false, too_long: None, refused: None };
         Self { gso: GsoMode::new(gso), hints, progress: None }
     }
 
@@ -77,13 +80,12 @@ impl Sender {
         &mut self,
         socket: &impl UdpSocket,
         batches: &[GsoBatch],
-        arena: &[u8],
-        stats: &DirectionStats,
+        context: &SendContext<'_>,
     ) -> usize {
         for (index, batch) in batches.iter().enumerate() {
             let is_done = match self.progress.take() {
-                Some(progress) => self.send_singly(socket, batch, arena, stats, progress),
-                None => self.send_batch(socket, batch, arena, stats),
+                Some(progress) => self.send_singly(socket, batch, context, progress),
+                None => self.send_batch(socket, batch, context),
             };
             if !is_done {
                 return index;
@@ -97,18 +99,17 @@ impl Sender {
         &mut self,
         socket: &impl UdpSocket,
         batch: &GsoBatch,
-        arena: &[u8],
-        stats: &DirectionStats,
+        context: &SendContext<'_>,
     ) -> bool {
         let num = batch.num_datagrams();
         let is_gso = batch.gso_size().is_some();
         let singly = |in_fragments| Progress { next: 0, in_fragments };
         if batch.in_fragments() || is_gso && (!self.gso() || self.is_known_too_long(batch)) {
             let progress = singly(batch.in_fragments());
-            return self.send_singly(socket, batch, arena, stats, progress);
+            return self.send_singly(socket, batch, context, progress);
         }
-        let Err(error) = self.send_datagrams(socket, batch, 0..num, arena) else {
-            count_sent(stats, batch, num, batch.len());
+        let Err(error) = self.send_datagrams(socket, batch, 0..num, context.arena) else {
+            context.sent(batch, 0..num, batch.len());
             self.gso.sent(is_gso);
             return true;
         };
@@ -116,7 +117,7 @@ impl Sender {
             SendError::Blocked => return false,
             SendError::NoGso if is_gso => {
                 self.gso.unsupported(&error);
-                return self.send_singly(socket, batch, arena, stats, singly(false));
+                return self.send_singly(socket, batch, context, singly(false));
             }
             // Senders of packets that must not be fragmented are informed when they send the next
             // one: see `Encap::forward`.
@@ -125,12 +126,23 @@ impl Sender {
                 if is_gso {
                     self.gso.refused(&error);
                 }
-                return self.send_singly(socket, batch, arena, stats, singly(!is_gso));
+                return self.send_singly(socket, batch, context, singly(!is_gso));
             }
-            SendError::NoGso => stats.drop(DropReason::SendRefused, num as u64),
-            SendError::Drop(reason) => stats.drop(reason, num as u64),
+            SendError::NoGso => context.dropped(batch, 0..num, DropReason::SendRefused),
+            SendError::Drop(reason) => {
+                self.note_refusal(batch, reason, &error);
+                context.dropped(batch, 0..num, reason);
+            }
         }
         true
+    }
+
+    fn note_refusal(&mut self, batch: &GsoBatch, reason: DropReason, error: &io::Error) {
+        if reason == DropReason::SendRefused
+            && let Some(errno) = error.raw_os_error()
+        {
+            self.hints.refused = Some((batch.flow.dst, errno));
+        }
     }
 
     /// Whether a datagram to the same peer that was not longer was refused in this turn.
@@ -147,15 +159,15 @@ impl Sender {
         &mut self,
         socket: &impl UdpSocket,
         batch: &GsoBatch,
-        arena: &[u8],
-        stats: &DirectionStats,
+        context: &SendContext<'_>,
         progress: Progress,
     ) -> bool {
         let Progress { next, mut in_fragments } = progress;
         for index in next..batch.num_datagrams() {
-            let reason = match self.send_one(socket, batch, index, arena, &mut in_fragments) {
+            let reason = match self.send_one(socket, batch, index, context.arena, &mut in_fragments)
+            {
                 Ok(len) => {
-                    count_sent(stats, batch, 1, len);
+                    context.sent(batch, index..index + 1, len);
                     continue;
                 }
                 Err(error) => match SendError::of(&error) {
@@ -165,10 +177,13 @@ impl Sender {
                     }
                     SendError::TooLong => DropReason::TooBigForPath,
                     SendError::NoGso => DropReason::SendRefused,
-                    SendError::Drop(reason) => reason,
+                    SendError::Drop(reason) => {
+                        self.note_refusal(batch, reason, &error);
+                        reason
+                    }
                 },
             };
-            stats.drop(reason, 1);
+            context.dropped(batch, index..index + 1, reason);
         }
         true
     }
@@ -228,15 +243,6 @@ impl Sender {
             }
         }
     }
-}
-
-/// Counts one send call that carried `num` datagrams of `len` bytes together.
-fn count_sent(stats: &DirectionStats, batch: &GsoBatch, num: usize, len: usize) {
-    let (num, len) = (num as u64, len as u64);
-    stats.packets.add(num);
-    stats.bytes.add(len);
-    stats.peers.add(*batch.flow.dst.ip(), num, len);
-    stats.writes.add(1);
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use tracing::warn;
 
 use super::gro_item::{GroItem, MAX_PIECES, Scratch, gather_plain};
 use super::packet_ref::PacketRef;
+use crate::dataplane::capture::{Direction, Tap};
 use crate::dataplane::io::recv_batch::RecvBatch;
 use crate::dataplane::io::tun::{TunQueue, is_gone};
 use crate::dataplane::offload::refusals::Refusals;
@@ -19,6 +20,15 @@ pub struct Writer {
     offloads: Offloads,
     /// Refusals of TCP superpackets, then of UDP superpackets.
     refusals: [Refusals; SUPERPACKETS.len()],
+}
+
+/// Where the packets of a write are counted and captured.
+#[derive(Debug, Clone, Copy)]
+pub struct WriteContext<'a> {
+    /// Where they are counted.
+    pub stats: &'a DirectionStats,
+    /// Where they are captured.
+    pub tap: &'a Tap,
 }
 
 /// The offloads that a write may need.
@@ -54,12 +64,12 @@ impl Writer {
         tun: &impl TunQueue,
         items: &[GroItem],
         batch: &RecvBatch,
-        stats: &DirectionStats,
+        context: &WriteContext<'_>,
     ) -> io::Result<()> {
         for item in items {
             let superpacket = item.offload();
             if superpacket.is_some_and(|offload| !self.offloads.has(offload)) {
-                write_singly(tun, item.segments(), batch, stats)?;
+                write_singly(tun, item.segments(), batch, context)?;
                 continue;
             }
             let mut scratch = Scratch::default();
@@ -68,9 +78,9 @@ impl Writer {
             match (tun.write(pieces), superpacket) {
                 (Err(error), Some(offload)) if error.raw_os_error() == Some(libc::EINVAL) => {
                     self.refuse(offload, &error);
-                    write_singly(tun, item.segments(), batch, stats)?;
+                    write_singly(tun, item.segments(), batch, context)?;
                 }
-                (result, _) => count(result, item.segments(), stats)?,
+                (result, _) => context.count(result, item.segments(), batch)?,
             }
         }
         Ok(())
@@ -89,30 +99,46 @@ fn write_singly(
     tun: &impl TunQueue,
     segments: &[PacketRef],
     batch: &RecvBatch,
-    stats: &DirectionStats,
+    context: &WriteContext<'_>,
 ) -> io::Result<()> {
     for at in segments {
         let mut slices = [IoSlice::new(&[]); MAX_PIECES];
         let result = tun.write(gather_plain(at.bytes(batch), &mut slices));
-        count(result, std::slice::from_ref(at), stats)?;
+        context.count(result, std::slice::from_ref(at), batch)?;
     }
     Ok(())
 }
 
-/// Counts the packets of one write by its result. Returns the error only if the device no longer
-/// exists.
-fn count(result: io::Result<()>, packets: &[PacketRef], stats: &DirectionStats) -> io::Result<()> {
-    match result {
-        Ok(()) => {
-            stats.packets.add(packets.len() as u64);
-            stats.bytes.add(packets.iter().map(|at| at.len as u64).sum());
-            stats.writes.add(1);
-            Ok(())
+impl WriteContext<'_> {
+    /// Counts the packets of one write by its result. Returns the error only if the device no longer
+    /// exists.
+    fn count(
+        &self,
+        result: io::Result<()>,
+        packets: &[PacketRef],
+        batch: &RecvBatch,
+    ) -> io::Result<()> {
+        let num = packets.len() as u64;
+        let reason = match result {
+            Ok(()) => {
+                self.stats.packets.add(num);
+                self.stats.bytes.add(packets.iter().map(|at| at.len as u64).sum());
+                self.stats.writes.add(1);
+                None
+            }
+            Err(error) if is_gone(&error) => return Err(error),
+            Err(_) => {
+                let (head, len) =
+                    packets.first().map_or((&[][..], 0), |at| (at.bytes(batch), at.len));
+                self.stats.drop(DropReason::TunRefused, num, head, len);
+                Some(DropReason::TunRefused)
+            }
+        };
+        if self.tap.is_on() {
+            for at in packets {
+                self.tap.offer(Direction::Ingress, reason, &[IoSlice::new(at.bytes(batch))]);
+            }
         }
-        Err(error) if is_gone(&error) => Err(error),
-        Err(_) => {
-            stats.drop(DropReason::TunRefused, packets.len() as u64);
-            Ok(())
-        }
+        Ok(())
     }
 }

@@ -263,7 +263,8 @@ impl MemoryUdp {
         let UnderlayFlow { dst: to, source } = sent.flow;
         let too_long = Some(TooLong { outer_mtu, is_local, quote });
         // The test may have dropped the receiver.
-        let _ = self.send_error.send(UnderlayError { to, from_own_port: source != 0, too_long });
+        let from_own_port = source != 0;
+        let _ = self.send_error.send(UnderlayError { to, from_own_port, too_long, icmp: None });
     }
 }
 

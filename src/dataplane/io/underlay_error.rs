@@ -1,7 +1,7 @@
 //! Errors about datagrams sent earlier.
 
 use std::io;
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 /// An error about a datagram of ours: from an ICMP, or from the kernel itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,6 +12,19 @@ pub struct UnderlayError {
     pub from_own_port: bool,
     /// It was too long for the path.
     pub too_long: Option<TooLong>,
+    /// The ICMP, unless the kernel itself refused the datagram.
+    pub icmp: Option<Icmp>,
+}
+
+/// An ICMP about a datagram of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Icmp {
+    /// Its type: RFC 792.
+    pub kind: u8,
+    /// Its code.
+    pub code: u8,
+    /// The host or router that sent it.
+    pub sender: Ipv4Addr,
 }
 
 /// The path MTU that an error reports, and for which datagram.

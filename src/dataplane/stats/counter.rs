@@ -11,16 +11,17 @@ impl Counter {
     /// Adds `n`. Only the counter's own worker calls this.
     #[inline]
     pub fn add(&self, n: u64) {
-        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
-    }
-
-    /// Resets to zero. Only the counter's own worker calls this.
-    pub(super) fn reset(&self) {
-        self.0.store(0, Ordering::Relaxed);
+        add(&self.0, n);
     }
 
     /// Reads the count.
     pub fn value(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
+}
+
+/// Adds `n` to a counter whose only writer is the caller.
+#[inline]
+pub(super) fn add(counter: &AtomicU64, n: u64) {
+    counter.store(counter.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
 }

@@ -5,6 +5,8 @@ pub mod direction;
 pub mod peers;
 pub mod offload_state;
 pub mod drop_reason;
+pub mod offender;
+pub mod peer_error;
 pub mod counter;
 
 use std::net::Ipv4Addr;

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::counter::Counter;
 use super::direction::{DirectionSnapshot, DirectionStats};
 use super::offload_state::{OffloadSnapshot, OffloadStates};
+use super::peer_error::PeerErrors;
 use crate::dataplane::offload::Offloads;
 
 /// Counters of one worker.
@@ -46,6 +47,8 @@ pub struct WorkerStats {
     pub polls: Counter,
     /// The state of each offload.
     pub offloads: OffloadStates,
+    /// Errors about datagrams to peers, for control.
+    pub peer_errors: PeerErrors,
 }
 
 impl WorkerStats {
@@ -111,12 +114,14 @@ mod tests {
     #[test]
     fn snapshot_names_every_drop_reason() {
         let stats = WorkerStats::default();
-        stats.ingress.drop(DropReason::Oversized, 3);
+        stats.ingress.drop(DropReason::Oversized, 3, &[], 1500);
         let json = serde_json::to_value(stats.snapshot()).unwrap();
         assert_eq!(json["ingress"]["drops"]["oversized"], 3);
         assert_eq!(json["egress"]["drops"]["no_route"], 0);
         assert_eq!(json["offload_state"]["gso"]["in_use"], false);
         let drops = json["ingress"]["drops"].as_object().unwrap();
         assert_eq!(drops.len(), DropReason::ALL.len());
+        assert_eq!(json["ingress"]["last_dropped"]["oversized"]["len"], 1500);
+        assert!(json["egress"]["last_dropped"].as_object().unwrap().is_empty());
     }
 }

@@ -1,10 +1,12 @@
 //! From the TUN to the peers.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::time::Instant;
 
 use super::super::icmp::{self, IcmpError, MAX_REPLY_LEN};
 use super::{Budget, Lost, Worker, lost_tun};
+use crate::dataplane::capture::Direction;
+use crate::dataplane::egress::sender::SendContext;
 use crate::dataplane::io::tun::{TunQueue, is_gone};
 use crate::dataplane::io::udp::UdpSocket;
 use crate::dataplane::packet::vnet_hdr::VnetHdr;
@@ -24,8 +26,19 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
         if self.is_blocked && !self.send_pending() {
             return Ok(Budget::Unused);
         }
-        let (mut num_taken, mut num_failures) = (0_usize, 0);
-        let used = |num_taken| if num_taken == 0 { Budget::Unused } else { Budget::Partial };
+        let mut num_taken = 0;
+        let used = self.read_tun(now, &mut num_taken);
+        if num_taken > 0 {
+            self.stats.egress.reads.add(num_taken);
+        }
+        used
+    }
+
+    /// Reads until nothing is left, the budget is used up or the socket is full. Adds to `num_taken`
+    /// how many reads brought a packet.
+    fn read_tun(&mut self, now: Instant, num_taken: &mut u64) -> Result<Budget, Lost> {
+        let mut num_failures = 0;
+        let used = |num_taken: &u64| if *num_taken == 0 { Budget::Unused } else { Budget::Partial };
         for _ in 0..READS {
             let Some(room) = self.encap.room() else {
                 if self.send_pending() {
@@ -35,15 +48,15 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
             };
             match self.tun.read(room) {
                 Ok((header, len)) => {
+                    (*num_taken, num_failures) = (*num_taken + 1, 0);
                     self.forward(&header, len, now);
                     if self.is_blocked {
                         return Ok(Budget::Partial);
                     }
-                    (num_taken, num_failures) = (num_taken + 1, 0);
                 }
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                    self.stats.egress.drop(DropReason::BadSuperpacket, 1);
-                    (num_taken, num_failures) = (num_taken + 1, 0);
+                    self.stats.egress.drop(DropReason::BadSuperpacket, 1, &[], 0);
+                    (*num_taken, num_failures) = (*num_taken + 1, 0);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.send_pending();
@@ -80,7 +93,11 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
                 self.stats.ignored_ipv6.add(1);
             }
             Err(reason) => {
-                self.stats.egress.drop(reason, 1);
+                let packet = self.encap.refused_bytes(len);
+                self.stats.egress.drop(reason, 1, packet, len);
+                if self.tap.is_on() {
+                    self.tap.offer(Direction::Egress, Some(reason), &[IoSlice::new(packet)]);
+                }
                 if let Some(error) = IcmpError::for_drop(reason, self.encap.path_mtu()) {
                     self.answer_local(error, header, len, now);
                 }
@@ -91,7 +108,8 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
     /// Sends all waiting batches; returns false if the socket's send buffer is full.
     fn send_pending(&mut self) -> bool {
         let (queue, arena) = self.encap.pending();
-        let num_done = self.sender.send(&self.udp, queue.batches(), arena, &self.stats.egress);
+        let context = SendContext { arena, stats: &self.stats.egress, tap: &self.tap };
+        let num_done = self.sender.send(&self.udp, queue.batches(), &context);
         self.is_blocked = num_done < queue.batches().len();
         queue.release(num_done);
         self.encap.reclaim();

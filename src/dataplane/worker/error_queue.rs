@@ -12,7 +12,11 @@ use crate::dataplane::io::udp::UdpSocket;
 use crate::dataplane::io::underlay_error::{TooLong, UnderlayError};
 use crate::dataplane::packet::classify;
 use crate::dataplane::packet::headers::ENCAP_OVERHEAD_V4;
+use crate::dataplane::stats::peer_error::{PeerError, PeerErrorKind};
 use crate::routes::NextHop;
+
+/// The ICMP type of RFC 792.
+const DESTINATION_UNREACHABLE: u8 = 3;
 
 /// Budget of one turn: errors taken from the queue.
 const MAX_ERRORS: usize = 64;
@@ -29,7 +33,12 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
 
     /// Reads the error queue if it may hold errors. Returns whether some are left.
     pub(super) fn drain_error_queue(&mut self, now: Instant) -> bool {
-        self.has_errors |= self.sender.take_hints().errors || self.paths.awaits_answer();
+        let hints = self.sender.take_hints();
+        if let Some((to, errno)) = hints.refused {
+            let kind = PeerErrorKind::SendRefused(errno);
+            self.stats.peer_errors.report(PeerError { to, kind, reporter: None });
+        }
+        self.has_errors |= hints.errors || self.paths.awaits_answer();
         if self.has_errors {
             self.take_errors(now);
         }
@@ -45,6 +54,7 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
                     if let Some(too_long) = error.too_long {
                         self.learn_path_mtu(&error, &too_long, now);
                     }
+                    self.report_unreachable(&error);
                 }
                 Err(error) => {
                     if error.kind() != io::ErrorKind::WouldBlock {
@@ -56,6 +66,17 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
             }
         }
         self.has_errors = true;
+    }
+
+    /// Reports an ICMP *destination unreachable* to control, which knows the peers.
+    fn report_unreachable(&self, error: &UnderlayError) {
+        if let Some(icmp) = error.icmp
+            && icmp.kind == DESTINATION_UNREACHABLE
+            && let Some(kind) = PeerErrorKind::of_unreachable(icmp.code)
+        {
+            let reporter = Some(icmp.sender);
+            self.stats.peer_errors.report(PeerError { to: error.to, kind, reporter });
+        }
     }
 
     fn learn_path_mtu(&mut self, error: &UnderlayError, too_long: &TooLong, now: Instant) {

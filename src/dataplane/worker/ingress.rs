@@ -6,7 +6,9 @@ use std::time::Instant;
 
 use super::super::icmp::{self, IcmpError, MAX_REPLY_LEN};
 use super::{Budget, Lost, Worker, lost_tun};
+use crate::dataplane::capture::Direction;
 use crate::dataplane::ingress::packet_ref::PacketRef;
+use crate::dataplane::ingress::writer::WriteContext;
 use crate::dataplane::io::tun::TunQueue;
 use crate::dataplane::io::udp::UdpSocket;
 use crate::dataplane::io::underlay_error::may_be_of_another;
@@ -25,6 +27,7 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
             match self.udp.recv(&mut self.batch) {
                 Ok(num_buffers) => {
                     (used, has_failed) = (Budget::Partial, false);
+                    self.stats.ingress.reads.add(1);
                     self.count_overflows();
                     self.process_batch(num_buffers, now);
                     self.flush()?;
@@ -77,7 +80,11 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
                         self.coalescer.push(&self.batch, PacketRef { buffer, start, len }, &inner);
                     }
                     Err(reason) => {
-                        self.stats.ingress.drop(reason, 1);
+                        self.stats.ingress.drop(reason, 1, datagram, len);
+                        if self.tap.is_on() {
+                            let packet = &[IoSlice::new(datagram)];
+                            self.tap.offer(Direction::Ingress, Some(reason), packet);
+                        }
                         if reason == DropReason::TtlExpired {
                             self.answer_peer(PacketRef { buffer, start, len }, now);
                         }
@@ -125,7 +132,8 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
     /// Writes the collected packets to the TUN.
     fn flush(&mut self) -> Result<(), Lost> {
         let items = self.coalescer.items();
-        let result = self.writer.write(&self.tun, items, &self.batch, &self.stats.ingress);
+        let context = WriteContext { stats: &self.stats.ingress, tap: &self.tap };
+        let result = self.writer.write(&self.tun, items, &self.batch, &context);
         self.coalescer.clear();
         result.map_err(lost_tun)
     }

@@ -19,6 +19,7 @@ use std::time::Instant;
 
 use crossbeam_utils::CachePadded;
 
+use super::capture::Tap;
 use super::egress::encap::Encap;
 use super::egress::sender::Sender;
 use super::icmp::{IcmpError, IcmpLimits, MAX_REPLY_LEN};
@@ -93,6 +94,7 @@ pub struct Worker<T, U> {
     overflows: u32,
     icmp_limits: IcmpLimits,
     quote: Vec<u8>,
+    tap: Tap,
     stats: Arc<CachePadded<WorkerStats>>,
 }
 
@@ -133,6 +135,7 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
             overflows: 0,
             icmp_limits: IcmpLimits::new(Instant::now()),
             quote: Vec::with_capacity(MAX_REPLY_LEN),
+            tap: Tap::default(),
             stats,
         }
     }
@@ -150,6 +153,13 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
     #[must_use]
     pub fn with_longest_whole(mut self, longest: u16) -> Self {
         self.encap.pending().0.limit_length(longest.into());
+        self
+    }
+
+    /// Makes the worker offer its packets to captures.
+    #[must_use]
+    pub fn with_tap(mut self, tap: Tap) -> Self {
+        self.tap = tap;
         self
     }
 
@@ -173,6 +183,7 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
     pub fn turn(&mut self, now: Instant) -> Result<Budget, Lost> {
         self.is_failing = false;
         self.routes.refresh();
+        self.tap.refresh();
         self.refresh_paths(now);
         let mut used = self.egress(now)?.max(self.ingress(now)?);
         self.update_offloads(now);

@@ -1,14 +1,23 @@
+use std::sync::LazyLock;
+
 use super::*;
+use crate::dataplane::capture::Tap;
 use crate::dataplane::egress::send_queue::SendQueue;
 use crate::dataplane::io::memory;
 use crate::dataplane::io::memory::{MemoryUdp, MemoryUnderlay};
 use crate::dataplane::io::underlay_flow::UnderlayFlow;
 use crate::dataplane::offload::Offloads;
+use crate::dataplane::stats::direction::DirectionStats;
 
 const ARENA: [u8; 100] = [7; 100];
 
 fn peer() -> UnderlayFlow {
     UnderlayFlow::shared("192.0.2.1:8285".parse().unwrap())
+}
+
+fn context<'a>(arena: &'a [u8], stats: &'a DirectionStats) -> SendContext<'a> {
+    static TAP: LazyLock<Tap> = LazyLock::new(Tap::default);
+    SendContext { arena, stats, tap: &TAP }
 }
 
 /// Sends three datagrams of one batch while the socket reports `errnos` in turn.
@@ -22,7 +31,7 @@ fn send(errnos: &[i32]) -> (usize, Sender, DirectionStats, Vec<memory::Sent>) {
         queue.push(peer(), &[], 0..10);
     }
     let (mut sender, stats) = (Sender::new(true), DirectionStats::default());
-    let num_done = sender.send(&socket, queue.batches(), &ARENA, &stats);
+    let num_done = sender.send(&socket, queue.batches(), &context(&ARENA, &stats));
     (num_done, sender, stats, underlay.sent.try_iter().collect())
 }
 
@@ -85,11 +94,15 @@ fn what_a_refused_batch_could_not_send_singly_is_kept() {
         }
         underlay.refusals.pass();
         underlay.refusals.push(libc::EAGAIN);
-        assert_eq!(sender.send(&socket, queue.batches(), &arena, &stats), 0, "kept");
+        assert_eq!(sender.send(&socket, queue.batches(), &context(&arena, &stats)), 0, "kept");
         assert_eq!(stats.packets.value(), 1);
         underlay.refusals.push(libc::EAGAIN);
-        assert_eq!(sender.send(&socket, queue.batches(), &arena, &stats), 0, "still full");
-        assert_eq!(sender.send(&socket, queue.batches(), &arena, &stats), 2);
+        assert_eq!(
+            sender.send(&socket, queue.batches(), &context(&arena, &stats)),
+            0,
+            "still full"
+        );
+        assert_eq!(sender.send(&socket, queue.batches(), &context(&arena, &stats)), 2);
         let sent: Vec<u8> = underlay.sent.try_iter().flat_map(|sent| sent.bytes).collect();
         assert_eq!(sent, arena[..40], "errno {errno}: each once and in order");
         assert_eq!((stats.packets.value(), stats.bytes.value()), (4, 40));

@@ -2,12 +2,12 @@
 //! `IP_RECVERR`).
 
 use std::io::{self, IoSliceMut};
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg};
 
-use crate::dataplane::io::underlay_error::{Quote, TooLong, UnderlayError};
+use crate::dataplane::io::underlay_error::{Icmp, Quote, TooLong, UnderlayError};
 
 /// Takes the oldest error from the queue of `socket`.
 ///
@@ -22,9 +22,16 @@ pub(crate) fn take(socket: BorrowedFd<'_>) -> io::Result<UnderlayError> {
     let mut room = [IoSliceMut::new(&mut quoted)];
     let message = recvmsg::<SockaddrIn>(socket.as_raw_fd(), &mut room, Some(&mut control), flags)?;
     let error = message.cmsgs()?.find_map(|message| {
-        let ControlMessageOwned::Ipv4RecvErr(error, _) = message else { return None };
-        Some(error)
+        let ControlMessageOwned::Ipv4RecvErr(error, sender) = message else { return None };
+        Some((error, sender))
     });
+    let icmp = error.filter(|(error, _)| error.ee_origin == libc::SO_EE_ORIGIN_ICMP);
+    let icmp = icmp.map(|(error, sender)| Icmp {
+        kind: error.ee_type,
+        code: error.ee_code,
+        sender: sender.map_or(Ipv4Addr::UNSPECIFIED, |sender| SockaddrIn::from(sender).ip()),
+    });
+    let error = error.map(|(error, _)| error);
     let to = message.address.map_or(SocketAddrV4::new([0; 4].into(), 0), SocketAddrV4::from);
     let len = message.bytes.min(Quote::LEN);
     let too_long = error.filter(|error| i32::try_from(error.ee_errno) == Ok(libc::EMSGSIZE));
@@ -33,5 +40,5 @@ pub(crate) fn take(socket: BorrowedFd<'_>) -> io::Result<UnderlayError> {
         is_local: error.ee_origin == libc::SO_EE_ORIGIN_LOCAL,
         quote: Quote::of(&[&quoted[..len]]),
     });
-    Ok(UnderlayError { to, from_own_port: false, too_long })
+    Ok(UnderlayError { to, from_own_port: false, too_long, icmp })
 }

@@ -7,6 +7,7 @@ use super::*;
 use crate::dataplane::DropReason;
 use crate::dataplane::ingress::filter::IngressFilter;
 use crate::dataplane::io::memory;
+use crate::dataplane::io::underlay_error::Icmp;
 use crate::dataplane::io::underlay_flow::NUM_SOURCE_PORTS;
 use crate::dataplane::worker::{Budget, Worker};
 use crate::routes::publish;
@@ -43,7 +44,9 @@ fn icmp_about_a_datagram_comes_back_from_every_source_port() {
     for source in [0, 1, NUM_SOURCE_PORTS] {
         let to = unreachable_addr();
         socket.send(UnderlayFlow { dst: to, source }, None, &[IoSlice::new(b"anybody?")]).unwrap();
-        let expected = UnderlayError { to, from_own_port: source != 0, too_long: None };
+        let sender = *to.ip();
+        let icmp = Some(Icmp { kind: 3, code: 3, sender });
+        let expected = UnderlayError { to, from_own_port: source != 0, too_long: None, icmp };
         assert_eq!(next_error(&socket), expected);
     }
     assert_eq!(socket.take_error().unwrap_err().kind(), io::ErrorKind::WouldBlock);
