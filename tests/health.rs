@@ -97,7 +97,11 @@ fn metrics_under_traffic_are_sound_and_are_what_docs_and_dashboard_say() {
             let reason = format!("reason=\"{reason}\"");
             sum(&metrics, "flannel_dropped_packets_total", &reason) > 0.0
         };
-        let is_all = carried("egress") && carried("ingress") && is_dropped("too_short");
+        let is_heard = value(&metrics, r#"flannel_peer_last_heard_seconds{peer="10.0.0.8"}"#);
+        let is_all = carried("egress")
+            && carried("ingress")
+            && is_dropped("too_short")
+            && is_heard.is_some();
         is_all.then_some(metrics)
     });
     let dropped = |reason: &str| {

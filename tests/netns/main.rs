@@ -23,6 +23,7 @@ mod stock_captures;
 mod leases;
 mod recursion;
 mod restart;
+mod silence;
 mod chaos;
 mod access;
 mod config;

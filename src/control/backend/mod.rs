@@ -179,9 +179,19 @@ pub trait Backend {
     /// How many peers there is a route to.
     fn num_peers(&self) -> usize;
 
+    /// A warning about peers that packets do not reach, if it knows of such peers.
+    fn peers_warning(&self) -> Option<String> {
+        None
+    }
+
     /// Reads what it counted.
     fn stats(&self) -> BackendStats {
-        BackendStats { device: self.device(), num_peers: self.num_peers(), dataplane: None }
+        BackendStats {
+            device: self.device(),
+            num_peers: self.num_peers(),
+            dataplane: None,
+            peers: Vec::new(),
+        }
     }
 }
 
@@ -206,6 +216,23 @@ pub struct BackendStats {
     /// The data plane's counters, if packets pass through this process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dataplane: Option<StatsSnapshot>,
+    /// The peers by public IP; none if the kernel forwards, because then nobody knows.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub peers: Vec<PeerHealth>,
+}
+
+/// How a peer is, as far as its packets show it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PeerHealth {
+    /// Its public IP.
+    pub public_ip: Ipv4Addr,
+    /// Seconds since a packet came from it; `None` if none has.
+    pub last_heard_seconds: Option<u64>,
+    /// The longest packet that fits its path, as far as it is known, in bytes.
+    pub path_mtu: u16,
+    /// Why packets do not arrive, in one line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 #[cfg(test)]

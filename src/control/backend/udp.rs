@@ -6,6 +6,7 @@
 
 mod device;
 mod engine_handle;
+mod heard;
 mod peer_routes;
 mod peers;
 mod reconciler;
@@ -264,9 +265,19 @@ impl Backend for UdpBackend {
         self.routes.num_routes()
     }
 
+    fn peers_warning(&self) -> Option<String> {
+        self.routes.warning()
+    }
+
     fn stats(&self) -> BackendStats {
-        let dataplane = Some(self.engine.counters().snapshot());
-        BackendStats { device: self.device(), num_peers: self.num_peers(), dataplane }
+        let dataplane = self.engine.counters().snapshot();
+        let peers = self.routes.health(&dataplane.narrow_paths, self.mtu);
+        BackendStats {
+            device: self.device(),
+            num_peers: self.num_peers(),
+            dataplane: Some(dataplane),
+            peers,
+        }
     }
 }
 

@@ -6,6 +6,8 @@
 mod exposition;
 mod top_peers;
 
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 use std::time::UNIX_EPOCH;
 
 use prometheus::core::Collector;
@@ -13,6 +15,7 @@ use prometheus::process_collector::ProcessCollector;
 
 use self::exposition::Exposition;
 use self::top_peers::TopPeers;
+use crate::control::backend::PeerHealth;
 use crate::control::host::firewall::RulesState;
 use crate::control::node::status::Report;
 use crate::control::subnet::conflict::ConflictKind;
@@ -48,6 +51,7 @@ impl Metrics {
             }
             self.peers.read(&report.to_peers, &report.from_peers);
             peers(&mut out, &self.peers);
+            health(&mut out, &self.peers, &report.stats.backend.peers);
         }
         out.extend(self.process.collect());
         out.into_text()
@@ -97,9 +101,10 @@ fn lease(out: &mut Exposition, report: &Report) {
 /// One value of each direction of a worker: the metric's name, what it means, and where it is.
 type OfDirection = (&'static str, &'static str, fn(&DirectionSnapshot) -> u64);
 
-const OF_DIRECTION: [OfDirection; 3] = [
+const OF_DIRECTION: [OfDirection; 4] = [
     ("flannel_packets_total", "Inner packets carried.", |way| way.packets),
     ("flannel_bytes_total", "Bytes of inner packets carried, headers included.", |way| way.bytes),
+    ("flannel_reads_total", "System calls that brought packets in.", |way| way.reads),
     ("flannel_writes_total", "System calls that carried packets out.", |way| way.writes),
 ];
 
@@ -183,6 +188,29 @@ fn workers(out: &mut Exposition, workers: &[WorkerSnapshot]) {
 
 const fn directions(worker: &WorkerSnapshot) -> [(&'static str, &DirectionSnapshot); 2] {
     [("egress", &worker.egress), ("ingress", &worker.ingress)]
+}
+
+/// How the peers are that have a name, and how many are silent.
+fn health(out: &mut Exposition, top: &TopPeers, peers: &[PeerHealth]) {
+    if peers.is_empty() {
+        return;
+    }
+    let num_silent = peers.iter().filter(|peer| peer.problem.is_some()).count();
+    out.gauge("flannel_peers_silent", "Peers that packets go to and that do not answer.")
+        .sample(&[], num_silent as f64);
+    let named: BTreeSet<Ipv4Addr> = top.named().map(|(ip, _)| ip).collect();
+    let named = || peers.iter().filter(|peer| named.contains(&peer.public_ip));
+    let help = "Seconds since a packet came from a peer; absent if none has.";
+    let mut heard = out.gauge("flannel_peer_last_heard_seconds", help);
+    for peer in named() {
+        if let Some(seconds) = peer.last_heard_seconds {
+            heard.sample(&[("peer", &peer.public_ip.to_string())], seconds as f64);
+        }
+    }
+    let mut mtus = out.gauge("flannel_peer_path_mtu_bytes", "Longest packet that the path takes.");
+    for peer in named() {
+        mtus.sample(&[("peer", &peer.public_ip.to_string())], peer.path_mtu.into());
+    }
 }
 
 fn peers(out: &mut Exposition, peers: &TopPeers) {

@@ -9,17 +9,22 @@ use std::time::Duration;
 use ipnetwork::Ipv4Network;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, Interval, interval, sleep_until};
 use tracing::{info, warn};
 
 use super::engine_handle::EngineHandle;
+use super::heard;
+use super::heard::{Echo, Event, Heard, Reading, TICK};
 use super::peers::{AddrChange, Peers};
 use super::ways::{RouteLookup, Verdict, Ways};
+use crate::control::backend::PeerHealth;
 use crate::control::host::net::{HostNet, Netlink, Way};
 use crate::control::subnet::lease::LeaseEvent;
 use crate::control::util::error_chain::error_chain;
+use crate::control::util::log_limit::LogLimit;
 use crate::dataplane::engine::Counters;
 use crate::dataplane::packet::headers::ENCAP_OVERHEAD_V4;
+use crate::dataplane::stats::PathSnapshot;
 use crate::routes::publish::{FibSink, RouteChange, RoutePublisher};
 
 /// Time between a peer's leaving and two sweeps that free its counters: by then the workers have
@@ -43,6 +48,10 @@ pub(super) struct PeerRoutes<F = RoutePublisher> {
     /// MTUs that were set on the host's routes to peers.
     route_mtus: HashMap<Ipv4Addr, u32>,
     sweep: Sweep,
+    heard: Heard,
+    echo: Echo,
+    ticks: Interval,
+    log: LogLimit,
 }
 
 /// When the counters of peers that left are freed.
@@ -67,6 +76,32 @@ impl PeerRoutes {
     /// How many routes there are.
     pub(super) fn num_routes(&self) -> usize {
         self.fib.num_routes()
+    }
+}
+
+impl<F> PeerRoutes<F> {
+    /// How each peer is, by public IP. Paths that are not among `narrow` take packets of `mtu` bytes.
+    pub(super) fn health(&self, narrow: &[PathSnapshot], mtu: u16) -> Vec<PeerHealth> {
+        let now = Instant::now();
+        let narrow: HashMap<_, _> = narrow.iter().map(|path| (path.peer, path.mtu)).collect();
+        let problem = |trouble| heard::problem(trouble, self.peers.port(), now);
+        let health = |addr| PeerHealth {
+            public_ip: addr,
+            last_heard_seconds: self.heard.last_heard(addr).map(|last| (now - last).as_secs()),
+            path_mtu: narrow.get(&addr).copied().unwrap_or(mtu).min(mtu),
+            problem: self.heard.trouble(addr).map(problem),
+        };
+        let mut peers: Vec<PeerHealth> = self.peers.addrs().map(health).collect();
+        peers.sort_by_key(|peer| peer.public_ip);
+        peers
+    }
+
+    /// A warning about the peers in trouble, if there are any.
+    pub(super) fn warning(&self) -> Option<String> {
+        let troubled = self.heard.troubled().map(|(addr, _)| addr);
+        let troubled = troubled.filter(|addr| self.peers.has(*addr));
+        let troubled = troubled.map(|addr| self.peers.name(addr)).collect();
+        heard::warning(troubled, self.peers.addrs().count())
     }
 }
 
@@ -96,6 +131,10 @@ impl<F: FibSink> PeerRoutes<F> {
             _ways: tasks,
             route_mtus: HashMap::new(),
             sweep,
+            heard: Heard::default(),
+            echo: Echo::open(),
+            ticks: interval(TICK),
+            log: LogLimit::default(),
         }
     }
 
@@ -146,7 +185,7 @@ impl<F: FibSink> PeerRoutes<F> {
                     self.sweep.num_due -= 1;
                     self.free_counters();
                 }
-                else => std::future::pending().await,
+                _ = self.ticks.tick() => self.compare_counters(),
             }
         }
     }
@@ -179,8 +218,30 @@ impl<F: FibSink> PeerRoutes<F> {
         };
     }
 
+    /// Finds out who was heard in the last second, and who is silent.
+    fn compare_counters(&mut self) {
+        let (counters, peers) = (&self.counters, &self.peers);
+        let errors = counters.take_peer_errors();
+        let errors: Vec<_> = errors.filter(|error| error.to.port() == peers.port()).collect();
+        let reading = Reading {
+            now: Instant::now(),
+            carried: |addr| counters.carried(addr),
+            from_others: counters.received_from_others(),
+        };
+        let events = self.heard.tick(&reading, peers.addrs(), &errors);
+        for event in &events {
+            if let Event::Ask(addr) = event
+                && let Some(subnet) = peers.name(*addr).subnet
+            {
+                self.echo.ask(subnet.network());
+            }
+        }
+        heard::log(&events, peers.port(), |addr| peers.name(addr), &mut self.log);
+    }
+
     fn free_counters(&mut self) {
         self.counters.keep_peers(|peer| self.peers.has(peer));
+        self.heard.keep(|peer| self.peers.has(peer));
         self.sweep.num_left = 0;
         self.sweep.due = Instant::now() + SWEEP_PERIOD;
     }

@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use ipnetwork::Ipv4Network;
 use tracing::{info, warn};
 
+use super::heard::PeerName;
 use super::source_ports;
 use super::ways::{NoWay, Verdict};
 use crate::control::subnet::lease::{Lease, LeaseAttrs, LeaseEvent, print_key};
@@ -62,6 +63,22 @@ impl Peers {
     /// We are at the addresses `own` from now on. A peer may be where we were.
     pub(super) const fn set_own(&mut self, own: [Ipv4Addr; 2]) {
         self.own = own;
+    }
+
+    /// Where all of them listen.
+    pub(super) const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The public IPs of all leases, in no order.
+    pub(super) fn addrs(&self) -> impl Iterator<Item = Ipv4Addr> {
+        self.addrs.keys().copied()
+    }
+
+    /// The name of the peer at a public IP, for people.
+    pub(super) fn name(&self, addr: Ipv4Addr) -> PeerName {
+        let known = self.addrs.get(&addr);
+        PeerName { addr, subnet: known.and_then(|known| known.subnets.first()).copied() }
     }
 
     /// Whether a lease names this public IP.

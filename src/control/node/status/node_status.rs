@@ -38,13 +38,14 @@ impl NodeStatus {
     ) -> Report {
         let (rules, now) = (firewall.state(), Instant::now());
         let conditions = backend.conditions();
-        let warnings = self.warnings(&conditions);
+        let mut warnings = self.warnings(&conditions);
         let mut checks = self.checks(&conditions, &rules, now);
         if let Some(lease) = checks.remove("lease") {
             checks.insert("lease", self.with_rivals(lease));
         }
         let lease_expires = self.lease.expires.map(|expires| wall_clock(expires, now));
         let (to_peers, from_peers) = backend.peer_counts();
+        warnings.extend(backend.peers_warning().map(|warning| ("peers", warning)));
         Report {
             stats,
             checks,
