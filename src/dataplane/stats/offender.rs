@@ -1,6 +1,6 @@
-//! [`LastOffender`]: which packet was dropped last, for each drop reason.
+//! Which packet was dropped last, for each drop reason.
 //!
-//! A worker writes, any thread reads. In a flood only one packet of [`SAMPLE`] is written down, so
+//! A worker writes, any thread reads. In a flood only one packet in 64 is written down, so
 //! that a drop costs less than one store.
 
 use std::net::Ipv4Addr;
