@@ -7,39 +7,51 @@ use std::process::ExitCode;
 use anyhow::Context;
 use twill::control::cli;
 use twill::control::cli::Invocation;
+use twill::control::cli::ToolError;
 use twill::control::cli::commands::cleanup;
 use twill::control::cli::commands::config_check;
+use twill::control::cli::tools::Exit;
 use twill::control::config::daemon::Config;
 use twill::control::util::log;
 
 fn main() -> ExitCode {
     match try_main() {
-        Ok(()) => {
+        Ok(status) => {
             log::end(None);
-            ExitCode::SUCCESS
+            status
         }
         Err(error) => {
             log::end(Some(&format!("flanneld: {error:#}")));
-            ExitCode::FAILURE
+            match error.downcast_ref::<ToolError>() {
+                Some(error) => ExitCode::from(error.exit_status()),
+                None => ExitCode::FAILURE,
+            }
         }
     }
 }
 
-fn try_main() -> anyhow::Result<()> {
+fn try_main() -> anyhow::Result<ExitCode> {
     let args = std::env::args_os().skip(1);
     match cli::parse(args, std::env::vars_os())? {
-        Invocation::Version => print(concat!("v", env!("CARGO_PKG_VERSION"), "\n")),
-        Invocation::Help(text) => print(&text),
-        Invocation::Check { config, as_json } => check(&config, as_json),
+        Invocation::Version => print(concat!("v", env!("CARGO_PKG_VERSION"), "\n"))?,
+        Invocation::Help(text) => print(&text)?,
+        Invocation::Check { config, as_json } => check(&config, as_json)?,
         Invocation::CleanUp(subnet_file) => {
             log::start(0)?;
-            clean_up(&subnet_file)
+            clean_up(&subnet_file)?;
         }
         Invocation::Run(config) => {
             log::start(config.verbosity)?;
-            Ok(twill::control::run(*config)?)
+            twill::control::run(*config)?;
+        }
+        Invocation::Tool(tool) => {
+            return Ok(match tool.run()? {
+                Exit::Well => ExitCode::SUCCESS,
+                Exit::Degraded => ExitCode::FAILURE,
+            });
         }
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn check(config: &Config, as_json: bool) -> anyhow::Result<()> {

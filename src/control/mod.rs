@@ -17,6 +17,7 @@ mod error;
 
 use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +37,7 @@ use self::node::signals::{Asked, Signals};
 use self::node::status::{BEAT, Loop, SharedStatus};
 use self::node::subnet_env;
 use self::node::supervisor::Node;
+use self::observe::socket::SocketFile;
 use self::subnet::SubnetManager;
 use self::subnet::host_id::HostId;
 use self::subnet::kv::manager::{KvManager, KvSettings};
@@ -95,12 +97,13 @@ async fn run_with<M: SubnetManager>(config: &Config, manager: M) -> Result<(), D
     }
     // 2. From here on a signal causes an orderly shutdown.
     let mut signals = Signals::install()?;
-    // 3. The health endpoint, not ready yet.
+    // 3. The health endpoint and the tools' socket, not ready yet.
     let health = Arc::new(SharedStatus::default());
     health.enter("starting");
     if let Some(addr) = config.healthz {
         observe::start(addr, Arc::clone(&health))?;
     }
+    let _socket = config.socket.as_deref().and_then(|path| open_socket(path, &health));
     // 4. The node, until it fails or a signal stops it.
     let result = run_until_stopped(config, manager, &health, &mut signals).await;
     // 5. By now the node is dropped, with its workers, sockets and device.
@@ -108,6 +111,12 @@ async fn run_with<M: SubnetManager>(config: &Config, manager: M) -> Result<(), D
         info!("Exiting cleanly...");
     }
     result
+}
+
+/// Opens the socket that the tools ask. Packets flow without it as well.
+fn open_socket(path: &Path, health: &Arc<SharedStatus>) -> Option<SocketFile> {
+    let opened = observe::socket::start(path, Arc::clone(health));
+    opened.map_err(|error| warn!("no socket for flanneld status and other tools: {error}")).ok()
 }
 
 /// Runs the node until it fails or a signal arrives. A second SIGINT or SIGTERM kills the daemon.

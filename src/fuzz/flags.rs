@@ -25,8 +25,8 @@ pub fn flags(bytes: &[u8]) {
             }
             assert!(config.num_workers > 0);
         }
-        Ok(Invocation::CleanUp(_) | Invocation::Version) => {}
-        Ok(Invocation::Help(text)) => assert!(text.contains("--etcd-endpoints")),
+        Ok(Invocation::CleanUp(_) | Invocation::Version | Invocation::Tool(_)) => {}
+        Ok(Invocation::Help(text)) => assert!(text.contains("Usage: flanneld")),
         Err(error) => {
             assert_one_line(&error);
             assert!(!matches!(error, FlagError::Help(_)), "help is no error");

@@ -9,12 +9,13 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Command, Parser};
 
 use super::go_flags::{variable_flag, variable_of};
-use super::values::{self, Maybe};
+use super::values::{self, Maybe, Socket};
 use crate::control::config::backend::BackendType;
 use crate::control::config::daemon::Config;
 use crate::control::config::daemon::OnLeaseLoss;
 use crate::control::config::daemon::RegistryKind;
 use crate::control::config::daemon::SourcePorts;
+use crate::control::config::daemon::default_socket;
 use crate::control::config::etcd::{EtcdApi, EtcdConfig};
 use crate::control::host::firewall::FirewallConfig;
 use crate::control::host::iface::{IfaceRegex, IfaceSpec};
@@ -34,7 +35,8 @@ const BOOL: &str = "BOOL";
 #[command(
     name = "flanneld",
     about = ABOUT,
-    override_usage = "flanneld [flags]",
+    override_usage = "flanneld [run] [flags]\n       flanneld COMMAND [flags]",
+    disable_help_subcommand = true,
     args_override_self = true,
     disable_help_flag = true,
     disable_version_flag = true,
@@ -233,6 +235,12 @@ struct HealthFlags {
     /// registry is a warning there, since packets go on.
     #[arg(long, value_name = BOOL, default_value = "false", action = ArgAction::Set, value_parser = values::go_bool)]
     readiness_needs_registry: bool,
+
+    /// Unix socket at which flanneld status and the other tools ask this daemon, for root and
+    /// the group flannel; none for no socket. Without it: flanneld.sock in the directory of
+    /// --subnet-file, or NAME.sock if that file is NAME.env.
+    #[arg(long, value_name = "PATH", default_value = "", value_parser = values::socket)]
+    socket: Maybe<Socket>,
 }
 
 #[derive(Debug, Args)]
@@ -278,6 +286,11 @@ impl Cli {
             mtu: data_plane.mtu,
             ifaces: host.ifaces(),
             public_ip: host.public_ip,
+            socket: match health.socket {
+                None => Some(default_socket(&subnet.subnet_file)),
+                Some(Socket::None) => None,
+                Some(Socket::At(path)) => Some(path),
+            },
             subnet_file: subnet.subnet_file,
             renew_margin: Duration::from_secs(60) * subnet.subnet_lease_renew_margin.into(),
             on_lease_loss: subnet.on_lease_loss,

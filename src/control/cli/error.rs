@@ -15,6 +15,30 @@ pub enum FlagError {
         /// The flag that was probably meant, or where to look.
         advice: String,
     },
+    /// The first word is neither a flag nor a command.
+    #[error("unknown command {word:?}: {advice}")]
+    UnknownCommand {
+        /// The word given.
+        word: String,
+        /// The command that was probably meant, or where to look.
+        advice: String,
+    },
+    /// A later word that is neither a flag nor the value of one.
+    #[error("{word:?} is no flag: {advice}")]
+    Stray {
+        /// The word given.
+        word: String,
+        /// What to write.
+        advice: String,
+    },
+    /// What clap says about the flags of a command.
+    #[error("{reason} (flanneld {command} --help)")]
+    Command {
+        /// The command.
+        command: String,
+        /// What is wrong, in one line.
+        reason: String,
+    },
     /// The last flag needs a value and has none.
     #[error("flag --{flag} needs a value: write --{flag}=VALUE")]
     MissingValue {
@@ -76,6 +100,24 @@ pub(super) fn translate(error: &clap::Error, words: &Words) -> FlagError {
         None => format!("{value:?} is not allowed here"),
     };
     FlagError::Value { origin: words.origin(flag), reason }
+}
+
+/// The same of a command with clap's own flags.
+pub(super) fn translate_command(error: &clap::Error, command: &str) -> FlagError {
+    if matches!(
+        error.kind(),
+        ErrorKind::DisplayHelp | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+    ) {
+        return FlagError::Help(error.render().to_string());
+    }
+    let text = error.render().to_string();
+    let lines = text.lines().take_while(|line| !line.starts_with("Usage:"));
+    let lines = lines.filter(|line| !line.starts_with("For more information"));
+    let words: Vec<&str> = lines.flat_map(str::split_whitespace).collect();
+    // What was typed may hold anything, and clap repeats it.
+    let reason = words.join(" ").replace(char::is_control, "?");
+    let reason = reason.strip_prefix("error: ").unwrap_or(&reason).to_owned();
+    FlagError::Command { command: command.to_owned(), reason }
 }
 
 fn context(error: &clap::Error, kind: ContextKind) -> &str {

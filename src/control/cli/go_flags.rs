@@ -1,14 +1,15 @@
 //! Go's way of writing flags, turned into clap's `--name=value`.
 //!
 //! As in Go's `flag` package, one dash is as good as two, a value may follow as the next word
-//! whatever it looks like (`-iface -weird`), and the first word that is no flag ends the parsing.
+//! whatever it looks like (`-iface -weird`). Go's parsing ends at the first word that is no flag, and
+//! ignores what follows; here that word is an error.
 
 use std::ffi::OsString;
 
 use clap::{ArgAction, Command};
 
 use super::variables::Variables;
-use super::{FlagError, characters, compat_flags};
+use super::{FlagError, characters, compat_flags, tools};
 
 /// One flag as it was given.
 #[derive(Debug, Clone)]
@@ -32,8 +33,8 @@ impl Word {
 #[derive(Debug)]
 pub(super) struct Words {
     pub(super) flags: Vec<Word>,
-    /// What stood after the last flag.
-    pub(super) ignored: Vec<String>,
+    /// The first word that is no flag. Nothing after it was read.
+    stray: Option<String>,
     /// Warnings about values that are accepted.
     pub(super) warnings: Vec<String>,
 }
@@ -43,7 +44,7 @@ pub(super) fn read(
     command: &Command,
     args: impl IntoIterator<Item = OsString>,
 ) -> Result<Words, FlagError> {
-    let mut words = Words { flags: Vec::new(), ignored: Vec::new(), warnings: Vec::new() };
+    let mut words = Words { flags: Vec::new(), stray: None, warnings: Vec::new() };
     let mut args = args.into_iter().map(into_text);
     while let Some(arg) = args.next() {
         let arg = arg?;
@@ -54,12 +55,11 @@ pub(super) fn read(
         let arg = arg.trim_ascii_start();
         let Some(flag) = arg.strip_prefix('-').filter(|rest| !rest.trim_ascii().is_empty()) else {
             characters::check_no_flag(arg)?;
-            let rest = std::iter::once(Ok(arg.to_owned())).chain(args);
-            words.ignored = rest.collect::<Result<_, _>>()?;
+            words.stray = Some(arg.to_owned());
             return Ok(words);
         };
         if flag.trim_ascii() == "-" {
-            words.ignored = args.collect::<Result<_, _>>()?;
+            words.stray = args.next().transpose()?;
             return Ok(words);
         }
         let flag = flag.strip_prefix('-').unwrap_or(flag);
@@ -99,6 +99,23 @@ impl Words {
         self.warnings.extend(characters::check_value(&word)?);
         self.flags.push(word);
         Ok(())
+    }
+
+    /// # Errors
+    /// [`FlagError::Stray`] if there is a word that is no flag.
+    pub(super) fn check_stray(&self, command: &Command) -> Result<(), FlagError> {
+        let Some(word) = &self.stray else { return Ok(()) };
+        let is_bool = |name: &str| {
+            let mut args = command.get_arguments();
+            args.any(|arg| arg.get_long() == Some(name) && is_boolean(arg))
+        };
+        let before = self.flags.last().filter(|flag| flag.value.is_none() && is_bool(&flag.name));
+        let advice = match before {
+            Some(flag) => format!("write --{}={word}", flag.name),
+            None if tools::is_tool(word) => format!("write it first: flanneld {word}"),
+            None => "flanneld --help lists flags and commands".to_owned(),
+        };
+        Err(FlagError::Stray { word: word.clone(), advice })
     }
 
     /// Adds the variable of every flag that the command line does not have; `taken` are those of

@@ -4,10 +4,15 @@
 //! writing flags into clap's. Nothing after this module checks a setting again, except against the
 //! host: [`preflight`](super::host::preflight) and [`iface`](super::host::iface).
 //!
+//! The first word may be a command: `run`, which is the daemon as without it, or one of the [`tools`].
+//!
 //! A wrong flag or variable is an error. Flannel prints its usage and exits 0, which leaves a unit
 //! with a typing mistake in state "stopped successfully".
 
 pub mod commands;
+pub mod tools;
+mod client;
+mod term;
 mod characters;
 mod args;
 mod error;
@@ -16,13 +21,16 @@ mod go_flags;
 mod values;
 mod variables;
 
+use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{CommandFactory, FromArgMatches};
 
 use self::args::Cli;
+pub use self::client::ToolError;
 pub use self::error::FlagError;
+use self::tools::Tool;
 use self::variables::Variables;
 use super::config::daemon::Config;
 
@@ -38,6 +46,8 @@ pub enum Invocation {
         /// Whether a program reads it.
         as_json: bool,
     },
+    /// Ask the running daemon, or look at the host.
+    Tool(Tool),
     /// Remove from this host what any flanneld made, with the help of this subnet.env.
     CleanUp(PathBuf),
     /// Print the version and exit 0.
@@ -46,10 +56,10 @@ pub enum Invocation {
     Help(String),
 }
 
-/// Every flag with its help: for manual pages, completions and [`parse`].
+/// Every flag and command with its help: for manual pages, completions and [`parse`].
 pub fn command() -> clap::Command {
     let command = args::describe_variables(args::with_go_booleans(Cli::command()));
-    command.after_help(compat_flags::help())
+    tools::with_commands(command).after_help(compat_flags::help())
 }
 
 /// Reads the command line `args` (without the program's name) and the environment's `variables`.
@@ -62,6 +72,11 @@ pub fn parse(
     args: impl IntoIterator<Item = OsString>,
     variables: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<Invocation, FlagError> {
+    let mut args: VecDeque<OsString> = args.into_iter().collect();
+    let variables = Variables::of(variables);
+    if let Some(tool) = tools::parse(&mut args, &variables)? {
+        return Ok(tool);
+    }
     let command = command();
     let mut words = go_flags::read(&command, args)?;
     let mut warnings = Vec::new();
@@ -70,11 +85,10 @@ pub fn parse(
     // Go's flanneld looks at -version before the environment, so a bad variable cannot hide it.
     match parse_words(&command, &words) {
         Ok(cli) if cli.other.version => return Ok(Invocation::Version),
-        Ok(_) => {}
+        Ok(_) => words.check_stray(&command)?,
         Err(FlagError::Help(text)) => return Ok(Invocation::Help(text)),
         Err(error) => return Err(error),
     }
-    let variables = Variables::of(variables);
     words.add_variables(&command, &taken, &variables)?;
     taken.extend(compat_flags::take(&mut words, &mut warnings));
     let cli = parse_words(&command, &words)?;
@@ -84,9 +98,6 @@ pub fn parse(
     warnings.extend(compat_flags::validate(&taken)?);
     warnings.extend(std::mem::take(&mut words.warnings));
     warnings.extend(variables.unread(&command, &words));
-    if let Some(word) = words.ignored.first() {
-        warnings.push(format!("everything from {word:?} on is ignored: that is no flag"));
-    }
     let (is_check, as_json) = (cli.other.config_check, cli.other.json);
     let config = Box::new(cli.into_config(warnings));
     Ok(if is_check { Invocation::Check { config, as_json } } else { Invocation::Run(config) })

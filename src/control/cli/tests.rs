@@ -67,12 +67,65 @@ fn go_style_is_read_as_go_reads_it() {
 }
 
 #[test]
-fn first_word_that_is_no_flag_ends_the_flags() {
-    for (line, word) in [("-v 1 true -v 3", "true"), ("-v 1 -- -v 3", "-v"), ("-v 1 - -v 3", "-")] {
-        let config = config(line);
-        assert_eq!(config.verbosity, 1, "{line}");
-        let note = format!("everything from {word:?} on is ignored: that is no flag");
-        assert_eq!(config.warnings, [note], "{line}");
+fn word_that_is_no_flag_is_an_error_that_says_what_to_write() {
+    for (line, message) in [
+        ("-ip-masq true -v 3", "\"true\" is no flag: write --ip-masq=true"),
+        ("-v 1 x -v 3", "\"x\" is no flag: flanneld --help lists flags and commands"),
+        ("-v 1 -- -v 3", "\"-v\" is no flag: flanneld --help lists flags and commands"),
+        ("-v 1 - x", "\"-\" is no flag: flanneld --help lists flags and commands"),
+        ("-ip-masq= x", "flag --ip-masq: \"\" is neither true nor false"),
+        ("-v 1 status", "\"status\" is no flag: write it first: flanneld status"),
+        ("run x", "\"x\" is no flag: flanneld --help lists flags and commands"),
+    ] {
+        assert_eq!(read(line, &[]).unwrap_err().to_string(), message, "{line}");
+    }
+    assert_eq!(config("-v 1 --").verbosity, 1);
+}
+
+#[test]
+fn first_word_may_be_a_command() {
+    assert_eq!(config("run -v 3").verbosity, 3);
+    assert_eq!(config("run").verbosity, 0);
+    assert!(matches!(read("version", &[]), Ok(Invocation::Version)));
+    for line in ["status", "status --json", "peers -json", "status -socket /x"] {
+        assert!(matches!(read(line, &[]), Ok(Invocation::Tool(_))), "{line}");
+    }
+    // A variable that would be an error for the daemon.
+    assert!(matches!(read("status", &[("FLANNELD_V", "x")]), Ok(Invocation::Tool(_))));
+    for line in ["status -h", "status --help", "help status", "help", "help run", "run -help"] {
+        assert!(matches!(read(line, &[]), Ok(Invocation::Help(_))), "{line}");
+    }
+    let blank = [" ", "status"].map(OsString::from);
+    assert!(matches!(parse(blank, []), Ok(Invocation::Tool(_))));
+}
+
+#[test]
+fn wrong_command_is_one_line_with_what_was_meant() {
+    for (line, message) in [
+        ("statsu", "unknown command \"statsu\": did you mean status? "),
+        ("peer", "unknown command \"peer\": did you mean peers? "),
+        ("ruin", "unknown command \"ruin\": did you mean run? "),
+        ("help me", "unknown command \"me\": flanneld --help lists all commands"),
+        ("eth0", "unknown command \"eth0\": flanneld --help lists all commands"),
+        ("status --jsno", "unexpected argument '--jsno' found tip: a similar argument exists"),
+        ("status x", "unexpected argument 'x' found (flanneld status --help)"),
+        ("status --socket", "a value is required for '--socket <PATH>'"),
+    ] {
+        let error = read(line, &[]).unwrap_err().to_string();
+        assert!(error.starts_with(message) && !error.contains('\n'), "{line}: {error}");
+    }
+}
+
+#[test]
+fn socket_is_next_to_the_subnet_file_unless_it_is_elsewhere() {
+    let socket = |line| config(line).socket.map(|path| path.display().to_string());
+    assert_eq!(socket("").unwrap(), "/run/flannel/flanneld.sock");
+    assert_eq!(socket("-subnet-file /run/x/a.env").unwrap(), "/run/x/a.sock");
+    assert_eq!(socket("-socket=/x/y").unwrap(), "/x/y");
+    assert_eq!(socket("-socket none"), None);
+    for line in ["-socket x".to_owned(), format!("-socket /{}", "x".repeat(107))] {
+        let error = read(&line, &[]).unwrap_err().to_string();
+        assert!(error.starts_with("flag --socket: "), "{error}");
     }
 }
 

@@ -17,6 +17,9 @@ pub(super) type Maybe<T> = Option<T>;
 /// A comma list as one value. An alias, because clap's derive takes a `Vec` for many.
 pub(super) type List = Vec<String>;
 
+/// `sun_path` in `include/uapi/linux/un.h` has 108 bytes, one of them the end.
+const MAX_SOCKET_PATH: usize = 107;
+
 /// One TUN queue and one thread a worker; the kernel gives a TUN device at most 256 queues.
 /// `MAX_TAP_QUEUES` in `drivers/net/tun.c`.
 const MAX_WORKERS: u16 = 256;
@@ -133,6 +136,26 @@ pub(super) fn path(text: &str) -> Result<PathBuf, String> {
         return Err("a file name is needed".to_owned());
     }
     Ok(PathBuf::from(text))
+}
+
+/// Where the daemon's socket is to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Socket {
+    None,
+    At(PathBuf),
+}
+
+pub(super) fn socket(text: &str) -> Result<Maybe<Socket>, String> {
+    match text {
+        "" => Ok(None),
+        "none" => Ok(Some(Socket::None)),
+        // The daemon may be started in any directory, and the tools in another.
+        _ if !text.starts_with('/') => Err(format!("{text:?} is not a path that begins with /")),
+        _ if text.len() > MAX_SOCKET_PATH => {
+            Err(format!("{text:?} is longer than {MAX_SOCKET_PATH} bytes"))
+        }
+        _ => Ok(Some(Socket::At(PathBuf::from(text)))),
+    }
 }
 
 pub(super) fn list(text: &str) -> Result<List, String> {

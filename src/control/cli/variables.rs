@@ -72,10 +72,14 @@ fn shown(name: &str) -> String {
 
 /// The variable of the flag whose name is `variable` but for a slip or two.
 fn nearest(variable: &str, flags: &[&str]) -> Option<String> {
-    let variables = flags.iter().map(|flag| variable_of(flag));
-    let distances = variables.map(|ours| (distance(variable, &ours), ours));
-    let (slips, ours) = distances.min()?;
-    (slips <= 2).then_some(ours)
+    nearest_of(variable, flags.iter().map(|flag| variable_of(flag)))
+}
+
+/// That of `names` which is `word` but for a slip or two.
+pub(super) fn nearest_of(word: &str, names: impl IntoIterator<Item = String>) -> Option<String> {
+    let distances = names.into_iter().map(|name| (distance(word, &name), name));
+    let (slips, name) = distances.min()?;
+    (slips <= 2 && slips < name.len()).then_some(name)
 }
 
 /// How many bytes must be added, taken away or changed to make `b` of `a`: the Levenshtein

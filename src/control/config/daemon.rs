@@ -1,7 +1,7 @@
 //! [`Config`]: the daemon's settings as plain data. [`cli`](crate::control::cli) fills it.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf, absolute};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -39,6 +39,8 @@ pub struct Config {
     pub healthz: Option<SocketAddr>,
     /// Whether the node is not ready while the registry does not answer.
     pub needs_registry: bool,
+    /// Where the tools ask; `None` without a socket.
+    pub socket: Option<PathBuf>,
     /// Workers of the data plane, 1 to 256.
     pub num_workers: usize,
     /// Offloads the data plane may use.
@@ -61,6 +63,18 @@ impl Config {
             RegistryKind::Etcd => self.etcd.urls().unwrap_or_default(),
             RegistryKind::File(_) => Vec::new(),
         }
+    }
+}
+
+/// The socket of the daemon whose subnet file this is, unless it was given another:
+/// `flanneld.sock` next to `subnet.env`, `NAME.sock` next to `NAME.env`.
+pub fn default_socket(subnet_file: &Path) -> PathBuf {
+    // Of a relative path the tools, which are started elsewhere, would not find the file.
+    let subnet_file = absolute(subnet_file).unwrap_or_else(|_| subnet_file.to_owned());
+    if subnet_file.file_name().is_some_and(|name| name == "subnet.env") {
+        subnet_file.with_file_name("flanneld.sock")
+    } else {
+        subnet_file.with_extension("sock")
     }
 }
 
@@ -140,5 +154,19 @@ impl FromStr for SourcePorts {
             "shared" => Ok(Self::Shared),
             _ => Err(SourcePortsError(text.to_owned())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_daemon_has_a_socket_of_its_own_as_it_has_a_subnet_file() {
+        let socket = |file: &str| default_socket(Path::new(file));
+        let path = Path::new("/run/flannel/flanneld.sock");
+        assert_eq!(socket("/run/flannel/subnet.env"), path);
+        assert_eq!(socket("/run/flannel/net2.env"), Path::new("/run/flannel/net2.sock"));
+        assert!(socket("subnet.env").is_absolute());
     }
 }

@@ -12,7 +12,7 @@ use tokio::time::{Instant, interval, timeout_at};
 use tracing::{error, info};
 
 use super::error::NodeError;
-use super::status::{BEAT, Loop, NodeStatus, Report, SharedStatus, Stats};
+use super::status::{BEAT, Loop, NodeFacts, NodeStatus, PeerLeases, Report, SharedStatus, Stats};
 use super::subnet_env::{SubnetEnv, SubnetFile, previous_network};
 use crate::control::backend::{Backend, Driver};
 use crate::control::conditions::Condition;
@@ -71,9 +71,13 @@ impl Node<'_> {
     /// meanwhile.
     fn start_firewall(&self, lease: &Lease) -> Firewall {
         let ranges = Ranges { network: self.network.v4.network, subnet: lease.subnet };
-        let tool = if self.network.nftables { RuleTool::Nftables } else { RuleTool::Iptables };
+        let tool = self.rule_tool();
         let network = previous_network(self.subnet_file);
         Firewall::start(self.firewall, tool, ranges, (network, self.previous.map(|it| it.v4)))
+    }
+
+    const fn rule_tool(&self) -> RuleTool {
+        if self.network.nftables { RuleTool::Nftables } else { RuleTool::Iptables }
     }
 
     /// Starts to keep subnet.env, which describes the network to the host.
@@ -96,6 +100,7 @@ impl Node<'_> {
         let mut keep = pin!(held.keep(backend.attrs(), updates));
         let mut firewall = self.start_firewall(own);
         let mut subnet_file = None;
+        let mut peers = PeerLeases::default();
         let mut is_announced = false;
         let (mut watchdog, mut beats) = (Watchdog::from_env(), interval(BEAT));
         let announce_by = Instant::now() + RULES_PATIENCE;
@@ -111,13 +116,16 @@ impl Node<'_> {
                     is_announced = true;
                 }
                 Some(LeaseUpdate { events, is_complete }) = changes.recv() => {
+                    peers.apply(&events);
                     backend.apply(events);
                     if is_complete {
                         backend.synced();
                     }
                 }
                 Some(request) = report_requests.recv() => {
-                    let report = self.report(held, &*backend, &firewall, subnet_file.as_ref());
+                    let facts = self.facts(own, peers.clone());
+                    let file = subnet_file.as_ref();
+                    let report = self.report(held, facts, &*backend, &firewall, file);
                     // The receiver may be dropped by now.
                     drop(request.send(report));
                 }
@@ -137,6 +145,7 @@ impl Node<'_> {
     fn report<L: HeldLease>(
         &self,
         held: &L,
+        facts: NodeFacts,
         backend: &dyn Backend,
         firewall: &Firewall,
         subnet_file: Option<&SubnetFile>,
@@ -157,7 +166,17 @@ impl Node<'_> {
             needs_registry: self.needs_registry,
             lease,
         };
-        status.report(stats, backend, firewall)
+        status.report(stats, facts, backend, firewall)
+    }
+
+    fn facts(&self, own: &Lease, peers: PeerLeases) -> NodeFacts {
+        NodeFacts {
+            backend: self.network.backend.backend_type().to_string(),
+            ipv6_subnet: own.ipv6_subnet,
+            rule_tool: self.rule_tool(),
+            firewall: self.firewall,
+            peers,
+        }
     }
 }
 

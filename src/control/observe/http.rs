@@ -1,28 +1,28 @@
 //! The endpoint's thread: it accepts and answers even if the daemon's own loop hangs.
 
+pub(super) mod answer;
 pub(crate) mod connections;
+mod listener;
 
 use std::convert::Infallible;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
-use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime::Builder;
 use tracing::{debug, info, warn};
 
+use self::answer::answer;
 use self::connections::{Connections, Place};
-use super::{Endpoint, readiness, stats};
+use self::listener::Listener;
+use super::Endpoint;
 use crate::control::node::status::SharedStatus;
 use crate::control::util::panics::HEALTH_THREAD;
 
@@ -64,27 +64,30 @@ pub enum HealthError {
 /// # Errors
 /// [`HealthError`] when the address is taken, or not ours.
 pub fn start(addr: SocketAddr, status: Arc<SharedStatus>) -> Result<SocketAddr, HealthError> {
-    let endpoint = Arc::new(Endpoint::new(status));
     let opened = open(addr).and_then(|listener| Ok((listener.local_addr()?, listener)));
     let (bound, listener) = opened.map_err(|source| HealthError::Bind { addr, source })?;
-    let serve = move || {
-        let served = serve_all(listener, &endpoint);
-        // The endpoint is closed, which probes notice.
-        let Err(error) = served;
-        tracing::error!(%error, "health endpoint ends");
-    };
-    let thread = std::thread::Builder::new().name(HEALTH_THREAD.to_owned()).spawn(serve);
-    thread.map_err(HealthError::Thread)?;
+    serve_on_thread(listener, Endpoint::public(status)).map_err(HealthError::Thread)?;
     info!("health endpoint listens on {bound}");
     Ok(bound)
 }
 
+/// Serves what comes by `listener`, for the life of the process.
+pub(super) fn serve_on_thread(listener: impl Listener, endpoint: Endpoint) -> io::Result<()> {
+    let serve = move || {
+        let served = serve_all(listener, &Arc::new(endpoint));
+        // The endpoint is closed, which probes notice.
+        let Err(error) = served;
+        tracing::error!(%error, "health endpoint ends");
+    };
+    std::thread::Builder::new().name(HEALTH_THREAD.to_owned()).spawn(serve).map(drop)
+}
+
 /// Serves for ever, unless the runtime cannot be created.
-fn serve_all(listener: std::net::TcpListener, endpoint: &Arc<Endpoint>) -> io::Result<Infallible> {
+fn serve_all<L: Listener>(listener: L, endpoint: &Arc<Endpoint>) -> io::Result<Infallible> {
     Builder::new_current_thread().enable_all().build()?.block_on(async {
-        let listener = Arc::new(TcpListener::from_std(listener)?);
+        let listener = Arc::new(listener.into_async()?);
         loop {
-            let accepting = accept(Arc::clone(&listener), Arc::clone(endpoint));
+            let accepting = accept::<L>(Arc::clone(&listener), Arc::clone(endpoint));
             // It ends only by a panic, which has been logged: restart it.
             drop(tokio::spawn(accepting).await);
             tokio::time::sleep(PAUSE).await;
@@ -110,11 +113,11 @@ fn open(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
-async fn accept(listener: Arc<TcpListener>, endpoint: Arc<Endpoint>) -> Infallible {
+async fn accept<L: Listener>(listener: Arc<L::Async>, endpoint: Arc<Endpoint>) -> Infallible {
     let connections = Connections::new(max_descriptors());
     loop {
-        match listener.accept().await {
-            Ok((stream, from)) => connections.admit(from.ip(), |place| {
+        match L::accept(&listener).await {
+            Ok((stream, from)) => connections.admit(from, |place| {
                 tokio::spawn(serve(stream, Arc::clone(&endpoint), place)).abort_handle()
             }),
             Err(error) => {
@@ -138,7 +141,7 @@ fn max_descriptors() -> usize {
 }
 
 /// Answers one request. Connections are not kept: a probe comes every few seconds.
-async fn serve(stream: TcpStream, endpoint: Arc<Endpoint>, place: Place) {
+async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, endpoint: Arc<Endpoint>, place: Place) {
     let service = service_fn(|request| {
         place.has_asked();
         answer(request, &endpoint)
@@ -149,50 +152,11 @@ async fn serve(stream: TcpStream, endpoint: Arc<Endpoint>, place: Place) {
         .timer(TokioTimer::new())
         .header_read_timeout(REQUEST_TIMEOUT)
         .serve_connection(TokioIo::new(stream), service);
-    match tokio::time::timeout(CONNECTION_TIMEOUT, connection).await {
+    // A tool may read from the daemon for as long as it likes.
+    let limit = if endpoint.is_local { Duration::MAX } else { CONNECTION_TIMEOUT };
+    match tokio::time::timeout(limit, connection).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => debug!(%error, "health connection failed"),
         Err(_) => debug!("health connection took too long"),
     }
-}
-
-async fn answer(
-    request: Request<Incoming>,
-    endpoint: &Endpoint,
-) -> Result<Response<Full<Bytes>>, Infallible> {
-    const JSON: &str = "application/json";
-    const OK: StatusCode = StatusCode::OK;
-    const UNAVAILABLE: StatusCode = StatusCode::SERVICE_UNAVAILABLE;
-    Ok(match request.uri().path() {
-        "/healthz" => match endpoint.status.stalled(Instant::now()) {
-            None => respond(OK, TEXT, "flanneld is running"),
-            Some(reason) => respond(UNAVAILABLE, TEXT, format!("flanneld hangs: {reason}")),
-        },
-        "/readyz" => match readiness(&endpoint.status).await {
-            (true, json) => respond(OK, JSON, json),
-            (false, json) => respond(UNAVAILABLE, JSON, json),
-        },
-        "/metrics" => respond(OK, prometheus::TEXT_FORMAT, endpoint.metrics().await),
-        "/stats" => match stats(&endpoint.status).await {
-            Some(json) => respond(OK, JSON, json),
-            None => respond(UNAVAILABLE, TEXT, "flanneld is not ready yet"),
-        },
-        _ => respond(StatusCode::NOT_FOUND, TEXT, PATHS),
-    })
-}
-
-const TEXT: &str = "text/plain; charset=utf-8";
-
-/// The answer to every other path.
-const PATHS: &str = "there are /healthz, /readyz, /metrics and /stats";
-
-fn respond(
-    status: StatusCode,
-    content_type: &'static str,
-    body: impl Into<Bytes>,
-) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body.into()));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    response
 }

@@ -1,18 +1,23 @@
-//! The health endpoint: `/healthz`, `/readyz`, `/metrics` and `/stats` over HTTP.
+//! The health endpoint: `/healthz`, `/readyz`, `/metrics` and `/stats` over HTTP. On the unix socket
+//! (`socket`) the same answers, and those that only the tools need ([`api`]).
 //!
 //! `/healthz` answers as flannel's `pkg/healthz` does, as long as no loop of the daemon hangs. The
 //! other bodies are made from a [`Report`], which only the node's own loop can write: each request is
 //! passed to that loop. The endpoint has a thread of its own (`http`), so that it also answers when
 //! that loop hangs.
 
-mod api;
+pub mod api;
 mod http;
 mod metrics;
+pub mod socket;
+mod status;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
-use self::api::to_json;
+use self::api::readiness::to_json;
+use self::api::{Peers, Status};
 pub(super) use self::http::check_addr;
 pub use self::http::{HealthError, start};
 use self::metrics::Metrics;
@@ -24,18 +29,40 @@ use crate::control::node::status::{Check, NoReport, REPORT_TIMEOUT, SharedStatus
 pub(super) struct Endpoint {
     status: Arc<SharedStatus>,
     metrics: Mutex<Metrics>,
+    started: Instant,
+    /// Whether only this host's root and the group may ask.
+    is_local: bool,
 }
 
 impl Endpoint {
-    pub(super) fn new(status: Arc<SharedStatus>) -> Self {
-        Self { status, metrics: Mutex::default() }
+    /// For anybody who reaches the port.
+    pub(super) fn public(status: Arc<SharedStatus>) -> Self {
+        Self { status, metrics: Mutex::default(), started: Instant::now(), is_local: false }
+    }
+
+    /// For the tools.
+    fn local(status: Arc<SharedStatus>) -> Self {
+        Self { is_local: true, ..Self::public(status) }
+    }
+
+    async fn tool_status(&self) -> Status {
+        let report = self.status.report().await;
+        status::status(report, self.started.elapsed())
+    }
+
+    async fn peers(&self) -> Peers {
+        let peers = self.status.report().await.map(|report| status::peers(&report));
+        Peers {
+            at_millis: status::millis(self.started.elapsed()),
+            peers: peers.unwrap_or_default(),
+        }
     }
 
     pub(super) async fn metrics(&self) -> String {
         let report = self.status.report().await.ok();
         let is_ready = report
             .as_ref()
-            .is_some_and(|report| api::readiness(&report.checks, &report.warnings).0);
+            .is_some_and(|report| api::readiness::of(&report.checks, &report.warnings).0);
         let mut metrics = self.metrics.lock().unwrap_or_else(PoisonError::into_inner);
         metrics.text(is_ready, report.as_ref())
     }
@@ -49,8 +76,8 @@ pub(super) async fn stats(status: &SharedStatus) -> Option<String> {
 /// Whether the node is ready, and that with the reasons as JSON.
 pub(super) async fn readiness(status: &SharedStatus) -> (bool, String) {
     match status.report().await {
-        Ok(report) => api::readiness(&report.checks, &report.warnings),
-        Err(reason) => api::readiness(&without_report(reason), &BTreeMap::new()),
+        Ok(report) => api::readiness::of(&report.checks, &report.warnings),
+        Err(reason) => api::readiness::of(&without_report(reason), &BTreeMap::new()),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod heartbeat;
 mod node_status;
+mod peer_leases;
 mod report;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,8 +14,9 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use self::heartbeat::Heartbeat;
 pub(in crate::control) use self::heartbeat::{BEAT, Loop};
 pub(super) use self::node_status::NodeStatus;
+pub(in crate::control) use self::peer_leases::{PeerLease, PeerLeases};
 pub use self::report::Report;
-pub(in crate::control) use self::report::{Check, Stats};
+pub(in crate::control) use self::report::{Check, NodeFacts, Stats};
 use crate::control::util::systemd::notify;
 
 /// The phase of the daemon's start, and a way to ask its node for a [`Report`].

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use tokio::time::Instant;
 
-use super::{Check, Report, Stats};
+use super::{Check, NodeFacts, Report, Stats};
 use crate::control::backend::Backend;
 use crate::control::conditions::{Condition, Conditions};
 use crate::control::host::firewall::{Firewall, RulesState};
@@ -33,6 +33,7 @@ impl NodeStatus {
     pub(in crate::control) fn report(
         self,
         stats: Stats,
+        facts: NodeFacts,
         backend: &dyn Backend,
         firewall: &Firewall,
     ) -> Report {
@@ -55,6 +56,7 @@ impl NodeStatus {
             registry_reconnects: self.lease.reconnects,
             num_malformed: self.lease.num_malformed,
             rules,
+            facts,
             to_peers,
             from_peers,
         }

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::SystemTime;
 
-use ipnetwork::Ipv4Network;
+use ipnetwork::{Ipv4Network, Ipv6Network};
 use serde::Serialize;
 
+use super::PeerLeases;
 use crate::control::backend::BackendStats;
-use crate::control::host::firewall::RulesState;
+use crate::control::host::firewall::{FirewallConfig, RuleTool, RulesState};
 use crate::control::subnet::conflict::Conflict;
 use crate::dataplane::stats::peers::PeerCount;
 
@@ -31,10 +32,27 @@ pub struct Report {
     pub(in crate::control) num_malformed: usize,
     /// The host's rules.
     pub(in crate::control) rules: RulesState,
+    /// What the tools show as well.
+    pub(in crate::control) facts: NodeFacts,
     /// What each worker carried to each peer.
     pub(in crate::control) to_peers: Vec<PeerCount>,
     /// What each worker took in from each peer.
     pub(in crate::control) from_peers: Vec<PeerCount>,
+}
+
+/// What a node is set up for, and who its peers are.
+#[derive(Debug)]
+pub(in crate::control) struct NodeFacts {
+    /// The name of our backend.
+    pub(in crate::control) backend: String,
+    /// Our IPv6 subnet, on a dual-stack network.
+    pub(in crate::control) ipv6_subnet: Option<Ipv6Network>,
+    /// What the rules are written with.
+    pub(in crate::control) rule_tool: RuleTool,
+    /// Which rules are asked for.
+    pub(in crate::control) firewall: FirewallConfig,
+    /// The other nodes.
+    pub(in crate::control) peers: PeerLeases,
 }
 
 /// The state of the data plane, and this node's identity in its lease.
@@ -59,10 +77,10 @@ pub(in crate::control) struct Check {
     pub(in crate::control) required: bool,
     /// Why not, or what is special about it: one line.
     #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<String>,
+    pub(in crate::control) reason: Option<String>,
     /// Until when it does, in RFC 3339.
     #[serde(skip_serializing_if = "Option::is_none")]
-    valid_until: Option<String>,
+    pub(in crate::control) valid_until: Option<String>,
 }
 
 impl Check {

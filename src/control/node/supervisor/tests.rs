@@ -418,7 +418,7 @@ impl World {
     }
 
     async fn metrics(&self) -> String {
-        observe::Endpoint::new(Arc::clone(&self.health)).metrics().await
+        observe::Endpoint::public(Arc::clone(&self.health)).metrics().await
     }
 
     async fn stats(&self) -> String {

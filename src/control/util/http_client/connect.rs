@@ -8,11 +8,11 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::time::timeout;
 
 use super::error::{Fault, HttpError, cause, plain};
-use super::{Connection, HttpClient};
+use super::{Connection, HttpClient, ServerAddr};
 
 /// When the kernel asks whether a silent peer is still there, and how often before it gives up: a
 /// watch may be silent for hours.
@@ -24,12 +24,20 @@ impl HttpClient {
     /// A connection to the server, with TLS on it if that is what it speaks.
     pub(super) async fn connect(&self) -> Result<Connection, HttpError> {
         let limit = self.timeouts.connect;
+        let late = || Fault::Connect(format!("no connection within {limit:?}"));
         let connected = async {
-            let dialled = timeout(limit, self.dial()).await;
-            let late = || Err(format!("no connection within {limit:?}"));
-            let stream = dialled.unwrap_or_else(|_| late()).map_err(Fault::Connect)?;
+            let (host, port) = match &self.server.place {
+                ServerAddr::Tcp(host, port) => (host.as_str(), *port),
+                ServerAddr::Unix(path) => {
+                    let dialled = timeout(limit, UnixStream::connect(path)).await;
+                    let dialled = dialled.map_err(|_| late())?;
+                    return speak_http(dialled.map_err(|e| Fault::Connect(plain(&e)))?).await;
+                }
+            };
+            let dialled = timeout(limit, self.dial(host, port)).await;
+            let stream = dialled.map_err(|_| late())?.map_err(Fault::Connect)?;
             let Some(tls) = &self.tls else { return speak_http(stream).await };
-            let secured = timeout(limit, tls.handshake(&self.server.host, stream)).await;
+            let secured = timeout(limit, tls.handshake(host, stream)).await;
             let late = || Err(format!("no handshake within {limit:?}"));
             speak_http(secured.unwrap_or_else(|_| late()).map_err(Fault::Tls)?).await
         };
@@ -37,8 +45,7 @@ impl HttpClient {
     }
 
     /// Tries each address of the server's name.
-    async fn dial(&self) -> Result<TcpStream, String> {
-        let (host, port) = (self.server.host.as_str(), self.server.port);
+    async fn dial(&self, host: &str, port: u16) -> Result<TcpStream, String> {
         let addrs: Vec<SocketAddr> = match lookup_host((host, port)).await {
             Ok(addrs) => addrs.collect(),
             Err(error) => return Err(format!("name {host}: {}", plain(&error))),

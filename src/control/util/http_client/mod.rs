@@ -23,6 +23,7 @@ pub(crate) use self::error::HttpError;
 pub(crate) use self::response::Response;
 pub(crate) use self::tls::{TlsMaterial, TlsSource};
 
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -69,13 +70,19 @@ pub(crate) struct HttpClient {
 struct Server {
     /// What it is, for messages: `etcd`.
     service: &'static str,
-    /// Without a slash at the end.
+    /// Without a slash at the end; the path of a unix socket.
     url: String,
-    /// Without the brackets of an IPv6 address.
-    host: String,
-    port: u16,
+    place: ServerAddr,
     /// The value of the `Host` header.
     authority: HeaderValue,
+}
+
+/// Where it listens.
+#[derive(Debug, Clone)]
+enum ServerAddr {
+    /// A name or address without the brackets of IPv6, and a port.
+    Tcp(String, u16),
+    Unix(PathBuf),
 }
 
 /// Open connections without a request on them.
@@ -148,6 +155,17 @@ impl HttpClient {
         Ok(Self { server, tls, timeouts, idle: Arc::default() })
     }
 
+    /// Prepares to ask the server that listens at the unix socket `path`. Sends nothing.
+    pub(crate) fn unix(service: &'static str, path: &Path, timeouts: Timeouts) -> Self {
+        let server = Server {
+            service,
+            url: path.display().to_string(),
+            place: ServerAddr::Unix(path.to_owned()),
+            authority: HeaderValue::from_static("localhost"),
+        };
+        Self { server, tls: None, timeouts, idle: Arc::default() }
+    }
+
     /// The URL of the server.
     pub(crate) fn url(&self) -> &str {
         &self.server.url
@@ -178,7 +196,10 @@ impl HttpClient {
         mut connection: Connection,
         request: &Request,
     ) -> Result<Response, Refused> {
-        let url = format!("{}{}", self.server.url, request.path);
+        let url = match self.server.place {
+            ServerAddr::Tcp(..) => format!("{}{}", self.server.url, request.path),
+            ServerAddr::Unix(_) => self.server.url.clone(),
+        };
         let at = |fault| HttpError::new(self.server.service, url.clone(), fault);
         let sent = self
             .to_hyper(request)
@@ -196,7 +217,9 @@ impl HttpClient {
                 let is_stale = error.is_canceled()
                     || error.is_closed()
                     || (request.may_repeat && !error.is_user() && !error.is_parse());
-                let reason = match error.is_incomplete_message() && self.tls.is_none() {
+                let may_be_tls =
+                    matches!(self.server.place, ServerAddr::Tcp(..)) && self.tls.is_none();
+                let reason = match error.is_incomplete_message() && may_be_tls {
                     true => "without an answer; if it speaks TLS, use https://".to_owned(),
                     false => error::cause(&error),
                 };
@@ -245,7 +268,7 @@ impl Server {
         let port = authority.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
         let authority = HeaderValue::from_str(authority.as_str());
         let authority = authority.map_err(|error| bad(format!("{error}")))?;
-        Ok((Self { service, url, host, port, authority }, is_tls))
+        Ok((Self { service, url, place: ServerAddr::Tcp(host, port), authority }, is_tls))
     }
 
     fn error(&self, fault: Fault) -> HttpError {

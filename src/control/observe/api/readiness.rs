@@ -1,4 +1,4 @@
-//! The JSON that the endpoint serves.
+//! The body of `/readyz`.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ struct Readiness<'a> {
 }
 
 /// Whether all required `checks` hold, and that with the reasons and with `warnings` as JSON.
-pub(super) fn readiness(
+pub(in crate::control::observe) fn of(
     checks: &BTreeMap<&'static str, Check>,
     warnings: &BTreeMap<&'static str, String>,
 ) -> (bool, String) {
@@ -27,7 +27,7 @@ pub(super) fn readiness(
 }
 
 /// Writing to memory fails only for maps with keys that are no text; there are none here.
-pub(super) fn to_json(value: &impl Serialize) -> String {
+pub(in crate::control::observe) fn to_json(value: &impl Serialize) -> String {
     serde_json::to_string(value).unwrap_or_default() + "\n"
 }
 
@@ -40,7 +40,7 @@ mod tests {
         let until = Check::holds_until("2026-08-14T09:30:00Z".to_owned());
         let mut checks = BTreeMap::from([("lease", until), ("registry", Check::holds())]);
         let none = BTreeMap::new();
-        let (ready, json) = readiness(&checks, &none);
+        let (ready, json) = of(&checks, &none);
         assert!(ready);
         assert_eq!(
             json,
@@ -49,7 +49,7 @@ mod tests {
         );
         checks.insert("registry", Check::fails("it does not answer"));
         let warnings = BTreeMap::from([("config", "it is another".to_owned())]);
-        let (ready, json) = readiness(&checks, &warnings);
+        let (ready, json) = of(&checks, &warnings);
         assert!(!ready);
         assert!(json.ends_with("},\"warnings\":[\"it is another\"]}\n"), "{json}");
         assert!(
@@ -57,7 +57,7 @@ mod tests {
             "{json}"
         );
         checks.insert("registry", Check::fails("it does not answer").optional());
-        let (ready, json) = readiness(&checks, &warnings);
+        let (ready, json) = of(&checks, &warnings);
         assert!(ready, "{json}");
         assert!(json.contains(r#""registry":{"ok":false,"required":false,"reason":"#), "{json}");
     }
