@@ -64,12 +64,17 @@ impl Spread {
         }
     }
 
-    /// The median, over all rounds, of this figure divided by `base`'s in the same round: what
-    /// slows down a whole round does not touch it.
+    /// The median of [`ratios_to`](Self::ratios_to).
     pub fn ratio_to(&self, base: &Self) -> Option<f64> {
+        self.ratios_to(base).map(|ratios| ratios.median)
+    }
+
+    /// This figure divided by `base`'s in the same round, over all rounds: what slows down a whole
+    /// round does not touch it.
+    pub fn ratios_to(&self, base: &Self) -> Option<Self> {
         let pairs = self.rounds.iter().zip(&base.rounds);
         let ratios: Vec<f64> = pairs.filter(|(_, b)| **b > 0.0).map(|(a, b)| a / b).collect();
-        (!ratios.is_empty()).then(|| Self::of(&ratios).median)
+        (!ratios.is_empty()).then(|| Self::of(&ratios))
     }
 }
 

@@ -18,7 +18,7 @@ pub struct BenchArgs {
     /// The labs' names begin with this
     #[arg(short = 'l', long, value_name = "LAB", default_value = "bench")]
     name: String,
-    /// Measures only what matters most, in about two minutes
+    /// Measures only what matters most, in about two minutes: for orientation, not to quote
     #[arg(long)]
     quick: bool,
     /// Measures only these cases: a setting (w2-1500), a workload (tcp-4), both
@@ -85,6 +85,7 @@ impl BenchArgs {
         };
         Ok(Plan {
             name: self.name,
+            quick: self.quick,
             backends: unique(self.backend),
             twill: Daemon::flanneld(flannel_lab.with_file_name("flanneld")),
             others: self.flanneld.into_iter().map(other).collect::<Result<_, LabError>>()?,

@@ -6,13 +6,13 @@
 mod cards;
 mod chart;
 mod details;
+mod legend;
+mod tiles;
 
 use std::fmt::{self, Write as _};
 
-use super::metric::{Better, Metric};
 use super::results::Results;
-use super::table::number;
-use super::testbed::TWILL_UDP;
+use super::table::{ORIENTATION, number};
 
 const STYLE: &str = include_str!("html/style.css");
 
@@ -32,64 +32,23 @@ fn write_page(page: &mut String, results: &Results) -> fmt::Result {
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\
          <title>flannel-lab bench · {date}</title><style>{STYLE}</style></head><body>\n\
          <header><h1>Overlays side by side</h1>\
-         <p class=\"where\">{cpu} · {cpus} cores for nodes, senders and receivers · {memory} MiB · \
-         Linux {kernel} · <time>{date}</time></p>\
+         <p class=\"where\">{machine_line} · <time>{date}</time></p>\
+         <p class=\"where\">{versions}</p>\
          <p class=\"where\"><code>{command}</code></p></header>\n<main>\n",
         date = escape(&machine.date),
-        cpu = escape(&machine.cpu),
-        cpus = machine.num_cpus,
-        memory = machine.memory_mib,
-        kernel = escape(&machine.kernel),
+        machine_line = escape(&machine.describe()),
+        versions = escape(&machine.describe_versions()),
         command = escape(&machine.command),
     )?;
-    write_tiles(page, results)?;
+    if results.quick {
+        writeln!(page, "<p class=\"orientation\">{ORIENTATION}</p>")?;
+    }
+    details::write_failures(page, results)?;
+    legend::write(page, results)?;
+    tiles::write(page, results)?;
     cards::write(page, results)?;
     details::write(page, results)?;
     page.write_str("</main>\n</body></html>\n")
-}
-
-/// A question that a tile answers: system, setting, workload, metric, the system's rival.
-type Question = (&'static str, &'static str, &'static str, Metric, &'static str);
-
-const QUESTIONS: [Question; 8] = [
-    (TWILL_UDP, "w1-1500", "tcp-1", Metric::Gbps, "off"),
-    (TWILL_UDP, "w1-1500", "tcp-1", Metric::Gbps, "vxlan"),
-    (TWILL_UDP, "w2-1500", "tcp-4", Metric::Gbps, "vxlan"),
-    (TWILL_UDP, "w1-1500", "udp-64", Metric::Kpps, "off"),
-    (TWILL_UDP, "w1-1500", "latency-idle", Metric::RttP50Us, "off"),
-    (TWILL_UDP, "w1-1500", "latency-loaded", Metric::RttP99Us, "off"),
-    ("twill vxlan", "w1-1500", "tcp-1", Metric::Gbps, "vxlan"),
-    ("twill host-gw", "w1-1500", "tcp-1", Metric::Gbps, "raw"),
-];
-
-/// The ratios of twill that most depends on.
-fn write_tiles(page: &mut String, results: &Results) -> fmt::Result {
-    let mut tiles = String::new();
-    for (system, setting, workload, metric, rival) in QUESTIONS {
-        let case = results.case(setting, workload);
-        let figure = case.and_then(|case| case.row(system)).and_then(|row| row.figure(metric));
-        let Some((case, figure)) = case.zip(figure) else { continue };
-        let Some(&ratio) = figure.ratios.get(rival) else { continue };
-        let is_better = match metric.better() {
-            Better::Higher => ratio >= 1.0,
-            Better::Lower => ratio <= 1.0,
-        };
-        let (wire, _) = case.setting_title.split_once(':').unwrap_or((&case.setting_title, ""));
-        write!(
-            tiles,
-            "<div class=\"tile {class}\"><b>{ratio}×</b><span>{system} to {rival}</span>\
-             <small>{title}, {metric}<br/>{wire}</small></div>",
-            class = if is_better { "better" } else { "worse" },
-            ratio = number(ratio),
-            title = escape(&case.title),
-            metric = metric.title(),
-            wire = escape(wire),
-        )?;
-    }
-    if tiles.is_empty() {
-        return Ok(());
-    }
-    writeln!(page, "<section class=\"tiles\">{tiles}</section>")
 }
 
 /// Text for between tags and in attributes.

@@ -15,6 +15,8 @@ use crate::lab::report::Spread;
 pub struct Results {
     /// Where and how it ran.
     pub machine: Machine,
+    /// Whether the run was a quick one: too few and too short rounds to quote.
+    pub quick: bool,
     /// How often each figure was taken.
     pub rounds: usize,
     /// How long each measurement was, in seconds.
@@ -65,8 +67,8 @@ pub struct Figure {
     /// Median, extremes and all rounds.
     #[serde(flatten)]
     pub spread: Spread,
-    /// Median of the ratios to another system's figure within a round, by that system's name.
-    pub ratios: BTreeMap<String, f64>,
+    /// The ratios to another system's figure within a round, by that system's name.
+    pub ratios: BTreeMap<String, Spread>,
 }
 
 /// The figures of one system as they come in.
@@ -107,7 +109,7 @@ pub(super) fn row(samples: &Samples, bases: &[&Samples]) -> Row {
         let spread = samples.spread(metric)?;
         let others = bases.iter().filter(|base| base.system != samples.system);
         let ratio = |base: &&Samples| {
-            Some((base.short_name().to_owned(), spread.ratio_to(&base.spread(metric)?)?))
+            Some((base.short_name().to_owned(), spread.ratios_to(&base.spread(metric)?)?))
         };
         let comparable = others.filter(|_| metric.is_comparable());
         let ratios = comparable.filter_map(ratio).collect();

@@ -27,6 +27,8 @@ pub struct Plan {
     pub backends: Vec<Backend>,
     /// The daemons that take part besides ours.
     pub others: Vec<Contender>,
+    /// Whether its results are for orientation only.
+    pub quick: bool,
     /// The cases.
     pub matrix: Matrix,
 }
@@ -50,7 +52,9 @@ pub fn run(plan: &Plan) -> Result<Results, LabError> {
         cases: Vec::new(),
         failures: Vec::new(),
     };
-    let machine = Machine::read()?;
+    let others = plan.others.iter().map(|other| (other.name.as_str(), &other.daemon));
+    let daemons: Vec<_> = [(testbed::TWILL, &plan.twill)].into_iter().chain(others).collect();
+    let machine = Machine::read(&daemons)?;
     bench.clock = Clock::start(bench.expected());
     for (setting, workloads) in plan.matrix.by_setting() {
         if workloads == [Workload::Leases] {
@@ -62,6 +66,7 @@ pub fn run(plan: &Plan) -> Result<Results, LabError> {
     let (cases, failures) = (bench.cases, bench.failures);
     Ok(Results {
         machine,
+        quick: plan.quick,
         rounds: plan.matrix.rounds,
         seconds: plan.matrix.time.as_secs_f64(),
         systems: testbed::describe(&bench.participants),

@@ -4,6 +4,10 @@ use super::results::{Case, Figure, Results, Row};
 use super::testbed::{OFF, RAW, VXLAN};
 use crate::lab::report::table;
 
+/// What every form of a quick run's results says.
+pub(super) const ORIENTATION: &str = "For orientation only: --quick has few and short rounds, whose figures vary widely. Quote a run \
+     without it.";
+
 /// All cases, one table each.
 pub fn text(results: &Results) -> String {
     let mut text = String::new();
@@ -13,14 +17,16 @@ pub fn text(results: &Results) -> String {
     let machine = &results.machine;
     text.push_str(&format!(
         "medians of {} interleaved rounds of {} s (smallest…largest); ratios are medians of the \
-         ratios within a round\n{}, {} cores for everything, kernel {}, {}\n",
+         ratios within a round\n{}\n{} · {}\n",
         results.rounds,
         results.seconds,
-        machine.cpu,
-        machine.num_cpus,
-        machine.kernel,
+        machine.describe(),
+        machine.describe_versions(),
         machine.date
     ));
+    if results.quick {
+        text.push_str(&format!("{ORIENTATION}\n"));
+    }
     for failure in &results.failures {
         text.push_str(&format!("failed: {failure}\n"));
     }
@@ -65,7 +71,8 @@ fn line(row: Option<&Row>, figure: &Figure, bases: &[String]) -> Vec<String> {
         format!("{}…{}", number(spread.min), number(spread.max)),
         figure.unit.to_owned(),
     ];
-    let ratio = |base| figure.ratios.get(base).map_or("–".to_owned(), |ratio| number(*ratio));
+    let ratio =
+        |base| figure.ratios.get(base).map_or("–".to_owned(), |ratio| number(ratio.median));
     cells.extend(bases.iter().map(ratio));
     cells
 }
@@ -77,7 +84,8 @@ pub(super) fn number(figure: f64) -> String {
         10.0.. => format!("{figure:.1}"),
         1.0.. => format!("{figure:.2}"),
         0.0 => "0".to_owned(),
-        _ => format!("{figure:.3}"),
+        0.001.. => format!("{figure:.3}"),
+        _ => format!("{figure:.1e}"),
     }
 }
 
@@ -102,6 +110,9 @@ mod tests {
             ["udp", "1472", "throughput", "12.0", "6.00…12.5", "Gb/s", "0.600", "0.750", "12.0"]
         );
         assert!(text.contains("failed: other in"), "{text}");
+        assert!(text.contains("twill v1.2.3 (abcdef0) · 2026"), "{text}");
+        assert!(text.contains("governor schedutil · load 0.25 before"), "{text}");
+        assert!(text.contains("For orientation only"), "{text}");
         assert!(text.contains("to 10 leases"), "{text}");
     }
 }

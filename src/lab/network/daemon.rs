@@ -94,6 +94,19 @@ impl Daemon {
         help.is_ok_and(|help| help.stdout.contains(flag) || help.stderr.contains(flag))
     }
 
+    /// What it says of its version, in one line; stock's flanneld says it on standard error.
+    pub fn version(&self) -> String {
+        if self.is_stock_emulator() {
+            return format!("v{} (emulator of a stock node)", env!("CARGO_PKG_VERSION"));
+        }
+        let said = Tool::new(&self.program).arg("--version").output();
+        let line = said.ok().and_then(|said| {
+            let mut lines = said.stdout.lines().chain(said.stderr.lines());
+            lines.find(|line| !line.trim().is_empty()).map(|line| line.trim().to_owned())
+        });
+        line.unwrap_or_else(|| "of unknown version".to_owned())
+    }
+
     /// The whole argument list on a node with the flag `registry` whose `subnet.env` is
     /// `subnet_file`: with an etcd stock's flags only, and those added by [`with`](Self::with).
     pub(super) fn args(&self, registry: String, subnet_file: &Path) -> Vec<String> {
@@ -140,6 +153,8 @@ impl SubnetEnv {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -153,6 +168,16 @@ mod tests {
         let json = serde_json::to_string(&env).unwrap();
         assert_eq!(serde_json::from_str::<SubnetEnv>(&json).unwrap(), env);
         assert_eq!(SubnetEnv::parse("FLANNEL_NETWORK=10.1.0.0/16\n"), None);
+    }
+
+    #[test]
+    fn version_is_what_the_program_prints_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("flanneld");
+        fs::write(&program, "#!/bin/sh\necho >&2; echo v0.27.4 >&2; echo more >&2\n").unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        assert_eq!(Daemon::flanneld(&program).version(), "v0.27.4");
+        assert_eq!(Daemon::flanneld("/no/such/flanneld").version(), "of unknown version");
     }
 
     #[test]

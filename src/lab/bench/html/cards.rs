@@ -6,7 +6,8 @@ use super::chart::{self, Bar};
 use super::{escape, number};
 use crate::lab::bench::metric::{Better, Metric};
 use crate::lab::bench::results::{Case, Results, Row};
-use crate::lab::bench::testbed::TWILL;
+use crate::lab::bench::table::bases;
+use crate::lab::bench::testbed::{OFF, TWILL, VXLAN};
 
 /// A chapter: its title, what it says, whose workloads it is about, and what it shows of them.
 struct Chapter {
@@ -96,7 +97,8 @@ fn write_chapter(page: &mut String, chapter: &Chapter, cases: &[&Case]) -> fmt::
 }
 
 fn write_card(page: &mut String, case: &Case, metric: Metric) -> fmt::Result {
-    let bars: Vec<Bar> = case.rows.iter().filter_map(|row| bar(row, metric)).collect();
+    let columns = columns(case, metric);
+    let bars: Vec<Bar> = case.rows.iter().filter_map(|row| bar(row, metric, &columns)).collect();
     if bars.is_empty() {
         return Ok(());
     }
@@ -116,11 +118,12 @@ fn write_card(page: &mut String, case: &Case, metric: Metric) -> fmt::Result {
         escape(&title),
         metric.unit()
     )?;
-    chart::write(page, &title, &bars)?;
+    let headings: Vec<String> = columns.iter().map(|column| heading(column)).collect();
+    chart::write(page, &title, &headings, &bars)?;
     page.write_str("</figure>")
 }
 
-fn bar(row: &Row, metric: Metric) -> Option<Bar> {
+fn bar(row: &Row, metric: Metric, columns: &[String]) -> Option<Bar> {
     let figure = row.figure(metric)?;
     let daemons = metric.daemons().and_then(|metric| row.figure(metric));
     let (label, class) = match row.system.split_once(", ") {
@@ -138,24 +141,46 @@ fn bar(row: &Row, metric: Metric) -> Option<Bar> {
         min: figure.spread.min,
         max: figure.spread.max,
         part: daemons.map(|figure| figure.spread.median),
-        note: note(row, metric),
+        notes: columns.iter().map(|column| note(row, metric, column)).collect(),
     })
 }
 
-/// The loss of a flood, and otherwise the ratio to the rival that says most.
-fn note(row: &Row, metric: Metric) -> String {
-    if let (Metric::Kpps, Some(loss)) = (metric, row.figure(Metric::LossPercent)) {
-        return format!("{} % lost", number(loss.spread.median));
-    }
-    let Some(figure) = row.figure(metric) else { return String::new() };
-    let rival = match row.system.as_str() {
-        "vxlan" | "twill host-gw" => "raw",
-        name if name.contains(", ") => "10 leases",
-        _ => "vxlan",
+/// What the columns of a chart are about: the rivals whose ratios there are, and the loss of a flood.
+fn columns(case: &Case, metric: Metric) -> Vec<String> {
+    let figures = case.rows.iter().filter_map(|row| row.figure(metric));
+    let known: Vec<&String> = figures.flat_map(|figure| figure.ratios.keys()).collect();
+    // A case of leases has other rivals: the same system with the fewest.
+    let rivals = match case.workload.as_str() {
+        "leases" => bases(case),
+        _ => [VXLAN, OFF].map(str::to_owned).to_vec(),
     };
-    // Beyond that the bars say it.
-    let ratio = figure.ratios.get(rival).filter(|ratio| (0.01..100.0).contains(*ratio));
-    ratio.map_or_else(String::new, |ratio| format!("{}× {rival}", number(*ratio)))
+    let mut columns: Vec<String> =
+        rivals.into_iter().filter(|rival| known.contains(&rival)).collect();
+    if metric == Metric::Kpps {
+        columns.push(LOST.to_owned());
+    }
+    columns
+}
+
+/// The column of a flood's loss.
+const LOST: &str = "lost";
+
+/// What `column` says of `row`.
+fn note(row: &Row, metric: Metric, column: &str) -> String {
+    if column == LOST {
+        let loss = row.figure(Metric::LossPercent);
+        return loss.map_or_else(String::new, |loss| format!("{} %", number(loss.spread.median)));
+    }
+    let ratio = row.figure(metric).and_then(|figure| figure.ratios.get(column));
+    ratio.map_or_else(String::new, |ratio| format!("{}×", number(ratio.median)))
+}
+
+/// How a column is headed.
+fn heading(column: &str) -> String {
+    match column {
+        LOST => LOST.to_owned(),
+        rival => format!("to {}", rival.trim_end_matches(" leases")),
+    }
 }
 
 /// `10000 leases` as `10k`.
@@ -165,7 +190,7 @@ fn short(leases: &str) -> String {
 }
 
 /// The CSS class that gives a system its colour.
-fn class(system: &str) -> &'static str {
+pub(super) fn class(system: &str) -> &'static str {
     match system {
         "raw" => "raw",
         "vxlan" => "vxlan",

@@ -10,25 +10,23 @@ use crate::lab::bench::table::bases;
 /// Writes the tables, closed at first, then the explanations.
 pub(super) fn write(page: &mut String, results: &Results) -> fmt::Result {
     page.write_str("<section><h2>All figures</h2>")?;
-    write!(
-        page,
-        "<p>Medians of {} interleaved rounds of {} s each, with the smallest and the largest. A \
-         ratio is the median of the ratios within a round. Compare ratios within one run; absolute \
-         figures hold for this machine at this hour.</p>",
-        results.rounds, results.seconds
-    )?;
     for case in &results.cases {
         write_case(page, case)?;
     }
     page.write_str("</section>\n")?;
-    if !results.failures.is_empty() {
-        page.write_str("<section class=\"failures\"><h2>What failed</h2><ul>")?;
-        for failure in &results.failures {
-            write!(page, "<li>{}</li>", escape(failure))?;
-        }
-        page.write_str("</ul></section>\n")?;
-    }
     write_meanings(page, results)
+}
+
+/// Writes what could not be measured, if anything.
+pub(super) fn write_failures(page: &mut String, results: &Results) -> fmt::Result {
+    if results.failures.is_empty() {
+        return Ok(());
+    }
+    page.write_str("<section class=\"failures\"><h2>What failed</h2><ul>")?;
+    for failure in &results.failures {
+        write!(page, "<li>{}</li>", escape(failure))?;
+    }
+    page.write_str("</ul></section>\n")
 }
 
 fn write_case(page: &mut String, case: &Case) -> fmt::Result {
@@ -66,27 +64,19 @@ fn write_figure(page: &mut String, figure: &Figure, bases: &[String]) -> fmt::Re
         "<td class=\"name\">{metric}</td><td>{median}</td><td>{min}…{max}</td><td class=\"name\">{unit}</td>"
     )?;
     for base in bases {
-        let ratio = figure.ratios.get(base).map_or("–".to_owned(), |ratio| number(*ratio));
-        write!(page, "<td>{ratio}</td>")?;
+        match figure.ratios.get(base) {
+            Some(ratio) => {
+                let [median, min, max] = [ratio.median, ratio.min, ratio.max].map(number);
+                write!(page, "<td>{median} <small>{min}…{max}</small></td>")?;
+            }
+            None => page.write_str("<td>–</td>")?,
+        }
     }
     page.write_str("</tr>")
 }
 
 fn write_meanings(page: &mut String, results: &Results) -> fmt::Result {
-    page.write_str("<section><h2>What it means</h2><dl>")?;
-    for (name, what) in &results.systems {
-        write!(page, "<dt>{}</dt><dd>{}</dd>", escape(name), escape(what))?;
-    }
-    let mut settings: Vec<&str> = Vec::new();
-    for case in &results.cases {
-        if !settings.contains(&case.setting_title.as_str()) {
-            settings.push(&case.setting_title);
-        }
-    }
-    for setting in settings {
-        let (name, what) = setting.split_once(": ").unwrap_or((setting, ""));
-        write!(page, "<dt>{}</dt><dd>{}</dd>", escape(name), escape(what))?;
-    }
+    page.write_str("<section><h2>What each figure means</h2><dl>")?;
     let rows = || results.cases.iter().flat_map(|case| &case.rows);
     for metric in Metric::ALL {
         if rows().any(|row| row.figure(metric).is_some()) {

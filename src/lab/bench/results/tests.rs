@@ -30,9 +30,13 @@ pub(in crate::lab::bench) fn example() -> Results {
             num_cpus: 2,
             memory_mib: 4096,
             kernel: "6.18.5".to_owned(),
+            governor: Some("schedutil".to_owned()),
+            load: 0.25,
+            versions: vec![("twill".to_owned(), "v1.2.3 (abcdef0)".to_owned())],
             date: "2026-11-21T02:11:56Z".to_owned(),
             command: "flannel-lab bench --flanneld \"a<b>\"=x".to_owned(),
         },
+        quick: true,
         rounds: 3,
         seconds: 0.5,
         systems: vec![("raw".to_owned(), "no overlay".to_owned())],
@@ -50,10 +54,12 @@ fn ratios_are_taken_within_rounds() {
     let twill = results.case("w1-1500", "tcp-1").unwrap().row("twill udp").unwrap();
     let gbps = twill.figure(Metric::Gbps).unwrap();
     assert_eq!(gbps.spread.median, 12.0);
-    assert_eq!((gbps.ratios["off"], gbps.ratios["vxlan"]), (12.0, 0.75));
+    let [off, vxlan] = ["off", "vxlan"].map(|base| &gbps.ratios[base]);
+    assert_eq!((off.median, vxlan.median), (12.0, 0.75));
+    assert_eq!(off.rounds, [12.0, 12.0, 12.5 / 1.1], "their range is known too");
     assert_eq!(twill.figure(Metric::Kpps).map(|figure| figure.unit), None);
     let many = &results.case("w1-1500", "leases").unwrap().rows[1];
-    assert_eq!(many.figures[0].ratios["10 leases"], 1.0);
+    assert_eq!(many.figures[0].ratios["10 leases"].median, 1.0);
 }
 
 #[test]
