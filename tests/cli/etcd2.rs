@@ -11,12 +11,12 @@ fn config_is_waited_for_in_both_stores_and_followed_where_it_appears() {
     let daemon = host.start("a", &args);
     daemon.wait_for(
         "Couldn't fetch network config: etcd key /coreos.com/network/config does not exist, but \
-         etcd v2 key /atomic.io/network/config does: use -etcd-prefix=/atomic.io/network; waiting",
+         etcd v2 key /atomic.io/network/config does: use --etcd-prefix=/atomic.io/network; waiting",
     );
     etcdctl2(&host, &["set", "/coreos.com/network/config", r#"{"Network":"10.1.0.0/16"}"#]);
     daemon.wait_for(
         "etcd key /coreos.com/network/config does not exist, but etcd v2 key \
-         /coreos.com/network/config does: using the v2 API (-etcd-api=2)",
+         /coreos.com/network/config does: using the v2 API (--etcd-api=2)",
     );
     daemon.wait_for("Watching for new subnet leases");
     let lease = own_lease(&host);
@@ -41,7 +41,7 @@ fn config_is_waited_for_in_both_stores_and_followed_where_it_appears() {
     let daemon = host.start("a", &args);
     daemon.wait_for("Watching for new subnet leases");
     host.start_etcd_with(&["--enable-v2=true"]);
-    daemon.wait_for("using the v2 API (-etcd-api=2)");
+    daemon.wait_for("using the v2 API (--etcd-api=2)");
     daemon.wait_for("registry is back: lease ");
     assert_eq!(own_lease(&host), lease);
     daemon.stop();
@@ -55,7 +55,7 @@ fn api_that_the_operator_names_is_the_only_one() {
     let daemon = host.start("a", &["-iface", "10.0.0.7", "-etcd-api", "3"]);
     daemon.wait_for(
         "etcd key /coreos.com/network/config does not exist, but etcd v2 key \
-         /coreos.com/network/config does: use -etcd-api=2; waiting",
+         /coreos.com/network/config does: use --etcd-api=2; waiting",
     );
     daemon.stop();
     let daemon = host.start("a", &["-iface", "10.0.0.7", "-etcd-api", "2"]);

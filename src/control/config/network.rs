@@ -130,7 +130,10 @@ pub enum ConfigError {
     #[error("EnableIPv4: false is not supported: this flanneld carries IPv4 only")]
     WithoutIpv4,
     /// A backend this program does not have.
-    #[error("Backend.Type: {0}")]
+    #[error(
+        "Backend.Type: {0}. All nodes of a network need the same one: write another Type for all of \
+         them, or run stock flanneld here"
+    )]
     Backend(UnknownBackend),
     /// `Backend` is no object.
     #[error("Backend: {0} is not a JSON object")]

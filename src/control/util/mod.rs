@@ -10,6 +10,7 @@ pub(crate) mod json_object;
 pub(crate) mod log_limit;
 pub(crate) mod error_chain;
 pub(crate) mod http_client;
+pub(crate) mod server_fault;
 #[cfg(test)]
 pub(crate) mod test_log;
 pub(crate) mod time_text;

@@ -163,15 +163,18 @@ fn every_fault_is_one_line_that_begins_with_its_key() {
         (r#"{"EnableIPv4":"no"}"#, "EnableIPv4: \"no\" is not true or false"),
         (
             r#"{"Network":"10.1.0.0/16","Backend":{"Type":"foo"}}"#,
-            "Backend.Type: unknown backend \"foo\"; this flanneld knows udp, vxlan, host-gw and gce",
+            "Backend.Type: unknown backend \"foo\"; this flanneld knows udp, vxlan, host-gw and gce. All nodes of a \
+             network need the same one: write another Type for all of them, or run stock flanneld here",
         ),
         (
             r#"{"Network":"10.1.0.0/16","Backend":{"Port":1}}"#,
-            "Backend.Type: unknown backend \"\"; this flanneld knows udp, vxlan, host-gw and gce",
+            "Backend.Type: unknown backend \"\"; this flanneld knows udp, vxlan, host-gw and gce. All nodes of a \
+             network need the same one: write another Type for all of them, or run stock flanneld here",
         ),
         (
             r#"{"Network":"10.1.0.0/16","Backend":null}"#,
-            "Backend.Type: unknown backend \"\"; this flanneld knows udp, vxlan, host-gw and gce",
+            "Backend.Type: unknown backend \"\"; this flanneld knows udp, vxlan, host-gw and gce. All nodes of a \
+             network need the same one: write another Type for all of them, or run stock flanneld here",
         ),
         (r#"{"Network":"10.1.0.0/16","Backend":"udp"}"#, "Backend: \"udp\" is not a JSON object"),
         (r#"{"Network":"10.1.0.0/16","Backend":{"Type":1}}"#, "Backend.Type: 1 is not a text"),

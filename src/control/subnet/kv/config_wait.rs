@@ -27,7 +27,7 @@ pub enum NotYet {
     Missing { name: String },
     #[error("{name}: {error}")]
     Invalid { name: String, error: ConfigError },
-    #[error(transparent)]
+    #[error("{}", .0.reason())]
     Registry(RegistryError),
 }
 
@@ -145,7 +145,7 @@ mod tests {
         let (config, ()) = tokio::join!(wait_for_config(&registry, None), operator);
         assert_eq!(config.network.v4.network.to_string(), "10.1.0.0/16");
         for problem in [
-            "network config: read network config: not asked; waiting",
+            "network config: not asked; waiting",
             "network config in memory does not exist; waiting",
             "network config in memory: not a network config: expected value at line 1 column 1; waiting",
             "network config in memory: Network: 10.1.0.0/29 is longer than /28",

@@ -12,6 +12,7 @@ pub mod any_etcd;
 pub mod file;
 pub mod memory;
 mod bounds;
+mod etcd_fault;
 mod failover;
 mod history;
 mod stored;
@@ -201,6 +202,14 @@ pub enum RegistryError {
 }
 
 impl RegistryError {
+    /// Why, without what was asked for.
+    pub(crate) fn reason(&self) -> String {
+        match self {
+            Self::Call { reason, .. } | Self::WatchEnded { reason } => reason.clone(),
+            Self::HistoryGone { .. } | Self::SetBack { .. } => self.to_string(),
+        }
+    }
+
     /// The same text for errors of the same kind, whatever their details.
     pub(crate) const fn kind(&self) -> &'static str {
         match self {

@@ -11,8 +11,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::time::timeout;
 
-use super::error::{Fault, HttpError, cause, plain};
+use super::error::{Fault, HttpError, cause};
+use super::probe::speaks_tls;
 use super::{Connection, HttpClient, ServerAddr};
+use crate::control::util::server_fault::{ServerFault, plain};
 
 /// When the kernel asks whether a silent peer is still there, and how often before it gives up: a
 /// watch may be silent for hours.
@@ -24,46 +26,54 @@ impl HttpClient {
     /// A connection to the server, with TLS on it if that is what it speaks.
     pub(super) async fn connect(&self) -> Result<Connection, HttpError> {
         let limit = self.timeouts.connect;
-        let late = || Fault::Connect(format!("no connection within {limit:?}"));
+        let late = |_| Fault::Connect(ServerFault::Late(limit));
         let connected = async {
             let (host, port) = match &self.server.place {
                 ServerAddr::Tcp(host, port) => (host.as_str(), *port),
                 ServerAddr::Unix(path) => {
                     let dialled = timeout(limit, UnixStream::connect(path)).await;
-                    let dialled = dialled.map_err(|_| late())?;
-                    return speak_http(dialled.map_err(|e| Fault::Connect(plain(&e)))?).await;
+                    let fault = |error| Fault::Connect(fault_of(&error));
+                    return speak_http(dialled.map_err(late)?.map_err(fault)?).await;
                 }
             };
-            let dialled = timeout(limit, self.dial(host, port)).await;
-            let stream = dialled.map_err(|_| late())?.map_err(Fault::Connect)?;
+            let dialled = timeout(limit, dial(host, port, limit)).await.map_err(late)?;
+            let stream = dialled.map_err(Fault::Connect)?;
             let Some(tls) = &self.tls else { return speak_http(stream).await };
-            let secured = timeout(limit, tls.handshake(host, stream)).await;
-            let late = || Err(format!("no handshake within {limit:?}"));
-            speak_http(secured.unwrap_or_else(|_| late()).map_err(Fault::Tls)?).await
+            let secured = timeout(limit, tls.handshake(host, stream)).await.map_err(late)?;
+            match secured {
+                Ok(stream) => speak_http(stream).await,
+                // A server without TLS may just hang up.
+                Err(ServerFault::Closed) if !speaks_tls(host, port, limit).await => {
+                    Err(Fault::Connect(ServerFault::NoTls))
+                }
+                Err(fault) => Err(Fault::Connect(fault)),
+            }
         };
         connected.await.map_err(|fault| self.server.error(fault))
     }
+}
 
-    /// Tries each address of the server's name.
-    async fn dial(&self, host: &str, port: u16) -> Result<TcpStream, String> {
-        let addrs: Vec<SocketAddr> = match lookup_host((host, port)).await {
-            Ok(addrs) => addrs.collect(),
-            Err(error) => return Err(format!("name {host}: {}", plain(&error))),
-        };
-        let share = self.timeouts.connect / u32::try_from(addrs.len().max(1)).unwrap_or(u32::MAX);
-        let mut reason = format!("name {host} has no address");
-        for addr in addrs {
-            match timeout(share, TcpStream::connect(addr)).await {
-                Ok(Ok(stream)) => {
-                    keep_alive(&stream).map_err(|error| plain(&error))?;
-                    return Ok(stream);
-                }
-                Ok(Err(error)) => reason = plain(&error),
-                Err(_) => reason = format!("no connection within {share:?}"),
+/// Tries each address of the server's name.
+pub(super) async fn dial(host: &str, port: u16, limit: Duration) -> Result<TcpStream, ServerFault> {
+    let found = lookup_host((host, port)).await.map_err(|error| fault_of(&error))?;
+    let addrs: Vec<SocketAddr> = found.collect();
+    let share = limit / u32::try_from(addrs.len().max(1)).unwrap_or(u32::MAX);
+    let mut fault = ServerFault::NoSuchHost;
+    for addr in addrs {
+        match timeout(share, TcpStream::connect(addr)).await {
+            Ok(Ok(stream)) => {
+                keep_alive(&stream).map_err(|error| fault_of(&error))?;
+                return Ok(stream);
             }
+            Ok(Err(error)) => fault = fault_of(&error),
+            Err(_) => fault = ServerFault::Late(share),
         }
-        Err(reason)
     }
+    Err(fault)
+}
+
+fn fault_of(error: &io::Error) -> ServerFault {
+    ServerFault::of(error).unwrap_or_else(|| ServerFault::Other(plain(error)))
 }
 
 fn keep_alive(stream: &TcpStream) -> io::Result<()> {

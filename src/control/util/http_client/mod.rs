@@ -12,6 +12,7 @@
 
 mod connect;
 mod error;
+mod probe;
 mod response;
 mod tls;
 #[cfg(test)]
@@ -38,6 +39,7 @@ use tokio::time::timeout;
 
 use self::error::Fault;
 use self::tls::Tls;
+use super::server_fault::ServerFault;
 
 /// Name and version, as a server's log shows them.
 const AGENT: &str = concat!("flanneld/", env!("CARGO_PKG_VERSION"));
@@ -183,7 +185,10 @@ impl HttpClient {
             }
         }
         let connection = self.connect().await?;
-        self.exchange(connection, request).await.map_err(|refused| refused.error)
+        match self.exchange(connection, request).await {
+            Ok(response) => Ok(response),
+            Err(refused) => Err(self.explain(refused.error).await),
+        }
     }
 
     /// Drops the kept connections: later requests use new ones.
@@ -217,19 +222,27 @@ impl HttpClient {
                 let is_stale = error.is_canceled()
                     || error.is_closed()
                     || (request.may_repeat && !error.is_user() && !error.is_parse());
-                let may_be_tls =
-                    matches!(self.server.place, ServerAddr::Tcp(..)) && self.tls.is_none();
-                let reason = match error.is_incomplete_message() && may_be_tls {
-                    true => "without an answer; if it speaks TLS, use https://".to_owned(),
-                    false => error::cause(&error),
-                };
-                Err(Refused { is_stale, error: at(Fault::Broken(reason)) })
+                Err(Refused { is_stale, error: at(Fault::of(&error)) })
             }
             Err(_) => {
                 // What made this connection hang may have broken the other ones as well.
                 self.idle.clear();
                 Err(Refused { is_stale: false, error: at(Fault::Silent(self.timeouts.head)) })
             }
+        }
+    }
+
+    /// The same error, or a better one if the server gave no answer because it speaks TLS.
+    async fn explain(&self, error: HttpError) -> HttpError {
+        match &self.server.place {
+            ServerAddr::Tcp(host, port)
+                if self.tls.is_none()
+                    && error.is_no_answer()
+                    && probe::speaks_tls(host, *port, self.timeouts.connect).await =>
+            {
+                self.server.error(Fault::Connect(ServerFault::IsTls))
+            }
+            ServerAddr::Tcp(..) | ServerAddr::Unix(_) => error,
         }
     }
 

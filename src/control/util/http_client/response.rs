@@ -59,11 +59,6 @@ impl Response {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// The URL that was asked for.
-    pub(crate) fn url(&self) -> &str {
-        &self.url
-    }
-
     /// The whole body, of at most `max` bytes.
     pub(crate) async fn read(mut self, max: usize) -> Result<Bytes, HttpError> {
         let limit = self.limit;

@@ -13,8 +13,8 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-use super::error::plain;
 use crate::control::util::log_limit::LogLimit;
+use crate::control::util::server_fault::{ServerFault, plain};
 
 /// What a client needs for TLS, in PEM form.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -58,10 +58,13 @@ impl Tls {
         &self,
         host: &str,
         stream: TcpStream,
-    ) -> Result<TlsStream<TcpStream>, String> {
-        let name = ServerName::try_from(host.to_owned()).map_err(|error| error.to_string())?;
+    ) -> Result<TlsStream<TcpStream>, ServerFault> {
+        let name = ServerName::try_from(host.to_owned());
+        let name = name.map_err(|error| ServerFault::Other(error.to_string()))?;
         let connector = TlsConnector::from(self.config().await);
-        connector.connect(name, stream).await.map_err(|error| explain(&error))
+        let other = |error: &io::Error| ServerFault::Other(plain(error));
+        let fault = |error| ServerFault::of(&error).unwrap_or_else(|| other(&error));
+        connector.connect(name, stream).await.map_err(fault)
     }
 
     /// The material as it is now: certificates are renewed in place while the daemon runs. If
@@ -129,19 +132,4 @@ fn roots(ca: Option<&[u8]>) -> Result<RootCertStore, String> {
 fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     all.map_err(|error| format!("certificate: {error}"))
-}
-
-/// What went wrong, and what it most likely means.
-fn explain(error: &io::Error) -> String {
-    let text = plain(error);
-    if text.contains("InvalidContentType") {
-        return "the server answers without TLS; use http://".to_owned();
-    }
-    let is_closed =
-        matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset);
-    match is_closed {
-        // etcd does so, for one.
-        true => "the server closed the connection; if it speaks no TLS, use http://".to_owned(),
-        false => text,
-    }
 }

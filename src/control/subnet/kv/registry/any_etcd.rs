@@ -36,6 +36,15 @@ pub struct AnyEtcd {
     chosen: OnceLock<Api>,
 }
 
+/// A network config that this node does not use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct OtherConfig {
+    /// Its key: `etcd v2 key /coreos.com/network/config`.
+    pub(crate) place: String,
+    /// The flags with which a node uses it.
+    pub(crate) flags: String,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Api {
     V3,
@@ -45,8 +54,8 @@ enum Api {
 impl Api {
     const fn flag(self) -> &'static str {
         match self {
-            Self::V3 => "-etcd-api=3",
-            Self::V2 => "-etcd-api=2",
+            Self::V3 => "--etcd-api=3",
+            Self::V2 => "--etcd-api=2",
         }
     }
 }
@@ -123,24 +132,26 @@ impl AnyEtcd {
     fn choose_v2(&self, reason: &str) {
         self.chosen.get_or_init(|| {
             let found = self.v2.config_name();
-            tracing::info!("{reason}, but {found} does: using the v2 API (-etcd-api=2)");
+            tracing::info!("{reason}, but {found} does: using the v2 API (--etcd-api=2)");
             Api::V2
         });
     }
 
-    /// The first config under another usual prefix, or in the other store.
-    async fn search(&self) -> Option<String> {
+    /// The configs under other usual prefixes and in the other store, those of the store in use
+    /// first. A store that does not answer, or does not let us read, has none.
+    pub(crate) async fn other_configs(&self) -> Vec<OtherConfig> {
         let chosen = self.chosen.get().copied();
         let [first, second] = match chosen {
             Some(Api::V2) => [Api::V2, Api::V3],
             Some(Api::V3) | None => [Api::V3, Api::V2],
         };
+        let mut others = Vec::new();
         for api in [first, second] {
             let own = (api == second).then_some(self.prefix.as_str());
-            let others = USUAL_PREFIXES.into_iter().filter(|&usual| usual != self.prefix);
-            for prefix in own.into_iter().chain(others) {
+            let usual = USUAL_PREFIXES.into_iter().filter(|&usual| usual != self.prefix);
+            for prefix in own.into_iter().chain(usual) {
                 let key = join(prefix, "config");
-                let (name, found) = match api {
+                let (place, found) = match api {
                     Api::V3 => (format!("etcd key {key}"), self.v3.config_at(&key).await),
                     Api::V2 => (format!("etcd v2 key {key}"), self.v2.config_at(&key).await),
                 };
@@ -149,14 +160,14 @@ impl AnyEtcd {
                     Err(_) => break, // this server, or our role there, has no more to say
                     Ok(Some(_)) => {}
                 }
-                let prefix = (prefix != self.prefix).then(|| format!("-etcd-prefix={prefix}"));
-                let api =
-                    (chosen.is_some_and(|chosen| chosen != api)).then(|| api.flag().to_owned());
+                let prefix = (prefix != self.prefix).then(|| format!("--etcd-prefix={prefix}"));
+                let is_other = chosen.is_some_and(|chosen| chosen != api);
+                let api = is_other.then(|| api.flag().to_owned());
                 let flags: Vec<String> = prefix.into_iter().chain(api).collect();
-                return Some(format!("{name} does: use {}", flags.join(" ")));
+                others.push(OtherConfig { place, flags: flags.join(" ") });
             }
         }
-        None
+        others
     }
 }
 
@@ -184,7 +195,9 @@ impl Registry for AnyEtcd {
     }
 
     async fn config_elsewhere(&self) -> Option<String> {
-        timeout(SEARCH_TIMEOUT, self.search()).await.ok().flatten()
+        let others = timeout(SEARCH_TIMEOUT, self.other_configs()).await.unwrap_or_default();
+        let OtherConfig { place, flags } = others.into_iter().next()?;
+        Some(format!("{place} does: use {flags}"))
     }
 
     async fn identity(&self) -> Result<StoreId, RegistryError> {

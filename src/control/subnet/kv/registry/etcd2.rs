@@ -73,7 +73,10 @@ impl Etcd2Registry {
         Self::with_timings(config, Timings::DEFAULT)
     }
 
-    fn with_timings(config: &EtcdConfig, timings: Timings) -> Result<Self, EtcdConfigError> {
+    pub(super) fn with_timings(
+        config: &EtcdConfig,
+        timings: Timings,
+    ) -> Result<Self, EtcdConfigError> {
         let prefix = absolute(&clean_prefix(&config.prefix));
         let keys = Keys { config: join(&prefix, "config"), subnets: join(&prefix, "subnets") };
         Ok(Self { servers: Arc::new(Servers::new(config, timings)?), keys })

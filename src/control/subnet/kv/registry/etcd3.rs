@@ -68,7 +68,10 @@ impl EtcdRegistry {
         Self::with_timings(config, Timings::DEFAULT).await
     }
 
-    async fn with_timings(config: &EtcdConfig, timings: Timings) -> Result<Self, EtcdConfigError> {
+    pub(super) async fn with_timings(
+        config: &EtcdConfig,
+        timings: Timings,
+    ) -> Result<Self, EtcdConfigError> {
         let prefix = etcd::clean_prefix(&config.prefix);
         let keys = Keys {
             config: etcd::join(&prefix, "config"),

@@ -1,5 +1,7 @@
 //! [`Failover`]: which of several servers to ask, and what each said that gave no answer.
 
+use std::borrow::Cow;
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -8,6 +10,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::time::timeout;
 
 use super::RegistryError;
+use super::etcd_fault::NO_ANSWER;
 
 /// How long a server may take before the next one is asked as well, while none is known to answer.
 /// One that is well answers in a fraction of this.
@@ -24,19 +27,43 @@ pub(super) struct Failover {
 }
 
 /// Why a server gave no answer.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Miss {
     /// What happened, and at which server.
-    pub(super) reason: String,
+    reason: String,
+    /// What the user can do.
+    hint: Option<Cow<'static, str>>,
     /// Another server would say the same.
-    pub(super) is_final: bool,
+    is_final: bool,
+}
+
+impl Miss {
+    pub(super) fn new(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), ..Self::default() }
+    }
+
+    /// The same, with what the user can do.
+    pub(super) fn hint(self, hint: impl Into<Cow<'static, str>>) -> Self {
+        Self { hint: Some(hint.into()), ..self }
+    }
+
+    /// The same, which another server would say, too.
+    pub(super) fn is_final(self) -> Self {
+        Self { is_final: true, ..self }
+    }
+}
+
+impl fmt::Display for Miss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&describe(std::slice::from_ref(self)))
+    }
 }
 
 /// Why no server gave an answer so far.
 struct Misses {
     operation: &'static str,
     /// In the operator's order of servers.
-    reasons: Vec<String>,
+    all: Vec<Miss>,
 }
 
 impl Failover {
@@ -120,21 +147,47 @@ impl Failover {
 
 impl Misses {
     fn new(operation: &'static str, num_servers: usize) -> Self {
-        Self { operation, reasons: vec![String::new(); num_servers] }
+        Self { operation, all: (0..num_servers).map(|_| Miss::default()).collect() }
     }
 
     /// Takes note of the miss of a server; an error if there is no use in asking another.
-    fn add(&mut self, index: usize, Miss { reason, is_final }: Miss) -> Result<(), RegistryError> {
+    fn add(&mut self, index: usize, miss: Miss) -> Result<(), RegistryError> {
+        let is_final = miss.is_final;
+        self.all[index] = miss;
         if is_final {
-            return Err(RegistryError::Call { operation: self.operation, reason });
+            let Self { operation, all } = self;
+            return Err(RegistryError::Call { operation, reason: describe(&all[index..=index]) });
         }
-        self.reasons[index] = reason;
         Ok(())
     }
 
     fn into_error(self) -> RegistryError {
-        RegistryError::Call { operation: self.operation, reason: self.reasons.join("; ") }
+        RegistryError::Call { operation: self.operation, reason: describe(&self.all) }
     }
+}
+
+/// The reasons in turn, then each hint once: `etcd does not answer at 10.0.0.1:2379 (refused) and at
+/// 10.0.0.2:2379 (refused); --etcd-endpoints says where it is`.
+fn describe(misses: &[Miss]) -> String {
+    let mut text = String::new();
+    let mut before: Option<&str> = None;
+    for Miss { reason, .. } in misses {
+        match (before, reason.strip_prefix(NO_ANSWER)) {
+            (None, _) => text += reason,
+            (Some(before), Some(place)) if before.starts_with(NO_ANSWER) => {
+                text = format!("{text} and at {place}");
+            }
+            (Some(_), _) => text = format!("{text}; {reason}"),
+        }
+        before = Some(reason);
+    }
+    let mut hints: Vec<&str> = Vec::new();
+    for hint in misses.iter().filter_map(|miss| miss.hint.as_deref()) {
+        if !hints.contains(&hint) {
+            hints.push(hint);
+        }
+    }
+    hints.iter().fold(text, |text, hint| format!("{text}; {hint}"))
 }
 
 #[cfg(test)]
@@ -146,7 +199,7 @@ mod tests {
     use super::*;
 
     fn miss<T>(server: usize, is_final: bool) -> Result<T, Miss> {
-        Err(Miss { reason: format!("server {server}"), is_final })
+        Err(Miss { is_final, ..Miss::new(format!("server {server}")) })
     }
 
     #[tokio::test(start_paused = true)]
@@ -168,6 +221,20 @@ mod tests {
         assert_eq!(failover.read("test", ask).await, Ok(2));
         assert_eq!(failover.call("test", ask).await, Ok(2));
         assert_eq!(asked.lock().unwrap()[3..], [(2, HEAD_START); 2]);
+    }
+
+    #[test]
+    fn what_servers_share_is_said_once() {
+        let away = |place| Miss::new(format!("{NO_ANSWER}{place} (refused)")).hint("look there");
+        let other = || Miss::new("b:1 is no etcd (it speaks HTTP)").hint("look there");
+        assert_eq!(describe(&[away("a:1")]), format!("{NO_ANSWER}a:1 (refused); look there"));
+        assert_eq!(
+            describe(&[away("a:1"), away("a:2"), other(), Miss::new("c"), away("d:1")]),
+            format!(
+                "{NO_ANSWER}a:1 (refused) and at a:2 (refused); b:1 is no etcd (it speaks HTTP); c; \
+                 {NO_ANSWER}d:1 (refused); look there"
+            )
+        );
     }
 
     #[tokio::test]

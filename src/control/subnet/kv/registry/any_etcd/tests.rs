@@ -25,7 +25,7 @@ async fn config_in_v2_alone_has_everything_go_by_v2() {
     assert!(
         lines[0].contains(
             "etcd key /coreos.com/network/config does not exist, but etcd v2 key \
-             /coreos.com/network/config does: using the v2 API (-etcd-api=2)"
+             /coreos.com/network/config does: using the v2 API (--etcd-api=2)"
         ),
         "{lines:?}"
     );
@@ -86,19 +86,28 @@ async fn config_elsewhere_is_found_with_the_flags_that_lead_there() {
 
     operator.put("/kube-centos/network/config", "", CONFIG).await;
     let found =
-        "etcd v2 key /kube-centos/network/config does: use -etcd-prefix=/kube-centos/network";
+        "etcd v2 key /kube-centos/network/config does: use --etcd-prefix=/kube-centos/network";
     assert_eq!(elsewhere(EtcdApi::Auto).await, found);
     assert_eq!(elsewhere(EtcdApi::V2).await, found);
-    assert_eq!(elsewhere(EtcdApi::V3).await, format!("{found} -etcd-api=2"));
+    assert_eq!(elsewhere(EtcdApi::V3).await, format!("{found} --etcd-api=2"));
 
     operator.put(KEY, "", CONFIG).await;
-    let found = "etcd v2 key /coreos.com/network/config does: use -etcd-api=2";
+    let found = "etcd v2 key /coreos.com/network/config does: use --etcd-api=2";
     assert_eq!(elsewhere(EtcdApi::V3).await, found);
 
     client.put("/atomic.io/network/config", CONFIG, None).await.unwrap();
-    let found = "etcd key /atomic.io/network/config does: use -etcd-prefix=/atomic.io/network";
+    let found = "etcd key /atomic.io/network/config does: use --etcd-prefix=/atomic.io/network";
     assert_eq!(elsewhere(EtcdApi::Auto).await, found);
     assert_eq!(elsewhere(EtcdApi::V3).await, found);
+
+    // A node that has a config of its own can see the others, too.
+    client.put(KEY, CONFIG, None).await.unwrap();
+    let registry = any(&server.url, EtcdApi::Auto).await;
+    assert_eq!(registry.config().await, Ok(Some(CONFIG.to_owned())));
+    let others = registry.other_configs().await;
+    let flags: Vec<&str> = others.iter().map(|other| other.flags.as_str()).collect();
+    let kube = "--etcd-prefix=/kube-centos/network --etcd-api=2";
+    assert_eq!(flags, ["--etcd-prefix=/atomic.io/network", "--etcd-api=2", kube]);
 }
 
 #[tokio::test]
@@ -119,7 +128,8 @@ async fn etcd_2_is_asked_by_v2_and_one_that_is_away_is_not() {
 
     let away = any("http://127.0.0.1:1", EtcdApi::Auto).await;
     let error = away.config().await.unwrap_err().to_string();
-    assert!(error.starts_with("read network config: http://127.0.0.1:1: "), "{error}");
+    let expected = "read network config: etcd does not answer at 127.0.0.1:1 (refused); ";
+    assert!(error.starts_with(expected), "{error}");
     assert!(away.list(&Scope::All).await.is_err());
 }
 

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use super::answer::{Action, Code, Failure};
 use super::path_of;
 use crate::control::config::etcd::{EtcdConfig, EtcdConfigError};
+use crate::control::subnet::kv::registry::etcd_fault::{self, place};
 use crate::control::subnet::kv::registry::etcd3::servers::Timings;
 use crate::control::subnet::kv::registry::etcd3::tls::TlsFiles;
 use crate::control::subnet::kv::registry::failover::{Failover, Miss};
@@ -19,6 +20,7 @@ use crate::control::subnet::lease::excerpt;
 use crate::control::util::http_client::{
     HttpClient, HttpError, Request, Response, Timeouts, TlsSource, basic_auth,
 };
+use crate::control::util::server_fault::ServerFault;
 
 /// Longest answer that is read: some 200 000 leases.
 const MAX_ANSWER_LEN: usize = 64 << 20;
@@ -135,9 +137,10 @@ impl Servers {
         }
         let ask = |server: usize| async move {
             let answer = self.send(server, &Request::new(Method::GET, "/version")).await?;
-            let body = answer.read(MAX_REFUSAL_LEN).await.map_err(|error| miss(&error))?;
+            let body = answer.read(MAX_REFUSAL_LEN).await;
+            let body = body.map_err(|error| self.miss(server, &error))?;
             let version: Result<Version, _> = serde_json::from_slice(&body);
-            version.map_err(|error| Miss { reason: error.to_string(), is_final: false })
+            version.map_err(|error| Miss::new(error.to_string()))
         };
         Some(self.failover.read("read version", ask).await.ok()?.etcdserver)
     }
@@ -152,9 +155,10 @@ impl Servers {
         let Poll { store, index, result, .. } = self.poll(server, request).await?;
         let result = match result {
             Ok(response) => {
-                let url = response.url().to_owned();
-                let body = response.read(MAX_ANSWER_LEN).await.map_err(|error| miss(&error))?;
-                Ok(parse(&body).map_err(|reason| wrong_answer(&url, &reason))?)
+                let url = self.clients[server].url();
+                let body = response.read(MAX_ANSWER_LEN).await;
+                let body = body.map_err(|error| self.miss(server, &error))?;
+                Ok(parse(&body).map_err(|reason| wrong_answer(url, &reason))?)
             }
             Err(failure) => Err(failure),
         };
@@ -170,21 +174,21 @@ impl Servers {
         let status = response.status();
         if matches!(status, StatusCode::OK | StatusCode::CREATED) {
             let Some(index) = index.map(Revision) else {
-                return Err(wrong_answer(response.url(), "there is no X-Etcd-Index"));
+                return Err(wrong_answer(self.clients[server].url(), "no X-Etcd-Index"));
             };
             return Ok(Poll { server, store, index, result: Ok(response) });
         }
-        let url = response.url().to_owned();
-        let body = response.read(MAX_REFUSAL_LEN).await.map_err(|error| miss(&error))?;
+        let body = response.read(MAX_REFUSAL_LEN).await;
+        let body = body.map_err(|error| self.miss(server, &error))?;
         let Ok(failure) = serde_json::from_slice::<Failure>(&body) else {
-            return Err(self.refusal(&url, server, status, &body));
+            return Err(self.refusal(server, status, &body));
         };
-        let miss =
-            |is_final| Miss { reason: format!("etcd at {url} refuses: {failure}"), is_final };
+        let place = place(self.clients[server].url());
+        let miss = || Miss::new(format!("etcd at {place} refuses: {failure}"));
         match failure.code() {
-            Code::Raft => Err(miss(false)),
-            Code::Other => Err(miss(true)),
-            Code::Unauthorized => Err(self.unauthorized(&url, &failure.to_string())),
+            Code::Raft => Err(miss()),
+            Code::Other => Err(miss().is_final()),
+            Code::Unauthorized => Err(self.unauthorized(server)),
             Code::KeyNotFound | Code::CompareFailed | Code::NodeExist | Code::IndexCleared => {
                 let index = Revision(index.unwrap_or(failure.index));
                 Ok(Poll { server, store, index, result: Err(failure) })
@@ -197,11 +201,11 @@ impl Servers {
         if let Some(value) = &self.authorization {
             request = request.header(AUTHORIZATION, value.clone());
         }
-        self.clients[server].send(&request).await.map_err(|error| miss(&error))
+        self.clients[server].send(&request).await.map_err(|error| self.miss(server, &error))
     }
 
     /// What a refusal means that is none of the API's.
-    fn refusal(&self, url: &str, server: usize, status: StatusCode, body: &[u8]) -> Miss {
+    fn refusal(&self, server: usize, status: StatusCode, body: &[u8]) -> Miss {
         #[derive(Deserialize)]
         struct Message {
             message: String,
@@ -210,26 +214,37 @@ impl Servers {
             Ok(Message { message }) => excerpt(message.as_bytes(), MAX_SHOWN),
             Err(_) => excerpt(body.trim_ascii(), MAX_SHOWN),
         };
-        let reason = match status {
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                return self.unauthorized(url, &said);
+        let url = self.clients[server].url();
+        match status {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => self.unauthorized(server),
+            StatusCode::NOT_FOUND => {
+                Miss::new(format!("etcd at {} does not serve the v2 API", place(url)))
+                    .hint("start etcd 3.4 or 3.5 with --enable-v2=true, or use --etcd-api=3")
             }
-            StatusCode::NOT_FOUND => format!(
-                "etcd at {} does not serve the v2 API: start etcd 3.4 or 3.5 with \
-                 --enable-v2=true, or use -etcd-api=3",
-                self.clients[server].url(),
-            ),
-            _ => format!("etcd at {url} answers {status}: {said}"),
-        };
-        Miss { reason, is_final: false }
+            // What Go's TLS servers answer to a client without TLS.
+            StatusCode::BAD_REQUEST if said.contains("HTTP request to an HTTPS server") => {
+                etcd_fault::miss(url, &ServerFault::IsTls)
+            }
+            _ => Miss::new(format!("etcd at {} answers {status}: {said}", place(url))),
+        }
     }
 
-    fn unauthorized(&self, url: &str, said: &str) -> Miss {
-        let reason = match &self.user {
-            Some(user) => format!("etcd at {url} refuses user {user:?}: {said}"),
-            None => format!("etcd at {url} wants a user, see -etcd-username: {said}"),
-        };
-        Miss { reason, is_final: true }
+    /// etcd says the same of a wrong password and of a user without the right.
+    fn unauthorized(&self, server: usize) -> Miss {
+        let url = self.clients[server].url();
+        let Some(user) = &self.user else { return etcd_fault::refused_user(url, None) };
+        let place = place(url);
+        let why = "a wrong password, or no right to this key";
+        Miss::new(format!("etcd at {place} refuses user {user:?}: {why}"))
+            .hint("see --etcd-username and --etcd-password")
+            .is_final()
+    }
+
+    fn miss(&self, server: usize, error: &HttpError) -> Miss {
+        match error.server_fault() {
+            Some(fault) => etcd_fault::miss(self.clients[server].url(), &fault),
+            None => Miss::new(error.to_string()),
+        }
     }
 }
 
@@ -240,12 +255,7 @@ pub(super) fn parse(body: &[u8]) -> Result<Action, String> {
 }
 
 fn wrong_answer(url: &str, reason: &str) -> Miss {
-    let reason = format!("etcd at {url} answers with something else than its v2 API: {reason}");
-    Miss { reason, is_final: false }
-}
-
-fn miss(error: &HttpError) -> Miss {
-    Miss { reason: error.to_string(), is_final: false }
+    etcd_fault::no_etcd(url, &format!("its answer is not that of the v2 API: {reason}"))
 }
 
 /// Reads a key as the whole cluster has it, with what is below it if it is a directory.

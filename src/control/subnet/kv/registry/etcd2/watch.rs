@@ -120,7 +120,7 @@ impl Etcd2Watch {
     async fn check(&mut self) -> Result<(), RegistryError> {
         let request = get(&self.keys.config, false);
         let checked = self.servers.ask(self.server, &request).await;
-        checked.map_err(|miss| ended(&miss.reason))?;
+        checked.map_err(|miss| ended(&miss.to_string()))?;
         self.patience = Instant::now() + self.servers.timings.silence;
         Ok(())
     }
@@ -139,7 +139,7 @@ impl LeaseWatch for Etcd2Watch {
             let Some(poll) = &mut self.poll else {
                 let request = request(&self.keys, &self.scope, self.position);
                 let poll = self.servers.poll(self.server, &request).await;
-                self.take(poll.map_err(|miss| ended(&miss.reason))?)?;
+                self.take(poll.map_err(|miss| ended(&miss.to_string()))?)?;
                 continue;
             };
             match timeout_at(self.patience, poll.next_line(MAX_EVENT_LEN)).await {

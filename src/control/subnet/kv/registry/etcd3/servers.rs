@@ -9,13 +9,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use etcd_client::{Client, ConnectOptions, Error};
+use hyper::Method;
 use tokio::sync::OnceCell;
 
 use super::tls::TlsFiles;
 use crate::control::config::etcd::{EtcdConfig, EtcdConfigError};
 use crate::control::subnet::kv::registry::RegistryError;
+use crate::control::subnet::kv::registry::etcd_fault::{self, place};
 use crate::control::subnet::kv::registry::failover::{Failover, Miss};
+use crate::control::util::http_client::{HttpClient, HttpError, Request, Timeouts, TlsSource};
 use crate::control::util::log_limit::LogLimit;
+use crate::control::util::server_fault::ServerFault;
 
 /// How long to wait for what.
 #[derive(Debug, Clone, Copy)]
@@ -94,7 +98,7 @@ impl Servers {
             let session = Session::prepare(&url, &options, tls).await;
             let session = session.map_err(|error| EtcdConfigError::Connection {
                 endpoint: url.clone(),
-                reason: describe(&error),
+                reason: describe_set_up(&error),
             })?;
             servers.push(Server { url, session: Mutex::new(session) });
         }
@@ -138,15 +142,67 @@ impl Servers {
             self.sign_in(server, &session).await?;
             rpc(session.client.clone()).await
         };
-        let (reason, is_final) = match tokio::time::timeout(self.timings.call, asked).await {
-            Ok(Ok(answer)) => return Ok(answer),
-            Ok(Err(error)) => (describe(&error), is_final(&error)),
+        match tokio::time::timeout(self.timings.call, asked).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(self.miss(server, &error).await),
             Err(_) => {
                 self.abandon_session(server).await;
-                (format!("no answer within {:?}", self.timings.call), false)
+                Err(etcd_fault::miss(&server.url, &ServerFault::Late(self.timings.call)))
             }
-        };
-        Err(Miss { reason: format!("{}: {reason}", server.url), is_final })
+        }
+    }
+
+    /// Why a server gave no answer. If it hung up, it is looked at once more.
+    async fn miss(&self, server: &Server, error: &Error) -> Miss {
+        let url = &server.url;
+        match cause(error) {
+            Cause::Server(fault) => etcd_fault::miss(url, &fault),
+            Cause::HungUp => etcd_fault::hung_up(url, &self.version(url).await),
+            Cause::Said(code, text) => {
+                let miss = self.refusal(url, code, text);
+                if is_final(error) { miss.is_final() } else { miss }
+            }
+            Cause::Other => Miss::new(format!("etcd at {}: {}", place(url), describe(error))),
+        }
+    }
+
+    /// What the server answers over HTTP/1 when it is asked for its version.
+    async fn version(&self, url: &str) -> Result<String, ServerFault> {
+        let other = |error: HttpError| ServerFault::Other(error.to_string());
+        let fault = |error: HttpError| error.server_fault().unwrap_or_else(|| other(error));
+        let files = self.config.clone();
+        let tls: TlsSource = Arc::new(move || match TlsFiles::read(&files) {
+            Ok(files) => Ok(files.into()),
+            Err(error) => Err(chain(&error)),
+        });
+        let limit = self.timings.connect;
+        let timeouts = Timeouts { connect: limit, head: limit, body: limit };
+        let client = HttpClient::new("etcd", url, Some(tls), timeouts).map_err(other)?;
+        let answer = client.send(&Request::new(Method::GET, "/version")).await.map_err(fault)?;
+        let answer = answer.read(MAX_VERSION_LEN).await.map_err(fault)?;
+        Ok(String::from_utf8_lossy(&answer).into_owned())
+    }
+
+    /// What an answer means that is none: in etcd's words (`api/v3rpc/rpctypes/error.go`), or in
+    /// those of gRPC about a server of another kind.
+    fn refusal(&self, url: &str, code: i32, text: &str) -> Miss {
+        let user = self.user.as_ref().map(|(name, _)| name.as_str());
+        let says = |words: &str| text.contains(words);
+        if says("authentication failed") || says("user name is empty") {
+            return etcd_fault::refused_user(url, user);
+        }
+        if says("permission denied") {
+            return etcd_fault::no_right(url, user);
+        }
+        if says("database space exceeded") {
+            return Miss::new(format!("etcd at {} has no space left", place(url)))
+                .hint("compact and defragment it, then: etcdctl alarm disarm");
+        }
+        if says("grpc-status header missing") || code == UNIMPLEMENTED {
+            return etcd_fault::no_etcd(url, "it does not know etcd's API");
+        }
+        let text = text.strip_prefix("etcdserver: ").unwrap_or(text);
+        Miss::new(format!("etcd at {} refuses: {text}", place(url)))
     }
 
     /// The session to ask `server` in: another one than before if its TLS files were replaced. One
@@ -165,7 +221,7 @@ impl Servers {
                     session
                 }
                 Err(error) => {
-                    self.keep_files(&describe(&error));
+                    self.keep_files(&describe_set_up(&error));
                     session
                 }
             },
@@ -265,6 +321,42 @@ impl Server {
     }
 }
 
+/// Longest answer to the question of the version, in bytes; etcd's has 50.
+const MAX_VERSION_LEN: usize = 64 << 10;
+
+/// The gRPC status of a server that does not know what it is asked for.
+const UNIMPLEMENTED: i32 = 12;
+
+/// Where an error of the client comes from.
+enum Cause<'e> {
+    /// There is no connection that can be used.
+    Server(ServerFault),
+    /// There was one, and the server closed it, or sent what is no HTTP/2.
+    HungUp,
+    /// The server answered with an error: its gRPC status, and in words.
+    Said(i32, &'e str),
+    /// The client itself.
+    Other,
+}
+
+fn cause(error: &Error) -> Cause<'_> {
+    let source = match error {
+        Error::GRpcStatus(status) => match status.source() {
+            None => return Cause::Said(status.code() as i32, status.message()),
+            source => source,
+        },
+        Error::TransportError(error) => error.source(),
+        error => std::error::Error::source(error),
+    };
+    match source {
+        None => Cause::Other,
+        Some(source) => match ServerFault::of(source) {
+            None | Some(ServerFault::Closed) => Cause::HungUp,
+            Some(fault) => Cause::Server(fault),
+        },
+    }
+}
+
 /// Whether another server would say the same: the gRPC status says that the request itself is at
 /// fault. The numbers are those of gRPC's `doc/statuscodes.md`.
 fn is_final(error: &Error) -> bool {
@@ -296,20 +388,25 @@ fn chain(error: &dyn std::error::Error) -> String {
     }
 }
 
-/// An error with its causes, which `Error` itself keeps to itself.
-pub(super) fn describe(error: &Error) -> String {
+/// An error of a connection that is being prepared, with what the TLS library says.
+fn describe_set_up(error: &Error) -> String {
     let (mut text, mut source) = (error.to_string(), None);
-    if let Error::GRpcStatus(status) = error {
-        (text, source) = (status.message().to_owned(), status.source());
-    } else if let Error::TransportError(error) = error {
+    if let Error::TransportError(error) = error {
         source = error.source();
     }
     while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
+        text = format!("{text}: {cause}");
         source = cause.source();
     }
     text
+}
+
+/// An error in a few words, whether it comes from etcd or from the way there.
+pub(super) fn describe(error: &Error) -> String {
+    match cause(error) {
+        Cause::Server(fault) => fault.to_string(),
+        Cause::HungUp => ServerFault::Closed.to_string(),
+        Cause::Said(_, text) => text.to_owned(),
+        Cause::Other => error.to_string(),
+    }
 }

@@ -190,7 +190,7 @@ async fn connection_that_fell_silent_is_not_used_again() {
     assert_eq!(registry.config().await, Ok(None));
     frozen.send_replace(1); // the connections made so far, as when a router forgets them
     let error = registry.config().await.unwrap_err().to_string();
-    assert!(error.ends_with("no answer within 2s"), "{error}");
+    assert!(error.contains(" (no answer within 2s); "), "{error}");
     assert_eq!(registry.config().await, Ok(None));
 }
 
@@ -281,9 +281,11 @@ async fn proxy(to: String) -> (String, watch::Sender<usize>) {
 async fn no_endpoint_that_answers_is_an_error_that_names_each() {
     let registry = registry(&["http://127.0.0.1:1", "http://127.0.0.1:2"]).await;
     let error = registry.config().await.unwrap_err().to_string();
-    assert!(error.starts_with("read network config: http://127.0.0.1:1: "), "{error}");
-    assert!(error.contains("; http://127.0.0.1:2: "), "{error}");
-    assert!(error.contains("refused"), "{error}");
+    assert_eq!(
+        error,
+        "read network config: etcd does not answer at 127.0.0.1:1 (refused) and at 127.0.0.1:2 \
+         (refused); --etcd-endpoints says where it is"
+    );
 }
 
 #[tokio::test]

@@ -34,13 +34,10 @@ async fn user_is_shown_to_etcd_and_refused_without_the_password() {
     assert_eq!(watch.next().await.unwrap().changes.len(), 1);
 
     let error = user("root", "wr0ng").config().await.unwrap_err().to_string();
-    assert!(
-        error.contains("config?quorum=true&recursive=false&sorted=false refuses user \"root\""),
-        "{error}"
-    );
+    assert!(error.contains(" refuses user \"root\": a wrong password, or no right"), "{error}");
     assert!(!error.contains("wr0ng"), "{error}");
     let error = registry(&[&server.url]).config().await.unwrap_err().to_string();
-    assert!(error.contains(" wants a user, see -etcd-username: "), "{error}");
+    assert!(error.contains(" wants a user; see --etcd-username "), "{error}");
     assert!(registry(&[&server.url]).watch(&Scope::All, Revision(1)).await.is_err());
 }
 
@@ -53,13 +50,7 @@ async fn ca_file_alone_is_enough_for_tls_unless_the_server_asks_for_a_certificat
     let mut config = config(&[&server.url]);
     let stranger = Etcd2Registry::with_timings(&config, FAST).unwrap();
     let error = stranger.config().await.unwrap_err().to_string();
-    let url = &server.url;
-    assert_eq!(
-        error,
-        format!(
-            "read network config: no TLS with etcd at {url} (invalid peer certificate: UnknownIssuer)"
-        )
-    );
+    assert!(error.contains(" is not trusted; --etcd-cafile names"), "{error}");
     config.ca_file = Some(files.ca());
     assert_eq!(Etcd2Registry::with_timings(&config, FAST).unwrap().config().await, Ok(None));
 
@@ -115,21 +106,4 @@ async fn certificates_replaced_in_place_are_used_for_the_next_connection() {
         assert!(Instant::now() < deadline, "{error}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-}
-
-#[tokio::test]
-async fn scheme_that_the_server_does_not_speak_is_an_error_that_says_so() {
-    let plain = v2_server().await;
-    let url = plain.url.replace("http:", "https:");
-    let error = registry(&[&url]).config().await.unwrap_err().to_string();
-    let start = format!("read network config: no TLS with etcd at {url} (the server ");
-    assert!(error.starts_with(&start) && error.ends_with("use http://)"), "{error}");
-
-    let files = Files::make();
-    let (cert, key) = files.pair("server");
-    let secure = EtcdServer::start_with_tls_and(&cert, &key, None, &["--enable-v2=true"]).await;
-    let url = secure.url.replace("https:", "http:");
-    let error = registry(&[&url]).config().await.unwrap_err().to_string();
-    assert!(error.contains(&format!("etcd at {url}/v2/keys/")), "{error}");
-    assert!(error.ends_with("use https://)"), "{error}");
 }

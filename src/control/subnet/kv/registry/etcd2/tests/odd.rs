@@ -18,12 +18,14 @@ async fn server_in_trouble_or_of_another_kind_is_passed_over_and_named() {
         ),
         (
             Reply::etcd2("200 OK", 7, r#"{"action":"get","node":{"key":"/test/"#),
-            "answers with something else than its v2 API: EOF while parsing a string at line 1 \
-             column 37; found {\\\"action\\\":\\\"get\\\",\\\"node\\\":{\\\"key\\\":\\\"/test/",
+            " is no etcd (its answer is not that of the v2 API: EOF while parsing a string at line \
+             1 column 37; found {\\\"action\\\":\\\"get\\\",\\\"node\\\":{\\\"key\\\":\\\"/test/); \
+             --etcd-endpoints says where it is",
         ),
         (
             Reply::text("200 OK", "<html>\nIt works!"),
-            "answers with something else than its v2 API: there is no X-Etcd-Index",
+            " is no etcd (its answer is not that of the v2 API: no X-Etcd-Index); --etcd-endpoints \
+             says where it is",
         ),
         (
             Reply::text("503 Service Unavailable", "no server\nis available"),
@@ -31,25 +33,23 @@ async fn server_in_trouble_or_of_another_kind_is_passed_over_and_named() {
         ),
         (
             Reply::text("400 Bad Request", "Client sent an HTTP request to an HTTPS server.\n"),
-            "answers 400 Bad Request: Client sent an HTTP request to an HTTPS server.",
+            " speaks TLS, the URL says http; write https://",
         ),
         (Reply::text("307 Temporary Redirect", ""), "answers 307 Temporary Redirect: "),
-        (Reply::Silence, "(no answer within 2s)"),
+        (Reply::Silence, " (no answer within 2s); --etcd-endpoints says where it is"),
         (
             Reply::Pieces(Vec::new()),
-            "closed the connection (without an answer; if it speaks TLS, use https://)",
+            " (it closes the connection); --etcd-endpoints says where it is",
         ),
     ];
     let server = v2_server().await;
     for (reply, text) in cases {
         let double = Double::start(move |_| reply.clone()).await;
         let error = registry(&[&double.url]).list(&Scope::All).await.unwrap_err().to_string();
-        assert!(error.starts_with("list leases: etcd "), "{error}");
-        assert!(
-            error.contains(&format!("{}/v2/keys/test/network/subnets?", double.url)),
-            "{error}"
-        );
-        assert!(error.ends_with(text), "{error}\n{text}");
+        assert!(error.starts_with("list leases: "), "{error}");
+        let place = double.url.trim_start_matches("http://");
+        assert!(error.contains(place), "{error}");
+        assert!(error.contains(text), "{error}\n{text}");
         assert!(!error.contains('\n'), "{error}");
         let both = registry(&[&double.url, &server.url]);
         assert_eq!(both.list(&Scope::All).await.unwrap().entries, []);
@@ -61,11 +61,12 @@ async fn server_without_the_v2_api_is_an_error_that_says_what_to_do() {
     let server = EtcdServer::start().await;
     let url = &server.url;
     let error = registry(&[url]).config().await.unwrap_err().to_string();
+    let place = url.trim_start_matches("http://");
     assert_eq!(
         error,
         format!(
-            "read network config: etcd at {url} does not serve the v2 API: start etcd 3.4 or 3.5 \
-             with --enable-v2=true, or use -etcd-api=3"
+            "read network config: etcd at {place} does not serve the v2 API; start etcd 3.4 or 3.5 \
+             with --enable-v2=true, or use --etcd-api=3"
         )
     );
 }

@@ -24,7 +24,7 @@ async fn user_is_shown_to_etcd_and_refused_without_the_password() {
     config.password = Some("wr0ng".to_owned());
     let stranger = EtcdRegistry::with_timings(&config, FAST).await.unwrap();
     let error = stranger.config().await.unwrap_err().to_string();
-    assert!(error.contains("invalid user ID or password"), "{error}");
+    assert!(error.contains(" refuses user \"root\" or its password; "), "{error}");
     assert!(!error.contains("wr0ng"), "{error}");
 }
 
@@ -106,7 +106,7 @@ async fn certificate_is_shown_to_a_server_that_asks_for_one() {
     config.ca_file = Some(files.ca());
     let stranger = EtcdRegistry::with_timings(&config, FAST).await.unwrap();
     let error = stranger.config().await.unwrap_err().to_string();
-    assert!(error.starts_with("read network config: https://127.0.0.1:"), "{error}");
+    assert!(error.contains(" refuses this host: it wants a client certificate"), "{error}");
 
     let (cert, key) = files.pair("client");
     (config.cert_file, config.key_file) = (Some(cert), Some(key));
