@@ -66,6 +66,7 @@ impl ServerFault {
         Self::of(error.source()?)
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "of all others the number decides")]
     fn of_io(error: &io::Error) -> Option<Self> {
         match error.kind() {
             io::ErrorKind::ConnectionRefused => return Some(Self::Refused),
@@ -87,6 +88,10 @@ impl ServerFault {
         is_lookup.then_some(if is_temporary { Self::NoNameServer } else { Self::NoSuchHost })
     }
 
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "all others are shown as the library has them"
+    )]
     fn of_tls(error: &rustls::Error) -> Self {
         match error {
             rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => Self::NoTls,
@@ -110,6 +115,10 @@ impl ServerFault {
 }
 
 impl CertificateFault {
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "all others are shown as the library has them"
+    )]
     fn of(error: &CertificateError) -> Self {
         match error {
             CertificateError::UnknownIssuer | CertificateError::BadSignature => Self::Untrusted,

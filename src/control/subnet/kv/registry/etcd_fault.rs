@@ -85,7 +85,7 @@ pub(super) fn refused_user(url: &str, user: Option<&str>) -> Miss {
         None => Miss::new(format!("etcd at {place} wants a user"))
             .hint("see --etcd-username and --etcd-password"),
     };
-    miss.is_final()
+    miss.finally()
 }
 
 /// Of an etcd that knows our user and does not let it do this.
@@ -94,7 +94,7 @@ pub(super) fn no_right(url: &str, user: Option<&str>) -> Miss {
     let user = user.map_or("a client without a user".to_owned(), |user| format!("user {user:?}"));
     Miss::new(format!("etcd at {place} does not allow this to {user}"))
         .hint("grant its role to read PREFIX/config, and to read and write PREFIX/subnets/")
-        .is_final()
+        .finally()
 }
 
 #[cfg(test)]

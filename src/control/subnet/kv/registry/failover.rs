@@ -48,7 +48,7 @@ impl Miss {
     }
 
     /// The same, which another server would say, too.
-    pub(super) fn is_final(self) -> Self {
+    pub(super) fn finally(self) -> Self {
         Self { is_final: true, ..self }
     }
 }

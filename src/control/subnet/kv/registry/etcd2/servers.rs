@@ -187,7 +187,7 @@ impl Servers {
         let miss = || Miss::new(format!("etcd at {place} refuses: {failure}"));
         match failure.code() {
             Code::Raft => Err(miss()),
-            Code::Other => Err(miss().is_final()),
+            Code::Other => Err(miss().finally()),
             Code::Unauthorized => Err(self.unauthorized(server)),
             Code::KeyNotFound | Code::CompareFailed | Code::NodeExist | Code::IndexCleared => {
                 let index = Revision(index.unwrap_or(failure.index));
@@ -237,7 +237,7 @@ impl Servers {
         let why = "a wrong password, or no right to this key";
         Miss::new(format!("etcd at {place} refuses user {user:?}: {why}"))
             .hint("see --etcd-username and --etcd-password")
-            .is_final()
+            .finally()
     }
 
     fn miss(&self, server: usize, error: &HttpError) -> Miss {

@@ -160,7 +160,7 @@ impl Servers {
             Cause::HungUp => etcd_fault::hung_up(url, &self.version(url).await),
             Cause::Said(code, text) => {
                 let miss = self.refusal(url, code, text);
-                if is_final(error) { miss.is_final() } else { miss }
+                if is_final(error) { miss.finally() } else { miss }
             }
             Cause::Other => Miss::new(format!("etcd at {}: {}", place(url), describe(error))),
         }
@@ -339,6 +339,7 @@ enum Cause<'e> {
     Other,
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "all others have a source like any error")]
 fn cause(error: &Error) -> Cause<'_> {
     let source = match error {
         Error::GRpcStatus(status) => match status.source() {
