@@ -3,7 +3,7 @@
 # What building and testing need on Debian 12, apart from a Rust toolchain (rustup.rs).
 PACKAGES := gcc libc6-dev make protobuf-compiler libprotobuf-dev iproute2 iptables nftables \
             etcd-server etcd-client iperf3 ethtool iputils-ping openssl procps util-linux \
-            systemd bubblewrap busybox-static libdevmapper1.02.1
+            systemd bubblewrap busybox-static libdevmapper1.02.1 python3-venv
 
 CARGO ?= cargo
 
@@ -70,9 +70,10 @@ check: setup ## format, lints and documentation, warnings denied
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets -- -D warnings
 	$(CARGO) clippy --test netns --test docker -- -D warnings # not among --all-targets
+	$(CARGO) clippy --no-default-features --bins -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps
 
-test: setup target/prometheus target/docker ## every test: units and integration, then real namespaces
+test: setup target/prometheus target/docker target/moto ## every test: units and integration, then real namespaces
 	$(CARGO) test
 	$(CARGO) test --release --test docker --test netns -- --test-threads=1
 
@@ -100,6 +101,11 @@ endef
 
 target/prometheus: # promtool checks our metrics
 	$(call unpack,prometheus,./usr/bin/promtool,promtool)
+
+target/moto: # EC2 and STS for tests
+	@echo "make: fetching moto"; rm -rf $@ $@.part; \
+	python3 -m venv $@.part && $@.part/bin/pip --quiet install 'moto[ec2]==5.2.1' flask flask-cors && \
+	    mv $@.part $@
 
 target/docker: # for flannel's tutorials
 	$(call unpack,docker.io containerd runc containernetworking-plugins,./usr,dockerd)

@@ -107,7 +107,7 @@ fn imports_of_control_go_down_only() {
 
 #[test]
 fn one_backend_never_imports_another_and_one_file_knows_them_all() {
-    const BACKENDS: [&str; 4] = ["udp", "vxlan", "host_gw", "gce"];
+    const BACKENDS: [&str; 5] = ["udp", "vxlan", "host_gw", "gce", "aws_vpc"];
     let refused = control_imports(|from, to| {
         BACKENDS.iter().all(|name| {
             let backend = &["backend", name];

@@ -28,6 +28,8 @@
 //! 5. The lab's `src/lab/network/backend.rs`, so that `flannel-lab` and the network tests have it;
 //!    the README's list of backends.
 
+#[cfg(feature = "aws")]
+mod aws_vpc;
 mod cloud_route;
 mod error;
 mod gce;
@@ -43,6 +45,8 @@ use futures_util::future::LocalBoxFuture;
 use serde::Serialize;
 use tokio::sync::watch;
 
+#[cfg(feature = "aws")]
+use self::aws_vpc::AwsVpc;
 use self::cloud_route::CloudDriver;
 pub use self::error::BackendError;
 use self::gce::Gce;
@@ -80,6 +84,11 @@ pub fn create(setup: BackendSetup) -> Box<dyn Driver> {
         BackendConfig::Udp(config) => Box::new(UdpDriver::new(setup, config)),
         BackendConfig::Vxlan(config) => Box::new(VxlanDriver::new(setup, config)),
         BackendConfig::HostGw => Box::new(HostGwDriver::new(setup)),
+        #[cfg(feature = "aws")]
+        BackendConfig::AwsVpc(ref config) => {
+            let cloud = AwsVpc::from_env(config.clone());
+            Box::new(CloudDriver::new(setup, cloud))
+        }
         BackendConfig::Gce => Box::new(CloudDriver::new(setup, Gce::from_env())),
     }
 }
@@ -96,6 +105,8 @@ pub fn preflight(named: Option<BackendType>) -> Result<(), BackendError> {
             tracing::warn!("{error}; the udp backend needs it");
             Ok(())
         }
+        #[cfg(feature = "aws")]
+        (Some(BackendType::AwsVpc), _) => Ok(()),
         (Some(BackendType::Vxlan | BackendType::HostGw | BackendType::Gce) | None, _) => Ok(()),
     }
 }

@@ -181,8 +181,8 @@ const BUSY_POLL: Duration = Duration::from_micros(50);
 
 #[derive(Debug, Args)]
 struct DataPlaneFlags {
-    /// Backend to use instead of the network config's Backend.Type: udp, vxlan, host-gw or
-    /// gce.
+    /// Backend to use instead of the network config's Backend.Type: udp, vxlan, host-gw,
+    /// gce or aws-vpc.
     #[arg(long, value_name = "TYPE", default_value = "", value_parser = values::maybe::<BackendType>)]
     backend: Maybe<BackendType>,
 

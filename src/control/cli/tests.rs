@@ -323,7 +323,7 @@ fn mistakes_are_told_in_one_line() {
         ("-public-ip ::1", "flag --public-ip: \"::1\" is not an IPv4 address"),
         (
             "-backend gre",
-            "flag --backend: unknown backend \"gre\"; this flanneld knows udp, vxlan, host-gw and gce",
+            "flag --backend: unknown backend \"gre\"; this flanneld knows udp, vxlan, host-gw, gce and aws-vpc",
         ),
         ("-subnet-file=", "flag --subnet-file: a file name is needed"),
         ("-on-lease-loss x", "flag --on-lease-loss: \"x\" is neither reacquire nor exit"),

@@ -17,6 +17,18 @@ pub enum BackendConfig {
     HostGw,
     /// Routes of a Google Compute Engine network.
     Gce,
+    /// Routes of an Amazon VPC.
+    #[cfg(feature = "aws")]
+    AwsVpc(AwsVpcConfig),
+}
+
+/// Settings of the aws-vpc backend.
+#[cfg(feature = "aws")]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AwsVpcConfig {
+    /// The tables that are to have a route to each node; if there are none, the table of the
+    /// node's own VPC subnet.
+    pub route_tables: Vec<String>,
 }
 
 /// Settings of the udp backend.
@@ -63,6 +75,9 @@ pub enum BackendType {
     HostGw,
     /// Routes of a Google Compute Engine network.
     Gce,
+    /// Routes of an Amazon VPC.
+    #[cfg(feature = "aws")]
+    AwsVpc,
 }
 
 /// A name that is no backend of this program.
@@ -114,7 +129,28 @@ fn read_settings(
         }),
         BackendType::HostGw => BackendConfig::HostGw,
         BackendType::Gce => BackendConfig::Gce,
+        #[cfg(feature = "aws")]
+        BackendType::AwsVpc => {
+            BackendConfig::AwsVpc(AwsVpcConfig { route_tables: read_route_tables(settings)? })
+        }
     })
+}
+
+/// One table as a text, or several as a list, as stock since 0.8.
+#[cfg(feature = "aws")]
+fn read_route_tables(backend: &Object) -> Result<Vec<String>, ConfigError> {
+    const NAME: &str = "Backend.RouteTableID";
+    const EXPECTED: &str = "a text or a list of texts";
+    let Some(raw) = backend.raw("RouteTableID").map(|raw| raw.get()) else {
+        return Ok(Vec::new());
+    };
+    let wrong = || ConfigError::Type(WrongType::new(NAME, raw, EXPECTED));
+    let one = || serde_json::from_str::<Option<String>>(raw).map(Vec::from_iter);
+    let tables: Vec<String> = serde_json::from_str(raw).or_else(|_| one()).map_err(|_| wrong())?;
+    match tables.iter().any(|table| table.trim().is_empty()) {
+        true => Err(wrong()),
+        false => Ok(tables),
+    }
 }
 
 fn read_bool(
@@ -172,7 +208,7 @@ impl BackendConfig {
     pub(crate) fn settings(&self) -> Vec<(&'static str, String)> {
         let or_not_set =
             |value: Option<u16>| value.map_or("not set".to_owned(), |it| it.to_string());
-        match *self {
+        match self.clone() {
             Self::Udp(UdpConfig { port, mtu }) => {
                 vec![("Backend.Port", port.to_string()), ("Backend.MTU", or_not_set(mtu))]
             }
@@ -185,6 +221,14 @@ impl BackendConfig {
                 ("Backend.MTU", or_not_set(mtu)),
             ],
             Self::HostGw | Self::Gce => Vec::new(),
+            #[cfg(feature = "aws")]
+            Self::AwsVpc(AwsVpcConfig { route_tables }) => {
+                let tables = match route_tables.is_empty() {
+                    true => "not set".to_owned(),
+                    false => route_tables.join(", "),
+                };
+                vec![("Backend.RouteTableID", tables)]
+            }
         }
     }
 
@@ -195,19 +239,25 @@ impl BackendConfig {
             Self::Vxlan(_) => BackendType::Vxlan,
             Self::HostGw => BackendType::HostGw,
             Self::Gce => BackendType::Gce,
+            #[cfg(feature = "aws")]
+            Self::AwsVpc(_) => BackendType::AwsVpc,
         }
     }
 }
 
 impl BackendType {
-    const ALL: [(Self, &'static str); 4] =
-        [(Self::Udp, "udp"), (Self::Vxlan, "vxlan"), (Self::HostGw, "host-gw"), (Self::Gce, "gce")];
-}
+    const ALL: &'static [(Self, &'static str)] = &[
+        (Self::Udp, "udp"),
+        (Self::Vxlan, "vxlan"),
+        (Self::HostGw, "host-gw"),
+        (Self::Gce, "gce"),
+        #[cfg(feature = "aws")]
+        (Self::AwsVpc, "aws-vpc"),
+    ];
 
-impl BackendType {
     /// All names, as a list in a sentence.
     fn names() -> String {
-        let names = Self::ALL.map(|(_, name)| name);
+        let names: Vec<&str> = Self::ALL.iter().map(|(_, name)| *name).collect();
         let (last, others) = names.split_last().unwrap_or((&"none", &[]));
         format!("{} and {last}", others.join(", "))
     }
@@ -217,14 +267,14 @@ impl FromStr for BackendType {
     type Err = UnknownBackend;
 
     fn from_str(name: &str) -> Result<Self, UnknownBackend> {
-        let known = Self::ALL.into_iter().find(|(_, known)| name.eq_ignore_ascii_case(known));
-        known.map(|(kind, _)| kind).ok_or_else(|| UnknownBackend(name.to_owned()))
+        let known = Self::ALL.iter().find(|(_, known)| name.eq_ignore_ascii_case(known));
+        known.map(|(kind, _)| *kind).ok_or_else(|| UnknownBackend(name.to_owned()))
     }
 }
 
 impl fmt::Display for BackendType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let known = Self::ALL.into_iter().find(|(kind, _)| kind == self);
+        let known = Self::ALL.iter().find(|(kind, _)| kind == self);
         f.write_str(known.map_or("", |(_, name)| name))
     }
 }

@@ -197,6 +197,8 @@ impl NetworkConfig {
         match self.backend {
             BackendConfig::Udp(_) => self.v6.as_ref(),
             BackendConfig::Vxlan(_) | BackendConfig::HostGw | BackendConfig::Gce => None,
+            #[cfg(feature = "aws")]
+            BackendConfig::AwsVpc(_) => None,
         }
     }
 

@@ -4,9 +4,11 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Reads variables of the environment. An empty variable counts as unset.
-pub(in crate::control::backend) struct Environment(Box<Lookup>);
+#[derive(Clone)]
+pub(in crate::control::backend) struct Environment(Arc<Lookup>);
 
 /// Finds the value of a variable.
 type Lookup = dyn Fn(&str) -> Option<String> + Send + Sync;
@@ -14,7 +16,7 @@ type Lookup = dyn Fn(&str) -> Option<String> + Send + Sync;
 impl Environment {
     /// That of this process.
     pub(in crate::control::backend) fn of_process() -> Self {
-        Self(Box::new(|name| std::env::var(name).ok()))
+        Self(Arc::new(|name| std::env::var(name).ok()))
     }
 
     /// These variables and no others.
@@ -22,7 +24,7 @@ impl Environment {
     pub(in crate::control::backend) fn of(variables: &[(&str, &str)]) -> Self {
         let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
         let variables: Vec<(String, String)> = variables.iter().map(owned).collect();
-        Self(Box::new(move |name| {
+        Self(Arc::new(move |name| {
             variables.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone())
         }))
     }

@@ -163,17 +163,17 @@ fn every_fault_is_one_line_that_begins_with_its_key() {
         (r#"{"EnableIPv4":"no"}"#, "EnableIPv4: \"no\" is not true or false"),
         (
             r#"{"Network":"10.1.0.0/16","Backend":{"Type":"foo"}}"#,
-            "Backend.Type: unknown backend \"foo\"; this flanneld knows udp, vxlan, host-gw and gce. All nodes of a \
+            "Backend.Type: unknown backend \"foo\"; this flanneld knows udp, vxlan, host-gw, gce and aws-vpc. All nodes of a \
              network need the same one: write another Type for all of them, or run stock flanneld here",
         ),
         (
             r#"{"Network":"10.1.0.0/16","Backend":{"Port":1}}"#,
-            "Backend.Type: unknown backend \"\"; this flanneld knows udp, vxlan, host-gw and gce. All nodes of a \
+            "Backend.Type: unknown backend \"\"; this flanneld knows udp, vxlan, host-gw, gce and aws-vpc. All nodes of a \
              network need the same one: write another Type for all of them, or run stock flanneld here",
         ),
         (
             r#"{"Network":"10.1.0.0/16","Backend":null}"#,
-            "Backend.Type: unknown backend \"\"; this flanneld knows udp, vxlan, host-gw and gce. All nodes of a \
+            "Backend.Type: unknown backend \"\"; this flanneld knows udp, vxlan, host-gw, gce and aws-vpc. All nodes of a \
              network need the same one: write another Type for all of them, or run stock flanneld here",
         ),
         (r#"{"Network":"10.1.0.0/16","Backend":"udp"}"#, "Backend: \"udp\" is not a JSON object"),
@@ -412,4 +412,30 @@ proptest! {
 #[test]
 fn deep_nesting_is_an_error() {
     assert!(error(&"{\"a\":".repeat(100_000)).starts_with("not a network config: "));
+}
+
+#[cfg(feature = "aws")]
+#[test]
+fn route_tables_are_a_text_or_a_list_of_texts() {
+    use crate::control::config::backend::AwsVpcConfig;
+    let parsed = |tables: &str| {
+        let backend = format!(r#"{{"Type":"aws-vpc"{tables}}}"#);
+        parse(&format!(r#"{{"Network":"10.5.0.0/16","Backend":{backend}}}"#), None)
+    };
+    for (tables, expected) in [
+        ("", &[][..]),
+        (r#","RouteTableID":null"#, &[]),
+        (r#","RouteTableID":[]"#, &[]),
+        (r#","RouteTableID":"rtb-1""#, &["rtb-1"]),
+        (r#","routetableid":["rtb-1","rtb-2"]"#, &["rtb-1", "rtb-2"]),
+    ] {
+        let route_tables = expected.iter().map(|table| (*table).to_owned()).collect();
+        let config = BackendConfig::AwsVpc(AwsVpcConfig { route_tables });
+        assert_eq!(parsed(tables).unwrap().backend, config, "{tables}");
+    }
+    for wrong in ["7", r#""""#, r#"["rtb-1",7]"#, r#"{"a":"rtb-1"}"#, r#"["rtb-1",""]"#] {
+        let error = parsed(&format!(r#","RouteTableID":{wrong}"#)).unwrap_err().to_string();
+        let line = format!("Backend.RouteTableID: {wrong} is not a text or a list of texts");
+        assert_eq!(error, line);
+    }
 }
