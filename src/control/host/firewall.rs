@@ -12,6 +12,7 @@ pub(crate) mod iptables;
 mod neighbours;
 pub(crate) mod nftables;
 mod rules;
+pub mod trace;
 
 use std::time::Duration;
 

@@ -4,7 +4,7 @@
 //! `iptables-restore --noflush --wait`.
 
 mod layout;
-mod saved;
+pub(super) mod saved;
 
 use ipnetwork::Ipv4Network;
 use tracing::info;

@@ -1,0 +1,172 @@
+//! Rules as `iptables-save` prints them.
+
+use ipnetwork::Ipv4Network;
+
+use super::words::{is_link, words};
+use super::{End, Fit, MAX_DEPTH, Packet, Verdict, Way};
+use crate::control::host::firewall::iptables::saved::SavedTable;
+
+/// The built-in chains that a packet passes, in order, by table.
+const fn chains(way: Way) -> &'static [(&'static str, &'static str)] {
+    match way {
+        Way::Forward => &[
+            ("raw", "PREROUTING"),
+            ("mangle", "PREROUTING"),
+            ("mangle", "FORWARD"),
+            ("filter", "FORWARD"),
+            ("mangle", "POSTROUTING"),
+        ],
+        Way::Input => &[
+            ("raw", "PREROUTING"),
+            ("mangle", "PREROUTING"),
+            ("mangle", "INPUT"),
+            ("filter", "INPUT"),
+        ],
+        Way::Output => &[
+            ("raw", "OUTPUT"),
+            ("mangle", "OUTPUT"),
+            ("filter", "OUTPUT"),
+            ("mangle", "POSTROUTING"),
+        ],
+    }
+}
+
+/// What the rules that `tool` saved as `text` do with `packet`.
+pub(super) fn verdict(tool: &str, text: &str, packet: &Packet) -> Verdict {
+    let tables = SavedTable::parse_all(text);
+    let mut is_unsure = false;
+    for (name, chain) in chains(packet.way) {
+        let Some(table) = tables.iter().find(|table| table.name == *name) else { continue };
+        let mut walk = Walk { table, packet, may_accept: false };
+        let end = match walk.chain(chain, 0) {
+            End::Returned if table.policy(chain) == Some("DROP") => {
+                End::Dropped(format!("policy DROP of chain {chain}"))
+            }
+            end => end,
+        };
+        if let End::Dropped(rule) = end
+            && !walk.may_accept
+        {
+            let by = format!("{rule} (table {name})");
+            let shown_by = format!("{tool} -t {name} -L {chain} -nv --line-numbers");
+            return Verdict::Dropped { by, shown_by };
+        }
+        is_unsure |= walk.may_accept;
+    }
+    if is_unsure { Verdict::Unsure } else { Verdict::Accepted }
+}
+
+struct Walk<'a> {
+    table: &'a SavedTable,
+    packet: &'a Packet,
+    /// Whether a rule that may or may not match accepts.
+    may_accept: bool,
+}
+
+impl Walk<'_> {
+    fn chain(&mut self, name: &str, depth: usize) -> End {
+        for text in self.table.rules(name) {
+            let rule = Rule::parse(text, self.packet);
+            if rule.fit == Fit::No {
+                continue;
+            }
+            let end = match rule.target.as_deref() {
+                Some("ACCEPT" | "NFQUEUE" | "QUEUE") => End::Accepted,
+                Some("DROP" | "REJECT") => End::Dropped(format!("rule -A {name} {text}")),
+                Some("RETURN") if rule.fit == Fit::Yes => return End::Returned,
+                Some(target) if depth < MAX_DEPTH && self.table.chains.contains_key(target) => {
+                    self.chain(target, depth + 1)
+                }
+                Some(_) | None => continue,
+            };
+            match (end, rule.fit) {
+                (End::Returned, Fit::Yes) if rule.is_goto => return End::Returned,
+                (End::Returned, _) => {}
+                (end, Fit::Yes) => return end,
+                (End::Accepted, _) => self.may_accept = true,
+                (End::Dropped(_), _) => {}
+            }
+        }
+        End::Returned
+    }
+}
+
+/// One rule, compared with a packet.
+struct Rule {
+    fit: Fit,
+    target: Option<String>,
+    is_goto: bool,
+}
+
+impl Rule {
+    fn parse(text: &str, packet: &Packet) -> Self {
+        let words = words(text);
+        let mut words = words.iter().map(String::as_str).peekable();
+        let (mut fit, mut negated) = (Fit::Yes, false);
+        while let Some(word) = words.next() {
+            if word == "!" {
+                negated = true;
+                continue;
+            }
+            if matches!(word, "-j" | "-g") {
+                let target = words.next().map(str::to_owned);
+                return Self { fit, target, is_goto: word == "-g" };
+            }
+            let mut values = Vec::new();
+            while let Some(value) = words.next_if(|next| !next.starts_with('-') && *next != "!") {
+                values.push(value);
+            }
+            let value = values.first().copied().unwrap_or_default();
+            fit = fit.and(fits(word, value, packet).negated_if(negated));
+            negated = false;
+        }
+        Self { fit, target: None, is_goto: false }
+    }
+}
+
+/// Whether the match `option` with `value` fits.
+fn fits(option: &str, value: &str, packet: &Packet) -> Fit {
+    const MODULES: [&str; 9] = [
+        "comment", "conntrack", "state", "tcp", "udp", "icmp", "multiport", "mark", "addrtype",
+    ];
+    let in_range = |addr| match value.parse::<Ipv4Network>() {
+        Ok(range) => Fit::of(range.contains(addr)),
+        Err(_) => Fit::Unknown,
+    };
+    match option {
+        "-s" => in_range(packet.src),
+        "-d" => in_range(packet.dst),
+        "-i" => Fit::of_known(packet.in_link.as_deref(), |link| is_link(value, '+', link)),
+        "-o" => Fit::of_known(packet.out_link.as_deref(), |link| is_link(value, '+', link)),
+        "-p" => protocol(value).map_or(Fit::Unknown, |number| {
+            Fit::of(number == 0 || number == packet.protocol)
+        }),
+        "--dport" | "--dports" => {
+            Fit::of_known(packet.dst_port, |port| value.split(',').any(|it| is_port(it, port)))
+        }
+        // The packet is the first of its connection.
+        "--ctstate" | "--state" => Fit::of(value.split(',').any(|state| state == "NEW")),
+        "--comment" => Fit::Yes,
+        "-m" if MODULES.contains(&value) => Fit::Yes,
+        "-f" => Fit::No,
+        _ => Fit::Unknown,
+    }
+}
+
+/// Whether `text`, a port or `first:last`, is about `port`.
+fn is_port(text: &str, port: u16) -> bool {
+    let (first, last) = text.split_once(':').unwrap_or((text, text));
+    let first = first.parse().unwrap_or(0);
+    let last = last.parse().unwrap_or(u16::MAX);
+    (first..=last).contains(&port)
+}
+
+fn protocol(name: &str) -> Option<u8> {
+    match name {
+        "all" => Some(0),
+        "icmp" => Some(1),
+        "tcp" => Some(6),
+        "udp" => Some(17),
+        number => number.parse().ok(),
+    }
+}

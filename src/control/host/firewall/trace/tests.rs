@@ -1,0 +1,148 @@
+use super::*;
+
+fn pod_to_pod() -> Packet {
+    Packet {
+        way: Way::Forward,
+        src: [10, 5, 7, 2].into(),
+        dst: [10, 5, 9, 2].into(),
+        in_link: Some("docker0".to_owned()),
+        out_link: Some("flannel0".to_owned()),
+        protocol: 6,
+        dst_port: None,
+    }
+}
+
+fn datagram() -> Packet {
+    Packet {
+        way: Way::Input,
+        src: [192, 0, 2, 2].into(),
+        dst: [192, 0, 2, 1].into(),
+        in_link: Some("eth0".to_owned()),
+        out_link: None,
+        protocol: 17,
+        dst_port: Some(8285),
+    }
+}
+
+fn saved(packet: &Packet, policy: &str, rules: &str) -> Verdict {
+    let text = format!(
+        "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD {policy} [0:0]\n:FLANNEL-FWD - [0:0]\n{rules}\n\
+         -A FLANNEL-FWD -s 10.5.0.0/16 -j ACCEPT\n-A FLANNEL-FWD -d 10.5.0.0/16 -j ACCEPT\nCOMMIT\n"
+    );
+    Rules { saved: vec![("iptables".to_owned(), text)], ..Rules::default() }.verdict(packet)
+}
+
+fn dropped_by(verdict: &Verdict) -> &str {
+    match verdict {
+        Verdict::Dropped { by, .. } => by,
+        Verdict::Accepted => "accepted",
+        Verdict::Unsure => "unsure",
+    }
+}
+
+#[test]
+fn first_rule_that_matches_decides() {
+    const OURS: &str = "-A FORWARD -m comment --comment \"flanneld forward\" -j FLANNEL-FWD";
+    let drop = "-A FORWARD -s 10.5.0.0/16 -m comment --comment \"no -j ACCEPT\" -j DROP";
+    let verdict = saved(&pod_to_pod(), "ACCEPT", &format!("{drop}\n{OURS}"));
+    assert_eq!(dropped_by(&verdict), format!("rule {drop} (table filter)"));
+    let verdict = saved(&pod_to_pod(), "ACCEPT", &format!("{OURS}\n{drop}"));
+    assert_eq!(verdict, Verdict::Accepted);
+    assert_eq!(saved(&pod_to_pod(), "DROP", OURS), Verdict::Accepted);
+    let verdict = saved(&pod_to_pod(), "DROP", "");
+    assert_eq!(dropped_by(&verdict), "policy DROP of chain FORWARD (table filter)");
+}
+
+#[test]
+fn rules_for_other_packets_do_not_count() {
+    for rule in [
+        "-A FORWARD ! -i docker0 -j DROP",
+        "-A FORWARD -o eth+ -j DROP",
+        "-A FORWARD -p udp -m udp --dport 53 -j REJECT --reject-with icmp-port-unreachable",
+        "-A FORWARD -m conntrack --ctstate INVALID -j DROP",
+        "-A FORWARD -m set --match-set banned src -j DROP",
+        "-A FORWARD -d 10.5.0.0/16 -i docker0 -j LOG --log-prefix \"-j DROP\"",
+        "-A FORWARD -s 10.5.0.0/16 -j RETURN\n-A FORWARD -j DROP",
+        "-A INPUT -j DROP",
+    ] {
+        assert_eq!(saved(&pod_to_pod(), "ACCEPT", rule), Verdict::Accepted, "{rule}");
+    }
+}
+
+#[test]
+fn rule_that_may_accept_leaves_it_open() {
+    let rules = "-A FORWARD -m set --match-set allowed src -j ACCEPT\n-A FORWARD -j DROP";
+    assert_eq!(saved(&pod_to_pod(), "ACCEPT", rules), Verdict::Unsure);
+}
+
+#[test]
+fn port_is_found_in_ranges_and_lists() {
+    for (rule, drops) in [
+        ("-A INPUT -i eth0 -p udp -m udp --dport 8285:8290 -j DROP", true),
+        ("-A INPUT -p udp -m multiport --dports 53,8285 -j REJECT", true),
+        ("-A INPUT -p udp -m udp ! --dport 8285 -j DROP", false),
+        ("-A INPUT -p tcp -m tcp --dport 8285 -j DROP", false),
+        ("-A INPUT -s 192.0.2.2/32 -p udp -j DROP", true),
+    ] {
+        let verdict = saved(&datagram(), "ACCEPT", rule);
+        assert_eq!(matches!(verdict, Verdict::Dropped { .. }), drops, "{rule}: {verdict:?}");
+    }
+    let raw = "*raw\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -p udp -j DROP\nCOMMIT\n";
+    let rules = Rules { saved: vec![("iptables".to_owned(), raw.to_owned())], ..Rules::default() };
+    let verdict = rules.verdict(&datagram());
+    assert_eq!(dropped_by(&verdict), "rule -A PREROUTING -p udp -j DROP (table raw)");
+}
+
+/// As nft 1.0.6 prints it.
+fn nft(packet: &Packet, policy: &str, rules: &[&str]) -> Verdict {
+    let rules = rules.iter().zip(1..).map(|(expr, handle)| {
+        format!(
+            r#",{{"rule":{{"family":"inet","table":"fw","chain":"f","handle":{handle},"expr":[{expr}]}}}}"#
+        )
+    });
+    let hook = match packet.way {
+        Way::Forward => "forward",
+        Way::Input => "input",
+        Way::Output => "output",
+    };
+    let json = format!(
+        r#"{{"nftables":[{{"metainfo":{{}}}},{{"chain":{{"family":"inet","table":"fw","name":"f","type":"filter","hook":"{hook}","policy":"{policy}"}}}},{{"chain":{{"family":"ip","table":"filter","name":"FORWARD","type":"filter","hook":"forward","policy":"drop"}}}}{}]}}"#,
+        rules.collect::<String>()
+    );
+    Rules { nft: Some(json), ..Rules::default() }.verdict(packet)
+}
+
+#[test]
+fn nft_chains_of_every_table_but_those_of_iptables_count() {
+    let accept_ours = r#"{"match":{"op":"==","left":{"payload":{"protocol":"ip","field":"daddr"}},"right":{"prefix":{"addr":"10.5.0.0","len":16}}}},{"accept":null}"#;
+    assert_eq!(nft(&pod_to_pod(), "drop", &[accept_ours]), Verdict::Accepted);
+    let verdict = nft(&pod_to_pod(), "drop", &[]);
+    assert_eq!(dropped_by(&verdict), "policy drop (chain f of table inet fw)");
+    let established = r#"{"vmap":{"key":{"ct":{"key":"state"}},"data":{"set":[["invalid",{"drop":null}],["established",{"accept":null}]]}}}"#;
+    let drop = r#"{"match":{"op":"==","left":{"meta":{"key":"iifname"}},"right":{"set":["a","docker0"]}}},{"match":{"op":"!=","left":{"meta":{"key":"oifname"}},"right":"eth*"}},{"counter":{"packets":0,"bytes":0}},{"reject":null}"#;
+    let verdict = nft(&pod_to_pod(), "accept", &[established, drop]);
+    let by = "reject rule with handle 2 in chain f (chain f of table inet fw)";
+    assert_eq!(dropped_by(&verdict), by);
+}
+
+#[test]
+fn nft_ports_and_protocols_are_compared() {
+    let drop = |left: &str, right: &str| {
+        format!(
+            r#"{{"match":{{"op":"==","left":{left},"right":{right}}}}},{{"drop":null}}"#
+        )
+    };
+    const DPORT: &str = r#"{"payload":{"protocol":"udp","field":"dport"}}"#;
+    for (left, right, drops) in [
+        (DPORT, r#"{"set":[1,{"range":[8285,8290]}]}"#, true),
+        (DPORT, "8285", true),
+        (DPORT, "8472", false),
+        (r#"{"payload":{"protocol":"tcp","field":"dport"}}"#, "8285", false),
+        (r#"{"meta":{"key":"l4proto"}}"#, r#"{"set":["tcp","udp"]}"#, true),
+        (r#"{"ct":{"key":"state"}}"#, r#"["established","related"]"#, false),
+        (r#"{"payload":{"protocol":"ip","field":"saddr"}}"#, r#""@banned""#, false),
+    ] {
+        let verdict = nft(&datagram(), "accept", &[&drop(left, right)]);
+        assert_eq!(matches!(verdict, Verdict::Dropped { .. }), drops, "{left} {right}");
+    }
+}

@@ -1,0 +1,33 @@
+//! Words of a rule, and names of links with a wildcard.
+
+/// The words of a rule as `iptables-save` writes it: blanks within quotes do not count.
+pub(super) fn words(rule: &str) -> Vec<String> {
+    let (mut words, mut word, mut is_quoted, mut is_escaped) =
+        (Vec::new(), String::new(), false, false);
+    for c in rule.chars() {
+        match c {
+            _ if is_escaped => {
+                word.push(c);
+                is_escaped = false;
+            }
+            '\\' if is_quoted => is_escaped = true,
+            '"' => is_quoted = !is_quoted,
+            ' ' if !is_quoted => words.extend(Some(std::mem::take(&mut word)).filter(not_empty)),
+            _ => word.push(c),
+        }
+    }
+    words.extend(Some(word).filter(not_empty));
+    words
+}
+
+fn not_empty(word: &String) -> bool {
+    !word.is_empty()
+}
+
+/// Whether `pattern`, which may end in `wildcard`, is about the link `name`.
+pub(super) fn is_link(pattern: &str, wildcard: char, name: &str) -> bool {
+    match pattern.strip_suffix(wildcard) {
+        Some(start) => name.starts_with(start),
+        None => name == pattern,
+    }
+}
