@@ -2,6 +2,8 @@
 
 pub mod cleanup;
 pub mod config_check;
-pub(super) mod peers;
 mod peer_table;
+pub(super) mod peers;
+pub(super) mod ping;
 pub(super) mod status;
+mod survey;

@@ -5,6 +5,7 @@
 //! when to compare again. The kernel removes all of it with the device, so that clean-up only deletes the
 //! device. Which interface carries the underlay is chosen elsewhere, in `control::host::iface`.
 
+mod census;
 mod changes;
 mod marked_routes;
 mod matched;
@@ -21,6 +22,7 @@ use std::net::Ipv4Addr;
 
 use ipnetwork::Ipv4Network;
 
+pub use self::census::{LinkDetails, RouteDetails, all_links, routes_about};
 pub use self::changes::{HostChange, HostChanges, watch};
 pub use self::marked_routes::ROUTE_PROTOCOL;
 pub(crate) use self::marked_routes::any_main_route;

@@ -61,7 +61,7 @@ pub fn default_routes() -> Result<Vec<KernelRoute>, KernelError> {
 }
 
 /// Calls `each` for every IPv4 route.
-fn dump(mut each: impl FnMut(&RouteMessage)) -> io::Result<()> {
+pub(super) fn dump(mut each: impl FnMut(&RouteMessage)) -> io::Result<()> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;

@@ -3,6 +3,6 @@
 
 pub(super) mod errqueue;
 pub(super) mod recvmmsg;
-pub(super) mod sockopt;
+pub(crate) mod sockopt;
 pub(super) mod tun_create;
 pub(super) mod tun_offload;

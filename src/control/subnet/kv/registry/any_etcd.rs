@@ -5,7 +5,7 @@
 //! the first config that is found decides, once and for all. Until then everything goes by v3.
 
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::timeout;
 
@@ -91,6 +91,27 @@ impl AnyEtcd {
             EtcdApi::V2 => OnceLock::from(Api::V2),
         };
         Ok(Self { v3, v2, prefix: clean_prefix(&config.prefix), chosen })
+    }
+
+    /// Other prefixes that may hold a network config: the usual ones, and those of v3 that have leases.
+    pub async fn other_prefixes(&self) -> Vec<String> {
+        let found = timeout(SEARCH_TIMEOUT, self.v3.prefixes()).await.unwrap_or_default();
+        let usual = USUAL_PREFIXES.into_iter().map(str::to_owned);
+        let mut others: Vec<String> = usual.chain(found).collect();
+        others.retain(|prefix| *prefix != self.prefix);
+        others.sort();
+        others.dedup();
+        others
+    }
+
+    /// The time by etcd's clock, in whole seconds.
+    pub async fn clock(&self) -> Option<SystemTime> {
+        timeout(SEARCH_TIMEOUT, self.v2.clock()).await.ok().flatten()
+    }
+
+    /// Whether the v2 store is in use.
+    pub fn is_v2(&self) -> bool {
+        self.chosen.get() == Some(&Api::V2)
     }
 
     /// What to ask, having looked which store has the config if that is not known yet.

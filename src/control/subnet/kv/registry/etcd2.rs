@@ -21,7 +21,7 @@ pub use self::watch::Etcd2Watch;
 use std::num::NonZeroI64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::time::Instant;
@@ -99,6 +99,12 @@ impl Etcd2Registry {
     /// Whether the servers are etcd 2, which has no other API.
     pub(super) async fn is_etcd2(&self) -> bool {
         self.servers.version().await.is_some_and(|version| version.starts_with("2."))
+    }
+
+    /// The time by a server's clock, in whole seconds.
+    pub(super) async fn clock(&self) -> Option<SystemTime> {
+        let date = self.servers.date().await?;
+        httpdate::parse_http_date(&date).ok()
     }
 
     async fn list_all(&self) -> Result<Snapshot, RegistryError> {

@@ -145,6 +145,15 @@ impl Servers {
         Some(self.failover.read("read version", ask).await.ok()?.etcdserver)
     }
 
+    /// The time by a server's clock, as the head of its answer says it: RFC 9110, section 6.6.1.
+    pub(super) async fn date(&self) -> Option<String> {
+        let ask = |server: usize| async move {
+            let answer = self.send(server, &Request::new(Method::GET, "/version")).await?;
+            Ok::<_, Miss>(answer.header("date").map(str::to_owned))
+        };
+        self.failover.read("read the clock", ask).await.ok()?
+    }
+
     /// Has the next requests go by new connections.
     pub(super) fn reconnect(&self) {
         self.clients.iter().for_each(HttpClient::reconnect);

@@ -31,6 +31,27 @@ impl EtcdRegistry {
         self.list_range(key, end, 1).await
     }
 
+    /// Prefixes of other networks: what is before `/config` in a key, if there are leases of the same
+    /// prefix. Of what Kubernetes stores nothing is read, and of all else the first thousands of keys.
+    pub(in crate::control::subnet::kv::registry) async fn prefixes(&self) -> Vec<String> {
+        const KUBERNETES: &str = "/registry/";
+        const AFTER_KUBERNETES: &str = "/registry0";
+        let mut keys = Vec::new();
+        for (from, end) in [("!", KUBERNETES), (AFTER_KUBERNETES, "\0")] {
+            let options = GetOptions::new().with_range(end).with_keys_only().with_limit(PAGE_LEN);
+            // A role may not be allowed to read them.
+            let Ok(Page::Fits(page)) = self.page(from.as_bytes(), options).await else { continue };
+            let texts = page.kvs().iter().filter_map(|kv| kv.key_str().ok().map(str::to_owned));
+            keys.extend(texts);
+        }
+        let prefixes = keys.iter().filter_map(|key| key.strip_suffix("/config"));
+        let has_leases = |prefix: &&str| {
+            let leases = format!("{prefix}/subnets/");
+            keys.iter().any(|key| key.starts_with(&leases))
+        };
+        prefixes.filter(has_leases).map(str::to_owned).collect()
+    }
+
     async fn list_range(
         &self,
         from: String,

@@ -1,0 +1,189 @@
+//! Asks one peer, underlay and overlay apart. Blocks.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Duration;
+
+use ipnetwork::Ipv4Network;
+use serde::{Serialize, Serializer};
+
+use crate::control::cli::commands::survey::{Own, Wire};
+use crate::control::host::probe::{
+    Answer, ECHO_HEADERS_LEN, Echo, Port, ProbeError, Question, ask_port, longest, vxlan_packet,
+};
+
+/// Whom to ask.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::control::cli) struct Peer {
+    pub(in crate::control::cli) public_ip: Ipv4Addr,
+    /// Its lease; `None` if no lease has this public IP.
+    pub(in crate::control::cli) lease: Option<Lease>,
+    /// A container of it that is to be asked, too.
+    pub(in crate::control::cli) pod: Option<Ipv4Addr>,
+    /// Why packets to it leave by another way.
+    pub(in crate::control::cli) way_problem: Option<String>,
+}
+
+/// What counts of a lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::control::cli) struct Lease {
+    pub(in crate::control::cli) subnet: Ipv4Network,
+    /// The backend that it is for, if that is another than ours.
+    pub(in crate::control::cli) other_backend: Option<String>,
+}
+
+/// How to ask.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::control::cli) struct Plan {
+    /// Echoes per layer.
+    pub(in crate::control::cli) count: u32,
+    /// Whether the first reply is enough.
+    pub(in crate::control::cli) is_brief: bool,
+    /// How long to wait for each.
+    pub(in crate::control::cli) wait: Duration,
+    /// Whether the longest packets that pass are looked for.
+    pub(in crate::control::cli) finds_mtu: bool,
+}
+
+/// Several echoes to one address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(in crate::control::cli) struct Series {
+    pub(in crate::control::cli) to: Ipv4Addr,
+    pub(in crate::control::cli) sent: u32,
+    pub(in crate::control::cli) received: u32,
+    /// Of the replies.
+    #[serde(rename = "median_micros", serialize_with = "micros")]
+    pub(in crate::control::cli) median: Option<Duration>,
+    /// What came instead of the last reply.
+    #[serde(skip)]
+    pub(in crate::control::cli) failure: Option<Answer>,
+}
+
+/// What became of long packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(in crate::control::cli) struct Longest {
+    /// The longest that passed, in bytes.
+    pub(in crate::control::cli) passed: Option<u16>,
+    /// The longest that was to pass.
+    pub(in crate::control::cli) wanted: u16,
+}
+
+/// All that was found out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::control::cli) struct Observed {
+    pub(in crate::control::cli) underlay: Series,
+    /// The backend's port at the peer; `None` if it was not asked.
+    pub(in crate::control::cli) port: Option<Port>,
+    /// The peer's own address on the overlay; `None` if this host or the peer is not on it.
+    pub(in crate::control::cli) overlay: Option<Series>,
+    /// Whether the peer forwards packets to its containers.
+    pub(in crate::control::cli) forwards: Option<bool>,
+    pub(in crate::control::cli) pod: Option<Series>,
+    pub(in crate::control::cli) underlay_mtu: Option<Longest>,
+    pub(in crate::control::cli) overlay_mtu: Option<Longest>,
+}
+
+/// Asks `peer`.
+///
+/// # Errors
+/// [`ProbeError`] if this process may not.
+pub(in crate::control::cli) fn observe(
+    own: &Own,
+    peer: &Peer,
+    plan: Plan,
+) -> Result<Observed, ProbeError> {
+    let mut asker = Asker { own, plan, echo: Echo::open(None)?, outer: Echo::open(Some(own.addr))? };
+    let on_overlay = own.overlay_addr().and(peer.lease.as_ref()).map(|lease| lease.subnet);
+    let overlay = on_overlay.map(|subnet| asker.series(false, own.node_addr(subnet)));
+    let works = overlay.as_ref().is_some_and(|series| series.received > 0);
+    let underlay = asker.series(true, peer.public_ip);
+    let port = if works { None } else { asker.port(peer.public_ip, on_overlay) };
+    let forwards = on_overlay.filter(|_| works).and_then(|subnet| asker.forwards(subnet));
+    let pod = peer.pod.filter(|_| own.overlay_addr().is_some());
+    let pod = pod.map(|addr| asker.series(false, addr));
+    let underlay_mtu = plan.finds_mtu.then(|| asker.underlay_mtu(peer.public_ip));
+    let overlay_mtu = on_overlay.filter(|_| works).map(|subnet| asker.overlay_mtu(subnet));
+    Ok(Observed { underlay, port, overlay, forwards, pod, underlay_mtu, overlay_mtu })
+}
+
+struct Asker<'a> {
+    own: &'a Own,
+    plan: Plan,
+    /// From the address that the kernel chooses.
+    echo: Echo,
+    /// From our address on the underlay.
+    outer: Echo,
+}
+
+impl Asker<'_> {
+    fn series(&mut self, is_outer: bool, to: Ipv4Addr) -> Series {
+        let (mut sent, mut times, mut failure) = (0, Vec::new(), None);
+        for _ in 0..self.plan.count {
+            let echo = if is_outer { &mut self.outer } else { &mut self.echo };
+            sent += 1;
+            match echo.ask(Question::new(to, self.plan.wait)) {
+                Answer::Reply { time } => times.push(time),
+                answer => failure = Some(answer),
+            }
+            if self.plan.is_brief && !times.is_empty() {
+                break;
+            }
+        }
+        times.sort();
+        let median = times.get(times.len() / 2).copied();
+        let received = u32::try_from(times.len()).unwrap_or(u32::MAX);
+        Series { to, sent, received, median, failure }
+    }
+
+    fn port(&mut self, to: Ipv4Addr, subnet: Option<Ipv4Network>) -> Option<Port> {
+        let to = SocketAddrV4::new(to, self.own.wire.port()?);
+        let payload = matches!(self.own.wire, Wire::Vxlan { .. }).then(vxlan_packet);
+        let ends = self.own.overlay_addr().zip(subnet.map(|subnet| self.own.node_addr(subnet)));
+        let ends = ends.map(|ends| (ends, &mut self.echo));
+        Some(ask_port(self.own.addr, to, ends, payload, self.plan.wait))
+    }
+
+    /// The TTL of a packet for a container ends at the peer's kernel: one that forwards says so. One
+    /// that does not is silent (`ip_error` in net/ipv4/route.c), whatever its rules.
+    fn forwards(&mut self, subnet: Ipv4Network) -> Option<bool> {
+        let container = Ipv4Addr::from_bits(subnet.broadcast().to_bits() - 1);
+        if container == self.own.node_addr(subnet) {
+            return None;
+        }
+        let ttl = Some(1 + self.own.wire.ttl_cost());
+        let question = Question { ttl, ..Question::new(container, self.plan.wait) };
+        let answers = (0..self.plan.count.max(2)).any(|_| match self.echo.ask(question) {
+            Answer::Reply { .. } | Answer::Refused { .. } => true,
+            Answer::NotSent(_) | Answer::Silence => false,
+        });
+        Some(answers)
+    }
+
+    fn underlay_mtu(&mut self, to: Ipv4Addr) -> Longest {
+        let wanted = self.own.device.as_ref().map_or(1500, |device| device.mtu);
+        let wanted = wanted.saturating_add(self.own.wire.overhead());
+        Longest { passed: passed(&mut self.outer, to, wanted, self.plan.wait), wanted }
+    }
+
+    /// Unless the longest length is looked for, one that does not pass is enough.
+    fn overlay_mtu(&mut self, subnet: Ipv4Network) -> Longest {
+        let to = self.own.node_addr(subnet);
+        let wanted = self.own.device.as_ref().map_or(0, |device| device.mtu);
+        Longest { passed: passed(&mut self.echo, to, wanted, self.plan.wait), wanted }
+    }
+}
+
+/// The longest packet to `to` of at most `max` bytes that is answered.
+fn passed(echo: &mut Echo, to: Ipv4Addr, max: u16, wait: Duration) -> Option<u16> {
+    // What is lost takes the whole wait, and half of the lengths are lost.
+    const PATIENCE: Duration = Duration::from_millis(300);
+    let wait = wait.min(PATIENCE);
+    longest(ECHO_HEADERS_LEN, max, |len| {
+        // Two tries: one reply may be lost for another reason.
+        (0..2).any(|_| echo.ask(Question { len, ..Question::new(to, wait) }).is_reply())
+    })
+}
+
+fn micros<S: Serializer>(time: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    let micros = time.map(|time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
+    micros.serialize(serializer)
+}

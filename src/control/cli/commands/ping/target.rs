@@ -1,0 +1,121 @@
+//! Whom a text on the command line means.
+
+use std::net::Ipv4Addr;
+
+use ipnetwork::Ipv4Network;
+
+use super::observe::{Lease, Peer};
+use crate::control::cli::commands::survey::{LeaseFact, Own};
+
+/// Why a text means no peer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(in crate::control::cli) enum TargetError {
+    #[error(
+        "{0:?} is neither an address nor a subnet: give a node's public IP, its subnet, or the \
+         address of a container; flanneld peers lists them"
+    )]
+    NoAddress(String),
+    #[error("{0} is this node: give another one; flanneld peers lists them")]
+    Ourselves(String),
+    #[error("no node has leased the subnet of {what}: flanneld peers lists those that are leased")]
+    NotLeased { what: String },
+}
+
+/// The peer that `text` names among `leases`.
+pub(in crate::control::cli) fn find(
+    text: &str,
+    own: &Own,
+    ours: &str,
+    leases: &[LeaseFact],
+) -> Result<Peer, TargetError> {
+    let no_address = || TargetError::NoAddress(text.to_owned());
+    let (addr, is_range) = match (text.parse::<Ipv4Addr>(), text.parse::<Ipv4Network>()) {
+        (Ok(addr), _) => (addr, false),
+        (Err(_), Ok(range)) => (range.network(), true),
+        (Err(_), Err(_)) => return Err(no_address()),
+    };
+    let is_ours = |lease: &&LeaseFact| Some(lease.subnet) == own.subnet;
+    if addr == own.addr || addr == own.public_ip {
+        return Err(TargetError::Ourselves(text.to_owned()));
+    }
+    if let Some(lease) = leases.iter().find(|lease| lease.public_ip == addr) {
+        return Ok(peer(lease, None, ours));
+    }
+    match leases.iter().find(|lease| lease.subnet.contains(addr)) {
+        Some(lease) if is_ours(&lease) => Err(TargetError::Ourselves(text.to_owned())),
+        Some(lease) => {
+            let is_pod = !is_range && addr != own.node_addr(lease.subnet);
+            Ok(peer(lease, is_pod.then_some(addr), ours))
+        }
+        None if is_range || own.network.contains(addr) => {
+            Err(TargetError::NotLeased { what: text.to_owned() })
+        }
+        None => Ok(Peer { public_ip: addr, lease: None, pod: None, way_problem: None }),
+    }
+}
+
+/// The node that holds `lease`; `ours` is the network's backend.
+pub(in crate::control::cli) fn peer(lease: &LeaseFact, pod: Option<Ipv4Addr>, ours: &str) -> Peer {
+    let other_backend = (lease.backend != ours).then(|| lease.backend.clone());
+    let found = Lease { subnet: lease.subnet, other_backend };
+    Peer { public_ip: lease.public_ip, lease: Some(found), pod, way_problem: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::cli::commands::survey::{Device, Wire};
+
+    fn found(text: &str) -> Result<Peer, TargetError> {
+        let own = Own {
+            addr: [192, 0, 2, 1].into(),
+            public_ip: [203, 0, 113, 1].into(),
+            network: "10.5.0.0/16".parse().unwrap(),
+            subnet: Some("10.5.7.0/24".parse().unwrap()),
+            device: Some(Device { name: "flannel0".to_owned(), mtu: 1472 }),
+            wire: Wire::Udp { port: 8285 },
+        };
+        let lease = |subnet: &str, public_ip: &str, backend: &str| LeaseFact {
+            subnet: subnet.parse().unwrap(),
+            public_ip: public_ip.parse().unwrap(),
+            backend: backend.to_owned(),
+        };
+        let leases = [
+            lease("10.5.7.0/24", "203.0.113.1", "udp"),
+            lease("10.5.9.0/24", "192.0.2.9", "udp"),
+            lease("10.5.10.0/24", "192.0.2.10", "vxlan"),
+        ];
+        find(text, &own, "udp", &leases)
+    }
+
+    #[test]
+    fn public_ip_subnet_and_container_lead_to_the_node() {
+        for (text, pod) in [
+            ("192.0.2.9", None),
+            ("10.5.9.0/24", None),
+            ("10.5.9.7/24", None),
+            ("10.5.9.0", None),
+            ("10.5.9.7", Some([10, 5, 9, 7].into())),
+        ] {
+            let peer = found(text).unwrap();
+            assert_eq!((peer.public_ip, peer.pod), ([192, 0, 2, 9].into(), pod), "{text}");
+            assert_eq!(peer.lease.unwrap().other_backend, None);
+        }
+        let other = found("10.5.10.7").unwrap().lease.unwrap().other_backend;
+        assert_eq!(other.as_deref(), Some("vxlan"));
+        assert_eq!(found("192.0.2.77").unwrap().lease, None);
+    }
+
+    #[test]
+    fn what_means_no_peer_is_refused_in_one_line() {
+        for text in ["", "n2", "10.5.9", "::1", "10.5.9.0/33", "192.0.2.9:8285"] {
+            assert_eq!(found(text), Err(TargetError::NoAddress(text.to_owned())), "{text}");
+        }
+        for text in ["192.0.2.1", "203.0.113.1", "10.5.7.0/24", "10.5.7.9"] {
+            assert_eq!(found(text), Err(TargetError::Ourselves(text.to_owned())), "{text}");
+        }
+        for text in ["10.5.11.9", "10.6.0.0/24"] {
+            assert!(matches!(found(text), Err(TargetError::NotLeased { .. })), "{text}");
+        }
+    }
+}
