@@ -2,6 +2,7 @@
 
 pub mod cleanup;
 pub mod config_check;
+pub(super) mod doctor;
 mod peer_table;
 pub(super) mod peers;
 pub(super) mod ping;

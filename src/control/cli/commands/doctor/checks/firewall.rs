@@ -1,0 +1,133 @@
+//! Rules that drop packets of the overlay.
+
+use std::net::Ipv4Addr;
+
+use super::super::facts::Facts;
+use super::super::finding::Finding;
+use crate::control::host::findings::{bridge_problem, dropped_forward};
+use crate::control::host::firewall::trace::{Packet, Verdict, Way};
+
+/// UDP: IANA's protocol numbers.
+const UDP: u8 = 17;
+
+pub(super) fn forward_rules(facts: &Facts) -> Vec<Finding> {
+    const NAME: &str = "forward rules";
+    let unread = facts.rules.unread.iter().map(|reason| {
+        Finding::warn(NAME, format!("rules could not be read: {reason}"), "run it as root")
+    });
+    let mut found: Vec<Finding> = unread.collect();
+    let Some(overlay) = facts.overlay() else { return found };
+    let bridge = bridge_problem(&facts.links, &overlay).0;
+    let peer = Ipv4Addr::from_bits(facts.a_peers_subnet(&overlay).to_bits() + 2);
+    match dropped_forward(&facts.rules, &overlay, bridge.as_deref(), peer) {
+        Some(problem) => found.push(Finding::fail(NAME, problem.text, problem.advice)),
+        None if found.is_empty() => {
+            found.push(Finding::ok(NAME, "packets of containers pass, out and in"));
+        }
+        None => {}
+    }
+    found
+}
+
+/// Rules about the datagrams between the nodes.
+pub(super) fn outer_rules(facts: &Facts) -> Vec<Finding> {
+    const NAME: &str = "port rules";
+    let (Some(own), Some(iface)) = (&facts.own, &facts.iface) else { return Vec::new() };
+    let Some(port) = own.wire.port() else { return Vec::new() };
+    let a_peer = facts.registry.leases.iter().find(|lease| lease.public_ip != own.public_ip);
+    let peer = a_peer.map_or(Ipv4Addr::new(192, 0, 2, 1), |lease| lease.public_ip);
+    let came = Packet {
+        way: Way::Input,
+        src: peer,
+        dst: own.addr,
+        in_link: Some(iface.name.clone()),
+        out_link: None,
+        protocol: UDP,
+        dst_port: Some(port),
+    };
+    let goes = Packet {
+        way: Way::Output,
+        src: own.addr,
+        dst: peer,
+        in_link: None,
+        out_link: came.in_link.clone(),
+        ..came.clone()
+    };
+    let dropped = [(came, "from"), (goes, "to")].into_iter().find_map(|(packet, direction)| {
+        match facts.rules.verdict(&packet) {
+            Verdict::Dropped { by, shown_by } => {
+                let text = format!("{by} drops UDP {port} {direction} {peer}, as all peers");
+                let advice = format!("{shown_by}; iptables -I INPUT -p udp --dport {port} -j ACCEPT");
+                Some(Finding::fail(NAME, text, advice))
+            }
+            Verdict::Accepted | Verdict::Unsure => None,
+        }
+    });
+    vec![dropped.unwrap_or_else(|| Finding::ok(NAME, format!("UDP {port} passes, out and in")))]
+}
+
+/// Programs that write rules of their own again and again.
+pub(super) fn managers(facts: &Facts) -> Vec<Finding> {
+    let port = facts.own.as_ref().and_then(|own| own.wire.port()).unwrap_or(8285);
+    let network = facts.own.as_ref().map_or("NETWORK".to_owned(), |own| own.network.to_string());
+    let advice = |service: &str| match service {
+        "firewalld" => Some(format!(
+            "firewall-cmd --permanent --add-port={port}/udp; firewall-cmd --permanent \
+             --zone=trusted --add-source={network}; firewall-cmd --reload"
+        )),
+        "ufw" => Some(format!(
+            "ufw allow {port}/udp; ufw route allow from {network}; ufw route allow to {network}"
+        )),
+        _ => None,
+    };
+    let active = facts.services.iter().filter_map(|service| Some((service, advice(service)?)));
+    let finding = |(service, advice): (&&str, String)| {
+        let text = format!("{service} is active: it drops what it does not know, after each reload");
+        Finding::warn("firewall", text, advice)
+    };
+    active.map(finding).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::{facts, levels, only};
+    use super::*;
+
+    fn with_rules(rules: &str) -> Facts {
+        let text = format!(
+            "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n{rules}\n\
+             COMMIT\n"
+        );
+        let mut facts = facts();
+        facts.rules.saved = vec![("iptables".to_owned(), text)];
+        facts
+    }
+
+    #[test]
+    fn healthy_host_has_no_fault() {
+        for check in [forward_rules, outer_rules, managers] {
+            assert_eq!(levels(&check(&facts())), (0, 0));
+        }
+    }
+
+    #[test]
+    fn drop_rules_fail_with_the_rule_and_the_command_that_shows_it() {
+        let found = only(forward_rules(&with_rules("-A FORWARD -s 10.5.0.0/16 -j DROP")));
+        assert!(found.text.starts_with("rule -A FORWARD -s 10.5.0.0/16 -j DROP"), "{found:?}");
+        assert!(found.advice.unwrap().starts_with("iptables -t filter -L FORWARD -nv"));
+        let found = only(outer_rules(&with_rules("-A INPUT -p udp -m udp --dport 8285 -j DROP")));
+        assert!(found.text.contains("drops UDP 8285 from 192.0.2.9"), "{found:?}");
+        let found = only(outer_rules(&with_rules("-A OUTPUT -o eth0 -p udp -j REJECT")));
+        assert!(found.text.contains("drops UDP 8285 to 192.0.2.9"), "{found:?}");
+    }
+
+    #[test]
+    fn unread_rules_and_active_managers_warn() {
+        let mut facts = facts();
+        facts.rules.unread = vec!["iptables-save: Permission denied".to_owned()];
+        facts.services = vec!["ufw", "docker"];
+        assert_eq!(levels(&forward_rules(&facts)), (1, 0));
+        let found = only(managers(&facts));
+        assert!(found.advice.unwrap().starts_with("ufw allow 8285/udp; "));
+    }
+}

@@ -1,0 +1,83 @@
+//! What the peers answered.
+
+use super::super::facts::{Facts, PeerFact};
+use super::super::finding::Finding;
+
+/// Most peers that are shown one by one.
+const MAX_SHOWN: usize = 10;
+
+pub(super) fn answers(facts: &Facts) -> Vec<Finding> {
+    const NAME: &str = "peers";
+    let num_asked = facts.peers.len();
+    let bad: Vec<&PeerFact> = facts.peers.iter().filter(|peer| !peer.verdict.ok).collect();
+    let mut found = Vec::new();
+    if !facts.user.may_ping && !facts.registry.leases.is_empty() {
+        let text = "peers were not asked: this user may not send ICMP echo";
+        found.push(Finding::warn(NAME, text, "run it as root"));
+    }
+    if bad.len() == num_asked && num_asked > 1 {
+        let text = format!("none of {num_asked} peers is reached: look for the cause at this host first");
+        found.push(Finding::fail(NAME, text, "the lines above that fail; flanneld ping PEER"));
+    }
+    for peer in bad.iter().take(MAX_SHOWN) {
+        let PeerFact { public_ip, subnet, verdict } = peer;
+        let text = format!("{subnet} of {public_ip}: {}", verdict.text);
+        let advice = verdict.advice.clone();
+        found.push(Finding { advice, ..Finding::fail(NAME, text, "") });
+    }
+    if bad.len() > MAX_SHOWN {
+        let text = format!("{} more peers are not well", bad.len() - MAX_SHOWN);
+        found.push(Finding::fail(NAME, text, "flanneld peers; flanneld ping PEER"));
+    }
+    if facts.num_unasked > 0 {
+        let text = format!("{} of {} peers were not asked", facts.num_unasked, num_asked + facts.num_unasked);
+        let advice = format!("flanneld doctor --peers={}", num_asked + facts.num_unasked);
+        found.push(Finding::warn(NAME, text, advice));
+    }
+    if found.is_empty() && num_asked > 0 {
+        let text = match num_asked {
+            1 => "the one peer answers".to_owned(),
+            n => format!("all {n} answer"),
+        };
+        found.push(Finding::ok(NAME, text));
+    }
+    if found.is_empty() && facts.own.is_some() {
+        let text = "there is no lease of another node";
+        let advice = "nodes that should be here need the same etcd and --etcd-prefix";
+        found.push(Finding::warn(NAME, text, advice));
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::{facts, levels, only};
+    use super::*;
+
+    #[test]
+    fn peers_that_are_not_well_are_named_with_the_verdict() {
+        let mut facts = facts();
+        assert_eq!(levels(&answers(&facts)), (0, 0));
+        facts.peers[0].verdict.ok = false;
+        facts.peers[0].verdict.text = "UDP 8285 is closed".to_owned();
+        facts.peers[0].verdict.advice = Some("systemctl start flanneld".to_owned());
+        let found = only(answers(&facts));
+        assert_eq!(found.text, "10.5.9.0/24 of 192.0.2.9: UDP 8285 is closed");
+        assert_eq!(found.advice.as_deref(), Some("systemctl start flanneld"));
+        facts.peers = vec![facts.peers[0].clone(); 12];
+        assert_eq!(answers(&facts).len(), 12, "all, ten of them, and the rest");
+        assert!(answers(&facts)[0].text.starts_with("none of 12 peers is reached"));
+    }
+
+    #[test]
+    fn peers_that_were_not_asked_are_counted() {
+        let mut facts = facts();
+        facts.num_unasked = 68;
+        let found = only(answers(&facts));
+        assert_eq!(found.advice.as_deref(), Some("flanneld doctor --peers=69"));
+        (facts.peers, facts.num_unasked) = (Vec::new(), 0);
+        assert!(only(answers(&facts)).text.contains("no lease of another node"));
+        facts.user.may_ping = false;
+        assert!(only(answers(&facts)).text.contains("may not send ICMP"));
+    }
+}

@@ -1,0 +1,130 @@
+//! Routes of the host that take packets of the overlay, or that the overlay takes.
+
+use ipnetwork::Ipv4Network;
+
+use super::super::facts::Facts;
+use super::super::finding::Finding;
+use crate::control::cli::commands::survey::Wire;
+use crate::control::host::net::{ROUTE_PROTOCOL, RouteDetails};
+
+/// Most findings of one kind.
+const MAX_SHOWN: usize = 8;
+
+/// Routes to parts of the network that are not of the overlay.
+pub(super) fn ways(facts: &Facts) -> Vec<Finding> {
+    const NAME: &str = "routes";
+    let Some(own) = &facts.own else { return Vec::new() };
+    let name = |route: &RouteDetails| {
+        let link = facts.links.iter().find(|it| Some(it.link.index) == route.fields.link);
+        link.map_or("", |it| it.link.name.as_str())
+    };
+    let device = own.device.as_ref().map(|device| device.name.as_str());
+    let is_peers = |dst: Ipv4Network| {
+        facts.registry.leases.iter().any(|lease| Some(lease.subnet) != own.subnet && lease.subnet == dst)
+    };
+    let mut found = Vec::new();
+    for route in &facts.routes {
+        let (fields, link) = (&route.fields, name(route));
+        let dst = fields.dst;
+        let is_inside = dst.prefix() > own.network.prefix() && own.network.contains(dst.network());
+        let is_of_bridge = own.subnet.is_some_and(|subnet| subnet.contains(dst.network()));
+        if !is_inside || is_of_bridge || Some(link) == device.filter(|_| own.wire != Wire::Plain) {
+            continue;
+        }
+        let is_ours = route.protocol == ROUTE_PROTOCOL;
+        let by = if route.is_end { "that drops".to_owned() } else { format!("by {link}") };
+        let text = if is_ours && is_peers(dst) && own.wire != (Wire::Udp { port: 8285 }) {
+            continue;
+        } else if is_ours {
+            format!("route {dst} {by} is left of an earlier flanneld (proto {ROUTE_PROTOCOL})")
+        } else if own.wire == Wire::Plain && is_peers(dst) {
+            continue;
+        } else {
+            format!("route {dst} {by} lies in Network {}: packets there leave the overlay", own.network)
+        };
+        let advice = format!("ip route show {dst}; ip route del {dst}, or take another Network");
+        found.push(if is_ours {
+            Finding::warn(NAME, text, advice)
+        } else {
+            Finding::fail(NAME, text, advice)
+        });
+        if found.len() == MAX_SHOWN {
+            break;
+        }
+    }
+    if found.is_empty() {
+        found.push(Finding::ok(NAME, format!("none takes packets of {} elsewhere", own.network)));
+    }
+    found
+}
+
+/// Addresses of the underlay that the network covers.
+pub(super) fn overlaps(facts: &Facts) -> Vec<Finding> {
+    const NAME: &str = "overlap";
+    let advice = "take a Network that no host and no router is in";
+    let told = facts.overlaps.iter().map(|text| Finding::warn(NAME, text.clone(), advice));
+    let mut found: Vec<Finding> = told.collect();
+    let Some(own) = &facts.own else { return found };
+    let device = own.device.as_ref().map(|device| device.name.as_str());
+    for it in &facts.links {
+        let is_overlays = Some(it.link.name.as_str()) == device || it.is_kind("bridge");
+        let inside = it.addrs.iter().find(|addr| own.network.contains(addr.addr));
+        if let (false, Some(addr)) = (is_overlays, inside)
+            && found.is_empty()
+        {
+            let text = format!(
+                "{} has {}/{}, which lies in Network {}",
+                it.link.name, addr.addr, addr.prefix_len, own.network
+            );
+            found.push(Finding::fail(NAME, text, advice));
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::{facts, levels, link, only};
+    use super::*;
+    use crate::control::host::net::RouteFields;
+
+    fn with_route(dst: &str, link: u32, protocol: u8) -> Facts {
+        let dst = dst.parse().unwrap();
+        let (gateway, has_gateway, link) = (None, false, Some(link));
+        let fields = RouteFields { dst, table: 254, link, gateway, has_gateway, metric: 0 };
+        let mut facts = facts();
+        facts.routes.push(RouteDetails { fields, protocol, is_end: false });
+        facts
+    }
+
+    #[test]
+    fn routes_of_overlay_and_bridge_are_right() {
+        assert_eq!(levels(&ways(&facts())), (0, 0));
+        assert_eq!(levels(&overlaps(&facts())), (0, 0));
+        assert_eq!(levels(&ways(&with_route("10.5.7.0/24", 3, 2))), (0, 0));
+        assert_eq!(levels(&ways(&with_route("10.5.9.0/24", 4, 3))), (0, 0));
+    }
+
+    #[test]
+    fn route_into_the_network_that_goes_elsewhere_fails() {
+        let found = only(ways(&with_route("10.5.9.0/24", 2, 4)));
+        assert!(found.text.starts_with("route 10.5.9.0/24 by eth0 lies in Network 10.5.0.0/16"));
+    }
+
+    #[test]
+    fn route_left_of_an_earlier_run_warns_with_udp_and_is_right_with_host_gw() {
+        let mut facts = with_route("10.5.9.0/24", 2, ROUTE_PROTOCOL);
+        assert_eq!(levels(&ways(&facts)), (1, 0));
+        facts.own.as_mut().unwrap().wire = Wire::Plain;
+        assert_eq!(levels(&ways(&facts)), (0, 0));
+    }
+
+    #[test]
+    fn link_with_an_address_of_the_network_fails() {
+        let mut facts = facts();
+        facts.links.push(link(9, "eth1", None, "10.5.200.3/24", 1500));
+        assert!(only(overlaps(&facts)).text.starts_with("eth1 has 10.5.200.3/24, which lies in"));
+        facts.overlaps = vec!["Network 10.5.0.0/16 covers x".to_owned()];
+        assert_eq!(levels(&overlaps(&facts)), (1, 0));
+    }
+}

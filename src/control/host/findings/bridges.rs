@@ -1,0 +1,132 @@
+//! Bridges of containers: whether they are on the overlay.
+
+use ipnetwork::Ipv4Network;
+
+use super::{OverlayFacts, Problem};
+use crate::control::host::net::LinkDetails;
+
+/// Names that container engines give their bridges: Docker, CNI, kubenet, Podman.
+const NAMES: [&str; 4] = ["docker0", "cni0", "cbr0", "podman0"];
+
+/// Bridges that containers are on: those with an address of our subnet or the network, and those of
+/// the usual names.
+fn of_containers<'a>(
+    links: &'a [LinkDetails],
+    overlay: &'a OverlayFacts,
+) -> impl Iterator<Item = &'a LinkDetails> {
+    links.iter().filter(|it| {
+        it.is_kind("bridge")
+            && (NAMES.contains(&it.link.name.as_str())
+                || it.addrs.iter().any(|own| overlay.network.contains(own.addr)))
+    })
+}
+
+/// The bridge with an address of our subnet, and the first problem with bridges.
+pub fn bridge_problem(
+    links: &[LinkDetails],
+    overlay: &OverlayFacts,
+) -> (Option<String>, Option<Problem>) {
+    let is_ours =
+        |it: &&LinkDetails| it.addrs.iter().any(|own| overlay.subnet.contains(own.addr));
+    let ours = of_containers(links, overlay).find(is_ours);
+    let elsewhere = of_containers(links, overlay).find_map(|it| elsewhere(it, overlay, ours));
+    let problem = elsewhere.or_else(|| ours.and_then(|it| mtu(it, overlay)));
+    (ours.map(|it| it.link.name.clone()), problem)
+}
+
+/// A bridge whose containers have addresses that no peer sends here.
+fn elsewhere(
+    it: &LinkDetails,
+    overlay: &OverlayFacts,
+    ours: Option<&LinkDetails>,
+) -> Option<Problem> {
+    let own = it.addrs.iter().find(|own| !overlay.subnet.contains(own.addr))?;
+    let range = Ipv4Network::new(own.addr, own.prefix_len).ok()?;
+    // Docker's own bridge does no harm where containers are on another one.
+    if it.addrs.len() > 1 || (ours.is_some() && !overlay.network.contains(own.addr)) {
+        return None;
+    }
+    let (name, subnet) = (&it.link.name, overlay.subnet);
+    let bridge = std::net::Ipv4Addr::from_bits(subnet.network().to_bits() | 1);
+    let text = format!(
+        "{name} has {range}, outside of this node's subnet {subnet}: its containers do not reach \
+         the overlay"
+    );
+    let advice = format!(
+        "restart what makes {name} with FLANNEL_SUBNET of subnet.env: for docker \
+         --bip={bridge}/{}",
+        subnet.prefix()
+    );
+    Some(Problem { text, advice })
+}
+
+/// A bridge that lets containers send packets that are too long.
+fn mtu(it: &LinkDetails, overlay: &OverlayFacts) -> Option<Problem> {
+    let (name, mtu) = (&it.link.name, it.link.mtu);
+    // Without a port the bridge's MTU says nothing.
+    if mtu <= u32::from(overlay.mtu) || !it.link.has_carrier {
+        return None;
+    }
+    let (device, most) = (&overlay.device, overlay.mtu);
+    let text = format!(
+        "{name} has MTU {mtu}, more than the {most} of {device}: long packets of its containers are \
+         lost or fragmented"
+    );
+    let advice = format!(
+        "restart what makes {name} with FLANNEL_MTU of subnet.env: for docker --mtu={most}; then \
+         its containers"
+    );
+    Some(Problem { text, advice })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::host::net::{Link, LinkAddr};
+
+    fn bridge(name: &str, addr: &str, mtu: u32) -> LinkDetails {
+        let addr: Ipv4Network = addr.parse().unwrap();
+        let name = name.to_owned();
+        LinkDetails {
+            link: Link { index: 5, name, mtu, is_up: true, has_carrier: true },
+            kind: Some("bridge".to_owned()),
+            master: None,
+            vxlan: None,
+            addrs: vec![LinkAddr { addr: addr.ip(), prefix_len: addr.prefix() }],
+        }
+    }
+
+    fn found(links: &[LinkDetails]) -> (Option<String>, Option<String>) {
+        let (network, subnet) = ("10.5.0.0/16".parse().unwrap(), "10.5.7.0/24".parse().unwrap());
+        let device = "flannel0".to_owned();
+        let overlay = OverlayFacts { network, subnet, device, mtu: 1472 };
+        let (bridge, problem) = bridge_problem(links, &overlay);
+        (bridge, problem.map(|it| it.text))
+    }
+
+    #[test]
+    fn bridge_on_our_subnet_is_well_whatever_docker0_has_besides() {
+        let ours = bridge("cni0", "10.5.7.1/24", 1472);
+        let docker = bridge("docker0", "172.17.0.1/16", 1500);
+        let name = Some("cni0".to_owned());
+        assert_eq!(found(&[docker.clone(), ours]), (name, None));
+        assert_eq!(found(&[bridge("br-lan", "192.168.1.1/24", 1500)]), (None, None));
+        let (none, problem) = found(&[docker]);
+        assert_eq!(none, None);
+        assert!(problem.unwrap().starts_with("docker0 has 172.17.0.1/16, outside of"));
+    }
+
+    #[test]
+    fn bridge_of_an_earlier_lease_and_one_with_a_larger_mtu_are_problems() {
+        let ours = bridge("cni0", "10.5.7.1/24", 1472);
+        let earlier = bridge("docker0", "10.5.8.1/24", 1472);
+        let (_, problem) = found(&[ours, earlier]);
+        assert!(problem.unwrap().starts_with("docker0 has 10.5.8.1/24, outside of"));
+        let long = bridge("docker0", "10.5.7.1/24", 1500);
+        let text = found(std::slice::from_ref(&long)).1.unwrap();
+        assert!(text.starts_with("docker0 has MTU 1500, more than the 1472 of flannel0"), "{text}");
+        let mut empty = long;
+        empty.link.has_carrier = false;
+        assert_eq!(found(&[empty]).1, None);
+    }
+}

@@ -1,0 +1,108 @@
+//! Forwarding: the kernel's switches, and rules that drop.
+
+use std::net::Ipv4Addr;
+
+use super::{OverlayFacts, Problem};
+use crate::control::host::firewall::trace::{Packet, Rules, Verdict, Way};
+
+/// Protocols of the packets that are followed through the rules.
+const PROTOCOLS: [(u8, &str); 3] = [(1, "ICMP"), (6, "TCP"), (17, "UDP")];
+
+/// Why the kernel forwards no packets between `links`; `sysctl` gives the value of a setting.
+pub fn no_forwarding(
+    links: &[&str],
+    sysctl: impl Fn(&str) -> Option<String>,
+) -> Option<Problem> {
+    let is_off = |name: &str| sysctl(name).is_some_and(|value| value == "0");
+    const ALL: &str = "net.ipv4.ip_forward";
+    if is_off(ALL) {
+        let text = format!("{ALL} is 0: this host forwards no packets of containers");
+        return Some(Problem { text, advice: format!("sysctl -w {ALL}=1") });
+    }
+    let name = |link: &&&str| format!("net.ipv4.conf.{}.forwarding", link.replace('.', "/"));
+    let off = links.iter().find(|link| is_off(&name(link)))?;
+    let text = format!("{} is 0: this host forwards nothing that comes in by {off}", name(&off));
+    Some(Problem { text, advice: format!("sysctl -w {}=1", name(&off)) })
+}
+
+/// The rule that drops packets between a container on `bridge` and the peer at `peer`.
+pub fn dropped_forward(
+    rules: &Rules,
+    overlay: &OverlayFacts,
+    bridge: Option<&str>,
+    peer: Ipv4Addr,
+) -> Option<Problem> {
+    let container = Ipv4Addr::from_bits(overlay.subnet.network().to_bits() + 2);
+    for (protocol, word) in PROTOCOLS {
+        let bridge = bridge.map(str::to_owned);
+        let device = Some(overlay.device.clone());
+        let way = Way::Forward;
+        let out = Packet {
+            way,
+            src: container,
+            dst: peer,
+            in_link: bridge.clone(),
+            out_link: device.clone(),
+            protocol,
+            dst_port: None,
+        };
+        let back = Packet {
+            src: peer,
+            dst: container,
+            in_link: device,
+            out_link: bridge,
+            ..out.clone()
+        };
+        for (packet, direction) in [(out, "from"), (back, "to")] {
+            if let Verdict::Dropped { by, shown_by } = rules.verdict(&packet) {
+                let text = format!("{by} drops {word} {direction} the containers of this host");
+                let advice = format!(
+                    "{shown_by}; remove it, or put a rule that accepts {} before it",
+                    overlay.network
+                );
+                return Some(Problem { text, advice });
+            }
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn overlay() -> OverlayFacts {
+        let (network, subnet) = ("10.5.0.0/16".parse().unwrap(), "10.5.7.0/24".parse().unwrap());
+        OverlayFacts { network, subnet, device: "flannel0".to_owned(), mtu: 1472 }
+    }
+
+    fn problem(rules: &str) -> Option<String> {
+        let text = format!("*filter\n:FORWARD ACCEPT [0:0]\n{rules}\nCOMMIT\n");
+        let rules =
+            Rules { saved: vec![("iptables".to_owned(), text)], ..Rules::default() };
+        let peer = Ipv4Addr::new(10, 5, 9, 2);
+        Some(dropped_forward(&rules, &overlay(), Some("docker0"), peer)?.text)
+    }
+
+    #[test]
+    fn switch_that_is_off_is_named() {
+        let only = |off: &'static str| move |name: &str| (name == off).then(|| "0".to_owned());
+        let links = ["docker0", "flannel.1"];
+        assert_eq!(no_forwarding(&links, |_| Some("1".to_owned())), None);
+        assert_eq!(no_forwarding(&links, |_| None), None);
+        let all = no_forwarding(&links, only("net.ipv4.ip_forward")).unwrap();
+        assert_eq!(all.advice, "sysctl -w net.ipv4.ip_forward=1");
+        let one = no_forwarding(&links, only("net.ipv4.conf.flannel/1.forwarding")).unwrap();
+        assert!(one.text.ends_with("comes in by flannel.1"), "{one:?}");
+    }
+
+    #[test]
+    fn rule_that_drops_either_direction_is_named() {
+        assert_eq!(problem(""), None);
+        assert_eq!(problem("-A FORWARD -i eth0 -j DROP"), None);
+        let out = problem("-A FORWARD -s 10.5.0.0/16 -j DROP").unwrap();
+        assert!(out.starts_with("rule -A FORWARD -s 10.5.0.0/16 -j DROP"), "{out}");
+        let back = problem("-A FORWARD -i flannel0 -p udp -j REJECT").unwrap();
+        assert!(back.ends_with("drops UDP to the containers of this host"), "{back}");
+    }
+}
