@@ -4,13 +4,13 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Command, FromArgMatches, Subcommand};
 use tokio::runtime::Builder;
 
 use super::client::{Client, ToolError};
-use super::commands::{peers, status};
+use super::commands::{doctor, peers, ping, status};
 use super::error::translate_command;
 use super::variables::Variables;
 use super::{FlagError, Invocation};
@@ -47,6 +47,10 @@ enum ToolCommand {
     Status(status::StatusArgs),
     /// Show the other nodes: address, subnet, what runs there, traffic, problems.
     Peers(peers::PeersArgs),
+    /// Ask one node, underlay and overlay apart, and say why packets do not arrive.
+    Ping(ping::PingArgs),
+    /// Look for every fault that keeps packets from the overlay, and say what to do.
+    Doctor(doctor::DoctorArgs),
 }
 
 /// Flags of every tool that asks the daemon.
@@ -73,6 +77,8 @@ impl Tool {
             match &self.command {
                 ToolCommand::Status(args) => args.run(&self.client(&args.ask).await?).await,
                 ToolCommand::Peers(args) => args.run(&self.client(&args.ask).await?).await,
+                ToolCommand::Ping(args) => args.run(self.socket(&args.ask)).await,
+                ToolCommand::Doctor(args) => args.run(self.socket(&args.ask)).await,
             }
         });
         runtime.shutdown_background();
@@ -81,7 +87,12 @@ impl Tool {
 
     /// The connection to the daemon.
     async fn client(&self, args: &AskArgs) -> Result<Client, ToolError> {
-        Client::open(args.socket.as_deref().or(self.socket.as_deref())).await
+        Client::open(self.socket(args)).await
+    }
+
+    /// The daemon's socket, if flag or environment name it.
+    fn socket<'a>(&'a self, args: &'a AskArgs) -> Option<&'a Path> {
+        args.socket.as_deref().or(self.socket.as_deref())
     }
 }
 

@@ -1,6 +1,6 @@
 //! Bridges of containers: whether they are on the overlay.
 
-use ipnetwork::Ipv4Network;
+use std::net::Ipv4Addr;
 
 use super::{OverlayFacts, Problem};
 use crate::control::host::net::LinkDetails;
@@ -26,8 +26,7 @@ pub fn bridge_problem(
     links: &[LinkDetails],
     overlay: &OverlayFacts,
 ) -> (Option<String>, Option<Problem>) {
-    let is_ours =
-        |it: &&LinkDetails| it.addrs.iter().any(|own| overlay.subnet.contains(own.addr));
+    let is_ours = |it: &&LinkDetails| it.addrs.iter().any(|own| overlay.subnet.contains(own.addr));
     let ours = of_containers(links, overlay).find(is_ours);
     let elsewhere = of_containers(links, overlay).find_map(|it| elsewhere(it, overlay, ours));
     let problem = elsewhere.or_else(|| ours.and_then(|it| mtu(it, overlay)));
@@ -41,16 +40,16 @@ fn elsewhere(
     ours: Option<&LinkDetails>,
 ) -> Option<Problem> {
     let own = it.addrs.iter().find(|own| !overlay.subnet.contains(own.addr))?;
-    let range = Ipv4Network::new(own.addr, own.prefix_len).ok()?;
     // Docker's own bridge does no harm where containers are on another one.
     if it.addrs.len() > 1 || (ours.is_some() && !overlay.network.contains(own.addr)) {
         return None;
     }
     let (name, subnet) = (&it.link.name, overlay.subnet);
-    let bridge = std::net::Ipv4Addr::from_bits(subnet.network().to_bits() | 1);
+    let bridge = Ipv4Addr::from_bits(subnet.network().to_bits() | 1);
     let text = format!(
-        "{name} has {range}, outside of this node's subnet {subnet}: its containers do not reach \
-         the overlay"
+        "{name} has {}/{}, outside of this node's subnet {subnet}: its containers do not reach \
+         the overlay",
+        own.addr, own.prefix_len
     );
     let advice = format!(
         "restart what makes {name} with FLANNEL_SUBNET of subnet.env: for docker \
@@ -81,6 +80,8 @@ fn mtu(it: &LinkDetails, overlay: &OverlayFacts) -> Option<Problem> {
 
 #[cfg(test)]
 mod tests {
+    use ipnetwork::Ipv4Network;
+
     use super::*;
     use crate::control::host::net::{Link, LinkAddr};
 

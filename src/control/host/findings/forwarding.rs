@@ -9,10 +9,7 @@ use crate::control::host::firewall::trace::{Packet, Rules, Verdict, Way};
 const PROTOCOLS: [(u8, &str); 3] = [(1, "ICMP"), (6, "TCP"), (17, "UDP")];
 
 /// Why the kernel forwards no packets between `links`; `sysctl` gives the value of a setting.
-pub fn no_forwarding(
-    links: &[&str],
-    sysctl: impl Fn(&str) -> Option<String>,
-) -> Option<Problem> {
+pub fn no_forwarding(links: &[&str], sysctl: impl Fn(&str) -> Option<String>) -> Option<Problem> {
     let is_off = |name: &str| sysctl(name).is_some_and(|value| value == "0");
     const ALL: &str = "net.ipv4.ip_forward";
     if is_off(ALL) {
@@ -46,13 +43,8 @@ pub fn dropped_forward(
             protocol,
             dst_port: None,
         };
-        let back = Packet {
-            src: peer,
-            dst: container,
-            in_link: device,
-            out_link: bridge,
-            ..out.clone()
-        };
+        let back =
+            Packet { src: peer, dst: container, in_link: device, out_link: bridge, ..out.clone() };
         for (packet, direction) in [(out, "from"), (back, "to")] {
             if let Verdict::Dropped { by, shown_by } = rules.verdict(&packet) {
                 let text = format!("{by} drops {word} {direction} the containers of this host");
@@ -78,8 +70,7 @@ mod tests {
 
     fn problem(rules: &str) -> Option<String> {
         let text = format!("*filter\n:FORWARD ACCEPT [0:0]\n{rules}\nCOMMIT\n");
-        let rules =
-            Rules { saved: vec![("iptables".to_owned(), text)], ..Rules::default() };
+        let rules = Rules { saved: vec![("iptables".to_owned(), text)], ..Rules::default() };
         let peer = Ipv4Addr::new(10, 5, 9, 2);
         Some(dropped_forward(&rules, &overlay(), Some("docker0"), peer)?.text)
     }

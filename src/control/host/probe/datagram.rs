@@ -1,12 +1,13 @@
 //! A datagram to a UDP port, which a host without a receiver refuses: RFC 1122, section 4.1.3.1.
 
-use std::io::{self, IoSliceMut};
+use std::io::IoSliceMut;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg};
 
+use super::echo::is_time_out;
 use super::inner::{echo_packet, silent_packet};
 use super::{Answer, Echo, IcmpError, SendFault};
 use crate::dataplane::io::sys::sockopt::set_int;
@@ -90,10 +91,8 @@ fn wait_for_refusal(socket: &UdpSocket, wait: Duration) -> Option<Port> {
         }
         match socket.recv(&mut buffer) {
             Ok(_) => {}
-            Err(error) => match error.kind() {
-                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => return None,
-                _ => return refusal(socket),
-            },
+            Err(error) if is_time_out(&error) => return None,
+            Err(_) => return refusal(socket),
         }
     }
 }

@@ -85,11 +85,12 @@ impl Echo {
     pub fn ask(&mut self, question: Question) -> Answer {
         let message = self.next_request(question.len);
         let ttl = u32::from(question.ttl.unwrap_or(64));
+        let start = Instant::now();
         let sent = self.socket.set_ttl_v4(ttl).and_then(|()| {
             self.socket.send_to(&message, &SocketAddrV4::new(question.to, 0).into())
         });
         match sent {
-            Ok(_) => self.answer(question.to, question.wait),
+            Ok(_) => self.answer_since(start, question.to, question.wait),
             Err(error) => Answer::NotSent(SendFault::of(&error)),
         }
     }
@@ -103,7 +104,11 @@ impl Echo {
 
     /// Waits for an answer to the last request.
     pub(super) fn answer(&self, to: Ipv4Addr, wait: Duration) -> Answer {
-        let (start, mut buffer) = (Instant::now(), vec![0; 2048]);
+        self.answer_since(Instant::now(), to, wait)
+    }
+
+    fn answer_since(&self, start: Instant, to: Ipv4Addr, wait: Duration) -> Answer {
+        let mut buffer = vec![0; 2048];
         loop {
             let left = wait.saturating_sub(start.elapsed());
             if left.is_zero() || self.socket.set_read_timeout(Some(left)).is_err() {
@@ -129,8 +134,8 @@ impl Echo {
     fn read(&self, packet: &[u8], to: Ipv4Addr) -> Option<Option<(Ipv4Addr, IcmpError)>> {
         if !self.is_raw {
             // The kernel has compared the identifier, which it chose itself.
-            let is_ours = packet.first() == Some(&ECHO_REPLY)
-                && u16_at(packet, 6) == Some(self.sequence);
+            let is_ours =
+                packet.first() == Some(&ECHO_REPLY) && u16_at(packet, 6) == Some(self.sequence);
             return is_ours.then_some(None);
         }
         let (src, _, icmp) = split(packet)?;
@@ -149,7 +154,7 @@ impl Echo {
     }
 }
 
-fn is_time_out(error: &io::Error) -> bool {
+pub(super) fn is_time_out(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 

@@ -148,9 +148,8 @@ impl Facts {
     /// The overlay as containers of this host need it; `None` before the first start.
     pub(super) fn overlay(&self) -> Option<OverlayFacts> {
         let own = self.own.as_ref()?;
-        let env_mtu = self.files.subnet_env.as_ref().and_then(|env| env.mtu);
         let device = own.device.as_ref()?;
-        let (network, subnet, mtu) = (own.network, own.subnet?, env_mtu.unwrap_or(device.mtu));
+        let (network, subnet, mtu) = (own.network, own.subnet?, device.mtu);
         Some(OverlayFacts { network, subnet, device: device.name.clone(), mtu })
     }
 

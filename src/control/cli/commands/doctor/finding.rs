@@ -1,8 +1,9 @@
 //! [`Finding`]: what one check says, and how all of them are shown.
 
-use std::fmt;
-
 use serde::Serialize;
+
+use crate::control::cli::term::paint::Paint;
+use crate::control::cli::term::{WIDTH, wrap};
 
 /// How something is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -69,49 +70,35 @@ impl DoctorReport {
     }
 }
 
-impl fmt::Display for DoctorReport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "settings: {}", self.settings)?;
-        for Finding { check, level, text, advice } in &self.findings {
-            let level = match level {
-                Level::Ok => "ok",
-                Level::Warn => "WARN",
-                Level::Fail => "FAIL",
+/// Columns of the level and of the check's name.
+const LEVEL: usize = 6;
+const CHECK: usize = 15;
+
+impl DoctorReport {
+    /// The table, in 80 columns.
+    pub(super) fn to_text(&self, paint: Paint) -> String {
+        let mut text = format!("settings: {}\n", self.settings);
+        let plain: fn(Paint, &str) -> String = |_, text| text.to_owned();
+        for Finding { check, level, text: what, advice } in &self.findings {
+            let (word, colour): (_, fn(Paint, &str) -> String) = match level {
+                Level::Ok => ("ok", plain),
+                Level::Warn => ("warn", Paint::yellow),
+                Level::Fail => ("FAIL", Paint::red),
             };
-            write_wrapped(f, &format!("{level:<5} {check:<14} "), text)?;
-            if let Some(advice) = advice {
-                write_wrapped(f, &format!("{:<21}-> ", ""), advice)?;
+            let advice = advice.as_ref().map(|advice| format!("-> {advice}"));
+            let lines = wrap(what, WIDTH - LEVEL - CHECK).into_iter();
+            let advice = advice.iter().flat_map(|advice| wrap(advice, WIDTH - LEVEL - CHECK));
+            for (index, line) in lines.chain(advice).enumerate() {
+                let (word, check) = if index == 0 { (word, *check) } else { ("", "") };
+                let word = colour(paint, &format!("{word:<LEVEL$}"));
+                text += format!("{word}{check:<CHECK$}{line}").trim_end();
+                text.push('\n');
             }
         }
         let count = |level| self.count(level);
         let (ok, warn, fail) = (count(Level::Ok), count(Level::Warn), count(Level::Fail));
-        writeln!(f, "{fail} failed, {warn} warnings, {ok} ok")
+        text + &format!("{fail} failed, {warn} warnings, {ok} ok\n")
     }
-}
-
-/// Columns of a terminal that everybody has.
-const WIDTH: usize = 80;
-
-/// Writes `text` behind `head`, in lines of 80 columns; further lines begin below its first word.
-fn write_wrapped(f: &mut fmt::Formatter<'_>, head: &str, text: &str) -> fmt::Result {
-    let indent = head.chars().count();
-    let mut line = head.to_owned();
-    let mut column = indent;
-    for word in text.split_whitespace() {
-        let len = word.chars().count();
-        if column > indent && column + 1 + len > WIDTH {
-            writeln!(f, "{line}")?;
-            line = " ".repeat(indent);
-            column = indent;
-        }
-        if column > indent {
-            line.push(' ');
-            column += 1;
-        }
-        line.push_str(word);
-        column += len;
-    }
-    writeln!(f, "{}", line.trim_end())
 }
 
 #[cfg(test)]
@@ -131,7 +118,7 @@ mod tests {
         );
         assert_eq!(report.result, Level::Fail);
         assert_eq!(
-            report.to_string(),
+            report.to_text(Paint::off()),
             "settings: the defaults\n\
              ok    forwarding     net.ipv4.ip_forward is 1\n\
              FAIL  peers          packets of more than 1372 bytes are lost on the way to\n\

@@ -3,3 +3,71 @@
 mod checks;
 mod facts;
 mod finding;
+mod gather;
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use clap::Args;
+
+use self::facts::Said;
+use self::finding::{DoctorReport, Level};
+use super::survey::{RegistryFacts, Settings, own_daemons, status};
+use crate::control::cli::client::ToolError;
+use crate::control::cli::term::paint::Paint;
+use crate::control::cli::term::{print, print_json};
+use crate::control::cli::tools::{AskArgs, Exit};
+use crate::control::observe::api::Status;
+use crate::control::util::error_chain::error_chain;
+
+/// Flags of `flanneld doctor`.
+#[derive(Debug, Args)]
+pub(in crate::control::cli) struct DoctorArgs {
+    #[command(flatten)]
+    pub(in crate::control::cli) ask: AskArgs,
+    /// Most peers that are asked.
+    #[arg(long, value_name = "NUMBER", default_value_t = 32, value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    peers: u32,
+    /// Flags of the daemon, if it does not run: --etcd-endpoints, --iface and so on. Without them:
+    /// those of the daemon that runs here, else those in /etc/default/flanneld and FLANNELD_*.
+    #[arg(last = true, value_name = "FLAGS")]
+    flags: Vec<OsString>,
+}
+
+impl DoctorArgs {
+    pub(in crate::control::cli) async fn run(
+        &self,
+        socket: Option<&Path>,
+    ) -> Result<Exit, ToolError> {
+        let local = |error: &dyn std::error::Error| ToolError::Local(error_chain(error));
+        let pids = own_daemons();
+        let settings = Settings::find(&self.flags, pids.first().copied());
+        let settings = settings.map_err(|error| local(&error))?;
+        let status = status(socket).await;
+        let registry = RegistryFacts::read(&settings.config, status.as_ref()).await;
+        let said = status.map(|status| said(&status)).unwrap_or_default();
+        let max_peers = usize::try_from(self.peers).unwrap_or(usize::MAX);
+        let facts = gather::facts(&settings, &pids, said, registry, max_peers).await;
+        let facts = facts.map_err(|error| local(&error))?;
+        let report = DoctorReport::new(settings.source.to_string(), checks::run(&facts));
+        if self.ask.json {
+            print_json(&report)?;
+        } else {
+            print(&report.to_text(Paint::stdout()))?;
+        }
+        Ok(if report.result == Level::Fail { Exit::Degraded } else { Exit::Well })
+    }
+}
+
+/// What the daemon finds wrong, a line each.
+fn said(status: &Status) -> Vec<Said> {
+    let failing = status.checks.iter().filter(|(_, check)| !check.ok);
+    let failing = failing.map(|(name, check)| {
+        let reason = check.reason.as_deref().unwrap_or("it does not hold");
+        Said { is_failure: true, text: format!("{name}: {reason}") }
+    });
+    let phase = status.phase.iter().map(|phase| Said { is_failure: true, text: phase.clone() });
+    let warnings = status.warnings.iter();
+    let warnings = warnings.map(|text| Said { is_failure: false, text: text.clone() });
+    failing.chain(phase).chain(warnings).collect()
+}

@@ -77,6 +77,8 @@ pub(in crate::control::cli) struct Observed {
     pub(in crate::control::cli) overlay: Option<Series>,
     /// Whether the peer forwards packets to its containers.
     pub(in crate::control::cli) forwards: Option<bool>,
+    /// Whether a packet for a container passes the peer's rules.
+    pub(in crate::control::cli) passes: Option<bool>,
     pub(in crate::control::cli) pod: Option<Series>,
     pub(in crate::control::cli) underlay_mtu: Option<Longest>,
     pub(in crate::control::cli) overlay_mtu: Option<Longest>,
@@ -91,18 +93,21 @@ pub(in crate::control::cli) fn observe(
     peer: &Peer,
     plan: Plan,
 ) -> Result<Observed, ProbeError> {
-    let mut asker = Asker { own, plan, echo: Echo::open(None)?, outer: Echo::open(Some(own.addr))? };
+    let mut asker =
+        Asker { own, plan, echo: Echo::open(None)?, outer: Echo::open(Some(own.addr))? };
     let on_overlay = own.overlay_addr().and(peer.lease.as_ref()).map(|lease| lease.subnet);
     let overlay = on_overlay.map(|subnet| asker.series(false, own.node_addr(subnet)));
     let works = overlay.as_ref().is_some_and(|series| series.received > 0);
     let underlay = asker.series(true, peer.public_ip);
     let port = if works { None } else { asker.port(peer.public_ip, on_overlay) };
     let forwards = on_overlay.filter(|_| works).and_then(|subnet| asker.forwards(subnet));
+    let is_open = forwards == Some(true) && peer.pod.is_none();
+    let passes = on_overlay.filter(|_| is_open).map(|subnet| asker.passes(subnet));
     let pod = peer.pod.filter(|_| own.overlay_addr().is_some());
     let pod = pod.map(|addr| asker.series(false, addr));
     let underlay_mtu = plan.finds_mtu.then(|| asker.underlay_mtu(peer.public_ip));
     let overlay_mtu = on_overlay.filter(|_| works).map(|subnet| asker.overlay_mtu(subnet));
-    Ok(Observed { underlay, port, overlay, forwards, pod, underlay_mtu, overlay_mtu })
+    Ok(Observed { underlay, port, overlay, forwards, passes, pod, underlay_mtu, overlay_mtu })
 }
 
 struct Asker<'a> {
@@ -120,9 +125,11 @@ impl Asker<'_> {
         for _ in 0..self.plan.count {
             let echo = if is_outer { &mut self.outer } else { &mut self.echo };
             sent += 1;
-            match echo.ask(Question::new(to, self.plan.wait)) {
-                Answer::Reply { time } => times.push(time),
-                answer => failure = Some(answer),
+            let answer = echo.ask(Question::new(to, self.plan.wait));
+            if let Answer::Reply { time } = answer {
+                times.push(time);
+            } else {
+                failure = Some(answer);
             }
             if self.plan.is_brief && !times.is_empty() {
                 break;
@@ -156,6 +163,24 @@ impl Asker<'_> {
             Answer::NotSent(_) | Answer::Silence => false,
         });
         Some(answers)
+    }
+
+    /// A container answers, or the peer's kernel says that there is none, which it finds out in three
+    /// seconds: `mcast_solicit` and `retrans_time` in arp(7).
+    fn passes(&mut self, subnet: Ipv4Network) -> bool {
+        const FIRST: Duration = Duration::from_millis(300);
+        const NONE: Duration = Duration::from_secs(4);
+        // Most bridges give the first container the second address.
+        let first = Ipv4Addr::from_bits(subnet.network().to_bits() | 2);
+        if self.echo.ask(Question::new(first, self.plan.wait.min(FIRST))).is_reply() {
+            return true;
+        }
+        let last = Ipv4Addr::from_bits(subnet.broadcast().to_bits() - 1);
+        let ttl = Some(2 + self.own.wire.ttl_cost());
+        match self.echo.ask(Question { ttl, ..Question::new(last, NONE) }) {
+            Answer::Reply { .. } | Answer::Refused { .. } | Answer::NotSent(_) => true,
+            Answer::Silence => false,
+        }
     }
 
     fn underlay_mtu(&mut self, to: Ipv4Addr) -> Longest {

@@ -15,15 +15,17 @@ pub(in crate::control::cli) struct Verdict {
     pub(in crate::control::cli) text: String,
     /// What to do about it.
     pub(in crate::control::cli) advice: Option<String>,
+    /// What may be wrong though all was answered, and what to do about that.
+    pub(in crate::control::cli) doubt: Option<(String, String)>,
 }
 
 impl Verdict {
     fn well(text: String) -> Self {
-        Self { ok: true, text, advice: None }
+        Self { ok: true, text, advice: None, doubt: None }
     }
 
     fn bad(text: String, advice: impl Into<Option<String>>) -> Self {
-        Self { ok: false, text, advice: advice.into() }
+        Self { ok: false, text, advice: advice.into(), doubt: None }
     }
 }
 
@@ -52,9 +54,11 @@ fn other_backend(own: &Own, public_ip: Ipv4Addr, other: &str) -> Verdict {
         Wire::Udp { .. } => "udp",
         Wire::Vxlan { .. } => "vxlan",
         Wire::Plain => "host-gw",
+        Wire::Cloud => "a cloud",
     };
     let text = format!("the lease of {public_ip} is for {other}, and this network is for {ours}");
-    let advice = format!("restart flanneld at {public_ip}: it reads the network config at its start");
+    let advice =
+        format!("restart flanneld at {public_ip}: it reads the network config at its start");
     Verdict::bad(text, advice)
 }
 
@@ -105,8 +109,22 @@ fn of_overlay(own: &Own, peer: &Peer, seen: &Observed) -> Verdict {
             let text = format!("{lost} of {} packets to {addr} were lost", overlay.sent);
             Verdict::bad(text, "flanneld drops shows what this host lost".to_owned())
         }
-        Some(_) | None => Verdict::well(format!("packets reach {addr} and come back")),
+        Some(_) | None => Verdict {
+            doubt: doubt(peer, seen),
+            ..Verdict::well(format!("packets reach {addr} and come back"))
+        },
     }
+}
+
+/// A kernel that passes a packet on to a container says so if there is none.
+fn doubt(peer: &Peer, seen: &Observed) -> Option<(String, String)> {
+    if seen.passes != Some(false) || seen.pod.is_some() {
+        return None;
+    }
+    let text = "the node answers, but a packet for a container is lost there without a word: a rule \
+                in FORWARD drops it, or there is no bridge for containers yet";
+    let advice = format!("at {}: flanneld doctor; iptables -L FORWARD -nv", peer.public_ip);
+    Some((text.to_owned(), advice))
 }
 
 /// The overlay does not reach the peer, or was not asked.
@@ -120,7 +138,8 @@ fn of_underlay(own: &Own, peer: &Peer, seen: &Observed) -> Verdict {
             if by.is_none_or(|by| by == addr) =>
         {
             let text = format!("{asked} is closed at {addr}: flanneld is not running there");
-            let advice = format!("at {addr}: systemctl status flanneld; or a firewall there rejects it");
+            let advice =
+                format!("at {addr}: systemctl status flanneld; or a firewall there rejects it");
             Verdict::bad(text, advice)
         }
         Some(Port::Refused { by, error }) => {
@@ -142,7 +161,8 @@ fn of_underlay(own: &Own, peer: &Peer, seen: &Observed) -> Verdict {
         )),
         Some(Port::Silent) if is_up => {
             let text = format!(
-                "{addr} answers ICMP echo, but nothing on {asked}: it is filtered there or on the way"
+                "{addr} answers ICMP echo, but nothing on {asked}: it is filtered there or on the \
+                 way, or flanneld there hangs"
             );
             let advice = format!(
                 "at {addr}, and in the network between: open {asked} from {}; and here from {addr}",

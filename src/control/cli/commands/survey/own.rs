@@ -42,26 +42,35 @@ pub(in crate::control::cli) enum Wire {
     Udp { port: u16 },
     /// In datagrams, by the kernel.
     Vxlan { port: u16 },
-    /// As they are.
+    /// As they are, to the peer itself.
     Plain,
+    /// As they are, to the cloud's router.
+    Cloud,
 }
 
 impl Wire {
-    pub(in crate::control::cli) fn of(backend: BackendConfig) -> Self {
-        match backend {
-            BackendConfig::Udp(UdpConfig { port, .. }) => Self::Udp { port },
-            BackendConfig::Vxlan(VxlanConfig { port, .. }) => {
-                Self::Vxlan { port: port.unwrap_or(VXLAN_PORT) }
-            }
-            BackendConfig::HostGw => Self::Plain,
+    pub(in crate::control::cli) fn of(backend: &BackendConfig) -> Self {
+        if let BackendConfig::Udp(UdpConfig { port, .. }) = backend {
+            Self::Udp { port: *port }
+        } else if let BackendConfig::Vxlan(VxlanConfig { port, .. }) = backend {
+            Self::Vxlan { port: port.unwrap_or(VXLAN_PORT) }
+        } else if *backend == BackendConfig::HostGw {
+            Self::Plain
+        } else {
+            Self::Cloud
         }
+    }
+
+    /// Whether packets between nodes are in outer ones, and the overlay has a device.
+    pub(in crate::control::cli) const fn is_tunnel(self) -> bool {
+        matches!(self, Self::Udp { .. } | Self::Vxlan { .. })
     }
 
     /// The UDP port of all nodes.
     pub(in crate::control::cli) const fn port(self) -> Option<u16> {
         match self {
             Self::Udp { port } | Self::Vxlan { port } => Some(port),
-            Self::Plain => None,
+            Self::Plain | Self::Cloud => None,
         }
     }
 
@@ -70,7 +79,7 @@ impl Wire {
         match self {
             Self::Udp { .. } => 28,
             Self::Vxlan { .. } => 50,
-            Self::Plain => 0,
+            Self::Plain | Self::Cloud => 0,
         }
     }
 
@@ -78,7 +87,7 @@ impl Wire {
     pub(in crate::control::cli) const fn ttl_cost(self) -> u8 {
         match self {
             Self::Udp { .. } => 2,
-            Self::Vxlan { .. } | Self::Plain => 0,
+            Self::Vxlan { .. } | Self::Plain | Self::Cloud => 0,
         }
     }
 }
@@ -92,7 +101,7 @@ impl Own {
         previous: Option<Ipv4Network>,
         links: &[LinkDetails],
     ) -> Self {
-        let wire = Wire::of(network.backend);
+        let wire = Wire::of(&network.backend);
         let ours = registry.leases.iter().filter(|lease| lease.public_ip == iface.public_ip);
         let ours: Vec<&LeaseFact> = ours.collect();
         let is_previous = |lease: &&&LeaseFact| Some(lease.subnet) == previous;
@@ -105,21 +114,18 @@ impl Own {
 
     /// Our address on the overlay.
     pub(in crate::control::cli) fn overlay_addr(&self) -> Option<Ipv4Addr> {
-        match self.wire {
-            Wire::Udp { .. } | Wire::Vxlan { .. } => {
-                self.device.as_ref().and(self.subnet).map(|subnet| subnet.network())
-            }
-            Wire::Plain => Some(self.addr),
+        if self.wire.is_tunnel() {
+            self.device.as_ref().and(self.subnet).map(|subnet| subnet.network())
+        } else {
+            Some(self.addr)
         }
     }
 
     /// The address at which the node that has `subnet` answers: flannel's device, or with plain
     /// routes, which need none, the bridge of its containers.
     pub(in crate::control::cli) fn node_addr(&self, subnet: Ipv4Network) -> Ipv4Addr {
-        match self.wire {
-            Wire::Udp { .. } | Wire::Vxlan { .. } => subnet.network(),
-            Wire::Plain => Ipv4Addr::from_bits(subnet.network().to_bits() | 1),
-        }
+        let bridge = u32::from(!self.wire.is_tunnel());
+        Ipv4Addr::from_bits(subnet.network().to_bits() | bridge)
     }
 }
 
@@ -130,7 +136,7 @@ fn device(
     iface: &ExternalInterface,
     links: &[LinkDetails],
 ) -> Option<Device> {
-    if wire == Wire::Plain {
+    if !wire.is_tunnel() {
         let mtu = u16::try_from(iface.mtu).unwrap_or(u16::MAX);
         return Some(Device { name: iface.name.clone(), mtu });
     }

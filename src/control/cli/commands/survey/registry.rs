@@ -4,11 +4,13 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant, SystemTime};
 
 use ipnetwork::Ipv4Network;
+use serde_json::json;
 use tokio::time::timeout;
 
 use crate::control::config::daemon::{Config, RegistryKind};
 use crate::control::config::etcd::{EtcdApi, EtcdConfig};
-use crate::control::config::network::NetworkConfig;
+use crate::control::config::network::{NetworkConfig, parse};
+use crate::control::observe::api::Status;
 use crate::control::subnet::kv::config_wait::{NotYet, read_config};
 use crate::control::subnet::kv::registry::any_etcd::AnyEtcd;
 use crate::control::subnet::kv::registry::file::FileRegistry;
@@ -66,22 +68,33 @@ pub(in crate::control::cli) struct OtherNetwork {
 }
 
 impl RegistryFacts {
-    /// Asks the registry that `config` names.
-    pub(in crate::control::cli) async fn read(config: &Config) -> Self {
+    /// Asks the registry that `config` names. What it does not answer is taken from the daemon's
+    /// `status`.
+    pub(in crate::control::cli) async fn read(config: &Config, status: Option<&Status>) -> Self {
+        let mut facts = Self::read_registry(config).await;
+        if let (Some(_), Some(status)) = (&facts.problem, status) {
+            facts.take_status(status);
+        }
+        facts
+    }
+
+    async fn read_registry(config: &Config) -> Self {
         match &config.registry {
             RegistryKind::Etcd => match AnyEtcd::connect(&config.etcd).await {
                 Ok(etcd) => {
                     let mut facts = Self::ask(config, &etcd).await;
                     if facts.problem.is_none() {
                         facts.is_v2 = etcd.is_v2();
-                        facts.clock_ahead = etcd.clock().await.map(|time| ahead(time));
+                        facts.clock_ahead = etcd.clock().await.map(ahead);
                         facts.others = others(&config.etcd, &etcd).await;
                     }
                     facts
                 }
-                Err(error) => {
-                    Self { problem: Some(error_chain(&error)), name: "etcd".to_owned(), ..Self::default() }
-                }
+                Err(error) => Self {
+                    problem: Some(error_chain(&error)),
+                    name: "etcd".to_owned(),
+                    ..Self::default()
+                },
             },
             RegistryKind::File(path) => Self::ask(config, &FileRegistry::new(path)).await,
         }
@@ -107,6 +120,23 @@ impl RegistryFacts {
             }
         }
         facts
+    }
+
+    /// Network and leases as the daemon knows them. It does not say which settings the backend has:
+    /// they are taken to be the defaults.
+    fn take_status(&mut self, status: &Status) {
+        let (Some(lease), Some(path)) = (&status.lease, &status.data_path) else { return };
+        let backend = &path.backend;
+        let config = json!({ "Network": lease.network, "Backend": { "Type": backend } });
+        self.network = parse(&config.to_string(), None).ok();
+        let fact = |subnet, public_ip, backend: &str| LeaseFact {
+            subnet,
+            public_ip,
+            backend: backend.to_owned(),
+        };
+        let peers = status.peers.iter();
+        self.leases = peers.map(|it| fact(it.subnet, it.public_ip, &it.backend)).collect();
+        self.leases.push(fact(lease.subnet, lease.public_ip, backend));
     }
 
     fn take(&mut self, listed: &Snapshot) {

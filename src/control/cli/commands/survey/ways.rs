@@ -36,6 +36,8 @@ fn problem(
         Wire::Udp { .. } => link == device,
         Wire::Vxlan { .. } => link == device || is_direct,
         Wire::Plain => is_direct,
+        // The default route, or another one of the operator's, leads to the cloud's router.
+        Wire::Cloud => true,
     };
     if is_right {
         return None;
@@ -45,11 +47,12 @@ fn problem(
         (link, None) => format!("by {link}"),
         (link, Some(gateway)) => format!("by {link} via {gateway}"),
     };
-    let table = if route.is_in_main_table() { String::new() } else { format!(" of table {}", route.table) };
-    let (dst, should) = (route.dst, match wire {
-        Wire::Udp { .. } | Wire::Vxlan { .. } => format!("by {device}"),
-        Wire::Plain => format!("via {public_ip}"),
-    });
+    let table = match route.is_in_main_table() {
+        true => String::new(),
+        false => format!(" of table {}", route.table),
+    };
+    let should = if wire.is_tunnel() { format!("by {device}") } else { format!("via {public_ip}") };
+    let dst = route.dst;
     Some(format!("route {dst} {by}{table} takes the packets to {addr}, which should go {should}"))
 }
 

@@ -42,7 +42,7 @@ pub(super) fn verdict(tool: &str, text: &str, packet: &Packet) -> Verdict {
             End::Returned if table.policy(chain) == Some("DROP") => {
                 End::Dropped(format!("policy DROP of chain {chain}"))
             }
-            end => end,
+            end @ (End::Accepted | End::Dropped(_) | End::Returned) => end,
         };
         if let End::Dropped(rule) = end
             && !walk.may_accept
@@ -126,9 +126,8 @@ impl Rule {
 
 /// Whether the match `option` with `value` fits.
 fn fits(option: &str, value: &str, packet: &Packet) -> Fit {
-    const MODULES: [&str; 9] = [
-        "comment", "conntrack", "state", "tcp", "udp", "icmp", "multiport", "mark", "addrtype",
-    ];
+    const MODULES: [&str; 9] =
+        ["comment", "conntrack", "state", "tcp", "udp", "icmp", "multiport", "mark", "addrtype"];
     let in_range = |addr| match value.parse::<Ipv4Network>() {
         Ok(range) => Fit::of(range.contains(addr)),
         Err(_) => Fit::Unknown,
@@ -138,9 +137,8 @@ fn fits(option: &str, value: &str, packet: &Packet) -> Fit {
         "-d" => in_range(packet.dst),
         "-i" => Fit::of_known(packet.in_link.as_deref(), |link| is_link(value, '+', link)),
         "-o" => Fit::of_known(packet.out_link.as_deref(), |link| is_link(value, '+', link)),
-        "-p" => protocol(value).map_or(Fit::Unknown, |number| {
-            Fit::of(number == 0 || number == packet.protocol)
-        }),
+        "-p" => protocol(value)
+            .map_or(Fit::Unknown, |number| Fit::of(number == 0 || number == packet.protocol)),
         "--dport" | "--dports" => {
             Fit::of_known(packet.dst_port, |port| value.split(',').any(|it| is_port(it, port)))
         }

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::words::is_link;
 use super::{End, Fit, MAX_DEPTH, Packet, Verdict, Way};
+use crate::routes::Prefix;
 
 /// The hooks that a packet passes.
 const fn hooks(way: Way) -> &'static [&'static str] {
@@ -30,7 +31,7 @@ pub(super) fn verdict(json: &str, packet: &Packet) -> Verdict {
         let mut walk = Walk { items, family, table, packet, may_accept: false };
         let end = match walk.chain(name, 0) {
             End::Returned if chain["policy"] == "drop" => End::Dropped("policy drop".to_owned()),
-            end => end,
+            end @ (End::Accepted | End::Dropped(_) | End::Returned) => end,
         };
         if let End::Dropped(rule) = end
             && !walk.may_accept
@@ -205,7 +206,9 @@ fn of_packet(left: &Value, right: &Value, packet: &Packet) -> Fit {
                 || (protocol == "udp" && packet.protocol != 17);
             match (is_other, field) {
                 (true, _) => Fit::No,
-                (false, "dport") => packet.dst_port.map_or(Fit::Unknown, |port| is_port(right, port)),
+                (false, "dport") => {
+                    packet.dst_port.map_or(Fit::Unknown, |port| is_port(right, port))
+                }
                 (false, _) => Fit::Unknown,
             }
         }
@@ -241,7 +244,7 @@ fn is_in(right: &Value, addr: Ipv4Addr) -> Fit {
     }
     let prefix = &right["prefix"];
     if let (Some(first), Some(len)) = (parse(&prefix["addr"]), prefix["len"].as_u64()) {
-        let range = u8::try_from(len).ok().and_then(|len| Ipv4Network::new(first, len).ok());
+        let range = u8::try_from(len).ok().and_then(|len| Ipv4Network::containing(first, len).ok());
         return range.map_or(Fit::Unknown, |range| Fit::of(range.contains(addr)));
     }
     match (parse(&right["range"][0]), parse(&right["range"][1])) {

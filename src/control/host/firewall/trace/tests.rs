@@ -128,9 +128,7 @@ fn nft_chains_of_every_table_but_those_of_iptables_count() {
 #[test]
 fn nft_ports_and_protocols_are_compared() {
     let drop = |left: &str, right: &str| {
-        format!(
-            r#"{{"match":{{"op":"==","left":{left},"right":{right}}}}},{{"drop":null}}"#
-        )
+        format!(r#"{{"match":{{"op":"==","left":{left},"right":{right}}}}},{{"drop":null}}"#)
     };
     const DPORT: &str = r#"{"payload":{"protocol":"udp","field":"dport"}}"#;
     for (left, right, drops) in [

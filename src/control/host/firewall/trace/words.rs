@@ -12,16 +12,13 @@ pub(super) fn words(rule: &str) -> Vec<String> {
             }
             '\\' if is_quoted => is_escaped = true,
             '"' => is_quoted = !is_quoted,
-            ' ' if !is_quoted => words.extend(Some(std::mem::take(&mut word)).filter(not_empty)),
+            ' ' if !is_quoted => words.push(std::mem::take(&mut word)),
             _ => word.push(c),
         }
     }
-    words.extend(Some(word).filter(not_empty));
+    words.push(word);
+    words.retain(|word| !word.is_empty());
     words
-}
-
-fn not_empty(word: &String) -> bool {
-    !word.is_empty()
 }
 
 /// Whether `pattern`, which may end in `wildcard`, is about the link `name`.

@@ -71,8 +71,9 @@ pub(super) fn port(facts: &Facts) -> Vec<Finding> {
     let Some(port) = own.wire.port() else { return Vec::new() };
     let takes = |addr: std::net::Ipv4Addr| addr.is_unspecified() || addr == own.addr;
     let mut holders = facts.udp_ports.iter().filter(|it| it.port == port && takes(it.addr));
-    let is_ours =
-        |pid: u32| matches!(own.wire, Wire::Udp { .. }) && facts.daemons.iter().any(|it| it.pid == pid);
+    let is_ours = |pid: u32| {
+        matches!(own.wire, Wire::Udp { .. }) && facts.daemons.iter().any(|it| it.pid == pid)
+    };
     let is_kernels = matches!(own.wire, Wire::Vxlan { .. }) && own.device.is_some();
     let other = holders.clone().find(|it| match &it.owner {
         Some((_, pid)) => !is_ours(*pid),
@@ -124,9 +125,8 @@ pub(super) fn others(facts: &Facts) -> Vec<Finding> {
     let Some(own) = &facts.own else { return found };
     let device = own.device.as_ref().map(|device| device.name.as_str());
     let is_flannels = |name: &str| {
-        name.strip_prefix("flannel").is_some_and(|rest| {
-            rest.strip_prefix('.').unwrap_or(rest).parse::<u32>().is_ok()
-        })
+        name.strip_prefix("flannel")
+            .is_some_and(|rest| rest.strip_prefix('.').unwrap_or(rest).parse::<u32>().is_ok())
     };
     let left = facts.links.iter().map(|it| it.link.name.as_str());
     for name in left.filter(|name| is_flannels(name) && Some(*name) != device) {

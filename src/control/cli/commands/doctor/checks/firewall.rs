@@ -57,7 +57,8 @@ pub(super) fn outer_rules(facts: &Facts) -> Vec<Finding> {
         match facts.rules.verdict(&packet) {
             Verdict::Dropped { by, shown_by } => {
                 let text = format!("{by} drops UDP {port} {direction} {peer}, as all peers");
-                let advice = format!("{shown_by}; iptables -I INPUT -p udp --dport {port} -j ACCEPT");
+                let advice =
+                    format!("{shown_by}; iptables -I INPUT -p udp --dport {port} -j ACCEPT");
                 Some(Finding::fail(NAME, text, advice))
             }
             Verdict::Accepted | Verdict::Unsure => None,
@@ -82,7 +83,8 @@ pub(super) fn managers(facts: &Facts) -> Vec<Finding> {
     };
     let active = facts.services.iter().filter_map(|service| Some((service, advice(service)?)));
     let finding = |(service, advice): (&&str, String)| {
-        let text = format!("{service} is active: it drops what it does not know, after each reload");
+        let text =
+            format!("{service} is active: it drops what it does not know, after each reload");
         Finding::warn("firewall", text, advice)
     };
     active.map(finding).collect()

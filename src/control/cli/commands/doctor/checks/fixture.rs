@@ -63,10 +63,8 @@ pub(super) fn link(
 }
 
 fn config() -> Config {
-    match parse([], []).unwrap() {
-        Invocation::Run(config) => *config,
-        other => panic!("{other:?}"),
-    }
+    let Invocation::Run(config) = parse([], []).unwrap() else { panic!("it is the daemon's") };
+    *config
 }
 
 fn route(dst: &str, link: u32, protocol: u8) -> RouteDetails {
@@ -85,7 +83,10 @@ pub(super) fn facts() -> Facts {
         name: "etcd key /coreos.com/network/config".to_owned(),
         took: Duration::from_millis(3),
         network: Some(crate::control::config::network::parse(network, None).unwrap()),
-        leases: vec![lease("10.5.7.0/24", "192.0.2.1", "udp"), lease("10.5.9.0/24", "192.0.2.9", "udp")],
+        leases: vec![
+            lease("10.5.7.0/24", "192.0.2.1", "udp"),
+            lease("10.5.9.0/24", "192.0.2.9", "udp"),
+        ],
         clock_ahead: Some(-1),
         ..RegistryFacts::default()
     };
@@ -105,9 +106,13 @@ pub(super) fn facts() -> Facts {
     };
     let network = Some(own.network);
     let env = SubnetEnvFact { network, subnet, mtu: Some(1472) };
-    let verdict = Verdict { ok: true, text: "packets reach it".to_owned(), advice: None };
-    let peer =
-        PeerFact { public_ip: [192, 0, 2, 9].into(), subnet: "10.5.9.0/24".parse().unwrap(), verdict };
+    let verdict =
+        Verdict { ok: true, text: "packets reach it".to_owned(), advice: None, doubt: None };
+    let peer = PeerFact {
+        public_ip: [192, 0, 2, 9].into(),
+        subnet: "10.5.9.0/24".parse().unwrap(),
+        verdict,
+    };
     let owner = Some(("flanneld".to_owned(), 7));
     Facts {
         config: config(),

@@ -27,7 +27,8 @@ pub(super) fn modules(facts: &Facts) -> Vec<Finding> {
     let missing = facts.kernel.missing_modules.iter().filter(|name| wanted(name));
     let finding = |name: &&str| {
         let text = format!("this kernel has no module {name}");
-        let advice = format!("modprobe {name}; install the package of the kernel's further modules");
+        let advice =
+            format!("modprobe {name}; install the package of the kernel's further modules");
         match (is_vxlan, *name) {
             (true, "vxlan") => Finding::fail("modules", text, advice),
             (_, _) => Finding::warn("modules", text, advice),
@@ -95,8 +96,7 @@ pub(super) fn tables(facts: &Facts) -> Vec<Finding> {
         });
     };
     const CONNTRACK: &str = "net.netfilter.nf_conntrack_max";
-    if let (Some(used), Some(max)) =
-        (number("net.netfilter.nf_conntrack_count"), number(CONNTRACK))
+    if let (Some(used), Some(max)) = (number("net.netfilter.nf_conntrack_count"), number(CONNTRACK))
     {
         compare("conntrack", "tracked connections", used, max, CONNTRACK);
     }
@@ -108,7 +108,11 @@ pub(super) fn tables(facts: &Facts) -> Vec<Finding> {
     for daemon in &facts.daemons {
         if let Some(max) = daemon.open_files.filter(|max| *max < 256) {
             let text = format!("flanneld with pid {} may open only {max} files", daemon.pid);
-            found.push(Finding::warn("ulimit", text, "LimitNOFILE=4096 in its unit, or ulimit -n 4096"));
+            found.push(Finding::warn(
+                "ulimit",
+                text,
+                "LimitNOFILE=4096 in its unit, or ulimit -n 4096",
+            ));
         }
     }
     found
@@ -205,8 +209,7 @@ mod tests {
         facts.links[2].link.name = "cni0".to_owned();
         assert_eq!(levels(&bridge_filter(&facts)), (1, 0));
         let dual = r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:5::/32"}"#;
-        facts.registry.network =
-            Some(crate::control::config::network::parse(dual, None).unwrap());
+        facts.registry.network = Some(crate::control::config::network::parse(dual, None).unwrap());
         assert_eq!(levels(&ipv6(&facts)), (1, 0));
     }
 }

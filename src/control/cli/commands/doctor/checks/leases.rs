@@ -12,7 +12,11 @@ pub(super) fn entries(facts: &Facts) -> Vec<Finding> {
         n => format!(" (and {} more)", n - 1),
     };
     let text = format!("{first}{more}");
-    vec![Finding::warn("entries", text, "delete it if no node writes it: stock nodes may choke on it")]
+    vec![Finding::warn(
+        "entries",
+        text,
+        "delete it if no node writes it: stock nodes may choke on it",
+    )]
 }
 
 /// Leases of nodes that have another backend: nobody in this network reaches them.
@@ -49,7 +53,8 @@ pub(super) fn duplicates(facts: &Facts) -> Vec<Finding> {
                 "{} has two leases, {} and {}: two hosts with one public IP, or an old lease",
                 one.public_ip, one.subnet, two.subnet
             );
-            let advice = "give each host a --public-ip of its own; delete the lease that no host uses";
+            let advice =
+                "give each host a --public-ip of its own; delete the lease that no host uses";
             found.push(Finding::fail(NAME, text, advice));
         }
     }
@@ -91,7 +96,8 @@ pub(super) fn own(facts: &Facts) -> Vec<Finding> {
         }
         (None, None, _) if is_running => {
             let text = format!("flanneld runs, and {} has no lease", own.public_ip);
-            let advice = "flanneld status; is that its registry (-- FLAGS), and does it wait for it?";
+            let advice =
+                "flanneld status; is that its registry (-- FLAGS), and does it wait for it?";
             vec![Finding::fail(NAME, text, advice)]
         }
         (None, _, _) => vec![Finding::ok(NAME, "none yet: flanneld leases one at its start")],

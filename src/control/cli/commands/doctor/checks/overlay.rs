@@ -2,7 +2,6 @@
 
 use super::super::facts::{DockerFact, Facts, SubnetEnvFact};
 use super::super::finding::Finding;
-use crate::control::cli::commands::survey::Wire;
 use crate::control::host::findings::bridge_problem;
 
 pub(super) fn interface(facts: &Facts) -> Vec<Finding> {
@@ -24,7 +23,7 @@ pub(super) fn interface(facts: &Facts) -> Vec<Finding> {
 pub(super) fn device(facts: &Facts) -> Vec<Finding> {
     const NAME: &str = "device";
     let (Some(own), Some(iface)) = (&facts.own, &facts.iface) else { return Vec::new() };
-    if own.wire == Wire::Plain {
+    if !own.wire.is_tunnel() {
         return Vec::new();
     }
     let Some(device) = &own.device else {
@@ -35,16 +34,19 @@ pub(super) fn device(facts: &Facts) -> Vec<Finding> {
         let text = "flanneld runs, but no link that is up has the first address of its subnet";
         return vec![Finding::fail(NAME, text, "ip -4 addr; flanneld status")];
     };
-    let needed = u32::from(device.mtu) + u32::from(own.wire.overhead());
+    // What containers were told counts: a running flanneld lowers the MTU of its device alone.
+    let told = facts.files.subnet_env.as_ref().and_then(|env| env.mtu).unwrap_or(0);
+    let most = device.mtu.max(told);
+    let needed = u32::from(most) + u32::from(own.wire.overhead());
     if needed > iface.mtu {
         let text = format!(
-            "{} has MTU {}, so its outer packets have up to {needed} bytes, and {} takes {}: long \
-             packets are lost or fragmented",
-            device.name, device.mtu, iface.name, iface.mtu
+            "{} has MTU {}, and the overlay's {most} needs {needed}: the interface shrank; long \
+             packets of containers are lost or fragmented",
+            iface.name, iface.mtu
         );
         let advice = format!(
             "ip link set {} mtu {needed}, if the network behind it takes that; else restart flanneld \
-             and the containers",
+             and then the containers",
             iface.name
         );
         return vec![Finding::fail(NAME, text, advice)];
@@ -84,7 +86,8 @@ pub(super) fn subnet_env(facts: &Facts) -> Vec<Finding> {
         let advice = "systemctl restart flanneld, then what reads subnet.env: docker, CNI plugins";
         found.push(Finding::fail(NAME, format!("{path} says {reason}"), advice));
     }
-    if let Some(reason) = facts.files.docker.as_ref().and_then(|docker| docker_differs(docker, env)) {
+    if let Some(reason) = facts.files.docker.as_ref().and_then(|docker| docker_differs(docker, env))
+    {
         let advice = "mk-docker-opts.sh writes what dockerd needs; systemctl restart docker";
         found.push(Finding::warn("docker", reason, advice));
     }
@@ -137,7 +140,9 @@ mod tests {
         let mut facts = facts();
         facts.iface.as_mut().unwrap().mtu = 1400;
         let found = only(device(&facts));
-        assert!(found.text.contains("up to 1500 bytes, and eth0 takes 1400"), "{found:?}");
+        assert!(found.text.starts_with("eth0 has MTU 1400, and the overlay's 1472 needs 1500"));
+        facts.own.as_mut().unwrap().device.as_mut().unwrap().mtu = 1372;
+        assert!(only(device(&facts)).text.contains("the interface shrank"), "flanneld followed");
     }
 
     #[test]

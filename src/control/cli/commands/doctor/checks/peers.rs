@@ -5,32 +5,46 @@ use super::super::finding::Finding;
 
 /// Most peers that are shown one by one.
 const MAX_SHOWN: usize = 10;
+/// The same if no peer is reached.
+const MAX_SHOWN_CUT_OFF: usize = 2;
 
 pub(super) fn answers(facts: &Facts) -> Vec<Finding> {
     const NAME: &str = "peers";
     let num_asked = facts.peers.len();
     let bad: Vec<&PeerFact> = facts.peers.iter().filter(|peer| !peer.verdict.ok).collect();
+    let is_cut_off = bad.len() == num_asked && num_asked > 1;
     let mut found = Vec::new();
     if !facts.user.may_ping && !facts.registry.leases.is_empty() {
         let text = "peers were not asked: this user may not send ICMP echo";
         found.push(Finding::warn(NAME, text, "run it as root"));
     }
-    if bad.len() == num_asked && num_asked > 1 {
-        let text = format!("none of {num_asked} peers is reached: look for the cause at this host first");
+    if is_cut_off {
+        let text =
+            format!("none of {num_asked} peers is reached: look for the cause at this host first");
         found.push(Finding::fail(NAME, text, "the lines above that fail; flanneld ping PEER"));
     }
-    for peer in bad.iter().take(MAX_SHOWN) {
+    let max_shown = if is_cut_off { MAX_SHOWN_CUT_OFF } else { MAX_SHOWN };
+    for peer in bad.iter().take(max_shown) {
         let PeerFact { public_ip, subnet, verdict } = peer;
         let text = format!("{subnet} of {public_ip}: {}", verdict.text);
         let advice = verdict.advice.clone();
         found.push(Finding { advice, ..Finding::fail(NAME, text, "") });
     }
-    if bad.len() > MAX_SHOWN {
-        let text = format!("{} more peers are not well", bad.len() - MAX_SHOWN);
+    if bad.len() > max_shown {
+        let text = format!("{} more peers are not well", bad.len() - max_shown);
         found.push(Finding::fail(NAME, text, "flanneld peers; flanneld ping PEER"));
     }
+    let doubts = facts.peers.iter().filter_map(|peer| Some((peer, peer.verdict.doubt.clone()?)));
+    for (peer, (text, advice)) in doubts.take(MAX_SHOWN) {
+        let text = format!("{} of {}: {text}", peer.subnet, peer.public_ip);
+        found.push(Finding::warn(NAME, text, advice));
+    }
     if facts.num_unasked > 0 {
-        let text = format!("{} of {} peers were not asked", facts.num_unasked, num_asked + facts.num_unasked);
+        let text = format!(
+            "{} of {} peers were not asked",
+            facts.num_unasked,
+            num_asked + facts.num_unasked
+        );
         let advice = format!("flanneld doctor --peers={}", num_asked + facts.num_unasked);
         found.push(Finding::warn(NAME, text, advice));
     }
@@ -65,8 +79,15 @@ mod tests {
         assert_eq!(found.text, "10.5.9.0/24 of 192.0.2.9: UDP 8285 is closed");
         assert_eq!(found.advice.as_deref(), Some("systemctl start flanneld"));
         facts.peers = vec![facts.peers[0].clone(); 12];
-        assert_eq!(answers(&facts).len(), 12, "all, ten of them, and the rest");
+        assert_eq!(answers(&facts).len(), 4, "all, two of them, and the rest");
         assert!(answers(&facts)[0].text.starts_with("none of 12 peers is reached"));
+    }
+
+    #[test]
+    fn doubt_about_a_peer_warns() {
+        let mut facts = facts();
+        facts.peers[0].verdict.doubt = Some(("silent".to_owned(), "look".to_owned()));
+        assert_eq!(only(answers(&facts)).text, "10.5.9.0/24 of 192.0.2.9: silent");
     }
 
     #[test]

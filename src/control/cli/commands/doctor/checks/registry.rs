@@ -14,7 +14,11 @@ const MAX_SKEW: i64 = 30;
 
 pub(super) fn names(facts: &Facts) -> Vec<Finding> {
     let finding = |name: &String| {
-        Finding::fail("names", name.clone(), "getent hosts NAME; --etcd-endpoints takes addresses, too")
+        Finding::fail(
+            "names",
+            name.clone(),
+            "getent hosts NAME; --etcd-endpoints takes addresses, too",
+        )
     };
     facts.unresolved.iter().map(finding).collect()
 }
@@ -62,9 +66,10 @@ pub(super) fn other_networks(facts: &Facts) -> Vec<Finding> {
     let own = &facts.config.etcd.prefix;
     let overlaps = |other: &OtherNetwork| {
         let ours = facts.registry.network.as_ref().map(|network| network.v4.network);
-        other.network.zip(ours).is_some_and(|(one, two)| {
-            one.contains(two.network()) || two.contains(one.network())
-        })
+        other
+            .network
+            .zip(ours)
+            .is_some_and(|(one, two)| one.contains(two.network()) || two.contains(one.network()))
     };
     let finding = |other: &OtherNetwork| {
         let OtherNetwork { prefix, network, members } = other;
@@ -79,7 +84,7 @@ pub(super) fn other_networks(facts: &Facts) -> Vec<Finding> {
              in {own}",
             shown.join(", ")
         );
-        let advice = format!("the same --etcd-prefix on all nodes that should reach each other");
+        let advice = "the same --etcd-prefix on all nodes that should reach each other";
         Some(if overlaps(other) {
             Finding::fail(NAME, text, advice)
         } else {
@@ -97,8 +102,7 @@ pub(super) fn clock(facts: &Facts) -> Vec<Finding> {
             vec![Finding::ok(NAME, "that of etcd and ours agree")]
         }
         Some(ahead) => {
-            let (seconds, word) =
-                (ahead.abs(), if ahead > 0 { "behind" } else { "ahead of" });
+            let (seconds, word) = (ahead.abs(), if ahead > 0 { "behind" } else { "ahead of" });
             let text = format!("this host's clock is {seconds} s {word} that of etcd");
             vec![Finding::warn(NAME, text, "timedatectl; chronyc tracking")]
         }

@@ -20,32 +20,35 @@ pub(super) fn ways(facts: &Facts) -> Vec<Finding> {
     };
     let device = own.device.as_ref().map(|device| device.name.as_str());
     let is_peers = |dst: Ipv4Network| {
-        facts.registry.leases.iter().any(|lease| Some(lease.subnet) != own.subnet && lease.subnet == dst)
+        facts
+            .registry
+            .leases
+            .iter()
+            .any(|lease| Some(lease.subnet) != own.subnet && lease.subnet == dst)
     };
+    // Entries for peers, which the backends without a TUN device make one by one.
+    let has_entries = !matches!(own.wire, Wire::Udp { .. });
     let mut found = Vec::new();
     for route in &facts.routes {
-        let (fields, link) = (&route.fields, name(route));
-        let dst = fields.dst;
+        let (dst, link) = (route.fields.dst, name(route));
         let is_inside = dst.prefix() > own.network.prefix() && own.network.contains(dst.network());
         let is_of_bridge = own.subnet.is_some_and(|subnet| subnet.contains(dst.network()));
-        if !is_inside || is_of_bridge || Some(link) == device.filter(|_| own.wire != Wire::Plain) {
+        let is_of_device = own.wire.is_tunnel() && Some(link) == device;
+        let is_entry = has_entries && is_peers(dst) && !route.is_end;
+        if !is_inside || is_of_bridge || is_of_device || is_entry {
             continue;
         }
-        let is_ours = route.protocol == ROUTE_PROTOCOL;
         let by = if route.is_end { "that drops".to_owned() } else { format!("by {link}") };
-        let text = if is_ours && is_peers(dst) && own.wire != (Wire::Udp { port: 8285 }) {
-            continue;
-        } else if is_ours {
-            format!("route {dst} {by} is left of an earlier flanneld (proto {ROUTE_PROTOCOL})")
-        } else if own.wire == Wire::Plain && is_peers(dst) {
-            continue;
-        } else {
-            format!("route {dst} {by} lies in Network {}: packets there leave the overlay", own.network)
-        };
         let advice = format!("ip route show {dst}; ip route del {dst}, or take another Network");
-        found.push(if is_ours {
+        found.push(if route.protocol == ROUTE_PROTOCOL {
+            let text =
+                format!("route {dst} {by} is left of an earlier flanneld (proto {ROUTE_PROTOCOL})");
             Finding::warn(NAME, text, advice)
         } else {
+            let network = own.network;
+            let text = format!(
+                "route {dst} {by} lies in Network {network}: packets there leave the overlay"
+            );
             Finding::fail(NAME, text, advice)
         });
         if found.len() == MAX_SHOWN {

@@ -33,6 +33,7 @@ fn well() -> Observed {
         port: None,
         overlay: Some(series([10, 5, 9, 0].into(), 3)),
         forwards: Some(true),
+        passes: Some(true),
         pod: None,
         underlay_mtu: None,
         overlay_mtu: Some(Longest { passed: Some(1472), wanted: 1472 }),
@@ -67,7 +68,10 @@ fn closed_filtered_and_refused_ports_are_told_apart() {
     let by = Some([192, 0, 2, 254].into());
     let refused = Port::Refused { by, error: IcmpError::Unreachable(13) };
     says(&silent(refused, 3), "refused by 192.0.2.254: administratively prohibited");
-    says(&silent(Port::NotSent(SendFault::Forbidden), 3), "this host's own firewall drops UDP 8285");
+    says(
+        &silent(Port::NotSent(SendFault::Forbidden), 3),
+        "this host's own firewall drops UDP 8285",
+    );
     says(&silent(Port::Answered, 3), "none that goes through this host's overlay device");
 }
 
@@ -93,6 +97,13 @@ fn long_packets_and_forwarding_count_when_short_ones_pass() {
     says(&Observed { pod, ..well() }, "10.5.9.5 does not answer");
     let overlay = Some(series([10, 5, 9, 0].into(), 2));
     says(&Observed { overlay, ..well() }, "1 of 3 packets");
+}
+
+#[test]
+fn packet_that_is_lost_without_a_word_is_a_doubt() {
+    assert_eq!(verdict(&own(), &peer(), &well()).doubt, None);
+    let found = verdict(&own(), &peer(), &Observed { passes: Some(false), ..well() });
+    assert!(found.ok && found.doubt.unwrap().0.contains("a rule in FORWARD drops it"));
 }
 
 #[test]

@@ -1,0 +1,77 @@
+//! Settings and features of the kernel.
+
+use std::fs;
+use std::path::Path;
+
+use super::super::facts::Kernel;
+use crate::control::host::net::LinkDetails;
+use crate::control::host::preflight;
+use crate::control::util::error_chain::error_chain;
+
+/// Settings of the whole host.
+const SETTINGS: [&str; 7] = [
+    "net.ipv4.ip_forward",
+    "net.ipv4.conf.all.rp_filter",
+    "net.ipv4.neigh.default.gc_thresh3",
+    "net.ipv6.conf.all.disable_ipv6",
+    "net.netfilter.nf_conntrack_count",
+    "net.netfilter.nf_conntrack_max",
+    "net.bridge.bridge-nf-call-iptables",
+];
+
+/// Modules that some backend needs.
+const MODULES: [&str; 2] = ["tun", "vxlan"];
+
+pub(super) fn read(links: &[LinkDetails]) -> Kernel {
+    let of_links = links.iter().flat_map(|it| {
+        let name = it.link.name.replace('.', "/");
+        ["rp_filter", "forwarding"].map(|setting| format!("net.ipv4.conf.{name}.{setting}"))
+    });
+    let names = SETTINGS.iter().map(|name| (*name).to_owned()).chain(of_links);
+    let sysctls = names.filter_map(|name| Some((sysctl(&name)?, name)));
+    let neighbours = fs::read_to_string("/proc/net/arp").unwrap_or_default();
+    Kernel {
+        sysctls: sysctls.map(|(value, name)| (name, value)).collect(),
+        no_tun: preflight::check_tun().err().map(|error| error_chain(&error)),
+        missing_modules: MODULES.into_iter().filter(|name| !has_module(name)).collect(),
+        has_bridge_nf: Path::new("/proc/sys/net/bridge").exists(),
+        num_neighbours: neighbours.lines().count().saturating_sub(1),
+    }
+}
+
+/// The value of a setting in the form of sysctl(8): a dot in a link's name is a slash there.
+fn sysctl(name: &str) -> Option<String> {
+    let swapped = name.chars().map(|c| match c {
+        '.' => '/',
+        '/' => '.',
+        other => other,
+    });
+    let path = Path::new("/proc/sys").join(swapped.collect::<String>());
+    Some(fs::read_to_string(path).ok()?.trim().to_owned())
+}
+
+/// Whether a module is loaded, built in, or there to be loaded. Without a list of modules, as in a
+/// container, it may be.
+fn has_module(name: &str) -> bool {
+    if Path::new("/sys/module").join(name).exists() {
+        return true;
+    }
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let directory = Path::new("/lib/modules").join(release.trim());
+    let lists = ["modules.dep", "modules.builtin"];
+    let lists = lists.iter().filter_map(|list| fs::read_to_string(directory.join(list)).ok());
+    let lists: Vec<String> = lists.collect();
+    lists.is_empty() || lists.iter().any(|list| list.contains(&format!("/{name}.ko")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_read_by_their_names() {
+        assert!(sysctl("kernel.osrelease").is_some_and(|release| !release.is_empty()));
+        assert_eq!(sysctl("net.ipv4.conf.no/such.forwarding"), None);
+        assert!(sysctl("net.ipv4.conf.lo.forwarding").is_some());
+    }
+}

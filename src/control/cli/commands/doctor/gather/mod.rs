@@ -1,0 +1,142 @@
+//! Reads the [`Facts`]. Changes nothing but one short file next to subnet.env, which is gone at once.
+
+mod files;
+mod kernel;
+mod peers;
+mod processes;
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use ipnetwork::Ipv4Network;
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+
+use super::facts::{Facts, Iface, Said, User};
+use crate::control::cli::commands::survey::{Own, RegistryFacts, Settings};
+use crate::control::config::daemon::Config;
+use crate::control::external_interface;
+use crate::control::host::firewall::trace::Rules;
+use crate::control::host::iface::ExternalInterface;
+use crate::control::host::net::{self, LinkDetails, Netlink, RouteDetails};
+use crate::control::host::probe::Echo;
+use crate::control::host::{overlap, preflight};
+use crate::control::node::subnet_env::previous_subnet;
+use crate::control::util::error_chain::error_chain;
+
+/// Most routes that are read.
+const MAX_ROUTES: usize = 4096;
+
+/// How long a name may take to be looked up.
+const LOOK_UP: Duration = Duration::from_secs(2);
+
+/// Reads everything, and asks up to `max_peers` peers. `said` is what the running daemon says, and
+/// `registry` what is known of the registry.
+pub(super) async fn facts(
+    settings: &Settings,
+    pids: &[u32],
+    said: Vec<Said>,
+    registry: RegistryFacts,
+    max_peers: usize,
+) -> Result<Facts, net::KernelError> {
+    let config = settings.config.as_ref();
+    let (connection, netlink) = net::connect()?;
+    tokio::spawn(connection);
+    let links = net::all_links(&netlink).await?;
+    let iface = external_interface(config, &netlink).await;
+    let (iface, no_iface) = match iface {
+        Ok(iface) => (Some(iface), None),
+        Err(error) => (None, Some(error_chain(&error))),
+    };
+    let own = own(config, &registry, iface.as_ref(), &links);
+    let routes = match &own {
+        Some(own) => routes(own.network).await,
+        None => Vec::new(),
+    };
+    let overlaps = match (&own, &iface) {
+        (Some(own), Some(iface)) => overlaps(&netlink, config, own, iface).await,
+        (_, _) => Vec::new(),
+    };
+    let user = User {
+        has_net_admin: preflight::check_net_admin().is_ok(),
+        may_ping: Echo::open(None).is_ok(),
+    };
+    let rules = Rules::read().await;
+    let (peers, num_unasked) = match &own {
+        Some(own) if user.may_ping => peers::ask(&netlink, own, &links, &registry, max_peers).await,
+        Some(_) | None => (Vec::new(), 0),
+    };
+    let ports: Vec<u16> = own.iter().filter_map(|own| own.wire.port()).collect();
+    Ok(Facts {
+        config: config.clone(),
+        user,
+        daemons: processes::daemons(pids),
+        said,
+        kernel: kernel::read(&links),
+        managed: processes::managed(&links),
+        services: processes::services(&rules),
+        udp_ports: processes::udp_ports(&ports),
+        links,
+        routes,
+        rules,
+        files: files::read(&config.subnet_file),
+        unresolved: unresolved(&config.etcd_urls()).await,
+        no_iface,
+        iface: iface.map(|iface| Iface {
+            name: iface.name,
+            mtu: iface.mtu,
+            public_ip: iface.public_ip,
+        }),
+        registry,
+        own,
+        overlaps,
+        peers,
+        num_unasked,
+    })
+}
+
+fn own(
+    config: &Config,
+    registry: &RegistryFacts,
+    iface: Option<&ExternalInterface>,
+    links: &[LinkDetails],
+) -> Option<Own> {
+    let previous = previous_subnet(&config.subnet_file);
+    Some(Own::find(registry.network.as_ref()?, iface?, registry, previous, links))
+}
+
+async fn routes(network: Ipv4Network) -> Vec<RouteDetails> {
+    let read = spawn_blocking(move || net::routes_about(network, MAX_ROUTES)).await;
+    read.ok().and_then(Result::ok).unwrap_or_default()
+}
+
+async fn overlaps(
+    netlink: &Netlink,
+    config: &Config,
+    own: &Own,
+    iface: &ExternalInterface,
+) -> Vec<String> {
+    let endpoints = overlap::endpoints(&config.etcd_urls()).await;
+    match overlap::check(netlink, own.network, iface, &endpoints, &[]).await {
+        Ok(lines) => lines,
+        Err(error) => vec![error.to_string()],
+    }
+}
+
+/// A line for each name in `urls` that has no address.
+async fn unresolved(urls: &[String]) -> Vec<String> {
+    let mut found = Vec::new();
+    for url in urls {
+        let Ok(uri) = url.parse::<hyper::Uri>() else { continue };
+        let Some(host) = uri.host().filter(|host| host.parse::<Ipv4Addr>().is_err()) else {
+            continue;
+        };
+        let host = host.trim_matches(['[', ']']);
+        match timeout(LOOK_UP, tokio::net::lookup_host((host, 0))).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => found.push(format!("etcd endpoint {host}: {error}")),
+            Err(_) => found.push(format!("etcd endpoint {host}: no name server answers")),
+        }
+    }
+    found
+}
