@@ -118,7 +118,16 @@ fn manual_and_completions_know_every_flag() {
         }
     }
     assert!(page.contains("flanneld - joins a host to a flannel overlay network\n"), "{page}");
-    for section in ["DOCKER", "FILES", "SIGNALS", "SYSTEMD", "\"EXIT STATUS\""] {
+    for section in [
+        "EXAMPLES",
+        "ENVIRONMENT",
+        "DIAGNOSTICS",
+        "DOCKER",
+        "FILES",
+        "SIGNALS",
+        "SYSTEMD",
+        "\"EXIT STATUS\"",
+    ] {
         assert!(page.contains(&format!(".SH {section}\n")), "no {section} in {page}");
     }
     let lab = read("flannel-lab.8").replace("\\-", "-");

@@ -158,6 +158,12 @@ fn exec(args: &ExecArgs) -> anyhow::Result<()> {
     tools::root()?;
     let mut nsenter = Command::new("nsenter");
     nsenter.arg(format!("--net={}", netns.display())).arg("--");
+    // `exec n1 flanneld status` asks with the flanneld that the lab runs.
+    if let Some(dir) = own_path()?.parent() {
+        let path = env::var_os("PATH").unwrap_or_default();
+        let dirs = [dir.to_owned()].into_iter().chain(env::split_paths(&path));
+        nsenter.env("PATH", env::join_paths(dirs)?);
+    }
     if args.command.is_empty() {
         let shell = env::var_os("SHELL").unwrap_or_else(|| "/bin/sh".into());
         step(&format!("a shell in {} of lab {}; `exit` leaves it", args.node, state.name));

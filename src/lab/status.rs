@@ -41,6 +41,8 @@ pub struct NodeStatus {
     pub link: LinkStatus,
     /// Its lease, such as `10.5.7.0/24`.
     pub subnet: Option<String>,
+    /// What it runs: `twill`, `stock-emulator`, or a path.
+    pub daemon: String,
     /// The pid of its flanneld.
     pub pid: Option<u32>,
     /// Whether that still runs.
@@ -136,6 +138,7 @@ impl NodeStatus {
             netns: node.netns.name().to_owned(),
             addr: node.addr,
             link,
+            daemon: node.daemon.title(),
             subnet: node.env.map(|env| env.subnet.to_string()),
             pid: node.process.map(|process| process.pid),
             alive: node.process.is_some_and(ProcessId::is_alive),
@@ -147,9 +150,9 @@ impl NodeStatus {
 
     fn row(&self) -> Vec<String> {
         let flanneld = match self.pid {
-            Some(pid) if self.alive => format!("pid {pid}"),
-            Some(pid) => format!("pid {pid} died"),
-            None => "never started".to_owned(),
+            Some(pid) if self.alive => format!("{}, pid {pid}", self.daemon),
+            Some(pid) => format!("{}, pid {pid} died", self.daemon),
+            None => format!("{}, never started", self.daemon),
         };
         let pods: Vec<String> =
             self.pods.iter().map(|(name, addr)| format!("{name} {addr}")).collect();

@@ -172,6 +172,32 @@ fn lab_that_stays_can_be_broken_and_repaired() {
     assert_gone(&name);
 }
 
+/// The lines of the first console block after `heading` in a page of docs/.
+fn console_block<'a>(page: &'a str, heading: &str) -> Vec<&'a str> {
+    let (_, section) = page.split_once(heading).unwrap();
+    let (_, block) = section.split_once("```console\n").unwrap();
+    block.split_once("```").unwrap().0.lines().collect()
+}
+
+#[test]
+fn labs_of_the_docs_run_as_written() {
+    let name = name("docs");
+    for (page, heading) in [
+        (include_str!("../../docs/migrating.md"), "## Try it in a lab first"),
+        (include_str!("../../docs/troubleshooting.md"), "## Try a fault yourself"),
+    ] {
+        let lines = console_block(page, heading);
+        assert!(lines.len() > 3, "{lines:?}");
+        for line in lines {
+            let words = line.strip_prefix("flannel-lab ").unwrap();
+            let (task, args) = words.split_once(' ').unwrap_or((words, ""));
+            let output = command(task, &name, args).stdin(Stdio::null()).output().unwrap();
+            assert!(output.status.success(), "{line}: {output:?}");
+        }
+        assert_gone(&name);
+    }
+}
+
 #[test]
 fn links_are_slow_and_lossy_if_the_kernel_can() {
     let name = name("slow");

@@ -205,7 +205,7 @@ impl BackendConfig {
     const UDP_PORT: u16 = 8285;
 
     /// Its settings by key, as text.
-    pub(crate) fn settings(&self) -> Vec<(&'static str, String)> {
+    pub fn settings(&self) -> Vec<(&'static str, String)> {
         let or_not_set =
             |value: Option<u16>| value.map_or("not set".to_owned(), |it| it.to_string());
         match self.clone() {

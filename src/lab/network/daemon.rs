@@ -1,5 +1,6 @@
 //! [`Daemon`]: which `flanneld` a node runs, and [`SubnetEnv`], the file it writes.
 
+use std::env;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -78,6 +79,16 @@ impl Daemon {
         }
         let program = fs::canonicalize(choice);
         program.map(Self::flanneld).map_err(LabError::io(format!("find flanneld {choice}")))
+    }
+
+    /// The word or the path that chooses it.
+    pub fn title(&self) -> String {
+        let own = env::current_exe().map(|own| own.with_file_name("flanneld"));
+        match own {
+            _ if self.is_stock_emulator() => STOCK_EMULATOR.to_owned(),
+            Ok(own) if own == self.program => TWILL.to_owned(),
+            Ok(_) | Err(_) => self.program.display().to_string(),
+        }
     }
 
     /// Adds flags, separated by spaces.
