@@ -12,6 +12,7 @@ use twill::control::cli::commands::cleanup;
 use twill::control::cli::commands::config_check;
 use twill::control::cli::tools::Exit;
 use twill::control::config::daemon::Config;
+use twill::control::util::build_info;
 use twill::control::util::log;
 
 fn main() -> ExitCode {
@@ -33,7 +34,7 @@ fn main() -> ExitCode {
 fn try_main() -> anyhow::Result<ExitCode> {
     let args = std::env::args_os().skip(1);
     match cli::parse(args, std::env::vars_os())? {
-        Invocation::Version => print(concat!("v", env!("CARGO_PKG_VERSION"), "\n"))?,
+        Invocation::Version => print(&(build_info::version_line() + "\n"))?,
         Invocation::Help(text) => print(&text)?,
         Invocation::Check { config, as_json } => check(&config, as_json)?,
         Invocation::CleanUp(subnet_file) => {

@@ -46,6 +46,7 @@ use self::subnet::kv::registry::any_etcd::AnyEtcd;
 use self::subnet::kv::registry::file::FileRegistry;
 use self::subnet::kv::renew::KeepPolicy;
 use self::subnet::kv::state_file::StateFile;
+use self::util::build_info;
 use self::util::panics;
 use self::util::systemd::notify;
 use crate::control::host::net;
@@ -59,6 +60,7 @@ use crate::control::host::net::Netlink;
 /// # Errors
 /// [`DaemonError`] if the node cannot take part in the overlay.
 pub fn run(config: Config) -> Result<(), DaemonError> {
+    info!("flanneld {} starts: {}", build_info::version_line(), config.settings);
     panics::install();
     let runtime = Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(DaemonError::Runtime)?;

@@ -2,7 +2,8 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Stdio};
 
@@ -109,6 +110,35 @@ fn reader_of_an_answer_may_leave_before_its_end() {
         drop(other);
         let output = command.stdout(OwnedFd::from(closed)).output().unwrap();
         assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), String::new()));
+    }
+}
+
+#[test]
+fn lines_for_journald_have_a_priority_and_no_time() {
+    let host = Host::new();
+    let (theirs, mut ours) = UnixStream::pair().unwrap();
+    let theirs = OwnedFd::from(theirs);
+    let file = std::fs::metadata(format!("/proc/self/fd/{}", theirs.as_raw_fd())).unwrap();
+    for (stream, is_journal) in
+        [(format!("{}:{}", file.dev(), file.ino()), true), ("1:2".to_owned(), false)]
+    {
+        let env = format!("JOURNAL_STREAM={stream}");
+        let mut command = host.command(&["env", &env, FLANNELD, "-iface=no-such-link"]);
+        command.arg("-subnet-file").arg(host.dir.path().join("a.env")).arg("-logtostderr");
+        let stderr = theirs.try_clone().unwrap();
+        let status = command.stderr(stderr).status().unwrap();
+        assert_eq!(status.code(), Some(1));
+        ours.set_nonblocking(true).unwrap();
+        let mut log = Vec::new();
+        // Until there is no more for now.
+        drop(ours.read_to_end(&mut log));
+        let log = text(&log);
+        let lines: Vec<&str> = log.lines().collect();
+        let (first, last) = (lines.first().unwrap(), lines.last().unwrap());
+        assert_eq!(first.starts_with("<6> INFO flanneld v"), is_journal, "{log}");
+        assert_eq!(last.starts_with("<3>flanneld: "), is_journal, "{log}");
+        assert_eq!(lines.iter().all(|line| line.starts_with('<')), is_journal, "{log}");
+        assert_eq!(log.contains("Z  INFO") || log.contains("Z INFO"), !is_journal, "{log}");
     }
 }
 

@@ -245,7 +245,9 @@ struct HealthFlags {
 
 #[derive(Debug, Args)]
 pub(super) struct OtherFlags {
-    /// Log level: 0 info, 1 debug, 3 trace. RUST_LOG overrides it.
+    /// How much is logged: 0 what changes; 1 also each peer, each lease written and each thing
+    /// repaired on the host; 2 also each check that finds nothing to do; 3 also what libraries say.
+    /// RUST_LOG overrides it.
     #[arg(long, value_name = "LEVEL", default_value = "0", value_parser = values::verbosity)]
     v: u8,
 
@@ -275,7 +277,7 @@ pub(super) struct OtherFlags {
 
 impl Cli {
     /// The flags' values as the daemon wants them.
-    pub(super) fn into_config(self, warnings: Vec<String>) -> Config {
+    pub(super) fn into_config(self, settings: String, warnings: Vec<String>) -> Config {
         let Self { registry, etcd, host, subnet, firewall, data_plane, health, other } = self;
         let healthz = SocketAddr::new(health.healthz_ip, health.healthz_port);
         let num_cores = std::thread::available_parallelism().map_or(1, NonZero::get);
@@ -302,6 +304,7 @@ impl Cli {
             source_ports: data_plane.source_ports,
             threads: data_plane.threads(),
             verbosity: other.v,
+            settings,
             warnings,
         }
     }

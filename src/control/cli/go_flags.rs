@@ -20,6 +20,18 @@ pub(super) struct Word {
 }
 
 impl Word {
+    /// The flag with its value, unless that is a secret.
+    fn shown(&self) -> String {
+        const SECRETS: [&str; 3] = ["password", "token", "secret"];
+        let name = &self.name;
+        let Some(value) = &self.value else { return format!("--{name}") };
+        if SECRETS.iter().any(|secret| name.contains(secret)) {
+            return format!("--{name}=(hidden)");
+        }
+        let items: Vec<String> = value.split(',').map(without_user).collect();
+        format!("--{name}={}", items.join(","))
+    }
+
     /// Where it comes from, as an error message says it.
     pub(super) fn origin(&self) -> String {
         match &self.variable {
@@ -157,6 +169,12 @@ impl Words {
         std::iter::once("flanneld".to_owned()).chain(flags).collect()
     }
 
+    /// All settings on one line, for the log: no password, and of a URL no user.
+    pub(super) fn settings(&self) -> String {
+        let settings: Vec<String> = self.flags.iter().map(Word::shown).collect();
+        if settings.is_empty() { "no flags".to_owned() } else { settings.join(" ") }
+    }
+
     /// Where the setting `name` comes from, as an error message says it.
     pub(super) fn origin(&self, name: &str) -> String {
         match self.flags.iter().rev().find(|word| word.name == name) {
@@ -170,6 +188,17 @@ impl Words {
 pub(super) fn variable_flag(arg: &clap::Arg) -> Option<&str> {
     const NO_DAEMON: [&str; 5] = ["help", "version", "cleanup", "config-check", "json"];
     arg.get_long().filter(|name| !NO_DAEMON.contains(name))
+}
+
+/// `http://(hidden)@host` of `http://name:password@host`.
+fn without_user(url: &str) -> String {
+    match url.rsplit_once('@') {
+        Some((before, host)) => {
+            let scheme = before.split_once("://").map(|(scheme, _)| format!("{scheme}://"));
+            format!("{}(hidden)@{host}", scheme.unwrap_or_default())
+        }
+        None => url.to_owned(),
+    }
 }
 
 fn takes_value(command: &Command, name: &str) -> bool {

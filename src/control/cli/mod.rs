@@ -99,7 +99,7 @@ pub fn parse(
     warnings.extend(std::mem::take(&mut words.warnings));
     warnings.extend(variables.unread(&command, &words));
     let (is_check, as_json) = (cli.other.config_check, cli.other.json);
-    let config = Box::new(cli.into_config(warnings));
+    let config = Box::new(cli.into_config(words.settings(), warnings));
     Ok(if is_check { Invocation::Check { config, as_json } } else { Invocation::Run(config) })
 }
 

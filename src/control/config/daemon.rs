@@ -51,6 +51,8 @@ pub struct Config {
     pub threads: ThreadConfig,
     /// Log level: 0 info, 1 and 2 debug, 3 and up trace.
     pub verbosity: u8,
+    /// The flags and variables that were given, as flags, without secrets.
+    pub settings: String,
     /// Warnings about the command line and the environment, one line each.
     pub warnings: Vec<String>,
 }

@@ -20,7 +20,7 @@ use ipnetwork::Ipv4Network;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
-use tracing::{debug, info, warn};
+use tracing::{info, trace, warn};
 
 pub use self::command::CommandError;
 use self::iptables::{Chain, Iptables};
@@ -220,7 +220,7 @@ impl RuleReconciler {
                             self.num_writes += 1;
                             report(iptables.version(), table, rules);
                         }
-                        Ok(false) => debug!("rules in table {table} are as they should be"),
+                        Ok(false) => trace!("rules in table {table} are as they should be"),
                         Err(error) => result = Err(self.complain(table, &error)),
                     }
                 }
@@ -230,7 +230,7 @@ impl RuleReconciler {
                     self.num_writes += 1;
                     report(nftables.version(), "flannel-ipv4", nftables.num_rules());
                 }
-                Ok(false) => debug!("rules are as they should be"),
+                Ok(false) => trace!("rules are as they should be"),
                 Err(error) => result = Err(self.complain("flannel-ipv4", &error)),
             },
         }

@@ -19,6 +19,7 @@ use crate::control::backend::PeerHealth;
 use crate::control::host::firewall::RulesState;
 use crate::control::node::status::Report;
 use crate::control::subnet::conflict::ConflictKind;
+use crate::control::util::build_info::{COMMIT, VERSION};
 use crate::dataplane::stats::direction::DirectionSnapshot;
 use crate::dataplane::stats::worker::WorkerSnapshot;
 
@@ -40,7 +41,7 @@ impl Metrics {
     pub(super) fn text(&mut self, is_ready: bool, report: Option<&Report>) -> String {
         let mut out = Exposition::default();
         out.gauge("flannel_build_info", "Always 1; the labels tell what runs.")
-            .sample(&[("version", env!("CARGO_PKG_VERSION"))], 1.0);
+            .sample(&[("version", VERSION), ("commit", COMMIT.unwrap_or("unknown"))], 1.0);
         out.gauge("flannel_ready", "Whether /readyz answers with 200: 1 or 0.")
             .sample(&[], is_ready.into());
         if let Some(report) = report {

@@ -10,14 +10,15 @@ use super::api::{
 use super::without_report;
 use crate::control::host::firewall::{RuleTool, RulesState};
 use crate::control::node::status::{Check, NoReport, PeerLease, Report};
-use crate::control::util::time_text;
+use crate::control::util::{build_info, time_text};
 use crate::dataplane::stats::peers::PeerCount;
 
 /// The status of a daemon that has run for `uptime`.
 pub(super) fn status(report: Result<Report, NoReport>, uptime: Duration) -> Status {
     let status = Status {
         product: "twill".to_owned(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
+        version: build_info::VERSION.to_owned(),
+        commit: build_info::COMMIT.map(str::to_owned),
         pid: std::process::id(),
         uptime_seconds: uptime.as_secs(),
         at_millis: millis(uptime),

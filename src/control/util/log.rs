@@ -8,14 +8,17 @@
 //! the disk is full, lines are lost and counted, and nothing else happens. Input from outside cannot
 //! flood or forge the log: each kind of line, that is each place in the code that logs, has a limit a
 //! minute (`limit`), and no text from outside can end a line or move a terminal's cursor (`escape`).
+//! Under journald, lines have a priority and no time (`journal`).
 
 mod escape;
+mod journal;
 mod limit;
 mod writer;
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, OnceLock};
 
+use tracing::Level;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::layer::SubscriberExt;
@@ -46,18 +49,20 @@ pub enum LogError {
 /// # Errors
 /// [`LogError`].
 pub fn start(verbosity: u8) -> Result<(), LogError> {
-    let level = match verbosity {
-        0 => "info",
-        1 | 2 => "debug",
-        3.. => "trace",
+    let by_verbosity = match verbosity {
+        0 => "warn,twill=info",
+        1 => "warn,twill=debug",
+        2 => "warn,twill=trace",
+        3.. => "debug,twill=trace",
     };
     let directives = std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty());
-    let directives = directives.unwrap_or_else(|| format!("warn,twill={level}"));
+    let directives = directives.unwrap_or_else(|| by_verbosity.to_owned());
     let filter = EnvFilter::builder().parse(directives)?;
     let limits = Arc::<Limits>::default();
     let queue = writer::start(io::stderr(), Arc::clone(&limits)).map_err(LogError::Thread)?;
+    let format = tracing_subscriber::fmt::format().compact().with_target(false);
     let lines = tracing_subscriber::fmt::layer()
-        .event_format(tracing_subscriber::fmt::format().compact().with_target(false))
+        .event_format(journal::Format::new(format, journal::is_stderr()))
         .fmt_fields(EscapedFields)
         .with_ansi(io::stderr().is_terminal())
         .with_writer(queue.clone());
@@ -72,7 +77,8 @@ pub fn start(verbosity: u8) -> Result<(), LogError> {
 /// Ends the log with `last`, a line of its own form, and gives standard error a moment to take what
 /// is still queued.
 pub fn end(last: Option<&str>) {
-    let last = last.map(|last| escape(last) + "\n");
+    let prefix = if journal::is_stderr() { journal::prefix(Level::ERROR) } else { "" };
+    let last = last.map(|last| format!("{prefix}{}\n", escape(last)));
     // After a mistake on the command line the log is not started yet.
     let queue =
         QUEUE.get().cloned().map_or_else(|| writer::start(io::stderr(), Arc::default()), Ok);

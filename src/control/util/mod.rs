@@ -2,6 +2,7 @@
 
 pub mod log;
 pub mod panics;
+pub mod build_info;
 pub(crate) mod systemd;
 pub mod atomic_file;
 pub(crate) mod backoff;

@@ -218,6 +218,7 @@ impl<H: PeerHost> PeerReconciler<H> {
         let change = |key: &Key| self.there.change(*key, self.desired.entries());
         let changes: Vec<(Key, Change)> =
             keys.iter().filter_map(|key| Some((*key, change(key)?))).collect();
+        tracing::trace!("{} entries checked, {} to change", keys.len(), changes.len());
         let (deletions, additions): (Vec<_>, Vec<_>) =
             changes.into_iter().partition(|(_, change)| change.is_deletion());
         for (key, change) in additions.into_iter().chain(deletions.into_iter().rev()) {

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
-use tracing::warn;
+use tracing::{trace, warn};
 
 use super::device::{Device, DeviceSpec};
 use super::engine_handle::EngineHandle;
@@ -225,6 +225,7 @@ impl DeviceReconciler {
             conditions.set("device", Condition::Failed(error_chain(&error)));
             Outcome::Failed
         });
+        trace!("overlay device looked at: {outcome:?}");
         self.publish(conditions);
         outcome
     }

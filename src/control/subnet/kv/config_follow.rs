@@ -64,6 +64,7 @@ pub(in crate::control) async fn follow_config<R: Registry>(
             sink(found.clone());
             said = found;
         }
+        tracing::trace!("network config looked at: {}", said.as_deref().unwrap_or("no change"));
         let [least, most] = INTERVAL;
         let scale = (num_nodes() as f64 / INTERVAL_NODES).max(1.0);
         let pause = rng().random_range(least..=most).mul_f64(scale);

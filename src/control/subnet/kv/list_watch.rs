@@ -176,6 +176,15 @@ fn names(table: &LeaseCache<'_>) -> String {
 const MAX_LINES: usize = 100;
 
 fn log_events(events: &[LeaseEvent<Stored<Lease>>]) {
+    for event in events {
+        match event {
+            LeaseEvent::Added(lease) => {
+                let (subnet, ip) = (lease.subnet, lease.attrs.public_ip());
+                tracing::debug!(key = %lease.entry.key, "lease of {subnet} is that of {ip} now");
+            }
+            LeaseEvent::Removed(subnet) => tracing::debug!("lease of {subnet} is gone"),
+        }
+    }
     if events.len() > MAX_LINES {
         let num_added = events.iter().filter(|event| matches!(event, LeaseEvent::Added(_))).count();
         let num_removed = events.len() - num_added;

@@ -7,8 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use tracing::Level;
 use tracing_subscriber::fmt::MakeWriter;
 
+use super::journal;
 use super::limit::Limits;
 
 /// Name of the thread, which recovers from its own panics.
@@ -166,7 +168,9 @@ impl<W: Write> Thread<W> {
         if num_lost > self.num_lost_seen {
             let num = num_lost - self.num_lost_seen;
             let lines = if num == 1 { "line" } else { "lines" };
-            let word = format!("flanneld: {num} log {lines} lost: standard error took no more\n");
+            let prefix = if journal::is_stderr() { journal::prefix(Level::WARN) } else { "" };
+            let word =
+                format!("{prefix}flanneld: {num} log {lines} lost: standard error took no more\n");
             if self.try_write(word.as_bytes()).is_ok() {
                 self.num_lost_seen = num_lost;
             }

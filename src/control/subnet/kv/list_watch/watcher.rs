@@ -174,6 +174,8 @@ impl<'r, R: Registry> ListWatch<'r, R> {
             batch = watch.next() => batch?,
             () = tokio::time::sleep_until(self.list_at) => return Ok(None),
         };
+        let num = batch.changes.len();
+        tracing::trace!("{num} changes of leases up to revision {}", batch.revision.0);
         self.position = Some(batch.revision);
         self.backoff.reset();
         Ok((!batch.changes.is_empty()).then_some(Update::Changes(batch.changes)))
@@ -197,6 +199,8 @@ impl<'r, R: Registry> ListWatch<'r, R> {
                 }
             },
         };
+        let num = snapshot.entries.len();
+        tracing::trace!("{num} entries listed at revision {}", snapshot.revision.0);
         let (before, now) = (self.position.replace(snapshot.revision), snapshot.revision);
         let other = self.store.replace(snapshot.store.clone());
         let is_other = other.as_ref().is_some_and(|other| *other != snapshot.store);

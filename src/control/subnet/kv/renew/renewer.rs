@@ -156,6 +156,7 @@ impl<'r, R: Registry, S: FnMut(&Stored<Lease>)> LeaseRenewer<'r, R, S> {
         match self.registry.announce(&self.lease).await {
             Ok(Write::Done(lease)) => {
                 self.lease.entry = lease.entry;
+                tracing::debug!("lease {} is announced again", self.lease.subnet);
                 self.claim.is_written();
                 self.announcer.written();
                 Ok(())
