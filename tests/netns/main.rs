@@ -24,6 +24,7 @@ mod leases;
 mod recursion;
 mod restart;
 mod silence;
+mod capture;
 mod chaos;
 mod access;
 mod config;

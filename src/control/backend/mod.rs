@@ -31,6 +31,7 @@
 #[cfg(feature = "aws")]
 mod aws_vpc;
 mod cloud_route;
+pub mod capture;
 mod error;
 mod gce;
 mod host_gw;
@@ -47,6 +48,7 @@ use tokio::sync::watch;
 
 #[cfg(feature = "aws")]
 use self::aws_vpc::AwsVpc;
+use self::capture::{CaptureError, CaptureRequest};
 use self::cloud_route::CloudDriver;
 pub use self::error::BackendError;
 use self::gce::Gce;
@@ -60,6 +62,7 @@ use super::config::network::NetworkConfig;
 use super::host::iface::{ExternalInterface, IfaceChoice};
 use super::host::preflight;
 use super::subnet::lease::{Lease, LeaseAttrs, LeaseEvent};
+use crate::dataplane::capture::Capture;
 use crate::dataplane::stats::StatsSnapshot;
 use crate::dataplane::stats::peers::PeerCount;
 
@@ -189,6 +192,14 @@ pub trait Backend {
 
     /// How many peers there is a route to.
     fn num_peers(&self) -> usize;
+
+    /// Starts a capture of inner packets.
+    ///
+    /// # Errors
+    /// [`CaptureError`].
+    fn capture(&self, _request: &CaptureRequest) -> Result<Capture, CaptureError> {
+        Err(CaptureError::KernelForwards { device: self.device() })
+    }
 
     /// A warning about peers that packets do not reach, if it knows of such peers.
     fn peers_warning(&self) -> Option<String> {

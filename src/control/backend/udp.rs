@@ -33,6 +33,7 @@ use self::reconciler::{Advertised, DeviceReconciler};
 use self::shadows::{PeerSubnets, Shadows};
 use self::underlay::Underlay;
 use self::underlay::first_tun_mtu;
+use super::capture::{CaptureError, CaptureRequest};
 use super::{
     Backend, BackendError, BackendSetup, BackendStats, Driver, Plan, Prepared, Preparing, Starting,
 };
@@ -46,6 +47,7 @@ use crate::control::host::preflight;
 use crate::control::subnet::host_id::HostId;
 use crate::control::subnet::lease::{Lease, LeaseAttrs, LeaseEvent};
 use crate::control::util::error_chain::error_chain;
+use crate::dataplane::capture::Capture;
 use crate::dataplane::engine::Counters;
 use crate::dataplane::io::tun::TunConfig;
 use crate::dataplane::io::udp::{KernelUdp, LongDatagrams};
@@ -263,6 +265,11 @@ impl Backend for UdpBackend {
 
     fn num_peers(&self) -> usize {
         self.routes.num_routes()
+    }
+
+    fn capture(&self, request: &CaptureRequest) -> Result<Capture, CaptureError> {
+        let filter = self.routes.capture_filter(request)?;
+        Ok(self.engine.counters().captures().start(filter)?)
     }
 
     fn peers_warning(&self) -> Option<String> {

@@ -10,7 +10,7 @@ use clap::{Args, Command, FromArgMatches, Subcommand};
 use tokio::runtime::Builder;
 
 use super::client::{Client, ToolError};
-use super::commands::{doctor, peers, ping, status};
+use super::commands::{capture, doctor, peers, ping, status};
 use super::error::translate_command;
 use super::variables::Variables;
 use super::{FlagError, Invocation};
@@ -51,6 +51,8 @@ enum ToolCommand {
     Ping(ping::PingArgs),
     /// Look for every fault that keeps packets from the overlay, and say what to do.
     Doctor(doctor::DoctorArgs),
+    /// Write packets of the overlay as pcapng, dropped ones with their reason.
+    Capture(capture::CaptureArgs),
 }
 
 /// Flags of every tool that asks the daemon.
@@ -79,6 +81,7 @@ impl Tool {
                 ToolCommand::Peers(args) => args.run(&self.client(&args.ask).await?).await,
                 ToolCommand::Ping(args) => args.run(self.socket(&args.ask)).await,
                 ToolCommand::Doctor(args) => args.run(self.socket(&args.ask)).await,
+                ToolCommand::Capture(args) => args.run(&self.client(&args.ask).await?).await,
             }
         });
         runtime.shutdown_background();

@@ -12,7 +12,9 @@ use tokio::time::{Instant, interval, timeout_at};
 use tracing::{error, info};
 
 use super::error::NodeError;
-use super::status::{BEAT, Loop, NodeFacts, NodeStatus, PeerLeases, Report, SharedStatus, Stats};
+use super::status::{
+    BEAT, CaptureJob, Loop, NodeFacts, NodeStatus, PeerLeases, Report, SharedStatus, Stats,
+};
 use super::subnet_env::{SubnetEnv, SubnetFile, previous_network};
 use crate::control::backend::{Backend, Driver};
 use crate::control::conditions::Condition;
@@ -96,6 +98,7 @@ impl Node<'_> {
     ) -> Result<Infallible, NodeError> {
         let own = held.lease();
         let mut report_requests = self.health.report_requests();
+        let mut capture_requests = self.health.capture_requests();
         let (updates, mut changes) = mpsc::unbounded_channel();
         let mut keep = pin!(held.keep(backend.attrs(), updates));
         let mut firewall = self.start_firewall(own);
@@ -130,6 +133,11 @@ impl Node<'_> {
                     drop(request.send(report));
                 }
                 () = self.health.check_asked() => backend.check(),
+                Some(CaptureJob { request, reply }) = capture_requests.recv() => {
+                    let started = backend.capture(&request);
+                    // The receiver may be dropped by now: that ends the capture.
+                    drop(reply.send(started.map(|capture| (backend.device(), capture))));
+                }
                 _ = beats.tick() => {}
                 () = watchdog.due() => notify(&[NotifyState::Watchdog]),
                 failure = backend.failed() => return Err(failure.into()),

@@ -7,6 +7,7 @@
 //! that loop hangs.
 
 pub mod api;
+mod capture;
 mod http;
 mod metrics;
 pub mod socket;
@@ -17,12 +18,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use self::api::readiness::to_json;
-use self::api::{Peers, Status};
+use self::api::{CaptureDirection, CaptureQuery, Peers, Status};
+use self::capture::CaptureBody;
 pub(super) use self::http::check_addr;
 pub use self::http::{HealthError, start};
 use self::metrics::Metrics;
+use crate::control::backend::capture::CaptureRequest;
 pub use crate::control::node::status::Report;
 use crate::control::node::status::{Check, NoReport, REPORT_TIMEOUT, SharedStatus};
+use crate::dataplane::capture::Direction;
 
 /// What the endpoint answers with.
 #[derive(Debug)]
@@ -56,6 +60,29 @@ impl Endpoint {
             at_millis: status::millis(self.started.elapsed()),
             peers: peers.unwrap_or_default(),
         }
+    }
+
+    /// Starts a capture; an error is one line.
+    async fn capture(&self, query: &str) -> Result<CaptureBody, String> {
+        let wanted: CaptureQuery = query.parse()?;
+        let direction = wanted.direction.map(|direction| match direction {
+            CaptureDirection::Egress => Direction::Egress,
+            CaptureDirection::Ingress => Direction::Ingress,
+        });
+        let request = CaptureRequest {
+            peers: wanted.peers,
+            subnets: wanted.subnets,
+            direction,
+            only_dropped: wanted.dropped,
+            snap_len: usize::try_from(wanted.snap_len).unwrap_or(usize::MAX),
+        };
+        let (device, capture) = match self.status.capture(request).await {
+            Ok(started) => started.map_err(|error| error.to_string())?,
+            Err(NoReport::NoNode(phase)) => return Err(format!("flanneld is not ready: {phase}")),
+            Err(NoReport::Silence) => return Err("the node's loop does not answer".to_owned()),
+        };
+        let bounds = (wanted.count, wanted.duration);
+        Ok(CaptureBody::new(capture, &device, wanted.snap_len, bounds))
     }
 
     pub(super) async fn metrics(&self) -> String {

@@ -115,6 +115,8 @@ pub(super) fn peers(report: &Report) -> Vec<Peer> {
     let dataplane = report.stats.backend.dataplane.as_ref();
     let narrow = dataplane.iter().flat_map(|it| &it.narrow_paths).map(|path| (path.peer, path.mtu));
     let narrow: HashMap<Ipv4Addr, u16> = narrow.collect();
+    let health = &report.stats.backend.peers;
+    let health: HashMap<_, _> = health.iter().map(|peer| (peer.public_ip, peer)).collect();
     let peer = |lease: &PeerLease| Peer {
         public_ip: lease.public_ip,
         subnet: lease.subnet,
@@ -122,11 +124,11 @@ pub(super) fn peers(report: &Report) -> Vec<Peer> {
         ipv6_subnet: lease.ipv6_subnet,
         kind: kind(lease, &report.facts.backend),
         backend: lease.backend.clone(),
-        last_heard_seconds: None,
+        last_heard_seconds: health.get(&lease.public_ip).and_then(|it| it.last_heard_seconds),
         sent: traffic(&sent, lease.public_ip),
         received: traffic(&received, lease.public_ip),
         path_mtu: narrow.get(&lease.public_ip).copied(),
-        problem: None,
+        problem: health.get(&lease.public_ip).and_then(|it| it.problem.clone()),
     };
     report.facts.peers.values().map(peer).collect()
 }

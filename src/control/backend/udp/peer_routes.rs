@@ -18,10 +18,12 @@ use super::heard::{Echo, Event, Heard, Reading, TICK};
 use super::peers::{AddrChange, Peers};
 use super::ways::{RouteLookup, Verdict, Ways};
 use crate::control::backend::PeerHealth;
+use crate::control::backend::capture::{CaptureError, CaptureRequest};
 use crate::control::host::net::{HostNet, Netlink, Way};
 use crate::control::subnet::lease::LeaseEvent;
 use crate::control::util::error_chain::error_chain;
 use crate::control::util::log_limit::LogLimit;
+use crate::dataplane::capture::Filter;
 use crate::dataplane::engine::Counters;
 use crate::dataplane::packet::headers::ENCAP_OVERHEAD_V4;
 use crate::dataplane::stats::PathSnapshot;
@@ -94,6 +96,27 @@ impl<F> PeerRoutes<F> {
         let mut peers: Vec<PeerHealth> = self.peers.addrs().map(health).collect();
         peers.sort_by_key(|peer| peer.public_ip);
         peers
+    }
+
+    /// The packets that a capture is asked for.
+    ///
+    /// # Errors
+    /// [`CaptureError::UnknownPeer`].
+    pub(super) fn capture_filter(&self, request: &CaptureRequest) -> Result<Filter, CaptureError> {
+        let mut subnets = request.subnets.clone();
+        for addr in &request.peers {
+            let of_peer = self.peers.subnets_of(*addr);
+            if of_peer.is_empty() {
+                return Err(CaptureError::UnknownPeer(*addr));
+            }
+            subnets.extend(of_peer);
+        }
+        Ok(Filter {
+            subnets,
+            direction: request.direction,
+            only_dropped: request.only_dropped,
+            snap_len: request.snap_len,
+        })
     }
 
     /// A warning about the peers in trouble, if there are any.

@@ -75,6 +75,14 @@ impl Peers {
         self.addrs.keys().copied()
     }
 
+    /// The subnets of the peer with this public IP, or with this address in one of them.
+    pub(super) fn subnets_of(&self, addr: Ipv4Addr) -> Vec<Ipv4Network> {
+        match self.addrs.get(&addr) {
+            Some(known) => known.subnets.clone(),
+            None => self.leases.keys().filter(|subnet| subnet.contains(addr)).copied().collect(),
+        }
+    }
+
     /// The name of the peer at a public IP, for people.
     pub(super) fn name(&self, addr: Ipv4Addr) -> PeerName {
         let known = self.addrs.get(&addr);

@@ -1,5 +1,6 @@
 //! What `flanneld` does apart from running the daemon: a file for each command.
 
+pub(super) mod capture;
 pub mod cleanup;
 pub mod config_check;
 pub(super) mod doctor;

@@ -17,7 +17,9 @@ pub(super) use self::node_status::NodeStatus;
 pub(in crate::control) use self::peer_leases::{PeerLease, PeerLeases};
 pub use self::report::Report;
 pub(in crate::control) use self::report::{Check, NodeFacts, Stats};
+use crate::control::backend::capture::{CaptureError, CaptureRequest};
 use crate::control::util::systemd::notify;
+use crate::dataplane::capture::Capture;
 
 /// The phase of the daemon's start, and a way to ask its node for a [`Report`].
 #[derive(Debug, Default)]
@@ -27,6 +29,7 @@ pub struct SharedStatus {
     /// The line that `systemctl status` shows.
     line: Mutex<String>,
     node: Mutex<Option<mpsc::Sender<ReportRequest>>>,
+    captures: Mutex<Option<mpsc::Sender<CaptureJob>>>,
     heartbeat: Heartbeat,
     /// Wakes the node's loop when the operator asks for a check.
     check: Notify,
@@ -34,6 +37,16 @@ pub struct SharedStatus {
 
 /// Waits for a report.
 pub type ReportRequest = oneshot::Sender<Report>;
+
+/// Waits for a capture to begin.
+#[derive(Debug)]
+pub struct CaptureJob {
+    pub(in crate::control) request: CaptureRequest,
+    pub(in crate::control) reply: oneshot::Sender<StartedCapture>,
+}
+
+/// A capture, and the device that it is of.
+pub(in crate::control) type StartedCapture = Result<(String, Capture), CaptureError>;
 
 /// Requests for reports that wait for the node's loop; it answers all in one turn.
 const MAX_REQUESTS: usize = 64;
@@ -99,6 +112,28 @@ impl SharedStatus {
         let (sender, receiver) = mpsc::channel(MAX_REQUESTS);
         *lock(&self.node) = Some(sender);
         receiver
+    }
+
+    /// The requests for captures, from now on, for the caller to answer.
+    pub(in crate::control) fn capture_requests(&self) -> mpsc::Receiver<CaptureJob> {
+        let (sender, receiver) = mpsc::channel(MAX_REQUESTS);
+        *lock(&self.captures) = Some(sender);
+        receiver
+    }
+
+    /// Asks the node to start a capture.
+    pub(in crate::control) async fn capture(
+        &self,
+        request: CaptureRequest,
+    ) -> Result<StartedCapture, NoReport> {
+        let (reply, started) = oneshot::channel();
+        let no_node = || NoReport::NoNode(*lock(&self.phase));
+        let node = lock(&self.captures).clone().ok_or_else(no_node)?;
+        node.try_send(CaptureJob { request, reply }).map_err(|_| NoReport::Silence)?;
+        match tokio::time::timeout(REPORT_TIMEOUT, started).await {
+            Ok(started) => started.map_err(|_| no_node()),
+            Err(_) => Err(NoReport::Silence),
+        }
     }
 
     /// Asks the node for a report.

@@ -6,11 +6,15 @@
 
 #![expect(missing_docs, reason = "the names of most members say what they are")]
 
+mod capture;
 mod drops;
 mod peer;
 pub(super) mod readiness;
 mod status;
 
+pub use self::capture::{
+    CaptureDirection, CaptureQuery, DEFAULT_COUNT, DEFAULT_DURATION, DEFAULT_SNAP_LEN, MAX_DURATION,
+};
 pub use self::drops::{DropRow, Drops, Offender};
 pub use self::peer::{Peer, PeerKind, Peers, Traffic};
 pub use self::status::{
@@ -25,6 +29,8 @@ pub mod paths {
     pub const PEERS: &str = "/v1/peers";
     /// [`Drops`](super::Drops).
     pub const DROPS: &str = "/v1/drops";
+    /// Packets as pcapng, for a [`CaptureQuery`](super::CaptureQuery).
+    pub const CAPTURE: &str = "/v1/capture";
 }
 
 /// The header in which a daemon names itself, and what its value begins with: the version follows.

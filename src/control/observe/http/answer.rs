@@ -21,6 +21,7 @@ const OK: StatusCode = StatusCode::OK;
 const UNAVAILABLE: StatusCode = StatusCode::SERVICE_UNAVAILABLE;
 
 const JSON: &str = "application/json";
+const PCAPNG: &str = "application/x-pcapng";
 const TEXT: &str = "text/plain; charset=utf-8";
 
 /// The answer to every other path.
@@ -32,9 +33,10 @@ pub(super) async fn answer(
     endpoint: &Endpoint,
 ) -> Result<Response<Body>, Infallible> {
     let path = request.uri().path();
+    let query = request.uri().query().unwrap_or_default();
     let mut response = match for_everyone(path, endpoint).await {
         Some(response) => response,
-        None if endpoint.is_local => for_tools(path, endpoint).await,
+        None if endpoint.is_local => for_tools(path, query, endpoint).await,
         None => respond(StatusCode::NOT_FOUND, TEXT, PATHS),
     };
     if let Ok(name) =
@@ -64,10 +66,14 @@ async fn for_everyone(path: &str, endpoint: &Endpoint) -> Option<Response<Body>>
     })
 }
 
-async fn for_tools(path: &str, endpoint: &Endpoint) -> Response<Body> {
+async fn for_tools(path: &str, query: &str, endpoint: &Endpoint) -> Response<Body> {
     match path {
         paths::STATUS => respond(OK, JSON, to_json(&endpoint.tool_status().await)),
         paths::PEERS => respond(OK, JSON, to_json(&endpoint.peers().await)),
+        paths::CAPTURE => match endpoint.capture(query).await {
+            Ok(body) => respond_with(OK, PCAPNG, body.boxed_unsync()),
+            Err(reason) => respond(StatusCode::BAD_REQUEST, TEXT, reason),
+        },
         _ => respond(StatusCode::NOT_FOUND, TEXT, PATHS),
     }
 }
@@ -77,7 +83,11 @@ fn respond(
     content_type: &'static str,
     body: impl Into<Bytes>,
 ) -> Response<Body> {
-    let mut response = Response::new(Full::new(body.into()).boxed_unsync());
+    respond_with(status, content_type, Full::new(body.into()).boxed_unsync())
+}
+
+fn respond_with(status: StatusCode, content_type: &'static str, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response

@@ -70,6 +70,20 @@ impl Response {
         read.unwrap_or_else(|_| Err(self.error(Fault::Slow(limit))))
     }
 
+    /// The next piece of the body, as it comes; `None` at the end of the body. Waits for as long as the
+    /// server does.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing.
+    pub(crate) async fn next_piece(&mut self) -> Result<Option<Bytes>, HttpError> {
+        while self.buffer.is_empty() {
+            if !self.receive(usize::MAX).await? {
+                return Ok(None);
+            }
+        }
+        Ok(Some(self.buffer.split().freeze()))
+    }
+
     /// The next line of the body without its end, of at most `max` bytes; `None` at the end of the
     /// body. Waits for as long as the server does.
     ///

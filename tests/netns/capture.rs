@@ -1,0 +1,106 @@
+//! `flanneld capture`.
+
+use std::path::Path;
+use std::process::Output;
+use std::thread;
+
+use pcap_parser::traits::PcapReaderIterator;
+use pcap_parser::{Block, OptionCode, PcapBlockOwned, PcapError, PcapNGReader};
+use twill::lab::Lab;
+use twill::lab::network::node::Node;
+
+use crate::harness::{FLANNELD, eventually, ping, pod, up};
+
+/// Flags and comment of each packet that another library reads in a file, and its bytes.
+fn read(path: &Path) -> Vec<(u8, Option<String>, Vec<u8>)> {
+    let mut reader = PcapNGReader::new(1 << 20, std::fs::File::open(path).unwrap()).unwrap();
+    let mut packets = Vec::new();
+    loop {
+        match reader.next() {
+            Ok((len, block)) => {
+                if let PcapBlockOwned::NG(Block::EnhancedPacket(packet)) = block {
+                    let option = |code| packet.options.iter().find(|it| it.code == code);
+                    let comment = option(OptionCode::Comment);
+                    let comment = comment.map(|text| text.as_str().unwrap().to_owned());
+                    let flags = option(OptionCode(2)).unwrap().value()[3];
+                    packets.push((flags, comment, packet.data.to_vec()));
+                }
+                reader.consume(len);
+            }
+            Err(PcapError::Eof) => return packets,
+            Err(PcapError::Incomplete(_)) => reader.refill().unwrap(),
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// Runs `flanneld capture` with the words of `args`, while packets go to the other pod and to a subnet
+/// that nobody has.
+fn capture(lab: &Lab, args: &str) -> Output {
+    let netns = lab.nodes()[0].netns().clone();
+    let args = format!("capture {args}");
+    let capture = thread::spawn(move || netns.tool(FLANNELD).words(&args).output().unwrap());
+    while !capture.is_finished() {
+        ping(pod(lab, 0), "-c 1 -W 1", pod(lab, 1).addr);
+        ping(pod(lab, 0), "-c 1 -W 0.1", [10, 5, 254, 9].into());
+    }
+    let output = capture.join().unwrap();
+    Output {
+        status: output.status,
+        stdout: output.stdout.into_bytes(),
+        stderr: output.stderr.into_bytes(),
+    }
+}
+
+fn log_has(node: &Node, text: &str) -> bool {
+    node.log_tail(1000).contains(text)
+}
+
+#[test]
+fn capture_has_both_directions_and_dropped_packets_and_harms_nobody() {
+    let lab = up("capture", 2);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("all.pcapng");
+    let file = file.to_str().unwrap();
+    let said = |output: &Output| String::from_utf8_lossy(&output.stderr).into_owned();
+
+    let output = capture(&lab, &format!("-w {file} --count 9 --duration 15s"));
+    assert!(output.status.success() && said(&output).contains("9 packets captured"), "{output:?}");
+    let packets = read(Path::new(file));
+    let dst = |packet: &[u8]| <[u8; 4]>::try_from(&packet[16..20]).unwrap();
+    let (here, there) = (pod(&lab, 0).addr.octets(), pod(&lab, 1).addr.octets());
+    let has = |flags: u8, reason: Option<&str>, to: [u8; 4]| {
+        packets.iter().any(|it| (it.0, it.1.as_deref(), dst(&it.2)) == (flags, reason, to))
+    };
+    assert!(has(2, None, there) && has(1, None, here), "{packets:?}");
+    assert!(has(2, Some("dropped: no_route"), [10, 5, 254, 9]), "{packets:?}");
+    assert_eq!(packets.len(), 9);
+
+    let peer = lab.nodes()[1].addr();
+    let args = format!("-w {file} --count 3 --direction ingress --peer {peer} --json");
+    let output = capture(&lab, &args);
+    assert!(String::from_utf8_lossy(&output.stdout).contains("\"packets\": 3"), "{output:?}");
+    assert!(read(Path::new(file)).iter().all(|it| it.0 == 1 && it.1.is_none()));
+
+    // A full disk, a reader that has seen enough, an unknown peer.
+    let output = capture(&lab, "-w /dev/full");
+    let text = said(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("write /dev/full: No space left on device"), "{text}");
+    let netns = lab.nodes()[0].netns().clone();
+    let script = format!("{FLANNELD} capture | head -c 9 >/dev/null");
+    let piped = thread::spawn(move || netns.tool("sh").arg("-c").arg(script).output().unwrap());
+    while !piped.is_finished() {
+        ping(pod(&lab, 0), "-c 1 -W 1", pod(&lab, 1).addr);
+    }
+    let output = piped.join().unwrap();
+    assert!(output.stderr.contains("packets captured"), "{}", output.stderr);
+    let output = capture(&lab, &format!("-w {file} --peer 192.0.2.99"));
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said(&output).contains("192.0.2.99 is neither a peer's public IP"), "{output:?}");
+    eventually("all captures to have ended", || {
+        let log = lab.nodes()[0].log_tail(1000);
+        log.matches("capture ends").count() == 4
+    });
+    assert!(!log_has(&lab.nodes()[0], "panicked"));
+}
