@@ -144,7 +144,14 @@ impl Words {
             if self.flags.iter().chain(taken).any(|word| word.name == name) {
                 continue;
             }
-            let Some(value) = variables.value(&variable) else { continue };
+            let found = variables.value(&variable).map(|value| (variable.as_str(), value));
+            let Some((found, value)) = found.or_else(|| variables.packaged(name)) else {
+                continue;
+            };
+            if found != variable {
+                self.warnings.push(format!("variable {found} is taken for {variable}"));
+            }
+            let variable = found.to_owned();
             let value = value
                 .to_str()
                 .ok_or_else(|| FlagError::NotText { word: format!("variable {variable}") })?;

@@ -122,28 +122,57 @@ fn variable_that_nobody_reads_is_told_with_the_one_that_was_meant() {
         ("FLANNELD_IP_MASK", "FLANNELD_IP_MASQ"),
         ("FLANNELD_ETCD-PREFIX", "FLANNELD_ETCD_PREFIX"),
         ("flanneld_iface", "FLANNELD_IFACE"),
-        ("FLANNEL_ETCD_ENDPOINTS", "FLANNELD_ETCD_ENDPOINTS"),
+        ("FLANNEL_ETCD_ENDPOINT", "FLANNELD_ETCD_ENDPOINTS"),
         ("FLANNEL_IFACE", "FLANNELD_IFACE"),
+        ("FLANNEL_IFACES", "FLANNELD_IFACE"),
+        ("FLANNEL_IP_MASK", "FLANNELD_IP_MASQ"),
     ] {
         let warnings = run(read("", &[(variable, "x")])).warnings;
         assert_eq!(warnings, [format!("variable {variable} is not read: did you mean {meant}?")]);
     }
-    let warnings = run(read("", &[("FLANNELD_COLOUR", "x")])).warnings;
-    assert_eq!(warnings, ["variable FLANNELD_COLOUR is not read: no flag has this name"]);
+    for variable in ["FLANNELD_COLOUR", "FLANNEL_COLOUR"] {
+        let warnings = run(read("", &[(variable, "x")])).warnings;
+        let line = format!("variable {variable} is not read: no flag has this name");
+        assert_eq!(warnings, [line]);
+    }
     // The shell variables of unit files, and subnet.env.
     let env = [
         ("FLANNEL_ETCD_ENDPOINTS", "http://a:1"),
         ("FLANNEL_OPTIONS", "-v=1"),
+        ("FLANNEL_SERVICE_HOST", "10.0.0.1"),
+        ("FLANNEL_PORT", "tcp://10.0.0.1:80"),
+        ("FLANNEL_V", "2"),
         ("FLANNEL_MTU", "1472"),
         ("FLANNEL_IPMASQ", "true"),
         ("FLANNELD_COLOUR", ""),
         ("PATH", "/bin"),
     ];
-    assert_eq!(run(read("-etcd-endpoints=http://a:1", &env)).warnings, [""; 0]);
+    assert_eq!(run(read("-etcd-endpoints=http://a:1 -v=1", &env)).warnings, [""; 0]);
     use std::os::unix::ffi::OsStringExt;
     let odd = OsString::from_vec(b"FLANNELD_\xff".to_vec());
     let Ok(Invocation::Run(config)) = parse([], [(odd, "x".into())]) else { panic!() };
     assert_eq!(config.warnings.len(), 1, "{:?}", config.warnings);
+}
+
+#[test]
+fn variables_of_centos_package_are_read_unless_ours_or_the_flag_is_given() {
+    let of = |config: &Config| (config.etcd.endpoints.join(","), config.etcd.prefix.clone());
+    let old = [("FLANNEL_ETCD", "http://old:1"), ("FLANNEL_ETCD_KEY", "/old")];
+    let config = run(read("", &old));
+    assert_eq!(of(&config), ("http://old:1".to_owned(), "/old".to_owned()));
+    let lines = [
+        "variable FLANNEL_ETCD is taken for FLANNELD_ETCD_ENDPOINTS",
+        "variable FLANNEL_ETCD_KEY is taken for FLANNELD_ETCD_PREFIX",
+    ];
+    assert_eq!(config.warnings, lines);
+    let mut env = old.to_vec();
+    env.extend([("FLANNEL_ETCD_ENDPOINTS", "http://new:1"), ("FLANNEL_ETCD_PREFIX", "/new")]);
+    let config = run(read("", &env));
+    assert_eq!(of(&config), ("http://new:1".to_owned(), "/new".to_owned()));
+    env.push(("FLANNELD_ETCD_PREFIX", "/ours"));
+    let config = run(read("-etcd-endpoints http://flag:1", &env));
+    assert_eq!(of(&config), ("http://flag:1".to_owned(), "/ours".to_owned()));
+    assert_eq!(config.warnings, [""; 0]);
 }
 
 #[test]
