@@ -3,13 +3,13 @@
 # What building and testing need on Debian 12, apart from a Rust toolchain (rustup.rs).
 PACKAGES := gcc libc6-dev make protobuf-compiler libprotobuf-dev iproute2 iptables nftables \
             etcd-server etcd-client iperf3 ethtool iputils-ping openssl procps util-linux \
-            systemd bubblewrap busybox-static libdevmapper1.02.1 python3-venv
+            systemd bubblewrap busybox-static libdevmapper1.02.1 python3-venv curl
 
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
 .PHONY: help setup build lab benchmark interop fuzz check test netns bench install uninstall deb \
-        docker-test
+        docker-test tutorials
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -76,6 +76,7 @@ check: setup ## format, lints and documentation, warnings denied
 test: setup target/prometheus target/docker target/moto ## every test: units and integration, then real namespaces
 	$(CARGO) test
 	$(CARGO) test --release --test docker --test netns -- --test-threads=1
+	$(MAKE) tutorials
 
 # What only tests need, unpacked from Debian's packages: installing them would start servers.
 # $(1) are the packages, $(2) the files to take, $(3) the program that must be installed on other
@@ -167,3 +168,8 @@ deb: build ## a Debian package: target/flanneld_VERSION_ARCH.deb
 
 docker-test: setup target/docker ## flannel's tutorials, with real Docker daemons and CNI plugins; needs root
 	$(CARGO) test --release --test docker -- --test-threads=1
+
+# Each takes some five seconds. VERBOSE=1 prints every command; FLANNELD= names another flanneld.
+tutorials: setup target/docker target/moto ## five tutorials of flannel, command by command: docs/tutorials.md; needs root
+	$(CARGO) build --release --bin flanneld
+	@for tutorial in $(filter-out %/lib.sh,$(wildcard tests/tutorials/*.sh)); do $$tutorial || exit 1; done
