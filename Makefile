@@ -157,7 +157,8 @@ install: ## install what is built: programs, systemd unit, manual page, completi
 uninstall: ## remove what `install` installed, except /etc/default/flanneld
 	rm -f $(addprefix $(BINDIR)/,$(PROGRAMS)) $(LIBEXECDIR)/mk-docker-opts.sh \
 	    $(UNITDIR)/flanneld.service \
-	    $(DATADIR)/man/man8/flanneld.8 $(DATADIR)/man/man8/flannel-lab*.8 \
+	    $(DATADIR)/man/man8/flanneld.8 $(DATADIR)/man/man8/flanneld-*.8 \
+	    $(DATADIR)/man/man8/flannel-lab*.8 \
 	    $(addprefix $(BASHDIR)/,$(PROGRAMS)) \
 	    $(addprefix $(DATADIR)/zsh/$(ZSHDIR)/_,$(PROGRAMS)) \
 	    $(PROGRAMS:%=$(FISHDIR)/%.fish)

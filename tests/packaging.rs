@@ -12,8 +12,8 @@ use twill::lab::cli as lab_cli;
 
 const REPOSITORY: &str = env!("CARGO_MANIFEST_DIR");
 
-/// What a package holds, below `/`; programs are marked with `*`.
-const FILES: [&str; 27] = [
+/// What a package holds, below `/`, apart from the pages of commands; programs are marked with `*`.
+const FILES: [&str; 13] = [
     "etc/default/flanneld",
     "usr/bin/flannel-lab*",
     "usr/bin/flanneld*",
@@ -23,32 +23,31 @@ const FILES: [&str; 27] = [
     "usr/share/bash-completion/completions/flanneld",
     "usr/share/fish/vendor_completions.d/flannel-lab.fish",
     "usr/share/fish/vendor_completions.d/flanneld.fish",
-    "usr/share/man/man8/flannel-lab-bench.8",
-    "usr/share/man/man8/flannel-lab-cut.8",
-    "usr/share/man/man8/flannel-lab-delay.8",
-    "usr/share/man/man8/flannel-lab-demo.8",
-    "usr/share/man/man8/flannel-lab-down.8",
-    "usr/share/man/man8/flannel-lab-exec.8",
-    "usr/share/man/man8/flannel-lab-interop.8",
-    "usr/share/man/man8/flannel-lab-list.8",
-    "usr/share/man/man8/flannel-lab-logs.8",
-    "usr/share/man/man8/flannel-lab-loss.8",
-    "usr/share/man/man8/flannel-lab-mend.8",
-    "usr/share/man/man8/flannel-lab-restart.8",
-    "usr/share/man/man8/flannel-lab-status.8",
-    "usr/share/man/man8/flannel-lab-up.8",
     "usr/share/man/man8/flannel-lab.8",
     "usr/share/man/man8/flanneld.8",
     "usr/share/zsh/site-functions/_flannel-lab",
     "usr/share/zsh/site-functions/_flanneld",
 ];
 
+/// All of a package: [`FILES`], and a page for each command of both programs.
+fn package_files() -> Vec<String> {
+    let mut files: Vec<String> = FILES.map(str::to_owned).to_vec();
+    for program in [flanneld_cli::command(), lab_cli::command()] {
+        for task in program.get_subcommands().filter(|task| !task.is_hide_set()) {
+            let (program, task) = (program.get_name(), task.get_name());
+            files.push(format!("usr/share/man/man8/{program}-{task}.8"));
+        }
+    }
+    files.sort();
+    files
+}
+
 #[test]
 fn install_puts_every_file_in_its_place_and_uninstall_takes_all_but_the_settings() {
     let root = TempDir::new().unwrap();
     let destdir = format!("DESTDIR={}", root.path().display());
     make(&["install", &destdir, "PREFIX=/usr"]);
-    assert_eq!(files(root.path()), FILES);
+    assert_eq!(files(root.path()), package_files());
 
     let settings = root.path().join(FILES[0]);
     fs::write(&settings, "FLANNELD_V=1\n").unwrap();
@@ -130,23 +129,33 @@ fn manual_and_completions_know_every_flag() {
     ] {
         assert!(page.contains(&format!(".SH {section}\n")), "no {section} in {page}");
     }
-    let lab = read("flannel-lab.8").replace("\\-", "-");
-    let completions = [read("flannel-lab.bash"), read("_flannel-lab"), read("flannel-lab.fish")];
-    for task in lab_cli::command().get_subcommands().filter(|task| !task.is_hide_set()) {
-        let name = task.get_name();
-        assert!(lab.contains(&format!("flannel-lab-{name}(8)")), "{name} is not in the manual");
-        let page = read(&format!("flannel-lab-{name}.8")).replace("\\-", "-");
-        for flag in task.get_arguments().filter_map(clap::Arg::get_long) {
-            assert!(page.contains(&format!("--{flag}")), "{flag} is not in the manual of {name}");
-            let known = |completion: &String| completion.contains(flag);
-            assert!(completions.iter().all(known), "{flag} is not completed");
-        }
+    for command in [flanneld_cli::command(), lab_cli::command()] {
+        manual_and_completions_know_every_command(&command, read);
     }
     let complete = r#"source "$0"; COMP_WORDS=(flanneld --etcd-e); COMP_CWORD=1
         _flanneld flanneld --etcd-e flanneld; printf '%s\n' "${COMPREPLY[@]}""#;
     let script = dir.path().join("flanneld.bash");
     let completed = run(Command::new("bash").arg("-c").arg(complete).arg(script));
     assert_eq!(String::from_utf8(completed.stdout).unwrap(), "--etcd-endpoints\n");
+}
+
+fn manual_and_completions_know_every_command(
+    command: &clap::Command,
+    read: impl Fn(&str) -> String,
+) {
+    let program = command.get_name();
+    let manual = read(&format!("{program}.8")).replace("\\-", "-");
+    let completions = ["{}.bash", "_{}", "{}.fish"].map(|name| read(&name.replace("{}", program)));
+    for task in command.get_subcommands().filter(|task| !task.is_hide_set()) {
+        let name = task.get_name();
+        assert!(manual.contains(&format!("{program}-{name}(8)")), "{name} is not in the manual");
+        let page = read(&format!("{program}-{name}.8")).replace("\\-", "-");
+        for flag in task.get_arguments().filter_map(clap::Arg::get_long) {
+            assert!(page.contains(&format!("--{flag}")), "{flag} is not in the manual of {name}");
+            let known = |completion: &String| completion.contains(flag);
+            assert!(completions.iter().all(known), "{flag} is not completed");
+        }
+    }
 }
 
 #[test]
@@ -161,7 +170,7 @@ fn debian_package_holds_the_same_files_and_says_what_it_needs() {
 
     let root = dir.path().join("root");
     run(Command::new("dpkg-deb").arg("-x").args([&package, &root]));
-    let mut expected: Vec<String> = FILES
+    let mut expected: Vec<String> = package_files()
         .iter()
         .map(|file| file.replace("zsh/site-functions", "zsh/vendor-completions"))
         .map(|file| if file.ends_with(".8") { file + ".gz" } else { file })

@@ -29,7 +29,8 @@ fn main() -> anyhow::Result<()> {
     fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
     write_manual(flanneld_cli::command(), "flanneld", FLANNELD, FLANNELD_SECTIONS, &dir)?;
     write_manual(lab_cli::command(), "flannel-lab", LAB, LAB_SECTIONS, &dir)?;
-    write_manuals_of_tasks(&dir)?;
+    write_manuals_of_subcommands(flanneld_cli::command(), &dir)?;
+    write_manuals_of_subcommands(lab_cli::command(), &dir)?;
     for (name, mut command) in
         [("flanneld", flanneld_cli::command()), ("flannel-lab", lab_cli::command())]
     {
@@ -41,12 +42,11 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A page for each of flannel-lab's tasks, `flannel-lab-up(8)` and so on, as its own page names
-/// them.
-fn write_manuals_of_tasks(dir: &Path) -> anyhow::Result<()> {
-    let mut lab = lab_cli::command();
-    lab.build();
-    for task in lab.get_subcommands() {
+/// A page for each command of a program, `flanneld-status(8)` and so on, as the program's own page
+/// names them.
+fn write_manuals_of_subcommands(mut program: Command, dir: &Path) -> anyhow::Result<()> {
+    program.build();
+    for task in program.get_subcommands() {
         if task.is_hide_set() || task.get_name() == "help" {
             continue;
         }

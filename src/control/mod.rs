@@ -196,8 +196,10 @@ async fn join<M: SubnetManager>(
         warn!("{warning}");
     }
     // 4d. Lease, overlay device, workers; then rules, subnet.env and READY=1, with peers served.
+    let interface = iface.name.clone();
     let driver = backend::create(backend_setup(config, network.clone(), iface));
     let node = Node {
+        interface,
         network,
         previous: manager.previous(),
         subnet_file: &config.subnet_file,

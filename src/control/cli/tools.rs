@@ -10,7 +10,7 @@ use clap::{Args, Command, FromArgMatches, Subcommand};
 use tokio::runtime::Builder;
 
 use super::client::{Client, ToolError};
-use super::commands::{capture, doctor, peers, ping, status};
+use super::commands::{capture, doctor, drops, peers, ping, status, top};
 use super::error::translate_command;
 use super::variables::Variables;
 use super::{FlagError, Invocation};
@@ -53,6 +53,10 @@ enum ToolCommand {
     Doctor(doctor::DoctorArgs),
     /// Write packets of the overlay as pcapng, dropped ones with their reason.
     Capture(capture::CaptureArgs),
+    /// Show live rates of workers and peers; q quits. Without a terminal, once.
+    Top(top::TopArgs),
+    /// Show why packets were dropped: each reason, how many, and one of the last.
+    Drops(drops::DropsArgs),
 }
 
 /// Flags of every tool that asks the daemon.
@@ -82,6 +86,8 @@ impl Tool {
                 ToolCommand::Ping(args) => args.run(self.socket(&args.ask)).await,
                 ToolCommand::Doctor(args) => args.run(self.socket(&args.ask)).await,
                 ToolCommand::Capture(args) => args.run(&self.client(&args.ask).await?).await,
+                ToolCommand::Top(args) => args.run(&self.client(&args.ask).await?).await,
+                ToolCommand::Drops(args) => args.run(&self.client(&args.ask).await?).await,
             }
         });
         runtime.shutdown_background();

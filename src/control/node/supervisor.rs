@@ -6,14 +6,17 @@ use std::path::Path;
 use std::pin::pin;
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use sd_notify::NotifyState;
-use tokio::sync::mpsc;
-use tokio::time::{Instant, interval, timeout_at};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, interval, timeout, timeout_at};
 use tracing::{error, info};
 
 use super::error::NodeError;
 use super::status::{
-    BEAT, CaptureJob, Loop, NodeFacts, NodeStatus, PeerLeases, Report, SharedStatus, Stats,
+    BEAT, CaptureJob, Loop, NodeFacts, NodeStatus, PING_TIMEOUT, PeerLeases, Report, ReportRequest,
+    SharedStatus, Stats,
 };
 use super::subnet_env::{SubnetEnv, SubnetFile, previous_network};
 use crate::control::backend::{Backend, Driver};
@@ -37,6 +40,8 @@ pub(crate) struct Node<'a> {
     pub(crate) previous: Option<Subnets>,
     /// Where subnet.env is to be.
     pub(crate) subnet_file: &'a Path,
+    /// The name of the interface that outer packets leave by.
+    pub(crate) interface: String,
     /// Which rules to keep on the host.
     pub(crate) firewall: FirewallConfig,
     /// Whether the node is not ready while the registry does not answer.
@@ -104,6 +109,8 @@ impl Node<'_> {
         let mut firewall = self.start_firewall(own);
         let mut subnet_file = None;
         let mut peers = PeerLeases::default();
+        // Reports that wait for the lease source.
+        let mut pings = FuturesUnordered::new();
         let mut is_announced = false;
         let (mut watchdog, mut beats) = (Watchdog::from_env(), interval(BEAT));
         let announce_by = Instant::now() + RULES_PATIENCE;
@@ -125,12 +132,13 @@ impl Node<'_> {
                         backend.synced();
                     }
                 }
-                Some(request) = report_requests.recv() => {
-                    let facts = self.facts(own, peers.clone());
+                Some(request) = report_requests.recv() => pings.push(measure(held, request)),
+                Some((reply, latency)) = pings.next() => {
+                    let facts = self.facts(held, latency, peers.clone());
                     let file = subnet_file.as_ref();
                     let report = self.report(held, facts, &*backend, &firewall, file);
                     // The receiver may be dropped by now.
-                    drop(request.send(report));
+                    drop(reply.send(report));
                 }
                 () = self.health.check_asked() => backend.check(),
                 Some(CaptureJob { request, reply }) = capture_requests.recv() => {
@@ -177,15 +185,36 @@ impl Node<'_> {
         status.report(stats, facts, backend, firewall)
     }
 
-    fn facts(&self, own: &Lease, peers: PeerLeases) -> NodeFacts {
+    fn facts<L: HeldLease>(
+        &self,
+        held: &L,
+        latency: Option<Duration>,
+        peers: PeerLeases,
+    ) -> NodeFacts {
         NodeFacts {
+            registry: held.source(),
+            is_reachable: held.is_reachable(),
+            latency,
+            interface: self.interface.clone(),
             backend: self.network.backend.backend_type().to_string(),
-            ipv6_subnet: own.ipv6_subnet,
+            ipv6_subnet: held.lease().ipv6_subnet,
             rule_tool: self.rule_tool(),
             firewall: self.firewall,
             peers,
         }
     }
+}
+
+/// Asks the lease source first, if that is wanted. The other requests do not wait for it.
+async fn measure<L: HeldLease>(
+    held: &L,
+    request: ReportRequest,
+) -> (oneshot::Sender<Report>, Option<Duration>) {
+    if !request.with_latency {
+        return (request.reply, None);
+    }
+    let latency = timeout(PING_TIMEOUT, held.ping()).await;
+    (request.reply, latency.ok().flatten())
 }
 
 /// Waits until subnet.env is written, or has failed to be.

@@ -8,17 +8,20 @@
 
 pub mod api;
 mod capture;
+mod drops;
+mod host_view;
 mod http;
 mod metrics;
 pub mod socket;
 mod status;
+mod workers;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use self::api::readiness::to_json;
-use self::api::{CaptureDirection, CaptureQuery, Peers, Status};
+use self::api::{CaptureDirection, CaptureQuery, Drops, Peers, Status, Workers};
 use self::capture::CaptureBody;
 pub(super) use self::http::check_addr;
 pub use self::http::{HealthError, start};
@@ -50,16 +53,32 @@ impl Endpoint {
     }
 
     async fn tool_status(&self) -> Status {
-        let report = self.status.report().await;
-        status::status(report, self.started.elapsed())
+        let report = self.status.report_with_latency().await;
+        let underlay = match &report {
+            Ok(report) => host_view::underlay(report).await,
+            Err(_) => None,
+        };
+        Status { underlay, ..status::status(report, self.started.elapsed()) }
     }
 
     async fn peers(&self) -> Peers {
         let peers = self.status.report().await.map(|report| status::peers(&report));
-        Peers {
-            at_millis: status::millis(self.started.elapsed()),
-            peers: peers.unwrap_or_default(),
-        }
+        Peers { at_millis: self.millis(), peers: peers.unwrap_or_default() }
+    }
+
+    async fn drops(&self) -> Drops {
+        let report = self.status.report().await.ok();
+        report.map_or_else(Drops::default, |report| drops::drops(&report, self.millis()))
+    }
+
+    async fn workers(&self) -> Workers {
+        let report = self.status.report().await.ok();
+        report.map_or_else(Workers::default, |report| workers::workers(&report, self.millis()))
+    }
+
+    /// Of this daemon's clock.
+    fn millis(&self) -> u64 {
+        status::millis(self.started.elapsed())
     }
 
     /// Starts a capture; an error is one line.

@@ -5,7 +5,8 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::api::{
-    CheckResult, DataPath, Device, Lease, Peer, PeerKind, Rules, Status, Traffic, readiness,
+    CheckResult, DataPath, Device, Lease, Peer, PeerKind, Registry, Rules, Status, Traffic,
+    readiness,
 };
 use super::without_report;
 use crate::control::host::firewall::{RuleTool, RulesState};
@@ -45,6 +46,14 @@ fn of_node(status: Status, report: &Report) -> Status {
     let stats = &report.stats;
     Status {
         ready: readiness::of(&report.checks, &report.warnings).0,
+        registry: Some(Registry {
+            name: report.facts.registry.clone(),
+            answers: report.facts.is_reachable,
+            latency_micros: report
+                .facts
+                .latency
+                .map(|it| u64::try_from(it.as_micros()).unwrap_or(u64::MAX)),
+        }),
         lease: Some(Lease {
             network: stats.network,
             subnet: stats.subnet,

@@ -11,6 +11,7 @@ pub mod lease;
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use ipnetwork::Ipv4Network;
 use tokio::sync::{mpsc, watch};
@@ -86,6 +87,15 @@ pub trait HeldLease {
 
     /// How the lease is.
     fn status(&self) -> LeaseStatus;
+
+    /// What the source is, and where.
+    fn source(&self) -> String;
+
+    /// Asks the source for something small. How long the answer took; `None` if there was none.
+    ///
+    /// # Cancel safety
+    /// Nothing is changed; it may be dropped at any time.
+    async fn ping(&self) -> Option<Duration>;
 }
 
 /// Changes of the peers' leases: all of them first, then what is different.

@@ -1,12 +1,13 @@
 //! Why a packet was dropped. A dropped packet is no error: it has a reason, and each reason a counter.
 
-/// Declares [`DropReason`], its names and its number of variants from one list.
+/// Declares [`DropReason`], its names and its number of variants from one list. The documentation of a
+/// variant is what `flanneld drops` says of it.
 macro_rules! drop_reasons {
-    ($($(#[$doc:meta])+ $variant:ident = $name:literal,)+) => {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+) => {
         /// Why a packet was dropped. Every variant has a counter in each direction.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum DropReason {
-            $($(#[$doc])+ $variant,)+
+            $($(#[doc = $doc])+ $variant,)+
         }
 
         impl DropReason {
@@ -17,6 +18,13 @@ macro_rules! drop_reasons {
             pub const fn name(self) -> &'static str {
                 match self {
                     $(Self::$variant => $name,)+
+                }
+            }
+
+            /// What it means, for operators: the documentation above.
+            pub fn meaning(self) -> &'static str {
+                match self {
+                    $(Self::$variant => concat!($($doc),+).trim_start(),)+
                 }
             }
         }
@@ -39,14 +47,14 @@ drop_reasons! {
     BadFragment = "bad_fragment",
     /// The vnet header contradicts the packet behind it.
     BadSuperpacket = "bad_superpacket",
-    /// Longer than the TUN's MTU.
+    /// Longer than the MTU of the overlay device: the sender has another MTU.
     Oversized = "oversized",
     /// A source address that no packet may have (RFC 1812 §5.3.7), or one of our own subnet in a
     /// packet from the underlay.
     MartianSource = "martian_source",
-    /// The destination is not in our subnet.
+    /// The destination is not in this node's subnet: the sender has an old lease or a wrong route.
     NotOurSubnet = "not_our_subnet",
-    /// No lease covers the destination.
+    /// No lease of another node covers the destination.
     NoRoute = "no_route",
     /// A datagram of this overlay that came back through the overlay device, because the kernel
     /// routes that peer's public IP into the overlay.
@@ -55,7 +63,7 @@ drop_reasons! {
     TtlExpired = "ttl_expired",
     /// Too long for the path to the peer, and must not be fragmented.
     TooBigForPath = "too_big_for_path",
-    /// The kernel had no room in its send queues.
+    /// The kernel had no room in its send queues: more was to be sent than the link takes.
     NoBuffers = "no_buffers",
     /// The kernel refused the send: a firewall, no route in the underlay, a dead peer.
     SendRefused = "send_refused",
@@ -75,6 +83,8 @@ mod tests {
         assert_eq!(names.len(), DropReason::ALL.len());
         for (index, &reason) in DropReason::ALL.iter().enumerate() {
             assert_eq!(reason as usize, index);
+            let meaning = reason.meaning();
+            assert!(meaning.ends_with('.') && !meaning.starts_with(' '), "{meaning:?}");
         }
     }
 }

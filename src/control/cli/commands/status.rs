@@ -7,7 +7,7 @@ use crate::control::cli::client::{Client, ToolError};
 use crate::control::cli::term::paint::Paint;
 use crate::control::cli::term::{WIDTH, print, print_json, units, wrap};
 use crate::control::cli::tools::{AskArgs, Exit};
-use crate::control::observe::api::{Status, paths};
+use crate::control::observe::api::{Status, Underlay, paths};
 
 /// Flags of `flanneld status`.
 #[derive(Debug, Args)]
@@ -83,12 +83,23 @@ fn describe(status: &Status, paint: Paint) -> String {
 /// What the node has, by name.
 fn rows(status: &Status) -> Vec<(&'static str, String)> {
     let mut rows = Vec::new();
+    if let Some(registry) = &status.registry {
+        let answer = match (registry.answers, registry.latency_micros) {
+            (_, Some(micros)) => format!("answers in {}", units::latency(micros)),
+            (true, None) => "does not answer just now".to_owned(),
+            (false, None) => "does not answer; packets go on".to_owned(),
+        };
+        rows.push(("registry", format!("{}, {answer}", registry.name)));
+    }
     if let Some(lease) = &status.lease {
         let end = lease.expires.as_ref().map(|time| format!("until {time}"));
         let end = end.unwrap_or_else(|| "a reservation, which never expires".to_owned());
         let v6 = lease.ipv6_subnet.map(|subnet| format!(" and {subnet}")).unwrap_or_default();
         rows.push(("lease", format!("{}{v6} of {}, {end}", lease.subnet, lease.network)));
         rows.push(("public IP", lease.public_ip.to_string()));
+    }
+    if let Some(Underlay { interface, mtu, address }) = &status.underlay {
+        rows.push(("interface", format!("{interface}, {address}, MTU {mtu}")));
     }
     if let Some(device) = &status.device {
         rows.push(("device", format!("{}, MTU {}", device.name, device.mtu)));
@@ -138,7 +149,7 @@ impl Status {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::observe::api::{CheckResult, DataPath, Device, Lease, Rules};
+    use crate::control::observe::api::{CheckResult, DataPath, Device, Lease, Registry, Rules};
 
     fn node() -> Status {
         Status {
@@ -147,6 +158,11 @@ mod tests {
             pid: 42,
             uptime_seconds: 3900,
             ready: true,
+            registry: Some(Registry {
+                name: "etcd key /coreos.com/network/config at 192.0.2.9:2379".to_owned(),
+                answers: true,
+                latency_micros: Some(1234),
+            }),
             lease: Some(Lease {
                 network: "10.244.0.0/16".parse().unwrap(),
                 subnet: "10.244.7.0/24".parse().unwrap(),
@@ -177,6 +193,8 @@ mod tests {
         let expected = "\
 flanneld   twill 0.1.0, pid 42, up 1 h 05 min
 state      ready
+registry   etcd key /coreos.com/network/config at 192.0.2.9:2379, answers in
+           1.23 ms
 lease      10.244.7.0/24 of 10.244.0.0/16, until 2026-08-14T09:30:00Z
 public IP  192.0.2.7
 device     flannel0, MTU 1472

@@ -19,6 +19,17 @@ pub(in crate::control::cli) fn scaled(value: f64, unit: &str) -> String {
     if unit.is_empty() { digits } else { format!("{digits} {unit}") }
 }
 
+/// `123 us`, `1.23 ms`, `1.23 s`.
+pub(in crate::control::cli) fn latency(micros: u64) -> String {
+    if micros < 1000 {
+        format!("{micros} us")
+    } else if micros < 1_000_000 {
+        format!("{:.2} ms", micros as f64 / 1000.0)
+    } else {
+        format!("{:.2} s", micros as f64 / 1_000_000.0)
+    }
+}
+
 /// `45 s`, `12 min`, `3 h 05 min`, `17 d 4 h`.
 pub(in crate::control::cli) fn duration(seconds: u64) -> String {
     const MINUTE: u64 = 60;

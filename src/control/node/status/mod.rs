@@ -36,7 +36,12 @@ pub struct SharedStatus {
 }
 
 /// Waits for a report.
-pub type ReportRequest = oneshot::Sender<Report>;
+#[derive(Debug)]
+pub struct ReportRequest {
+    pub(in crate::control) reply: oneshot::Sender<Report>,
+    /// Whether the lease source is to be asked first, to measure its latency.
+    pub(in crate::control) with_latency: bool,
+}
 
 /// Waits for a capture to begin.
 #[derive(Debug)]
@@ -53,6 +58,9 @@ const MAX_REQUESTS: usize = 64;
 
 /// How long the node's loop may take to write a report.
 pub(in crate::control) const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a report waits for the lease source.
+pub(in crate::control) const PING_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Why there is no report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,7 +146,17 @@ impl SharedStatus {
 
     /// Asks the node for a report.
     pub(in crate::control) async fn report(&self) -> Result<Report, NoReport> {
-        let (request, reply) = oneshot::channel();
+        self.request(false).await
+    }
+
+    /// The same with the latency of the lease source.
+    pub(in crate::control) async fn report_with_latency(&self) -> Result<Report, NoReport> {
+        self.request(true).await
+    }
+
+    async fn request(&self, with_latency: bool) -> Result<Report, NoReport> {
+        let (sender, reply) = oneshot::channel();
+        let request = ReportRequest { reply: sender, with_latency };
         let no_node = || NoReport::NoNode(*lock(&self.phase));
         let node = lock(&self.node).clone().ok_or_else(no_node)?;
         node.try_send(request).map_err(|error| match error {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use ipnetwork::{Ipv4Network, Ipv6Network};
 use serde::Serialize;
@@ -45,6 +45,13 @@ pub struct Report {
 pub(in crate::control) struct NodeFacts {
     /// The name of our backend.
     pub(in crate::control) backend: String,
+    /// The lease source, and where it is.
+    pub(in crate::control) registry: String,
+    /// Whether it answered when it was last asked, and how long that took if it was asked for this.
+    pub(in crate::control) is_reachable: bool,
+    pub(in crate::control) latency: Option<Duration>,
+    /// The name of the interface that outer packets leave by.
+    pub(in crate::control) interface: String,
     /// Our IPv6 subnet, on a dual-stack network.
     pub(in crate::control) ipv6_subnet: Option<Ipv6Network>,
     /// What the rules are written with.

@@ -362,6 +362,7 @@ impl World {
         let manager = KvManager::new(&self.registry, settings);
         let manager = manager.after_config(CONFIG, self.past.borrow_mut().take());
         let node = Node {
+            interface: "eth0".to_owned(),
             network: network::parse(CONFIG, None).unwrap(),
             previous: Some("10.1.5.0/24".parse().unwrap()),
             subnet_file: &subnet_file,

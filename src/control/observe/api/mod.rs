@@ -11,6 +11,7 @@ mod drops;
 mod peer;
 pub(super) mod readiness;
 mod status;
+mod workers;
 
 pub use self::capture::{
     CaptureDirection, CaptureQuery, DEFAULT_COUNT, DEFAULT_DURATION, DEFAULT_SNAP_LEN, MAX_DURATION,
@@ -20,6 +21,7 @@ pub use self::peer::{Peer, PeerKind, Peers, Traffic};
 pub use self::status::{
     Bridge, CheckResult, DataPath, Device, Lease, Registry, Rules, Status, Underlay,
 };
+pub use self::workers::{Way, Worker, Workers};
 
 /// Where the tools' answers are. A daemon answers 404 for what it does not know.
 pub mod paths {
@@ -31,6 +33,8 @@ pub mod paths {
     pub const DROPS: &str = "/v1/drops";
     /// Packets as pcapng, for a [`CaptureQuery`](super::CaptureQuery).
     pub const CAPTURE: &str = "/v1/capture";
+    /// [`Workers`](super::Workers).
+    pub const WORKERS: &str = "/v1/workers";
 }
 
 /// The header in which a daemon names itself, and what its value begins with: the version follows.

@@ -74,6 +74,8 @@ async fn for_tools(path: &str, query: &str, endpoint: &Endpoint) -> Response<Bod
             Ok(body) => respond_with(OK, PCAPNG, body.boxed_unsync()),
             Err(reason) => respond(StatusCode::BAD_REQUEST, TEXT, reason),
         },
+        paths::DROPS => respond(OK, JSON, to_json(&endpoint.drops().await)),
+        paths::WORKERS => respond(OK, JSON, to_json(&endpoint.workers().await)),
         _ => respond(StatusCode::NOT_FOUND, TEXT, PATHS),
     }
 }

@@ -139,6 +139,19 @@ impl<R: Registry> HeldLease for KvLease<'_, R> {
             warnings,
         }
     }
+
+    fn source(&self) -> String {
+        let name = self.registry.config_name();
+        match self.settings.state.endpoints() {
+            [] => name,
+            endpoints => format!("{name} at {}", endpoints.join(", ")),
+        }
+    }
+
+    async fn ping(&self) -> Option<Duration> {
+        let asked = Instant::now();
+        self.registry.identity().await.ok().map(|_| asked.elapsed())
+    }
 }
 
 impl<R: Registry> KvLease<'_, R> {

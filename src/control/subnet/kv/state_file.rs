@@ -117,6 +117,11 @@ impl StateFile {
         Self { endpoints: urls.iter().map(authority).collect(), ..self }
     }
 
+    /// Hosts and ports of the registry; none for one that has no servers.
+    pub(super) fn endpoints(&self) -> &[String] {
+        &self.endpoints
+    }
+
     /// Takes note of the store that answers. If another one was known, that is returned.
     pub(super) fn meet(&self, store: &StoreId) -> Option<String> {
         let mut known = self.store.lock().unwrap_or_else(PoisonError::into_inner);
