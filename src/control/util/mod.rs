@@ -13,5 +13,7 @@ pub(crate) mod error_chain;
 pub(crate) mod http_client;
 pub(crate) mod server_fault;
 #[cfg(test)]
+pub(crate) mod test_certificates;
+#[cfg(test)]
 pub(crate) mod test_log;
 pub(crate) mod time_text;

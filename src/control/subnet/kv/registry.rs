@@ -19,8 +19,6 @@ mod stored;
 #[cfg(test)]
 mod conformance;
 #[cfg(test)]
-pub(crate) mod test_certificates;
-#[cfg(test)]
 pub(crate) mod test_etcd;
 
 pub use stored::{Entry, Stored, TtlLease};

@@ -15,6 +15,7 @@ mod error;
 mod probe;
 mod response;
 mod tls;
+mod unverified;
 #[cfg(test)]
 pub(crate) mod double;
 #[cfg(test)]
@@ -109,6 +110,12 @@ impl Request {
         let may_repeat = method == Method::GET;
         let (headers, body) = (HeaderMap::new(), Bytes::new());
         Self { method, path: path.into(), headers, body, may_repeat }
+    }
+
+    /// The same request for a path below `base`, which has no slash at its end.
+    pub(crate) fn below(mut self, base: &str) -> Self {
+        self.path.insert_str(0, base);
+        self
     }
 
     /// The same request with a header more.

@@ -70,6 +70,16 @@ impl Response {
         read.unwrap_or_else(|_| Err(self.error(Fault::Slow(limit))))
     }
 
+    /// The next piece of the body, if it comes in time; `None` at the end of the body.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing.
+    pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>, HttpError> {
+        let limit = self.limit;
+        let piece = timeout(limit, self.next_piece()).await;
+        piece.unwrap_or_else(|_| Err(self.error(Fault::Slow(limit))))
+    }
+
     /// The next piece of the body, as it comes; `None` at the end of the body. Waits for as long as the
     /// server does.
     ///

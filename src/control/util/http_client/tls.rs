@@ -13,6 +13,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
+use super::unverified::Unverified;
 use crate::control::util::log_limit::LogLimit;
 use crate::control::util::server_fault::{ServerFault, plain};
 
@@ -23,6 +24,10 @@ pub(crate) struct TlsMaterial {
     pub(crate) ca: Option<Vec<u8>>,
     /// Our certificate with what leads to its authority, and its key.
     pub(crate) identity: Option<(Vec<u8>, Vec<u8>)>,
+    /// The name that the server's certificate is to have, if not the one in the URL.
+    pub(crate) server_name: Option<String>,
+    /// Whether any certificate is taken: the operator asked for it.
+    pub(crate) is_unverified: bool,
 }
 
 /// Reads the material from where it is kept, or says in one line why not.
@@ -59,12 +64,19 @@ impl Tls {
         host: &str,
         stream: TcpStream,
     ) -> Result<TlsStream<TcpStream>, ServerFault> {
-        let name = ServerName::try_from(host.to_owned());
+        let config = self.config().await;
+        let name = self.server_name().unwrap_or_else(|| host.to_owned());
+        let name = ServerName::try_from(name);
         let name = name.map_err(|error| ServerFault::Other(error.to_string()))?;
-        let connector = TlsConnector::from(self.config().await);
+        let connector = TlsConnector::from(config);
         let other = |error: &io::Error| ServerFault::Other(plain(error));
         let fault = |error| ServerFault::of(&error).unwrap_or_else(|| other(&error));
         connector.connect(name, stream).await.map_err(fault)
+    }
+
+    fn server_name(&self) -> Option<String> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.material.server_name.clone()
     }
 
     /// The material as it is now: certificates are renewed in place while the daemon runs. If
@@ -101,8 +113,11 @@ impl Tls {
 fn config_of(material: &TlsMaterial) -> Result<ClientConfig, String> {
     let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
-        .with_root_certificates(roots(material.ca.as_deref())?);
+        .map_err(|error| error.to_string())?;
+    let builder = match material.is_unverified {
+        true => builder.dangerous().with_custom_certificate_verifier(Arc::new(Unverified::new())),
+        false => builder.with_root_certificates(roots(material.ca.as_deref())?),
+    };
     let Some((certificate, key)) = &material.identity else {
         return Ok(builder.with_no_client_auth());
     };

@@ -59,7 +59,7 @@ impl TlsFiles {
 
 impl From<TlsFiles> for TlsMaterial {
     fn from(TlsFiles { ca, pair }: TlsFiles) -> Self {
-        Self { ca, identity: pair }
+        Self { ca, identity: pair, ..Self::default() }
     }
 }
 

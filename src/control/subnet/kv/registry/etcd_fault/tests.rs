@@ -9,7 +9,7 @@ use crate::control::subnet::kv::registry::Registry;
 use crate::control::subnet::kv::registry::etcd2::Etcd2Registry;
 use crate::control::subnet::kv::registry::etcd3::EtcdRegistry;
 use crate::control::subnet::kv::registry::etcd3::servers::Timings;
-use crate::control::subnet::kv::registry::test_certificates::Files;
+use crate::control::util::test_certificates::Files;
 use crate::control::subnet::kv::registry::test_etcd::EtcdServer;
 use crate::control::util::http_client::double::{Double, Reply};
 

@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::*;
-use crate::control::subnet::kv::registry::test_certificates::Files;
+use crate::control::util::test_certificates::Files;
 use crate::control::util::test_log::Logs;
 
 #[tokio::test]
