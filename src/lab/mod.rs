@@ -8,6 +8,7 @@ pub mod cli;
 pub mod choice;
 pub mod network;
 pub mod host;
+pub mod kube_api;
 pub mod traffic;
 
 pub mod demo;
