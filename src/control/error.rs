@@ -11,6 +11,7 @@ use super::host::preflight::PreflightError;
 use super::node::error::NodeError;
 use super::node::signals::SignalError;
 use super::observe::HealthError;
+use super::subnet::kube::manager::KubeError;
 use super::util::panics::Panicked;
 
 /// Why the daemon ended by itself.
@@ -21,6 +22,8 @@ pub enum DaemonError {
     Runtime(#[source] io::Error),
     #[error(transparent)]
     Etcd(#[from] EtcdConfigError),
+    #[error(transparent)]
+    Kube(#[from] KubeError),
     #[error(transparent)]
     Preflight(#[from] PreflightError),
     #[error(transparent)]

@@ -16,6 +16,7 @@ pub mod util;
 mod error;
 
 use std::convert::Infallible;
+use std::net::Ipv4Addr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::pin::pin;
@@ -29,6 +30,7 @@ use tracing::{info, warn};
 use self::backend::{BackendSetup, UdpOptions};
 use self::config::daemon::Config;
 use self::config::daemon::RegistryKind;
+use self::config::kube::KubeConfig;
 use self::config::network::NetworkConfig;
 pub use self::error::DaemonError;
 use self::host::iface::{ExternalInterface, IfaceChoice};
@@ -40,6 +42,7 @@ use self::node::supervisor::Node;
 use self::observe::socket::SocketFile;
 use self::subnet::SubnetManager;
 use self::subnet::host_id::HostId;
+use self::subnet::kube::manager::{KubeError, KubeManager, KubeSettings};
 use self::subnet::kv::manager::{KvManager, KvSettings};
 use self::subnet::kv::registry::Registry;
 use self::subnet::kv::registry::any_etcd::AnyEtcd;
@@ -74,6 +77,9 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
                 RegistryKind::File(path) => {
                     let registry = FileRegistry::new(path);
                     run_with(&config, kv_manager(&config, &registry)).await
+                }
+                RegistryKind::Kubernetes(kube) => {
+                    run_with(&config, kube_manager(&config, kube)?).await
                 }
             }
         })
@@ -167,19 +173,20 @@ async fn join<M: SubnetManager>(
     let (connection, net) = net::connect()?;
     tokio::spawn(connection);
     let is_named = !config.ifaces.is_empty() || config.public_ip.is_some();
-    let named = if is_named { Some(external_interface(config, &net).await?) } else { None };
+    let named = if is_named { Some(external_interface(config, &net, None).await?) } else { None };
     // 4b. The subnet we had, and the network config: waited for, however long it takes, unless both
     //     were saved.
     info!("Created subnet manager: {}", manager.name());
     health.enter("waiting for the network config");
     let public_ip = async || match &named {
         Some(iface) => Some(iface.public_ip),
-        None => external_interface(config, &net).await.ok().map(|iface| iface.public_ip),
+        None => external_interface(config, &net, None).await.ok().map(|iface| iface.public_ip),
     };
     let network = manager.config(public_ip).await;
-    let iface = match named {
+    let from_source = manager.public_ip();
+    let iface = match named.filter(|_| from_source.is_none()) {
         Some(iface) => iface,
-        None => external_interface(config, &net).await?,
+        None => external_interface(config, &net, from_source).await?,
     };
     info!("Found network config - Backend type: {}", network.backend.backend_type());
     if let Some(warning) = network.warning() {
@@ -197,7 +204,7 @@ async fn join<M: SubnetManager>(
     }
     // 4d. Lease, overlay device, workers; then rules, subnet.env and READY=1, with peers served.
     let interface = iface.name.clone();
-    let driver = backend::create(backend_setup(config, network.clone(), iface));
+    let driver = backend::create(backend_setup(config, network.clone(), iface, from_source));
     let node = Node {
         interface,
         network,
@@ -210,11 +217,22 @@ async fn join<M: SubnetManager>(
     Ok(node.live(manager, driver).await?)
 }
 
+/// The manager of leases in a Kubernetes cluster.
+fn kube_manager<'a>(config: &Config, kube: &'a KubeConfig) -> Result<KubeManager<'a>, KubeError> {
+    let settings = KubeSettings {
+        backend: config.backend,
+        subnet_file: &config.subnet_file,
+        in_use: subnet_env::previous_subnets(&config.subnet_file),
+    };
+    KubeManager::new(kube, settings)
+}
+
 /// The manager of leases in `registry`.
 fn kv_manager<'a, R: Registry>(config: &Config, registry: &'a R) -> KvManager<'a, R> {
     let kind = match config.registry {
-        RegistryKind::Etcd => "Etcd",
         RegistryKind::File(_) => "File",
+        // Kubernetes mode has a manager of its own.
+        RegistryKind::Etcd | RegistryKind::Kubernetes(_) => "Etcd",
     };
     let state = StateFile::next_to(&config.subnet_file, registry.name_in_state());
     let settings = KvSettings {
@@ -228,10 +246,12 @@ fn kv_manager<'a, R: Registry>(config: &Config, registry: &'a R) -> KvManager<'a
 }
 
 /// What the backend is made from: flags, network config and interface.
+/// `public_ip` is the lease source's, which wins over the flag.
 fn backend_setup(
     config: &Config,
     network: NetworkConfig,
     iface: ExternalInterface,
+    public_ip: Option<Ipv4Addr>,
 ) -> BackendSetup {
     let udp = UdpOptions {
         num_workers: config.num_workers,
@@ -240,14 +260,16 @@ fn backend_setup(
         host: HostId::of(&config.subnet_file),
         threads: config.threads,
     };
-    let choice = IfaceChoice { specs: config.ifaces.clone(), public_ip: config.public_ip };
+    let public_ip = public_ip.or(config.public_ip);
+    let choice = IfaceChoice { specs: config.ifaces.clone(), public_ip };
     BackendSetup { iface, choice, network, mtu: config.mtu, udp }
 }
 
 async fn external_interface(
     config: &Config,
     net: &Netlink,
+    public_ip: Option<Ipv4Addr>,
 ) -> Result<ExternalInterface, DaemonError> {
     let host = iface::read(net, &config.ifaces).await?;
-    Ok(iface::select(&host, &config.ifaces, config.public_ip)?)
+    Ok(iface::select(&host, &config.ifaces, public_ip.or(config.public_ip))?)
 }

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args, Command, Parser};
 
+use super::error::FlagError;
 use super::go_flags::{variable_flag, variable_of};
+use super::kube_variables::KubeVariables;
 use super::values::{self, Maybe, Socket};
 use crate::control::config::backend::BackendType;
 use crate::control::config::daemon::Config;
@@ -17,13 +19,14 @@ use crate::control::config::daemon::RegistryKind;
 use crate::control::config::daemon::SourcePorts;
 use crate::control::config::daemon::default_socket;
 use crate::control::config::etcd::{EtcdApi, EtcdConfig};
+use crate::control::config::kube::{AnnotationPrefix, KubeConfig};
 use crate::control::host::firewall::FirewallConfig;
 use crate::control::host::iface::{IfaceRegex, IfaceSpec};
 use crate::dataplane::{Offloads, ThreadConfig};
 
 const ABOUT: &str = "\
-Joins this host to a flannel overlay network: leases a subnet in etcd or in a file, writes
-subnet.env, and carries packets between the hosts' subnets.
+Joins this host to a flannel overlay network: leases a subnet in etcd or in a file, or takes the
+podCIDR of a Kubernetes node, writes subnet.env, and carries packets between the hosts' subnets.
 
 Every flag may be written -name or --name, with its value behind = or as the next word, and may
 also be given as the variable named in brackets; the command line wins.";
@@ -48,6 +51,8 @@ pub(super) struct Cli {
     registry: RegistryFlags,
     #[command(flatten, next_help_heading = "etcd")]
     etcd: EtcdFlags,
+    #[command(flatten, next_help_heading = "Kubernetes")]
+    kube: KubeFlags,
     #[command(flatten, next_help_heading = "This host")]
     host: HostFlags,
     #[command(flatten, next_help_heading = "Subnet")]
@@ -111,6 +116,36 @@ struct EtcdFlags {
     /// Password of the etcd user. Prefer the variable: any user can read a command line.
     #[arg(long, value_name = "PASSWORD", default_value = "", value_parser = values::maybe::<String>)]
     etcd_password: Maybe<String>,
+}
+
+#[derive(Debug, Args)]
+struct KubeFlags {
+    /// Take the subnet from the node's podCIDR and find peers among the cluster's nodes, as
+    /// kube-flannel. The variable NODE_NAME names the node, or else POD_NAMESPACE and POD_NAME the
+    /// pod that runs on it. The flags of etcd are ignored then.
+    #[arg(long, value_name = BOOL, default_value = "false", action = ArgAction::Set, value_parser = values::go_bool)]
+    kube_subnet_mgr: bool,
+
+    /// URL of the API server, instead of the kubeconfig's.
+    #[arg(long, value_name = "URL", default_value = "", value_parser = values::maybe::<String>)]
+    kube_api_url: Maybe<String>,
+
+    /// Kubeconfig to reach the API server with; its current-context counts. Without it and without
+    /// --kube-api-url: the service account of the pod.
+    #[arg(long, value_name = "FILE", default_value = "", value_parser = values::maybe::<PathBuf>)]
+    kubeconfig_file: Maybe<PathBuf>,
+
+    /// What the names of the node's annotations begin with.
+    #[arg(long, value_name = "PREFIX", default_value = "flannel.alpha.coreos.com", value_parser = AnnotationPrefix::from_str)]
+    kube_annotation_prefix: AnnotationPrefix,
+
+    /// File with the network config, in place of the one in etcd.
+    #[arg(long, value_name = "FILE", default_value = "/etc/kube-flannel/net-conf.json", value_parser = values::path)]
+    net_config_path: PathBuf,
+
+    /// Set the node's condition NetworkUnavailable to False once flanneld runs, and keep it there.
+    #[arg(long, value_name = BOOL, default_value = "true", action = ArgAction::Set, value_parser = values::go_bool)]
+    set_node_network_unavailable: bool,
 }
 
 #[derive(Debug, Args)]
@@ -277,12 +312,31 @@ pub(super) struct OtherFlags {
 
 impl Cli {
     /// The flags' values as the daemon wants them.
-    pub(super) fn into_config(self, settings: String, warnings: Vec<String>) -> Config {
-        let Self { registry, etcd, host, subnet, firewall, data_plane, health, other } = self;
+    ///
+    /// # Errors
+    /// [`FlagError::Value`] for flags that contradict each other, or what Kubernetes mode lacks.
+    pub(super) fn into_config(
+        self,
+        variables: &KubeVariables,
+        settings: String,
+        mut warnings: Vec<String>,
+    ) -> Result<Config, FlagError> {
+        let Self { registry, etcd, kube, host, subnet, firewall, data_plane, health, other } = self;
         let healthz = SocketAddr::new(health.healthz_ip, health.healthz_port);
         let num_cores = std::thread::available_parallelism().map_or(1, NonZero::get);
-        Config {
-            registry: registry.registry,
+        if !kube.kube_subnet_mgr {
+            warnings.extend(
+                kube.unread().map(|flag| {
+                    format!("flag --{flag} is ignored: it goes with --kube-subnet-mgr")
+                }),
+            );
+        }
+        let registry = match kube.kube_subnet_mgr {
+            true => RegistryKind::Kubernetes(Box::new(kube.into_config(&registry, variables)?)),
+            false => registry.registry,
+        };
+        Ok(Config {
+            registry,
             etcd: etcd.into_config(),
             backend: data_plane.backend,
             mtu: data_plane.mtu,
@@ -306,7 +360,37 @@ impl Cli {
             verbosity: other.v,
             settings,
             warnings,
+        })
+    }
+}
+
+impl KubeFlags {
+    /// The flags that name an API server.
+    fn unread(&self) -> impl Iterator<Item = &'static str> {
+        let url = self.kube_api_url.is_some().then_some("kube-api-url");
+        url.into_iter().chain(self.kubeconfig_file.is_some().then_some("kubeconfig-file"))
+    }
+
+    fn into_config(
+        self,
+        registry: &RegistryFlags,
+        variables: &KubeVariables,
+    ) -> Result<KubeConfig, FlagError> {
+        if registry.registry != RegistryKind::Etcd {
+            let origin = "flag --kube-subnet-mgr".to_owned();
+            let reason = "--registry names another place for leases: give one of the two";
+            return Err(FlagError::Value { origin, reason: reason.to_owned() });
         }
+        Ok(KubeConfig {
+            api_url: self.kube_api_url,
+            kubeconfig: self.kubeconfig_file,
+            service: variables.service(),
+            prefix: self.kube_annotation_prefix,
+            net_conf: self.net_config_path,
+            sets_condition: self.set_node_network_unavailable,
+            node: variables.node()?,
+            queue_depth: variables.queue_depth()?,
+        })
     }
 }
 

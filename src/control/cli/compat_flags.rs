@@ -28,8 +28,6 @@ enum Effect {
 
 use Effect::{Ignored, Means, Refused};
 
-const KUBERNETES: Effect =
-    Ignored("it belongs to Kubernetes mode, which this flanneld does not have");
 const LOG: Effect = Ignored("the log goes to standard error, and RUST_LOG chooses what is logged");
 const REMOTE: Effect = Ignored("it belongs to flannel's client/server mode, which is no more");
 const NO_REMOTE: Effect =
@@ -40,17 +38,8 @@ const NO_NETWORKS: Effect = Refused(
 );
 
 /// `main.go` of flannel at 0.28, 0.22, 0.7 and 0.1, without the flags that `args` declares.
-const COMPAT_FLAGS: [CompatFlag; 23] = [
-    boolean(
-        "kube-subnet-mgr",
-        Refused("leases are kept in etcd or in a file (--registry), not in Kubernetes"),
-    ),
-    text("kube-api-url", KUBERNETES),
-    text("kubeconfig-file", KUBERNETES),
-    text("kube-annotation-prefix", KUBERNETES),
-    text("net-config-path", KUBERNETES),
-    boolean("set-node-network-unavailable", KUBERNETES),
-    boolean("use-multi-cluster-cidr", KUBERNETES),
+const COMPAT_FLAGS: [CompatFlag; 17] = [
+    boolean("use-multi-cluster-cidr", Ignored("Kubernetes has no ClusterCIDR objects any more")),
     text("public-ipv6", Ignored("the overlay carries IPv4 only")),
     text("vmodule", LOG),
     text("log_backtrace_at", LOG),

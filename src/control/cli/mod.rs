@@ -18,6 +18,7 @@ mod args;
 mod error;
 mod compat_flags;
 mod go_flags;
+mod kube_variables;
 mod values;
 mod variables;
 
@@ -30,6 +31,7 @@ use clap::{CommandFactory, FromArgMatches};
 use self::args::Cli;
 pub use self::client::ToolError;
 pub use self::error::FlagError;
+use self::kube_variables::KubeVariables;
 use self::tools::Tool;
 use self::variables::Variables;
 use super::config::daemon::Config;
@@ -73,6 +75,8 @@ pub fn parse(
     variables: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<Invocation, FlagError> {
     let mut args: VecDeque<OsString> = args.into_iter().collect();
+    let variables: Vec<_> = variables.into_iter().collect();
+    let kube_variables = KubeVariables::of(&variables);
     let variables = Variables::of(variables);
     if let Some(tool) = tools::parse(&mut args, &variables)? {
         return Ok(tool);
@@ -99,7 +103,7 @@ pub fn parse(
     warnings.extend(std::mem::take(&mut words.warnings));
     warnings.extend(variables.unread(&command, &words));
     let (is_check, as_json) = (cli.other.config_check, cli.other.json);
-    let config = Box::new(cli.into_config(words.settings(), warnings));
+    let config = Box::new(cli.into_config(&kube_variables, words.settings(), warnings)?);
     Ok(if is_check { Invocation::Check { config, as_json } } else { Invocation::Run(config) })
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 use super::*;
 use crate::control::config::backend::BackendType;
 use crate::control::config::daemon::{OnLeaseLoss, RegistryKind};
+use crate::control::config::kube::{KubeConfig, NodeIdentity};
 use crate::control::host::firewall::FirewallConfig;
 use crate::dataplane::Offloads;
 
@@ -202,7 +203,7 @@ fn ways_to_choose_an_interface_are_tried_in_flannels_order() {
 fn flags_of_other_modes_and_versions_are_ignored_with_a_line_each() {
     let config = config(
         "-logtostderr -iface eth0 -kube-api-url http://a -subnet-dir /d -vmodule a=1 -networks= \
-         -kube-subnet-mgr -kube-subnet-mgr=false -public-ipv6 ::1 -alsologtostderr=false -v 1",
+         -watch-networks -watch-networks=false -public-ipv6 ::1 -alsologtostderr=false -v 1",
     );
     assert_eq!((config.ifaces.len(), config.verbosity), (1, 1));
     let ignored: Vec<&str> = config
@@ -215,11 +216,11 @@ fn flags_of_other_modes_and_versions_are_ignored_with_a_line_each() {
         ignored,
         [
             "flag --logtostderr",
-            "flag --kube-api-url",
             "flag --subnet-dir",
             "flag --vmodule",
             "flag --public-ipv6",
-            "flag --alsologtostderr"
+            "flag --alsologtostderr",
+            "flag --kube-api-url"
         ]
     );
     let env = [("FLANNELD_LOG_BACKTRACE_AT", "a.go:1"), ("FLANNELD_VMODULE", "b=1")];
@@ -229,6 +230,52 @@ fn flags_of_other_modes_and_versions_are_ignored_with_a_line_each() {
         warnings[0].starts_with("variable FLANNELD_LOG_BACKTRACE_AT is ignored: "),
         "{warnings:?}"
     );
+}
+
+#[test]
+fn kubernetes_mode_is_named_by_flags_and_by_the_variables_of_manifests() {
+    let env = [
+        ("FLANNELD_KUBE_SUBNET_MGR", "true"),
+        ("POD_NAME", "p"),
+        ("POD_NAMESPACE", "kube-flannel"),
+        ("EVENT_QUEUE_DEPTH", "-1"),
+        ("KUBERNETES_SERVICE_HOST", "fd00::1"),
+        ("KUBERNETES_SERVICE_PORT", "443"),
+    ];
+    let kube = |line: &str, env: &[(&str, &str)]| match run(read(line, env)).registry {
+        RegistryKind::Kubernetes(kube) => *kube,
+        other @ (RegistryKind::Etcd | RegistryKind::File(_)) => panic!("{other:?}"),
+    };
+    let pod = NodeIdentity::Pod { namespace: "kube-flannel".to_owned(), name: "p".to_owned() };
+    let expected = KubeConfig {
+        api_url: None,
+        kubeconfig: None,
+        service: Some(("fd00::1".to_owned(), "443".to_owned())),
+        prefix: "flannel.alpha.coreos.com".parse().unwrap(),
+        net_conf: PathBuf::from("/etc/kube-flannel/net-conf.json"),
+        sets_condition: true,
+        node: pod,
+        queue_depth: 5000,
+    };
+    assert_eq!(kube("", &env), expected);
+    let line = "--kube-subnet-mgr --kube-api-url=http://a:8080 --kubeconfig-file /k \
+                --kube-annotation-prefix=example.com/x --net-config-path /n \
+                --set-node-network-unavailable=false --etcd-endpoints=http://b:1";
+    let env = [("NODE_NAME", "n1"), ("POD_NAME", "p"), ("EVENT_QUEUE_DEPTH", "7")];
+    let expected = KubeConfig {
+        api_url: Some("http://a:8080".to_owned()),
+        kubeconfig: Some(PathBuf::from("/k")),
+        service: None,
+        prefix: "example.com/x-".parse().unwrap(),
+        net_conf: PathBuf::from("/n"),
+        sets_condition: false,
+        node: NodeIdentity::Name("n1".to_owned()),
+        queue_depth: 7,
+    };
+    assert_eq!(kube(line, &env), expected);
+    let bad = [("NODE_NAME", "n1"), ("EVENT_QUEUE_DEPTH", "many")];
+    let message = read("-kube-subnet-mgr", &bad).unwrap_err().to_string();
+    assert_eq!(message, "variable EVENT_QUEUE_DEPTH: \"many\" is not a whole number");
 }
 
 #[test]
@@ -245,8 +292,9 @@ fn old_names_of_flags_are_taken_for_the_new_ones() {
 #[test]
 fn what_must_not_be_ignored_is_refused() {
     for (line, origin) in [
-        ("-kube-subnet-mgr", "flag --kube-subnet-mgr: leases are kept in etcd"),
-        ("-kube-subnet-mgr=1", "flag --kube-subnet-mgr: leases are kept in etcd"),
+        ("-kube-subnet-mgr", "flag --kube-subnet-mgr: env variables POD_NAME and POD_NAMESPACE"),
+        ("-kube-subnet-mgr -registry file:/r", "flag --kube-subnet-mgr: --registry names another"),
+        ("-kube-annotation-prefix org", "flag --kube-annotation-prefix: \"org\" is not a prefix"),
         ("-kube-subnet-mgr=x", "flag --kube-subnet-mgr: \"x\" is neither true nor false"),
         ("-networks a,b", "flag --networks: one flanneld serves one network"),
         ("-watch-networks", "flag --watch-networks: one flanneld serves one network"),
@@ -259,9 +307,9 @@ fn what_must_not_be_ignored_is_refused() {
         assert!(message.starts_with(origin), "{line}: {message}");
         assert_eq!(message.lines().count(), 1, "{message}");
     }
-    let env = [("FLANNELD_KUBE_SUBNET_MGR", "true")];
+    let env = [("FLANNELD_LISTEN", ":8888")];
     let message = read("", &env).unwrap_err().to_string();
-    assert!(message.starts_with("variable FLANNELD_KUBE_SUBNET_MGR: leases are kept"), "{message}");
+    assert!(message.starts_with("variable FLANNELD_LISTEN: flannel's client/server"), "{message}");
     assert!(matches!(read("-version -kube-subnet-mgr", &[]), Ok(Invocation::Version)));
 }
 
@@ -307,7 +355,7 @@ fn mistakes_are_told_in_one_line() {
     let cases = [
         ("-ifac x", "unknown flag --ifac: did you mean --iface? (flanneld --help lists all flags)"),
         ("-ip-masq=on", "flag --ip-masq: \"on\" is neither true nor false"),
-        ("-kube", "unknown flag --kube: flanneld --help lists all flags"),
+        ("-qube", "unknown flag --qube: flanneld --help lists all flags"),
         ("-x=1", "unknown flag --x: flanneld --help lists all flags"),
         ("-v", "flag --v needs a value: write --v=VALUE"),
         ("---v=1", "\"---v=1\" is no flag: write --name=value (flanneld --help lists them)"),

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::backend::BackendType;
 use super::etcd::EtcdConfig;
+use super::kube::KubeConfig;
 use crate::control::host::firewall::FirewallConfig;
 use crate::control::host::iface::IfaceSpec;
 use crate::dataplane::{Offloads, ThreadConfig};
@@ -63,7 +64,7 @@ impl Config {
     pub(crate) fn etcd_urls(&self) -> Vec<String> {
         match self.registry {
             RegistryKind::Etcd => self.etcd.urls().unwrap_or_default(),
-            RegistryKind::File(_) => Vec::new(),
+            RegistryKind::File(_) | RegistryKind::Kubernetes(_) => Vec::new(),
         }
     }
 }
@@ -80,13 +81,15 @@ pub fn default_socket(subnet_file: &Path) -> PathBuf {
     }
 }
 
-/// Which registry the daemon is to use. Parses from `etcd` or `file:PATH`.
+/// Where config and leases are. Parses from `etcd` or `file:PATH`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RegistryKind {
     /// The one that the etcd settings lead to.
     Etcd,
     /// The one in this file.
     File(PathBuf),
+    /// The nodes of a Kubernetes cluster, and a file with the config.
+    Kubernetes(Box<KubeConfig>),
 }
 
 /// A text that names no registry.

@@ -3,4 +3,5 @@
 pub mod backend;
 pub mod daemon;
 pub mod etcd;
+pub mod kube;
 pub mod network;

@@ -3,6 +3,7 @@
 //! The rules are those of flannel's `pkg/subnet/config.go`. A configuration that cannot work
 //! is an error here, also if stock accepts it.
 
+mod difference;
 mod subnet_range;
 mod subnets;
 

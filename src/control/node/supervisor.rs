@@ -123,6 +123,7 @@ impl Node<'_> {
                 }
                 () = tried(subnet_file.as_mut()), if !is_announced => {
                     announce();
+                    held.announced();
                     is_announced = true;
                 }
                 Some(LeaseUpdate { events, is_complete }) = changes.recv() => {

@@ -1,8 +1,10 @@
 //! Where leases come from, and what a lease is.
 //!
 //! A [`SubnetManager`] finds the network config and acquires this node's lease, which it then
-//! keeps as a [`HeldLease`]. [`kv`] is one, over a key-value store.
+//! keeps as a [`HeldLease`]. [`kv`] is one, over a key-value store; [`kube`] is one, over the nodes of a
+//! Kubernetes cluster.
 
+pub mod kube;
 pub mod kv;
 pub mod conflict;
 pub mod host_id;
@@ -39,6 +41,11 @@ pub trait SubnetManager {
 
     /// Whether the source answered when it was last asked.
     fn is_reachable(&self) -> bool;
+
+    /// What peers are to send to, if the source says so and not the operator's flag.
+    fn public_ip(&self) -> Option<Ipv4Addr> {
+        None
+    }
 
     /// The subnet this node had before, if that is known.
     fn previous(&self) -> Option<Subnets>;
@@ -81,6 +88,9 @@ pub trait HeldLease {
         attrs: Option<watch::Receiver<LeaseAttrs>>,
         updates: mpsc::UnboundedSender<LeaseUpdate>,
     ) -> LeaseLost;
+
+    /// Takes note that rules and subnet.env are in place, so that pods can have addresses.
+    fn announced(&self) {}
 
     /// Whether the source answered when it was last asked.
     fn is_reachable(&self) -> bool;
@@ -146,6 +156,16 @@ pub enum LeaseLost {
         subnet: Ipv4Network,
         /// Our public IP.
         owner: Ipv4Addr,
+    },
+    /// Our node has another subnet.
+    #[error("node {node} now has podCIDR {new}, not {subnet}: a restart takes it up")]
+    Renumbered {
+        /// Our subnet.
+        subnet: Ipv4Network,
+        /// Our node.
+        node: String,
+        /// Its subnet.
+        new: Ipv4Network,
     },
     /// Another node holds the subnet.
     #[error("lease {subnet} of {owner} now belongs to {new_owner}")]

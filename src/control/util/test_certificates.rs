@@ -31,6 +31,26 @@ impl Files {
         (self.path(&format!("{name}.pem")), self.path(&format!("{name}.key")))
     }
 
+    /// The same, whose time was over yesterday.
+    pub(crate) fn expired_pair(&self) -> (PathBuf, PathBuf) {
+        let (cert, key) = self.pair("expired");
+        let request = self.path("expired.csr");
+        openssl(
+            &["x509", "-x509toreq", "-copy_extensions", "copyall"],
+            &[("-in", &cert), ("-signkey", &key), ("-out", &request)],
+        );
+        openssl(
+            &["x509", "-req", "-days", "-1", "-copy_extensions", "copyall"],
+            &[
+                ("-in", &request),
+                ("-CA", &self.ca()),
+                ("-CAkey", &self.path("ca.key")),
+                ("-out", &cert),
+            ],
+        );
+        (cert, key)
+    }
+
     fn request(&self, name: &str, args: &[&str]) {
         let key = self.path(&format!("{name}.key"));
         let cert = self.path(&format!("{name}.pem"));
@@ -47,4 +67,14 @@ impl Files {
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
+}
+
+fn openssl(words: &[&str], files: &[(&str, &Path)]) {
+    let mut command = Command::new("openssl");
+    command.args(words);
+    for (flag, path) in files {
+        command.arg(flag).arg(path);
+    }
+    let made = command.output().expect("cannot run `openssl`: install openssl");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
 }

@@ -18,13 +18,17 @@ use crate::control::host::iface::ExternalInterface;
 use crate::control::host::net;
 use crate::control::host::{overlap, preflight};
 use crate::control::subnet::SubnetManager;
+use crate::control::subnet::kube::check::ClusterView;
+use crate::control::subnet::kube::manager::KubeManager;
 use crate::control::subnet::kv::acquire::{choose_own, is_reusable};
 use crate::control::subnet::kv::config_wait::read_config;
 use crate::control::subnet::kv::registry::any_etcd::AnyEtcd;
 use crate::control::subnet::kv::registry::file::FileRegistry;
 use crate::control::subnet::kv::registry::{Registry, Scope};
 use crate::control::util::error_chain::error_chain;
-use crate::control::{DaemonError, backend_setup, external_interface, kv_manager, observe};
+use crate::control::{
+    DaemonError, backend_setup, external_interface, kube_manager, kv_manager, observe,
+};
 
 /// How long the registry may take to answer, each time.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -53,7 +57,7 @@ pub fn check(config: &Config) -> Result<CheckReport, DaemonError> {
         let mut report =
             CheckReport { warnings: config.warnings.clone(), ..CheckReport::default() };
         report.take(preflight::check_net_admin());
-        let iface = report.take(interface(config).await);
+        let iface = report.take(interface(config, None).await);
         if let Some(addr) = config.healthz {
             report.take(observe::check_addr(addr));
         }
@@ -69,6 +73,11 @@ pub fn check(config: &Config) -> Result<CheckReport, DaemonError> {
             RegistryKind::File(path) => {
                 report.overlay(config, &FileRegistry::new(path), iface.as_ref()).await;
             }
+            RegistryKind::Kubernetes(kube) => {
+                if let Some(manager) = report.take(kube_manager(config, kube)) {
+                    report.cluster(config, &manager, iface.as_ref()).await;
+                }
+            }
         }
         report
     });
@@ -77,10 +86,14 @@ pub fn check(config: &Config) -> Result<CheckReport, DaemonError> {
     Ok(report)
 }
 
-async fn interface(config: &Config) -> Result<ExternalInterface, DaemonError> {
+/// `public_ip` is the lease source's, which wins over the flag.
+async fn interface(
+    config: &Config,
+    public_ip: Option<Ipv4Addr>,
+) -> Result<ExternalInterface, DaemonError> {
     let (connection, net) = net::connect()?;
     tokio::spawn(connection);
-    external_interface(config, &net).await
+    external_interface(config, &net, public_ip).await
 }
 
 impl CheckReport {
@@ -108,30 +121,82 @@ impl CheckReport {
             }
         };
         self.add("registry", registry.config_name());
+        self.add_interface(iface);
+        let Some(network) = found.map(|found| found.network) else { return };
+        self.add_network(&network);
+        if let Some(iface) = iface {
+            let listed = timeout(DEADLINE, registry.list(&Scope::All)).await;
+            let listed = listed.ok().and_then(Result::ok);
+            let leases = listed.iter().flat_map(|found| found.leases());
+            let peers: Vec<Ipv4Addr> = leases.map(|lease| lease.attrs.public_ip()).collect();
+            let range = network.v4.network;
+            let overlaps = self.take(overlaps(config, range, iface, peers).await);
+            self.warnings.extend(overlaps.unwrap_or_default());
+            let subnet = subnet(config, registry, &network, iface.public_ip).await;
+            self.add("subnet", subnet);
+            self.add_backend(config, &network, (iface, None));
+        }
+        self.add_rest(config, &network);
+    }
+
+    /// The same for a node of a Kubernetes cluster.
+    async fn cluster(
+        &mut self,
+        config: &Config,
+        manager: &KubeManager<'_>,
+        iface: Option<&ExternalInterface>,
+    ) {
+        let ClusterView { subnet, public_ip, peers, problems } = manager.look(DEADLINE).await;
+        self.problems.extend(problems);
+        self.add("registry", manager.source());
+        let chosen = match public_ip {
+            Some(_) => self.take(interface(config, public_ip).await),
+            None => iface.cloned(),
+        };
+        let iface = chosen.as_ref();
+        self.add_interface(iface);
+        let network = manager.network();
+        self.add_network(network);
+        if let Some(iface) = iface {
+            let overlaps = overlaps(config, network.v4.network, iface, peers).await;
+            let overlaps = self.take(overlaps);
+            self.warnings.extend(overlaps.unwrap_or_default());
+            self.add("subnet", subnet.unwrap_or_else(|| "the podCIDR of this node".to_owned()));
+            self.add_backend(config, network, (iface, public_ip));
+        }
+        self.add_rest(config, network);
+    }
+
+    fn add_interface(&mut self, iface: Option<&ExternalInterface>) {
         if let Some(iface) = iface {
             self.add("interface", format!("{}, MTU {}", iface.name, iface.mtu));
             self.add("public_ip", iface.public_ip);
         }
-        let Some(network) = found.map(|found| found.network) else { return };
-        let range = network.v4.network;
+    }
+
+    fn add_network(&mut self, network: &NetworkConfig) {
         self.add("network", network.v4);
         if let Some(v6) = network.v6 {
             self.add("ipv6_network", v6);
         }
         self.warnings.extend(network.warning());
-        if let Some(iface) = iface {
-            let overlaps = overlaps(config, registry, range, iface).await;
-            let overlaps = self.take(overlaps).unwrap_or_default();
-            self.warnings.extend(overlaps);
-            let subnet = subnet(config, registry, &network, iface.public_ip).await;
-            self.add("subnet", subnet);
-            self.add("backend", network.backend.backend_type());
-            let plan =
-                backend::create(backend_setup(config, network.clone(), iface.clone())).plan();
-            plan.device.iter().for_each(|device| self.add("device", device));
-            plan.listen.iter().for_each(|listen| self.add("listen", listen));
-            self.problems.extend(plan.problems);
-        }
+    }
+
+    fn add_backend(
+        &mut self,
+        config: &Config,
+        network: &NetworkConfig,
+        (iface, public_ip): (&ExternalInterface, Option<Ipv4Addr>),
+    ) {
+        self.add("backend", network.backend.backend_type());
+        let setup = backend_setup(config, network.clone(), iface.clone(), public_ip);
+        let plan = backend::create(setup).plan();
+        plan.device.iter().for_each(|device| self.add("device", device));
+        plan.listen.iter().for_each(|listen| self.add("listen", listen));
+        self.problems.extend(plan.problems);
+    }
+
+    fn add_rest(&mut self, config: &Config, network: &NetworkConfig) {
         self.add("rules", rules(config, network.nftables));
         self.add("subnet_file", config.subnet_file.display());
         self.add("health", config.healthz.map_or("none".to_owned(), |addr| addr.to_string()));
@@ -148,18 +213,12 @@ impl CheckReport {
 }
 
 /// A line for each address of the underlay, peers' included, that lies in the Network.
-async fn overlaps<R: Registry>(
+async fn overlaps(
     config: &Config,
-    registry: &R,
     network: Ipv4Network,
     iface: &ExternalInterface,
+    mut peers: Vec<Ipv4Addr>,
 ) -> Result<Vec<String>, DaemonError> {
-    let listed = timeout(DEADLINE, registry.list(&Scope::All)).await.ok().and_then(Result::ok);
-    let mut peers: Vec<Ipv4Addr> = listed
-        .iter()
-        .flat_map(|found| found.leases())
-        .map(|lease| lease.attrs.public_ip())
-        .collect();
     peers.retain(|addr| *addr != iface.public_ip);
     let endpoints = overlap::endpoints(&config.etcd_urls()).await;
     let (connection, net) = net::connect()?;

@@ -39,7 +39,7 @@ pub(in crate::control) async fn follow_config<R: Registry>(
     let mut said = None;
     loop {
         let found = match read_config(registry, backend).await {
-            Ok(found) => Some(difference(in_use, &found.network).map(|what| {
+            Ok(found) => Some(in_use.difference(&found.network).map(|what| {
                 let name = registry.config_name();
                 format!(
                     "{name} is not what this node runs with: {what}; restart to follow it, or \
@@ -73,44 +73,6 @@ pub(in crate::control) async fn follow_config<R: Registry>(
             Ok(()) = touch.changed() => {}
         }
     }
-}
-
-/// What `found` says that `in_use` does not, by key. Of another backend the settings are others,
-/// too: its name says it all.
-fn difference(in_use: &NetworkConfig, found: &NetworkConfig) -> Option<String> {
-    let ours = members(in_use);
-    let found = members(found);
-    let differing: Vec<String> = ours
-        .iter()
-        .filter_map(|(key, ours)| {
-            let (_, found) = found.iter().find(|(name, _)| name == key)?;
-            (ours != found).then(|| format!("{key} is {found}, was {ours}"))
-        })
-        .collect();
-    (!differing.is_empty()).then(|| differing.join(", "))
-}
-
-fn members(config: &NetworkConfig) -> Vec<(&'static str, String)> {
-    let NetworkConfig { v4, v6, nftables, backend } = config;
-    let mut members = vec![
-        ("Network", v4.network.to_string()),
-        ("SubnetLen", v4.subnet_len.to_string()),
-        ("SubnetMin", v4.subnet_min.to_string()),
-        ("SubnetMax", v4.subnet_max.to_string()),
-        ("EnableIPv6", v6.is_some().to_string()),
-        ("EnableNFTables", nftables.to_string()),
-        ("Backend.Type", backend.backend_type().to_string()),
-    ];
-    if let Some(v6) = v6 {
-        members.extend([
-            ("IPv6Network", v6.network.to_string()),
-            ("IPv6SubnetLen", v6.subnet_len.to_string()),
-            ("IPv6SubnetMin", v6.subnet_min.to_string()),
-            ("IPv6SubnetMax", v6.subnet_max.to_string()),
-        ]);
-    }
-    members.extend(backend.settings());
-    members
 }
 
 #[cfg(test)]

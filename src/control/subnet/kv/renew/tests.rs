@@ -133,7 +133,7 @@ async fn lease_that_expired_during_an_outage_is_created_anew_if_free() {
         let result = renewer.renew().await;
         let new_owner = result.map_err(|lost| match lost {
             LeaseLost::TakenOver { new_owner, .. } => new_owner,
-            LeaseLost::Deleted { .. } => panic!("{lost}"),
+            LeaseLost::Deleted { .. } | LeaseLost::Renumbered { .. } => panic!("{lost}"),
         });
         assert_eq!(new_owner, expected);
         assert_eq!(owner(&registry).await, Some(thief.unwrap_or(OURS)));
@@ -371,7 +371,7 @@ async fn lease_of_an_earlier_life_is_looked_for_before_anything_is_written() {
         };
         let new_owner = lost.map(|lost| match lost {
             LeaseLost::TakenOver { new_owner, .. } => new_owner,
-            LeaseLost::Deleted { .. } => panic!("{lost}"),
+            LeaseLost::Deleted { .. } | LeaseLost::Renumbered { .. } => panic!("{lost}"),
         });
         assert_eq!((new_owner, claim.conflicts().len()), (expected, 0));
         assert_eq!(owner(&registry).await, Some(expected.unwrap_or(OURS)));
