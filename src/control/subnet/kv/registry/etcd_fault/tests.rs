@@ -9,9 +9,9 @@ use crate::control::subnet::kv::registry::Registry;
 use crate::control::subnet::kv::registry::etcd2::Etcd2Registry;
 use crate::control::subnet::kv::registry::etcd3::EtcdRegistry;
 use crate::control::subnet::kv::registry::etcd3::servers::Timings;
-use crate::control::util::test_certificates::Files;
 use crate::control::subnet::kv::registry::test_etcd::EtcdServer;
 use crate::control::util::http_client::double::{Double, Reply};
+use crate::control::util::test_certificates::Files;
 
 const FAST: Timings = Timings {
     connect: Duration::from_secs(1),
