@@ -231,7 +231,7 @@ fn ca_bundle(environment: &Environment) -> Option<TlsSource> {
     const VARIABLE: &str = "AWS_CA_BUNDLE";
     let path = PathBuf::from(environment.get(&[VARIABLE])?);
     Some(Arc::new(move || match std::fs::read(&path) {
-        Ok(ca) => Ok(TlsMaterial { ca: Some(ca), identity: None }),
+        Ok(ca) => Ok(TlsMaterial { ca: Some(ca), ..TlsMaterial::default() }),
         Err(error) => Err(format!("{VARIABLE} {}: {error}", path.display())),
     }))
 }

@@ -146,8 +146,11 @@ impl CheckReport {
         manager: &KubeManager<'_>,
         iface: Option<&ExternalInterface>,
     ) {
-        let ClusterView { subnet, public_ip, peers, problems } = manager.look(DEADLINE).await;
-        self.problems.extend(problems);
+        let view = manager.look(DEADLINE).await;
+        let ClusterView { subnet, public_ip, leases, malformed, fault, problems } = view;
+        self.problems.extend(fault.into_iter().chain(problems));
+        self.warnings.extend(malformed);
+        let peers = leases.iter().map(|lease| lease.attrs.public_ip()).collect();
         self.add("registry", manager.source());
         let chosen = match public_ip {
             Some(_) => self.take(interface(config, public_ip).await),

@@ -1,4 +1,4 @@
-//! What `--config-check` asks of the cluster. Nothing is written.
+//! What `--config-check` and `flanneld doctor` ask of the cluster. Nothing is written.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -8,9 +8,11 @@ use tokio::time::timeout;
 use super::api::{ApiError, Freshness};
 use super::manager::KubeManager;
 use super::node::Node;
+use super::peers::lease_of;
 use super::pod_cidr::own_subnets;
 use crate::control::config::kube::NodeIdentity;
 use crate::control::config::network::NetworkConfig;
+use crate::control::subnet::lease::Lease;
 
 /// What the cluster says of this node.
 #[derive(Debug, Default)]
@@ -19,8 +21,12 @@ pub(crate) struct ClusterView {
     pub(crate) subnet: Option<String>,
     /// What takes the place of `--public-ip`.
     pub(crate) public_ip: Option<Ipv4Addr>,
-    /// The addresses of the other nodes.
-    pub(crate) peers: Vec<Ipv4Addr>,
+    /// The leases of all nodes.
+    pub(crate) leases: Vec<Lease>,
+    /// Nodes that do not read, a line each.
+    pub(crate) malformed: Vec<String>,
+    /// Why there is no answer.
+    pub(crate) fault: Option<String>,
     /// Why this node would not start, or would have to wait: a line each.
     pub(crate) problems: Vec<String>,
 }
@@ -59,11 +65,11 @@ impl KubeManager<'_> {
         let (name, nodes) = match timeout(limit, asked).await {
             Ok(Ok(found)) => found,
             Ok(Err(error)) => {
-                view.problems.push(error.to_string());
+                view.fault = Some(error.to_string());
                 return view;
             }
             Err(_) => {
-                view.problems.push(format!("{url} does not answer within {limit:?}"));
+                view.fault = Some(format!("{url} does not answer within {limit:?}"));
                 return view;
             }
         };
@@ -75,9 +81,12 @@ impl KubeManager<'_> {
                 nodes.len()
             )),
         }
-        let others = nodes.iter().filter(|node| node.name != name && node.annotations.is_managed());
-        let attrs = others.filter_map(|node| node.annotations.attrs().ok());
-        view.peers = attrs.filter_map(|attrs| attrs.v4.public_ip).collect();
+        for node in &nodes {
+            match lease_of(node) {
+                Ok(lease) => view.leases.extend(lease),
+                Err(reason) => view.malformed.push(format!("node {:?}: {reason}", node.name)),
+            }
+        }
         view
     }
 

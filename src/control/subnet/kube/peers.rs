@@ -189,7 +189,7 @@ impl Peers {
 }
 
 /// A node's lease; `None` if it takes no part, or has no range yet.
-fn lease_of(node: &Node) -> Result<Option<Lease>, String> {
+pub(super) fn lease_of(node: &Node) -> Result<Option<Lease>, String> {
     if !node.annotations.is_managed() {
         return Ok(None);
     }

@@ -77,7 +77,8 @@ impl PingArgs {
         let (connection, netlink) = net::connect().map_err(|error| local(&error))?;
         tokio::spawn(connection);
         let links = net::all_links(&netlink).await.map_err(|error| local(&error))?;
-        let iface = external_interface(config, &netlink).await.map_err(|error| local(&error))?;
+        let iface =
+            external_interface(config, &netlink, None).await.map_err(|error| local(&error))?;
         let previous = previous_subnet(&config.subnet_file);
         let own = Own::find(network, &iface, &registry, previous, &links);
         let ours = network.backend.backend_type().to_string();

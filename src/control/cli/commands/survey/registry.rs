@@ -10,7 +10,10 @@ use tokio::time::timeout;
 use crate::control::config::daemon::{Config, RegistryKind};
 use crate::control::config::etcd::{EtcdApi, EtcdConfig};
 use crate::control::config::network::{NetworkConfig, parse};
+use crate::control::kube_manager;
 use crate::control::observe::api::Status;
+use crate::control::subnet::kube::check::ClusterView;
+use crate::control::subnet::kube::manager::KubeManager;
 use crate::control::subnet::kv::config_wait::{NotYet, read_config};
 use crate::control::subnet::kv::registry::any_etcd::AnyEtcd;
 use crate::control::subnet::kv::registry::file::FileRegistry;
@@ -97,6 +100,28 @@ impl RegistryFacts {
                 },
             },
             RegistryKind::File(path) => Self::ask(config, &FileRegistry::new(path)).await,
+            RegistryKind::Kubernetes(kube) => match kube_manager(config, kube) {
+                Ok(manager) => Self::ask_cluster(&manager).await,
+                Err(error) => Self {
+                    problem: Some(error_chain(&error)),
+                    name: "Kubernetes".to_owned(),
+                    ..Self::default()
+                },
+            },
+        }
+    }
+
+    async fn ask_cluster(manager: &KubeManager<'_>) -> Self {
+        let start = Instant::now();
+        let ClusterView { leases, malformed, fault, problems, .. } = manager.look(DEADLINE).await;
+        Self {
+            name: manager.source(),
+            problem: fault.or_else(|| problems.into_iter().next()),
+            took: start.elapsed(),
+            network: Some(manager.network().clone()),
+            leases: leases.iter().map(LeaseFact::of).collect(),
+            malformed,
+            ..Self::default()
         }
     }
 

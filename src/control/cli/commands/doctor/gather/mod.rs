@@ -43,7 +43,7 @@ pub(super) async fn facts(
     let (connection, netlink) = net::connect()?;
     tokio::spawn(connection);
     let links = net::all_links(&netlink).await?;
-    let iface = external_interface(config, &netlink).await;
+    let iface = external_interface(config, &netlink, None).await;
     let (iface, no_iface) = match iface {
         Ok(iface) => (Some(iface), None),
         Err(error) => (None, Some(error_chain(&error))),
