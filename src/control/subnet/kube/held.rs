@@ -4,8 +4,10 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::pin::pin;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use super::condition::keep_condition;
 use super::net_conf;
@@ -277,5 +279,14 @@ impl HeldLease for KubeLease<'_> {
             rival: None,
             warnings: progress.warnings.clone(),
         }
+    }
+
+    fn source(&self) -> String {
+        format!("nodes of the Kubernetes API server {}", self.own.api().url())
+    }
+
+    async fn ping(&self) -> Option<Duration> {
+        let asked = Instant::now();
+        self.own.api().ping().await.ok().map(|()| asked.elapsed())
     }
 }

@@ -72,6 +72,11 @@ impl OwnNode {
         }
     }
 
+    /// How its server is asked.
+    pub(super) fn api(&self) -> &ApiClient {
+        &self.api
+    }
+
     /// Takes over what the watch says; `None` if there is no such node.
     pub(super) fn see(&self, node: Option<Node>) {
         self.seen.send_replace(node);

@@ -149,6 +149,14 @@ impl ApiClient {
         }
     }
 
+    /// Asks for something small that everybody may see who may follow the nodes: one node.
+    pub(super) async fn ping(&self) -> Result<(), ApiError> {
+        let request = Request::new(Method::GET, "/api/v1/nodes?limit=1");
+        let response = self.send(Operation::ListNodes, request).await?;
+        response.read(MAX_ANSWER).await?;
+        Ok(())
+    }
+
     /// Starts to watch all nodes, from the version `from` on.
     pub(super) async fn watch_nodes(
         &self,
