@@ -63,6 +63,10 @@ impl AwsVpc {
 
     fn new(config: AwsVpcConfig, environment: Environment) -> Result<Self, CloudError> {
         let metadata = Metadata::new(&environment)?;
+        region::check_urls(&environment)?;
+        if let Some(read_ca) = query::ca_bundle(&environment) {
+            read_ca().map_err(CloudError)?;
+        }
         let reported = Reported::default();
         Ok(Self { config, environment, metadata, place: None, reported })
     }

@@ -227,7 +227,7 @@ pub(super) fn is_expired(code: &str) -> bool {
 }
 
 /// The CA of the variable, read for every new connection.
-fn ca_bundle(environment: &Environment) -> Option<TlsSource> {
+pub(super) fn ca_bundle(environment: &Environment) -> Option<TlsSource> {
     const VARIABLE: &str = "AWS_CA_BUNDLE";
     let path = PathBuf::from(environment.get(&[VARIABLE])?);
     Some(Arc::new(move || match std::fs::read(&path) {

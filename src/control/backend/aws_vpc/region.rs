@@ -2,7 +2,7 @@
 
 use super::credentials::profile;
 use super::metadata::Metadata;
-use crate::control::backend::cloud_route::{CloudError, Environment};
+use crate::control::backend::cloud_route::{CloudError, Endpoint, Environment};
 
 /// A region, such as `eu-central-1`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +32,20 @@ pub(super) async fn find(
     let zone = zone.unwrap_or_default();
     let name = zone.strip_suffix(|last: char| last.is_ascii_lowercase()).unwrap_or(&zone);
     checked(name.to_owned(), "the metadata server")
+}
+
+/// Checks the variables that name servers.
+///
+/// # Errors
+/// [`CloudError`] that begins with the variable at fault.
+pub(super) fn check_urls(environment: &Environment) -> Result<(), CloudError> {
+    for variable in ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_EC2", "AWS_ENDPOINT_URL_STS"] {
+        if let Some(url) = environment.get(&[variable]) {
+            let parsed = Endpoint::api("an AWS API", &url, None);
+            parsed.map_err(|error| CloudError(format!("{variable}: {error}")))?;
+        }
+    }
+    Ok(())
 }
 
 fn checked(name: String, source: &'static str) -> Result<Region, CloudError> {

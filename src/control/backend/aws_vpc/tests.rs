@@ -274,11 +274,23 @@ async fn place_that_is_no_instance_is_named() {
     let off = Environment::of(&[("AWS_EC2_METADATA_DISABLED", "true")]);
     let error = error_of(&mut AwsVpc::new(AwsVpcConfig::default(), off).unwrap()).await;
     assert!(error.starts_with("AWS_EC2_METADATA_DISABLED is true"), "{error}");
-    let wrong = Environment::of(&[("AWS_EC2_METADATA_SERVICE_ENDPOINT", "169.254.169.254")]);
-    let error = AwsVpc::new(AwsVpcConfig::default(), wrong).unwrap_err().to_string();
-    assert!(error.starts_with("AWS_EC2_METADATA_SERVICE_ENDPOINT: "), "{error}");
     let double = AwsDouble::start().await;
     let wrong = environment(&double, &[("AWS_REGION", "eu west")]);
     let error = error_of(&mut AwsVpc::new(AwsVpcConfig::default(), wrong).unwrap()).await;
     assert_eq!(error, "AWS_REGION says that the region is \"eu west\", which is no region");
+}
+
+#[test]
+fn variables_that_make_no_sense_are_named_at_the_start() {
+    for (variable, value) in [
+        ("AWS_ENDPOINT_URL_EC2", "10.0.0.1:5000"),
+        ("AWS_ENDPOINT_URL_STS", "ftp://10.0.0.1"),
+        ("AWS_ENDPOINT_URL", "https://"),
+        ("AWS_CA_BUNDLE", "/nowhere/ca.pem"),
+        ("AWS_EC2_METADATA_SERVICE_ENDPOINT", "169.254.169.254"),
+    ] {
+        let environment = Environment::of(&[(variable, value)]);
+        let error = AwsVpc::new(AwsVpcConfig::default(), environment).unwrap_err().to_string();
+        assert!(error.starts_with(variable) && error.contains(value), "{error}");
+    }
 }
