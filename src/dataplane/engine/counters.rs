@@ -58,6 +58,13 @@ impl Counters {
         [sum(|stats| &stats.egress), sum(|stats| &stats.ingress)]
     }
 
+    /// All inner packets, sent and received.
+    pub fn total(&self) -> u64 {
+        let of_worker =
+            |stats: &WorkerStats| stats.egress.packets.value() + stats.ingress.packets.value();
+        self.workers.iter().map(|stats| of_worker(stats)).sum()
+    }
+
     /// Packets received from all peers together that have no counters of their own.
     pub fn received_from_others(&self) -> u64 {
         self.workers.iter().map(|stats| stats.ingress.peers.packets_of_others()).sum()

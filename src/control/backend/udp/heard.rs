@@ -49,6 +49,9 @@ pub(super) struct Heard {
     peers: HashMap<Ipv4Addr, Peer>,
     /// Packets from peers that have no counters of their own.
     from_others: u64,
+    total: u64,
+    /// Peers that are waited for, or in trouble.
+    num_open: usize,
 }
 
 #[derive(Debug, Default)]
@@ -109,6 +112,8 @@ pub(super) struct Reading<C> {
     pub(super) carried: C,
     /// Packets received from peers that have no counters of their own.
     pub(super) from_others: u64,
+    /// All packets, both ways.
+    pub(super) total: u64,
 }
 
 impl Heard {
@@ -120,6 +125,11 @@ impl Heard {
         errors: &[PeerError],
     ) -> Vec<Event> {
         let mut events = Vec::new();
+        let is_same = std::mem::replace(&mut self.total, reading.total) == reading.total;
+        if is_same && self.num_open == 0 && errors.is_empty() {
+            return events;
+        }
+        self.num_open = 0;
         // One of the packets counted together may have been of any peer.
         let is_certain =
             std::mem::replace(&mut self.from_others, reading.from_others) == reading.from_others;
@@ -142,6 +152,7 @@ impl Heard {
             if let Some(kind) = peer.silence(reading.now) {
                 events.extend(peer.get_into(kind, reading.now, addr));
             }
+            self.num_open += usize::from(peer.waiting.is_some() || peer.trouble.is_some());
             if peer.is_to_be_asked(reading.now) {
                 to_ask.push((peer.trouble.is_some(), peer.asked_at, addr));
             }

@@ -28,7 +28,9 @@ impl Node {
         }
         let counters = &self.counters;
         let carried = |addr| counters[&addr];
-        let reading = Reading { now: Instant::now(), carried, from_others: self.from_others };
+        let total = counters.values().flatten().sum();
+        let from_others = self.from_others;
+        let reading = Reading { now: Instant::now(), carried, from_others, total };
         let events = self.heard.tick(&reading, counters.keys().copied(), errors);
         log(&events, 8285, name, &mut self.log);
         events
@@ -176,11 +178,25 @@ async fn counters_that_restart_are_no_packets() {
     assert_eq!(node.heard.last_heard(ip(0)), heard);
 }
 
+#[tokio::test(start_paused = true)]
+async fn counters_of_peers_are_not_read_while_nothing_is_carried_and_all_is_well() {
+    let mut node = Node::with_peers(3);
+    node.ticks(3, &[0, 1], &[0, 1]).await;
+    let nobody = |_| -> [u64; 2] { panic!("read") };
+    let total = node.counters.values().flatten().sum();
+    let reading = Reading { now: Instant::now(), carried: nobody, from_others: 0, total };
+    assert_eq!(node.heard.tick(&reading, [ip(0)].into_iter(), &[]), []);
+    node.ticks(1, &[0], &[]).await;
+    assert!(asked(&node.ticks(20, &[], &[]).await) > 0, "one waits for an answer");
+}
+
 #[test]
 fn warning_names_few_and_counts_all() {
     assert_eq!(warning(Vec::new(), 9), None);
     let one = warning(vec![name(ip(0))], 9).unwrap();
-    assert!(one.starts_with("peer 192.0.2.7 (10.5.7.0/24) of 9 does not answer"), "{one}");
+    let expected = "peer 192.0.2.7 (10.5.7.0/24) does not answer, though packets go there; \
+                    `flanneld ping 10.5.7.0` says more";
+    assert_eq!(one, expected);
     let many = warning((0..5).rev().map(|number| name(ip(number))).collect(), 9).unwrap();
     assert!(many.starts_with("5 peers (192.0.2.7 (10.5.7.0/24), "), "{many}");
     assert!(many.contains(" and 2 others) of 9 do not answer"), "{many}");

@@ -87,23 +87,26 @@ pub(in super::super) fn log(
 pub(in super::super) fn warning(mut troubled: Vec<PeerName>, num_peers: usize) -> Option<String> {
     troubled.sort_by_key(|name| name.addr);
     let num = troubled.len();
-    (num > 0).then(|| {
-        let verb = if num == 1 { "does" } else { "do" };
-        format!(
-            "{} of {num_peers} {verb} not answer, though packets go there: `flanneld peers` says \
-             what is known",
+    match troubled.as_slice() {
+        [] => None,
+        [only] => {
+            let (name, ping) = (only, only.ping());
+            Some(format!("peer {name} does not answer, though packets go there; {ping}"))
+        }
+        _ => Some(format!(
+            "{} of {num_peers} do not answer, though packets go there: `flanneld peers` says what \
+             is known",
             list(troubled.into_iter(), num)
-        )
-    })
+        )),
+    }
 }
 
-/// `peer a`, or `5 peers (a, b, c and 2 others)`.
+/// `5 peers (a, b, c and 2 others)`.
 fn list(names: impl Iterator<Item = PeerName>, num: usize) -> String {
     let shown: Vec<String> = names.take(MAX_LINES).map(|name| name.to_string()).collect();
-    match (shown.as_slice(), num - shown.len()) {
-        ([only], 0) => format!("peer {only}"),
-        (_, 0) => format!("{num} peers ({})", shown.join(", ")),
-        (_, rest) => format!("{num} peers ({} and {rest} others)", shown.join(", ")),
+    match num - shown.len() {
+        0 => format!("{num} peers ({})", shown.join(", ")),
+        rest => format!("{num} peers ({} and {rest} others)", shown.join(", ")),
     }
 }
 
