@@ -9,7 +9,7 @@ CARGO ?= cargo
 
 .DEFAULT_GOAL := help
 .PHONY: help setup build lab benchmark interop fuzz check test netns bench install uninstall deb \
-        docker-test tutorials
+        rpm tarball docker-test tutorials
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -132,16 +132,29 @@ UNITDIR = $(DESTDIR)$(PREFIX)/lib/systemd/system
 DATADIR = $(DESTDIR)$(PREFIX)/share
 BASHDIR = $(DATADIR)/bash-completion/completions
 FISHDIR = $(DATADIR)/fish/vendor_completions.d
+DOCDIR = $(DATADIR)/doc/flanneld
+# The dashboard and the alert rules.
+OBSERVEDIR = $(DATADIR)/flanneld
 PROGRAMS := flanneld flannel-lab
 
 # Does not depend on `build`, so that root need not run cargo: `make build && sudo make install`.
-install: ## install what is built: programs, systemd unit, manual page, completions
+install: ## install what is built: programs, systemd unit, manual page, completions, docs
+	@for program in $(PROGRAMS) flanneld-manual; do \
+	    [ -x $(BINARIES)/$$program ] || { \
+	        echo "make install: $(BINARIES)/$$program is missing; run 'make build' first" >&2; \
+	        exit 1; }; \
+	done
 	install -d $(BINDIR) $(LIBEXECDIR) $(UNITDIR) $(DATADIR)/man/man8 \
 	    $(BASHDIR) $(DATADIR)/zsh/$(ZSHDIR) $(FISHDIR)
 	install $(addprefix $(BINARIES)/,$(PROGRAMS)) $(BINDIR)
 	install dist/mk-docker-opts.sh $(LIBEXECDIR)
 	sed '/^Exec/s|/usr/|$(PREFIX)/|; s|/etc/default|$(SYSCONFDIR)/default|' dist/flanneld.service | \
 	    install -m 644 /dev/stdin $(UNITDIR)/flanneld.service
+	install -d $(DOCDIR)/docs $(OBSERVEDIR)/grafana $(OBSERVEDIR)/prometheus
+	install -m 644 README.md CHANGELOG.md LICENSE $(DOCDIR)
+	install -m 644 docs/*.md docs/*.svg $(DOCDIR)/docs
+	install -m 644 dist/grafana/flannel.json $(OBSERVEDIR)/grafana
+	install -m 644 dist/prometheus/flannel.rules.yml $(OBSERVEDIR)/prometheus
 	install -d $(DESTDIR)$(SYSCONFDIR)/default
 	[ -e $(DESTDIR)$(SYSCONFDIR)/default/flanneld ] || \
 	    install -m 644 dist/flanneld.default $(DESTDIR)$(SYSCONFDIR)/default/flanneld
@@ -162,10 +175,22 @@ uninstall: ## remove what `install` installed, except /etc/default/flanneld
 	    $(addprefix $(BASHDIR)/,$(PROGRAMS)) \
 	    $(addprefix $(DATADIR)/zsh/$(ZSHDIR)/_,$(PROGRAMS)) \
 	    $(PROGRAMS:%=$(FISHDIR)/%.fish)
+	rm -rf $(DOCDIR) $(OBSERVEDIR)
 	rmdir --ignore-fail-on-non-empty $(LIBEXECDIR)
 
-deb: build ## a Debian package: target/flanneld_VERSION_ARCH.deb
+deb: build ## Debian packages: target/flanneld_VERSION_ARCH.deb, and one with debug symbols
 	BINARIES=$(BINARIES) dist/debian/build target
+
+rpm: build ## RPM packages: target/flanneld-VERSION-1.ARCH.rpm, and one with debug symbols; needs rpmbuild
+	@command -v rpmbuild >/dev/null || { echo "make rpm: install rpmbuild (Debian: rpm)" >&2; exit 1; }
+	BINARIES=$(BINARIES) dist/rpm/build target
+
+STATIC_TARGET ?= $(shell uname -m)-unknown-linux-gnu
+
+tarball: setup ## programs that need no library: target/flanneld-VERSION-ARCH.tar.gz, to be unpacked at /
+	RUSTFLAGS="-C target-feature=+crt-static" \
+	    $(CARGO) build --release --bins --target $(STATIC_TARGET)
+	BINARIES=target/$(STATIC_TARGET)/release dist/tarball/build target
 
 docker-test: setup target/docker ## flannel's tutorials, with real Docker daemons and CNI plugins; needs root
 	$(CARGO) test --release --test docker -- --test-threads=1

@@ -3,6 +3,8 @@
 #![allow(unreachable_pub, reason = "the harness is this target's own")]
 
 mod host;
+#[path = "health/promtool.rs"]
+mod promtool;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -118,7 +120,14 @@ fn metrics_under_traffic_are_sound_and_are_what_docs_and_dashboard_say() {
     assert_eq!(value(&metrics, "flannel_ready"), Some(1.0));
     assert_eq!(value(&metrics, "flannel_rule_writes_total"), Some(2.0));
 
-    check_with_promtool(&metrics);
+    promtool::check_metrics(&metrics);
+    promtool::check_dashboard(&metrics);
+    // The same with a backend whose packets the kernel carries, before it has any peer.
+    let is_of_udp = |line: &&str| line.contains("worker=") || line.contains("flannel_peers_silent");
+    let of_peers = |line: &&str| line.contains("peer=") && !line.contains("peer=\"other\"");
+    let kernels: Vec<&str> =
+        metrics.lines().filter(|line| !is_of_udp(line) && !of_peers(line)).collect();
+    promtool::check_dashboard(&(kernels.join("\n") + "\n"));
     let served = families(&metrics);
     assert_eq!(served, documented(), "docs/metrics.md");
     let names: BTreeSet<&str> = served.iter().map(|(name, _, _)| name.as_str()).collect();
@@ -126,6 +135,12 @@ fn metrics_under_traffic_are_sound_and_are_what_docs_and_dashboard_say() {
     assert!(dashboard.len() > 20, "{dashboard:?}");
     for name in &dashboard {
         assert!(names.contains(name.as_str()), "the dashboard asks for {name}");
+    }
+    let rules =
+        fs::read_to_string(promtool::repository("dist/prometheus/flannel.rules.yml")).unwrap();
+    let rules: Vec<&str> = rules.lines().filter(|line| line.contains("expr: ")).collect();
+    for name in metric_names(rules) {
+        assert!(names.contains(name.as_str()), "an alert asks for {name}");
     }
 }
 
@@ -338,21 +353,6 @@ fn sum(metrics: &str, name: &str, label: &str) -> f64 {
     values.map(|value| value.unwrap().parse::<f64>().unwrap()).sum()
 }
 
-/// Prometheus' promtool finds no fault with names, types and help texts.
-fn check_with_promtool(metrics: &str) {
-    let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/prometheus/usr/bin/promtool");
-    let program = if fetched.exists() { fetched.as_path() } else { Path::new("promtool") };
-    let mut command = Command::new(program);
-    command.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped());
-    let Ok(mut child) = command.stderr(Stdio::piped()).spawn() else {
-        panic!("promtool is missing: `make target/prometheus` fetches it");
-    };
-    child.stdin.take().unwrap().write_all(metrics.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    let said = text(&output.stdout) + &text(&output.stderr);
-    assert!(output.status.success() && said.is_empty(), "{said}");
-}
-
 /// Name, type and labels of each metric.
 type Families = BTreeSet<(String, String, BTreeSet<String>)>;
 
@@ -382,17 +382,21 @@ fn documented() -> Families {
     .collect()
 }
 
-/// Every metric that a query of the dashboard names.
+/// Every metric that the dashboard names.
 fn dashboard_names() -> BTreeSet<String> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("dist/grafana/flannel.json");
-    let dashboard: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+    let dashboard = fs::read_to_string(promtool::repository("dist/grafana/flannel.json")).unwrap();
+    let dashboard: Value = serde_json::from_str(&dashboard).unwrap();
     let panels = dashboard["panels"].as_array().unwrap();
     let ids: BTreeSet<u64> = panels.iter().map(|panel| panel["id"].as_u64().unwrap()).collect();
     assert_eq!(ids.len(), panels.len(), "each panel has an id of its own");
-    let targets = panels.iter().flat_map(|panel| panel["targets"].as_array().unwrap());
-    let mut queries: Vec<&str> = targets.map(|target| target["expr"].as_str().unwrap()).collect();
     let variables = dashboard["templating"]["list"].as_array().unwrap();
-    queries.extend(variables.iter().map(|v| v["query"]["query"].as_str().unwrap()));
+    let variables = variables.iter().filter_map(|variable| variable["query"]["query"].as_str());
+    let queries = promtool::queries();
+    metric_names(queries.iter().map(String::as_str).chain(variables))
+}
+
+/// Every metric that a query names.
+fn metric_names<'q>(queries: impl IntoIterator<Item = &'q str>) -> BTreeSet<String> {
     let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let words = queries.into_iter().flat_map(|query| query.split(move |c| !is_part(c)));
     let is_metric = |word: &&str| word.starts_with("flannel_") || word.starts_with("process_");

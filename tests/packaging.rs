@@ -12,8 +12,9 @@ use twill::lab::cli as lab_cli;
 
 const REPOSITORY: &str = env!("CARGO_MANIFEST_DIR");
 
-/// What a package holds, below `/`, apart from the pages of commands; programs are marked with `*`.
-const FILES: [&str; 13] = [
+/// What a package holds, below `/`, apart from the pages of commands and the documentation; programs
+/// are marked with `*`.
+const FILES: [&str; 15] = [
     "etc/default/flanneld",
     "usr/bin/flannel-lab*",
     "usr/bin/flanneld*",
@@ -23,13 +24,15 @@ const FILES: [&str; 13] = [
     "usr/share/bash-completion/completions/flanneld",
     "usr/share/fish/vendor_completions.d/flannel-lab.fish",
     "usr/share/fish/vendor_completions.d/flanneld.fish",
+    "usr/share/flanneld/grafana/flannel.json",
+    "usr/share/flanneld/prometheus/flannel.rules.yml",
     "usr/share/man/man8/flannel-lab.8",
     "usr/share/man/man8/flanneld.8",
     "usr/share/zsh/site-functions/_flannel-lab",
     "usr/share/zsh/site-functions/_flanneld",
 ];
 
-/// All of a package: [`FILES`], and a page for each command of both programs.
+/// All of a package: [`FILES`], a page for each command of both programs, and the documentation.
 fn package_files() -> Vec<String> {
     let mut files: Vec<String> = FILES.map(str::to_owned).to_vec();
     for program in [flanneld_cli::command(), lab_cli::command()] {
@@ -38,6 +41,12 @@ fn package_files() -> Vec<String> {
             files.push(format!("usr/share/man/man8/{program}-{task}.8"));
         }
     }
+    let docs = fs::read_dir(Path::new(REPOSITORY).join("docs")).unwrap();
+    let docs = docs.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let is_page = |name: &String| name.ends_with(".md") || name.ends_with(".svg");
+    let docs = docs.filter(is_page).map(|name| format!("docs/{name}"));
+    let own = ["CHANGELOG.md", "LICENSE", "README.md"].map(str::to_owned);
+    files.extend(docs.chain(own).map(|name| format!("usr/share/doc/flanneld/{name}")));
     files.sort();
     files
 }
@@ -163,21 +172,44 @@ fn debian_package_holds_the_same_files_and_says_what_it_needs() {
     let dir = TempDir::new().unwrap();
     let build = Path::new(REPOSITORY).join("dist/debian/build");
     let who = [("DEBFULLNAME", "A & B/C"), ("DEBEMAIL", "ab@example.org")];
-    run(Command::new(build).arg(dir.path()).env("BINARIES", binaries()).envs(who));
-    let package = files(dir.path()).pop().unwrap();
-    assert!(package.starts_with(concat!("flanneld_", env!("CARGO_PKG_VERSION"), "_")));
-    let package = dir.path().join(package);
+    let mut build = Command::new(build);
+    build.arg(dir.path()).args(["-Zgzip", "-z1"]).env("BINARIES", binaries()).envs(who);
+    run(&mut build);
+    let packages = files(dir.path());
+    let arch = run(Command::new("dpkg").arg("--print-architecture")).stdout;
+    let suffix = concat!("_", env!("CARGO_PKG_VERSION"), "_");
+    let suffix = suffix.to_owned() + String::from_utf8(arch).unwrap().trim() + ".deb";
+    assert_eq!(packages, ["flanneld-dbgsym", "flanneld"].map(|name| name.to_owned() + &suffix));
+    let [debug, package] = [0, 1].map(|index: usize| dir.path().join(&packages[index]));
 
     let root = dir.path().join("root");
     run(Command::new("dpkg-deb").arg("-x").args([&package, &root]));
     let mut expected: Vec<String> = package_files()
-        .iter()
+        .into_iter()
+        .filter(|file| !file.ends_with("/LICENSE"))
         .map(|file| file.replace("zsh/site-functions", "zsh/vendor-completions"))
         .map(|file| if file.ends_with(".8") { file + ".gz" } else { file })
         .collect();
-    expected.push("usr/share/doc/flanneld/copyright".to_owned());
+    expected
+        .extend(["changelog.gz", "copyright"].map(|name| format!("usr/share/doc/flanneld/{name}")));
     expected.sort();
     assert_eq!(files(&root), expected);
+
+    // Programs without symbols, which are in the other package under the id of each program.
+    let symbols = dir.path().join("symbols");
+    run(Command::new("dpkg-deb").arg("-x").args([&debug, &symbols]));
+    for program in ["flanneld", "flannel-lab"] {
+        let program = root.join("usr/bin").join(program);
+        let read = |what: &str| run(Command::new("readelf").arg(what).arg(&program)).stdout;
+        let sections = String::from_utf8(read("-SW")).unwrap();
+        assert!(!sections.contains(".symtab") && !sections.contains(".debug_info"), "{sections}");
+        assert!(sections.contains(".gnu_debuglink"), "{sections}");
+        let notes = String::from_utf8(read("-nW")).unwrap();
+        let id = notes.lines().find_map(|line| line.split("Build ID: ").nth(1)).unwrap().trim();
+        let file = format!("usr/lib/debug/.build-id/{}/{}.debug", &id[..2], &id[2..]);
+        let symbols = run(Command::new("readelf").arg("-SW").arg(symbols.join(file))).stdout;
+        assert!(String::from_utf8(symbols).unwrap().contains(".symtab"), "{program:?}");
+    }
     let version = run(Command::new(root.join("usr/bin/flanneld")).arg("-version"));
     let version = String::from_utf8(version.stdout).unwrap();
     assert_eq!(version.split(' ').next(), Some(concat!("v", env!("CARGO_PKG_VERSION"))));
@@ -188,13 +220,76 @@ fn debian_package_holds_the_same_files_and_says_what_it_needs() {
     };
     assert_eq!(field("Version"), env!("CARGO_PKG_VERSION"));
     assert_eq!(field("Maintainer"), "A & B/C <ab@example.org>");
-    assert!(field("Depends").starts_with("libc6 (>= 2."), "{}", field("Depends"));
+    let depends = field("Depends");
+    assert!(depends.starts_with("libc6 (>= 2.") && depends.ends_with(", iptables | nftables"));
     let listing = run(Command::new("dpkg-deb").arg("-c").arg(&package)).stdout;
     let listing = String::from_utf8(listing).unwrap();
     assert!(listing.lines().all(|line| line.contains(" root/root ")), "{listing}");
     let control = dir.path().join("control");
     run(Command::new("dpkg-deb").arg("-e").args([&package, &control]));
-    assert_eq!(files(&control), ["conffiles", "control", "postinst*", "postrm*", "prerm*"]);
+    assert_eq!(
+        files(&control),
+        ["conffiles", "control", "md5sums", "postinst*", "postrm*", "prerm*"]
+    );
+}
+
+#[test]
+fn removal_leaves_no_rules_and_an_upgrade_leaves_them() {
+    let prerm = Path::new(REPOSITORY).join("dist/debian/prerm");
+    // Without a systemd that it could talk to.
+    let script = r#"mount -t tmpfs tmpfs /run && iptables -N FLANNEL-FWD &&
+        iptables -A FORWARD -m comment --comment "flanneld forward" -j FLANNEL-FWD &&
+        iptables -A FLANNEL-FWD -s 10.1.0.0/16 -m comment --comment "flanneld forward" -j ACCEPT &&
+        ip link add flannel.1 type vxlan id 1 dstport 8472 && mkdir /run/flannel &&
+        echo FLANNEL_NETWORK=10.1.0.0/16 >/run/flannel/subnet.env || exit 9
+        look() { iptables-save | grep -c FLANNEL; ls /sys/class/net /run/flannel; }
+        "$0" upgrade 0.2.0 && look && echo --- && "$0" remove && look"#;
+    let path = format!("{}:{}", binaries().display(), std::env::var("PATH").unwrap());
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--user", "--map-root-user", "--net", "--mount", "sh", "-c", script]).arg(prerm);
+    let output = unshare.env("PATH", path).output().unwrap();
+    let said = said(&output);
+    let (before, after) = said.split_once("---\n").unwrap_or_else(|| panic!("{said}"));
+    assert!(before.starts_with("3\n") && before.contains("subnet.env"), "{said}");
+    assert!(after.contains("\n0\n") && after.contains("removed"), "{said}");
+    let look = after.rsplit_once("\n0\n").unwrap().1;
+    assert!(!look.contains("flannel.1") && !look.contains("subnet.env"), "{said}");
+}
+
+#[test]
+fn rpm_has_a_place_for_every_file() {
+    let spec = Path::new(REPOSITORY).join("dist/rpm/flanneld.spec");
+    let spec = fs::read_to_string(spec).unwrap();
+    let (_, list) = spec.split_once("\n%files\n").unwrap();
+    let (list, _) = list.split_once("\n%files debuginfo\n").unwrap();
+    let places: Vec<&str> =
+        list.lines().filter_map(|line| Some(&line[line.find('/')?..])).collect();
+    for file in package_files() {
+        let file = format!("/{}", file.trim_end_matches('*'));
+        let has = |place: &&&str| file.starts_with(place.trim_end_matches('*'));
+        assert!(places.iter().any(|place| has(&place)), "no place for {file} in {places:?}");
+    }
+}
+
+#[test]
+fn packing_says_in_one_line_what_is_missing() {
+    let dir = TempDir::new().unwrap();
+    let shown = dir.path().display();
+    let (nowhere, destdir) = (format!("BINARIES={shown}/none"), format!("DESTDIR={shown}/root"));
+    let install = ["-s", "-C", REPOSITORY, "install", &nowhere, &destdir];
+    let output = Command::new("make").args(install).output().unwrap();
+    let line = format!("make install: {shown}/none/flanneld is missing; run 'make build' first\n");
+    assert!(!output.status.success() && said(&output).starts_with(&line), "{}", said(&output));
+    assert!(!dir.path().join("root").exists(), "nothing is half installed");
+
+    let tarball = Path::new(REPOSITORY).join("dist/tarball/build");
+    let output =
+        Command::new(tarball).arg(dir.path()).env("BINARIES", binaries()).output().unwrap();
+    assert!(!output.status.success());
+    assert!(
+        said(&output)
+            .ends_with(" needs shared libraries; 'make tarball' builds one that does not\n")
+    );
 }
 
 /// The directory of the programs that this test was built with.
