@@ -31,3 +31,4 @@ mod config;
 mod stock;
 mod systemd;
 mod lab;
+mod doctor;

@@ -100,13 +100,17 @@ pub(in crate::control::cli) fn observe(
     let works = overlay.as_ref().is_some_and(|series| series.received > 0);
     let underlay = asker.series(true, peer.public_ip);
     let port = if works { None } else { asker.port(peer.public_ip, on_overlay) };
-    let forwards = on_overlay.filter(|_| works).and_then(|subnet| asker.forwards(subnet));
+    let time = overlay.as_ref().and_then(|series| series.median);
+    let patience = time.map_or(plan.wait, |time| patience(time, plan.wait));
+    let forwards = on_overlay.filter(|_| works).and_then(|subnet| asker.forwards(subnet, patience));
     let is_open = forwards == Some(true) && peer.pod.is_none();
     let passes = on_overlay.filter(|_| is_open).map(|subnet| asker.passes(subnet));
     let pod = peer.pod.filter(|_| own.overlay_addr().is_some());
     let pod = pod.map(|addr| asker.series(false, addr));
-    let underlay_mtu = plan.finds_mtu.then(|| asker.underlay_mtu(peer.public_ip));
-    let overlay_mtu = on_overlay.filter(|_| works).map(|subnet| asker.overlay_mtu(subnet));
+    let outer = underlay.median.map_or(plan.wait, |time| self::patience(time, plan.wait));
+    let underlay_mtu = plan.finds_mtu.then(|| asker.underlay_mtu(peer.public_ip, outer));
+    let long = on_overlay.filter(|_| works);
+    let overlay_mtu = long.map(|subnet| asker.overlay_mtu(subnet, patience));
     Ok(Observed { underlay, port, overlay, forwards, passes, pod, underlay_mtu, overlay_mtu })
 }
 
@@ -151,14 +155,14 @@ impl Asker<'_> {
 
     /// The TTL of a packet for a container ends at the peer's kernel: one that forwards says so. One
     /// that does not is silent (`ip_error` in net/ipv4/route.c), whatever its rules.
-    fn forwards(&mut self, subnet: Ipv4Network) -> Option<bool> {
+    fn forwards(&mut self, subnet: Ipv4Network, wait: Duration) -> Option<bool> {
         let container = Ipv4Addr::from_bits(subnet.broadcast().to_bits() - 1);
         if container == self.own.node_addr(subnet) {
             return None;
         }
         let ttl = Some(1 + self.own.wire.ttl_cost());
-        let question = Question { ttl, ..Question::new(container, self.plan.wait) };
-        let answers = (0..self.plan.count.max(2)).any(|_| match self.echo.ask(question) {
+        let question = Question { ttl, ..Question::new(container, wait) };
+        let answers = (0..3).any(|_| match self.echo.ask(question) {
             Answer::Reply { .. } | Answer::Refused { .. } => true,
             Answer::NotSent(_) | Answer::Silence => false,
         });
@@ -183,25 +187,28 @@ impl Asker<'_> {
         }
     }
 
-    fn underlay_mtu(&mut self, to: Ipv4Addr) -> Longest {
+    fn underlay_mtu(&mut self, to: Ipv4Addr, wait: Duration) -> Longest {
         let wanted = self.own.device.as_ref().map_or(1500, |device| device.mtu);
         let wanted = wanted.saturating_add(self.own.wire.overhead());
-        Longest { passed: passed(&mut self.outer, to, wanted, self.plan.wait), wanted }
+        Longest { passed: passed(&mut self.outer, to, wanted, wait), wanted }
     }
 
-    /// Unless the longest length is looked for, one that does not pass is enough.
-    fn overlay_mtu(&mut self, subnet: Ipv4Network) -> Longest {
+    fn overlay_mtu(&mut self, subnet: Ipv4Network, wait: Duration) -> Longest {
         let to = self.own.node_addr(subnet);
         let wanted = self.own.device.as_ref().map_or(0, |device| device.mtu);
-        Longest { passed: passed(&mut self.echo, to, wanted, self.plan.wait), wanted }
+        Longest { passed: passed(&mut self.echo, to, wanted, wait), wanted }
     }
+}
+
+/// How long to wait for more answers of a node that took `time`: many times as long, as most of what
+/// is asked of it is lost if anything is.
+fn patience(time: Duration, most: Duration) -> Duration {
+    const LEAST: Duration = Duration::from_millis(150);
+    (time * 10).clamp(LEAST.min(most), most)
 }
 
 /// The longest packet to `to` of at most `max` bytes that is answered.
 fn passed(echo: &mut Echo, to: Ipv4Addr, max: u16, wait: Duration) -> Option<u16> {
-    // What is lost takes the whole wait, and half of the lengths are lost.
-    const PATIENCE: Duration = Duration::from_millis(300);
-    let wait = wait.min(PATIENCE);
     longest(ECHO_HEADERS_LEN, max, |len| {
         // Two tries: one reply may be lost for another reason.
         (0..2).any(|_| echo.ask(Question { len, ..Question::new(to, wait) }).is_reply())

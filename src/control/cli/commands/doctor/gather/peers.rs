@@ -22,7 +22,7 @@ const BUDGET: Duration = Duration::from_secs(12);
 /// As little as a peer that is well needs: a reply of each layer, one long packet, one answer of its
 /// kernel.
 const PLAN: Plan =
-    Plan { count: 2, is_brief: true, wait: Duration::from_millis(1000), finds_mtu: false };
+    Plan { count: 2, is_brief: true, wait: Duration::from_millis(700), finds_mtu: false };
 
 /// Asks up to `max` of the other nodes in `registry`; returns how many were not.
 pub(super) async fn ask(
