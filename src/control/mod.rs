@@ -212,6 +212,7 @@ async fn join<M: SubnetManager>(
         subnet_file: &config.subnet_file,
         firewall: config.firewall,
         needs_registry: config.needs_registry,
+        watches_host: true,
         health,
     };
     Ok(node.live(manager, driver).await?)

@@ -114,7 +114,11 @@ fn each_everyday_fault_of_the_registry_and_the_daemons_is_led_to_its_cause() {
     etcd(&lab, &["put", "/atomic.io/network/config", config]);
     let there = &mut lab.nodes_mut()[1];
     assert!(there.terminate().unwrap().success());
-    finds(&lab.nodes()[0], "peers", &format!("UDP 8285 is closed at {addr}: flanneld is not running"));
+    finds(
+        &lab.nodes()[0],
+        "peers",
+        &format!("UDP 8285 is closed at {addr}: flanneld is not running"),
+    );
     let there = &mut lab.nodes_mut()[1];
     let flanneld = Daemon::flanneld(FLANNELD);
     there.set_daemon(flanneld.clone().with("-etcd-prefix=/atomic.io/network"));
@@ -135,6 +139,35 @@ fn each_everyday_fault_of_the_registry_and_the_daemons_is_led_to_its_cause() {
         let found: Vec<_> = lab.nodes().iter().flat_map(doctor).collect();
         found.iter().any(|(check, text)| check == "status" && text.contains("public IP"))
     });
+}
+
+#[test]
+fn running_daemon_warns_of_faults_of_its_host() {
+    let mut lab = up("warns", 1);
+    lab.nodes()[0].set_pod_mtu(1500).unwrap();
+    let netns = lab.nodes()[0].netns();
+    netns.sysctl("net.ipv4.ip_forward=0").unwrap();
+    netns.tool("iptables").words("-I FORWARD -d 10.5.0.0/16 -j DROP").run().unwrap();
+    // A start looks at once; later looks are ten seconds apart.
+    let node = &mut lab.nodes_mut()[0];
+    assert!(node.terminate().unwrap().success());
+    node.start().unwrap();
+    node.wait_ready().unwrap();
+    let status = |words: &str| {
+        let tool = lab.nodes()[0].netns().tool(FLANNELD).words("status").words(words);
+        tool.output().unwrap().stdout
+    };
+    for text in [
+        "net.ipv4.ip_forward is 0: this host forwards no packets of containers: sysctl -w",
+        "rule -A FORWARD -d 10.5.0.0/16 -j DROP (table filter) drops",
+        "docker0 has MTU 1500, more than the 1472 of flannel0",
+    ] {
+        eventually(text, || status("--json").contains(text));
+    }
+    assert!(status("").contains("net.ipv4.ip_forward is 0"));
+    let netns = lab.nodes()[0].netns();
+    netns.sysctl("net.ipv4.ip_forward=1").unwrap();
+    eventually("the warning to end", || !status("").contains("net.ipv4.ip_forward is 0"));
 }
 
 #[test]

@@ -22,6 +22,7 @@ use super::subnet_env::{SubnetEnv, SubnetFile, previous_network};
 use crate::control::backend::{Backend, Driver};
 use crate::control::conditions::Condition;
 use crate::control::config::network::{NetworkConfig, Subnets};
+use crate::control::host::findings::{HostFindings, HostWatch, OverlayFacts};
 use crate::control::host::firewall::{Firewall, FirewallConfig, Ranges, RuleTool};
 use crate::control::subnet::lease::Lease;
 use crate::control::subnet::{HeldLease, LeaseUpdate, SubnetManager};
@@ -46,6 +47,8 @@ pub(crate) struct Node<'a> {
     pub(crate) firewall: FirewallConfig,
     /// Whether the node is not ready while the registry does not answer.
     pub(crate) needs_registry: bool,
+    /// Whether faults of the host are looked for.
+    pub(crate) watches_host: bool,
     /// Where the node publishes its status.
     pub(crate) health: &'a SharedStatus,
 }
@@ -112,6 +115,7 @@ impl Node<'_> {
         // Reports that wait for the lease source.
         let mut pings = FuturesUnordered::new();
         let mut is_announced = false;
+        let host = self.watches_host.then(|| self.watch_host(own, &*backend));
         let (mut watchdog, mut beats) = (Watchdog::from_env(), interval(BEAT));
         let announce_by = Instant::now() + RULES_PATIENCE;
         loop {
@@ -135,7 +139,8 @@ impl Node<'_> {
                 }
                 Some(request) = report_requests.recv() => pings.push(measure(held, request)),
                 Some((reply, latency)) = pings.next() => {
-                    let facts = self.facts(held, latency, peers.clone());
+                    let host = host.as_ref().map(HostWatch::found).unwrap_or_default();
+                    let facts = self.facts(held, latency, peers.clone(), host);
                     let file = subnet_file.as_ref();
                     let report = self.report(held, facts, &*backend, &firewall, file);
                     // The receiver may be dropped by now.
@@ -186,17 +191,26 @@ impl Node<'_> {
         status.report(stats, facts, backend, firewall)
     }
 
+    /// Starts to look for what keeps packets of containers from the overlay.
+    fn watch_host(&self, lease: &Lease, backend: &dyn Backend) -> HostWatch {
+        let (network, subnet) = (self.network.v4.network, lease.subnet);
+        let (device, mtu) = (backend.device(), backend.mtu());
+        HostWatch::start(OverlayFacts { network, subnet, device, mtu })
+    }
+
     fn facts<L: HeldLease>(
         &self,
         held: &L,
         latency: Option<Duration>,
         peers: PeerLeases,
+        host: HostFindings,
     ) -> NodeFacts {
         NodeFacts {
             registry: held.source(),
             is_reachable: held.is_reachable(),
             latency,
             interface: self.interface.clone(),
+            host,
             backend: self.network.backend.backend_type().to_string(),
             ipv6_subnet: held.lease().ipv6_subnet,
             rule_tool: self.rule_tool(),

@@ -5,11 +5,13 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::api::{
-    CheckResult, DataPath, Device, Lease, Peer, PeerKind, Registry, Rules, Status, Traffic,
+    Bridge, CheckResult, DataPath, Device, Lease, Peer, PeerKind, Registry, Rules, Status, Traffic,
     readiness,
 };
 use super::without_report;
+use crate::control::host::findings::BridgeFacts;
 use crate::control::host::firewall::{RuleTool, RulesState};
+use crate::control::host::net::LinkAddr;
 use crate::control::node::status::{Check, NoReport, PeerLease, Report};
 use crate::control::util::{build_info, time_text};
 use crate::dataplane::stats::peers::PeerCount;
@@ -65,10 +67,24 @@ fn of_node(status: Status, report: &Report) -> Status {
         data_path: Some(data_path(report)),
         rules: Some(rules(report)),
         checks: results(&report.checks),
-        warnings: report.warnings.values().cloned().collect(),
+        bridges: report.facts.host.bridges.iter().map(bridge).collect(),
+        warnings: warnings(report),
         peers: peers(report),
         ..status
     }
+}
+
+/// The problem of a bridge is shown with the bridge.
+fn warnings(report: &Report) -> Vec<String> {
+    let others = report.warnings.iter().filter(|(name, _)| **name != "bridge");
+    others.map(|(_, text)| text.clone()).collect()
+}
+
+fn bridge(facts: &BridgeFacts) -> Bridge {
+    let BridgeFacts { name, mtu, addrs, problem } = facts;
+    let range = |own: &LinkAddr| format!("{}/{}", own.addr, own.prefix_len).parse().ok();
+    let addresses = addrs.iter().filter_map(range).collect();
+    Bridge { name: name.clone(), mtu: *mtu, addresses, problem: problem.clone() }
 }
 
 fn results(checks: &BTreeMap<&'static str, Check>) -> BTreeMap<String, CheckResult> {

@@ -2,11 +2,42 @@
 
 use std::net::Ipv4Addr;
 
-use super::{OverlayFacts, Problem};
-use crate::control::host::net::LinkDetails;
+use super::{Harm, OverlayFacts, Problem};
+use crate::control::host::net::{LinkAddr, LinkDetails};
 
-/// Names that container engines give their bridges: Docker, CNI, kubenet, Podman.
-const NAMES: [&str; 4] = ["docker0", "cni0", "cbr0", "podman0"];
+/// Names that flannel's users give their bridges: Docker, CNI, kubenet.
+const NAMES: [&str; 3] = ["docker0", "cni0", "cbr0"];
+
+/// A bridge that containers are on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BridgeFacts {
+    /// Its name.
+    pub name: String,
+    /// Its MTU, in bytes.
+    pub mtu: u32,
+    /// Its addresses, each with the length of its prefix.
+    pub addrs: Vec<LinkAddr>,
+    /// What is wrong with it.
+    pub problem: Option<String>,
+}
+
+/// The bridges of containers, with what is wrong with them.
+pub fn bridges(links: &[LinkDetails], overlay: &OverlayFacts) -> Vec<BridgeFacts> {
+    let ours = of_containers(links, overlay).find(|it| is_ours(it, overlay));
+    let facts = |it: &LinkDetails| {
+        let is_on_it = ours.is_some_and(|ours| ours.link.index == it.link.index);
+        let problem = elsewhere(it, overlay, ours);
+        let problem = problem.or_else(|| if is_on_it { mtu(it, overlay) } else { None });
+        let problem = problem.filter(|it| it.harm != Harm::NoneYet).map(|it| it.text);
+        let (name, mtu) = (it.link.name.clone(), it.link.mtu);
+        BridgeFacts { name, mtu, addrs: it.addrs.clone(), problem }
+    };
+    of_containers(links, overlay).map(facts).collect()
+}
+
+fn is_ours(it: &LinkDetails, overlay: &OverlayFacts) -> bool {
+    it.addrs.iter().any(|own| overlay.subnet.contains(own.addr))
+}
 
 /// Bridges that containers are on: those with an address of our subnet or the network, and those of
 /// the usual names.
@@ -26,8 +57,7 @@ pub fn bridge_problem(
     links: &[LinkDetails],
     overlay: &OverlayFacts,
 ) -> (Option<String>, Option<Problem>) {
-    let is_ours = |it: &&LinkDetails| it.addrs.iter().any(|own| overlay.subnet.contains(own.addr));
-    let ours = of_containers(links, overlay).find(is_ours);
+    let ours = of_containers(links, overlay).find(|it| is_ours(it, overlay));
     let elsewhere = of_containers(links, overlay).find_map(|it| elsewhere(it, overlay, ours));
     let problem = elsewhere.or_else(|| ours.and_then(|it| mtu(it, overlay)));
     (ours.map(|it| it.link.name.clone()), problem)
@@ -56,7 +86,8 @@ fn elsewhere(
          --bip={bridge}/{}",
         subnet.prefix()
     );
-    Some(Problem { text, advice })
+    let harm = if it.link.has_carrier { Harm::Loss } else { Harm::NoneYet };
+    Some(Problem { text, advice, harm })
 }
 
 /// A bridge that lets containers send packets that are too long.
@@ -75,7 +106,7 @@ fn mtu(it: &LinkDetails, overlay: &OverlayFacts) -> Option<Problem> {
         "restart what makes {name} with FLANNEL_MTU of subnet.env: for docker --mtu={most}; then \
          its containers"
     );
-    Some(Problem { text, advice })
+    Some(Problem { text, advice, harm: Harm::LongPackets })
 }
 
 #[cfg(test)]
@@ -83,7 +114,7 @@ mod tests {
     use ipnetwork::Ipv4Network;
 
     use super::*;
-    use crate::control::host::net::{Link, LinkAddr};
+    use crate::control::host::net::Link;
 
     fn bridge(name: &str, addr: &str, mtu: u32) -> LinkDetails {
         let addr: Ipv4Network = addr.parse().unwrap();
@@ -129,5 +160,20 @@ mod tests {
         let mut empty = long;
         empty.link.has_carrier = false;
         assert_eq!(found(&[empty]).1, None);
+    }
+
+    #[test]
+    fn bridge_without_containers_does_no_harm_yet() {
+        let (network, subnet) = ("10.5.0.0/16".parse().unwrap(), "10.5.7.0/24".parse().unwrap());
+        let device = "flannel0".to_owned();
+        let overlay = OverlayFacts { network, subnet, device, mtu: 1472 };
+        let mut docker = bridge("docker0", "172.17.0.1/16", 1500);
+        let harm =
+            |it: &LinkDetails| bridge_problem(std::slice::from_ref(it), &overlay).1.unwrap().harm;
+        assert_eq!(harm(&docker), Harm::Loss);
+        assert!(bridges(std::slice::from_ref(&docker), &overlay)[0].problem.is_some());
+        docker.link.has_carrier = false;
+        assert_eq!(harm(&docker), Harm::NoneYet);
+        assert_eq!(bridges(&[docker], &overlay)[0].problem, None);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use super::{OverlayFacts, Problem};
+use super::{Harm, OverlayFacts, Problem};
 use crate::control::host::firewall::trace::{Packet, Rules, Verdict, Way};
 
 /// Protocols of the packets that are followed through the rules.
@@ -14,12 +14,14 @@ pub fn no_forwarding(links: &[&str], sysctl: impl Fn(&str) -> Option<String>) ->
     const ALL: &str = "net.ipv4.ip_forward";
     if is_off(ALL) {
         let text = format!("{ALL} is 0: this host forwards no packets of containers");
-        return Some(Problem { text, advice: format!("sysctl -w {ALL}=1") });
+        let advice = format!("sysctl -w {ALL}=1");
+        return Some(Problem { text, advice, harm: Harm::Loss });
     }
     let name = |link: &&&str| format!("net.ipv4.conf.{}.forwarding", link.replace('.', "/"));
     let off = links.iter().find(|link| is_off(&name(link)))?;
     let text = format!("{} is 0: this host forwards nothing that comes in by {off}", name(&off));
-    Some(Problem { text, advice: format!("sysctl -w {}=1", name(&off)) })
+    let advice = format!("sysctl -w {}=1", name(&off));
+    Some(Problem { text, advice, harm: Harm::Loss })
 }
 
 /// The rule that drops packets between a container on `bridge` and the peer at `peer`.
@@ -52,7 +54,7 @@ pub fn dropped_forward(
                     "{shown_by}; remove it, or put a rule that accepts {} before it",
                     overlay.network
                 );
-                return Some(Problem { text, advice });
+                return Some(Problem { text, advice, harm: Harm::Loss });
             }
         }
     }

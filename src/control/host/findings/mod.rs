@@ -3,9 +3,15 @@
 
 mod bridges;
 mod forwarding;
+mod sysctl;
+mod watch;
 
-pub use self::bridges::bridge_problem;
+use std::net::Ipv4Addr;
+
+pub use self::bridges::{BridgeFacts, bridge_problem, bridges};
 pub use self::forwarding::{dropped_forward, no_forwarding};
+pub use self::sysctl::sysctl;
+pub use self::watch::{HostFindings, HostWatch};
 
 use ipnetwork::Ipv4Network;
 
@@ -29,4 +35,27 @@ pub struct Problem {
     pub text: String,
     /// What to do about it.
     pub advice: String,
+    /// What comes of it.
+    pub harm: Harm,
+}
+
+/// What comes of a problem.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Harm {
+    /// Packets are lost.
+    Loss,
+    /// Long packets are lost or fragmented.
+    LongPackets,
+    /// None, until a container is started.
+    NoneYet,
+}
+
+impl OverlayFacts {
+    /// An address that some peer may have.
+    pub fn a_peer(&self) -> Ipv4Addr {
+        let first = self.network.network();
+        // Ours is as good as any other, but rules may be about it.
+        let other = if self.subnet.contains(first) { self.network.broadcast() } else { first };
+        Ipv4Addr::from_bits(other.to_bits() ^ 2)
+    }
 }

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::PeerLeases;
 use crate::control::backend::BackendStats;
+use crate::control::host::findings::HostFindings;
 use crate::control::host::firewall::{FirewallConfig, RuleTool, RulesState};
 use crate::control::subnet::conflict::Conflict;
 use crate::dataplane::stats::peers::PeerCount;
@@ -60,6 +61,8 @@ pub(in crate::control) struct NodeFacts {
     pub(in crate::control) firewall: FirewallConfig,
     /// The other nodes.
     pub(in crate::control) peers: PeerLeases,
+    /// Faults of this host, and its bridges.
+    pub(in crate::control) host: HostFindings,
 }
 
 /// The state of the data plane, and this node's identity in its lease.

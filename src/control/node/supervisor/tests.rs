@@ -368,6 +368,7 @@ impl World {
             subnet_file: &subnet_file,
             firewall: NO_RULES,
             needs_registry: false,
+            watches_host: false,
             health: &self.health,
         };
         let (fail, failure) = oneshot::channel();

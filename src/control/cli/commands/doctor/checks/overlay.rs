@@ -2,7 +2,7 @@
 
 use super::super::facts::{DockerFact, Facts, SubnetEnvFact};
 use super::super::finding::Finding;
-use crate::control::host::findings::bridge_problem;
+use crate::control::host::findings::{Harm, bridge_problem};
 
 pub(super) fn interface(facts: &Facts) -> Vec<Finding> {
     const NAME: &str = "interface";
@@ -58,10 +58,10 @@ pub(super) fn bridge(facts: &Facts) -> Vec<Finding> {
     const NAME: &str = "bridge";
     let Some(overlay) = facts.overlay() else { return Vec::new() };
     match bridge_problem(&facts.links, &overlay) {
-        (_, Some(problem)) if problem.text.contains(" has MTU ") => {
-            vec![Finding::warn(NAME, problem.text, problem.advice)]
+        (_, Some(problem)) if problem.harm == Harm::Loss => {
+            vec![Finding::fail(NAME, problem.text, problem.advice)]
         }
-        (_, Some(problem)) => vec![Finding::fail(NAME, problem.text, problem.advice)],
+        (_, Some(problem)) => vec![Finding::warn(NAME, problem.text, problem.advice)],
         (Some(name), None) => {
             vec![Finding::ok(NAME, format!("{name} is on {}", overlay.subnet))]
         }

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::super::facts::Kernel;
+use crate::control::host::findings::sysctl;
 use crate::control::host::net::LinkDetails;
 use crate::control::host::preflight;
 use crate::control::util::error_chain::error_chain;
@@ -39,17 +40,6 @@ pub(super) fn read(links: &[LinkDetails]) -> Kernel {
     }
 }
 
-/// The value of a setting in the form of sysctl(8): a dot in a link's name is a slash there.
-fn sysctl(name: &str) -> Option<String> {
-    let swapped = name.chars().map(|c| match c {
-        '.' => '/',
-        '/' => '.',
-        other => other,
-    });
-    let path = Path::new("/proc/sys").join(swapped.collect::<String>());
-    Some(fs::read_to_string(path).ok()?.trim().to_owned())
-}
-
 /// Whether a module is loaded, built in, or there to be loaded. Without a list of modules, as in a
 /// container, it may be.
 fn has_module(name: &str) -> bool {
@@ -62,16 +52,4 @@ fn has_module(name: &str) -> bool {
     let lists = lists.iter().filter_map(|list| fs::read_to_string(directory.join(list)).ok());
     let lists: Vec<String> = lists.collect();
     lists.is_empty() || lists.iter().any(|list| list.contains(&format!("/{name}.ko")))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn settings_are_read_by_their_names() {
-        assert!(sysctl("kernel.osrelease").is_some_and(|release| !release.is_empty()));
-        assert_eq!(sysctl("net.ipv4.conf.no/such.forwarding"), None);
-        assert!(sysctl("net.ipv4.conf.lo.forwarding").is_some());
-    }
 }
