@@ -24,7 +24,8 @@ pub struct Host {
 
 impl Host {
     pub fn new() -> Self {
-        let script = "ip link set lo up && ip addr add 10.0.0.7/32 dev lo && echo up && exec cat";
+        let script = "ip link set lo up && ip addr add 10.0.0.7/32 dev lo && \
+                      echo 1 > /proc/sys/net/ipv4/ip_forward && echo up && exec cat";
         let mut command = clean(Command::new("unshare"));
         command.args(["--user", "--map-root-user", "--net", "sh", "-c", script]);
         let mut holder = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();

@@ -8,7 +8,8 @@ use serde::{Serialize, Serializer};
 
 use crate::control::cli::commands::survey::{Own, Wire};
 use crate::control::host::probe::{
-    Answer, ECHO_HEADERS_LEN, Echo, Port, ProbeError, Question, ask_port, longest, vxlan_packet,
+    Answer, ECHO_HEADERS_LEN, Echo, IcmpError, Port, ProbeError, Question, ask_port, longest,
+    vxlan_packet,
 };
 
 /// Whom to ask.
@@ -93,24 +94,28 @@ pub(in crate::control::cli) fn observe(
     peer: &Peer,
     plan: Plan,
 ) -> Result<Observed, ProbeError> {
-    let mut asker =
-        Asker { own, plan, echo: Echo::open(None)?, outer: Echo::open(Some(own.addr))? };
+    let echo = Echo::open(None)?;
+    let mut asker = Asker { own, plan, echo, outer: Echo::open(Some(own.addr))? };
     let on_overlay = own.overlay_addr().and(peer.lease.as_ref()).map(|lease| lease.subnet);
     let overlay = on_overlay.map(|subnet| asker.series(false, own.node_addr(subnet)));
-    let works = overlay.as_ref().is_some_and(|series| series.received > 0);
+    let answers = overlay.as_ref().is_some_and(|series| series.received > 0);
+    let time = overlay.as_ref().and_then(|series| series.median);
+    let soon = time.map_or(plan.wait, |time| patience(time, plan.wait));
+    let tries = if answers { 3 } else { 1 };
+    let forwards = on_overlay.and_then(|subnet| asker.forwards(subnet, tries, soon));
+    let works = answers || forwards == Some(true);
     let underlay = asker.series(true, peer.public_ip);
     let port = if works { None } else { asker.port(peer.public_ip, on_overlay) };
-    let time = overlay.as_ref().and_then(|series| series.median);
-    let patience = time.map_or(plan.wait, |time| patience(time, plan.wait));
-    let forwards = on_overlay.filter(|_| works).and_then(|subnet| asker.forwards(subnet, patience));
     let is_open = forwards == Some(true) && peer.pod.is_none();
     let passes = on_overlay.filter(|_| is_open).map(|subnet| asker.passes(subnet));
     let pod = peer.pod.filter(|_| own.overlay_addr().is_some());
     let pod = pod.map(|addr| asker.series(false, addr));
-    let outer = underlay.median.map_or(plan.wait, |time| self::patience(time, plan.wait));
+    let outer = underlay.median.map_or(plan.wait, |time| patience(time, plan.wait));
     let underlay_mtu = plan.finds_mtu.then(|| asker.underlay_mtu(peer.public_ip, outer));
     let long = on_overlay.filter(|_| works);
-    let overlay_mtu = long.map(|subnet| asker.overlay_mtu(subnet, patience));
+    let overlay_mtu = long.map(|subnet| asker.overlay_mtu(subnet, answers, soon));
+    // What is not known of a peer that is not reached.
+    let forwards = forwards.filter(|_| works);
     Ok(Observed { underlay, port, overlay, forwards, passes, pod, underlay_mtu, overlay_mtu })
 }
 
@@ -124,19 +129,22 @@ struct Asker<'a> {
 }
 
 impl Asker<'_> {
+    /// Once there was a reply, a brief series asks a few times more, and waits less for each.
     fn series(&mut self, is_outer: bool, to: Ipv4Addr) -> Series {
-        let (mut sent, mut times, mut failure) = (0, Vec::new(), None);
-        for _ in 0..self.plan.count {
+        const MORE: u32 = 7;
+        let (mut sent, mut times, mut failure) = (0, Vec::<Duration>::new(), None);
+        let (mut left, mut wait) = (self.plan.count, self.plan.wait);
+        while left > 0 {
             let echo = if is_outer { &mut self.outer } else { &mut self.echo };
-            sent += 1;
-            let answer = echo.ask(Question::new(to, self.plan.wait));
+            (sent, left) = (sent + 1, left - 1);
+            let answer = echo.ask(Question::new(to, wait));
             if let Answer::Reply { time } = answer {
+                if self.plan.is_brief && times.is_empty() {
+                    (left, wait) = (MORE, patience(time, self.plan.wait).max(LATE).min(wait));
+                }
                 times.push(time);
             } else {
                 failure = Some(answer);
-            }
-            if self.plan.is_brief && !times.is_empty() {
-                break;
             }
         }
         times.sort();
@@ -155,18 +163,21 @@ impl Asker<'_> {
 
     /// The TTL of a packet for a container ends at the peer's kernel: one that forwards says so. One
     /// that does not is silent (`ip_error` in net/ipv4/route.c), whatever its rules.
-    fn forwards(&mut self, subnet: Ipv4Network, wait: Duration) -> Option<bool> {
-        let container = Ipv4Addr::from_bits(subnet.broadcast().to_bits() - 1);
-        if container == self.own.node_addr(subnet) {
-            return None;
-        }
-        let ttl = Some(1 + self.own.wire.ttl_cost());
-        let question = Question { ttl, ..Question::new(container, wait) };
-        let answers = (0..3).any(|_| match self.echo.ask(question) {
+    fn forwards(&mut self, subnet: Ipv4Network, tries: u32, wait: Duration) -> Option<bool> {
+        let question = self.to_kernel(subnet, wait)?;
+        let answers = (0..tries).any(|_| match self.echo.ask(question) {
             Answer::Reply { .. } | Answer::Refused { .. } => true,
             Answer::NotSent(_) | Answer::Silence => false,
         });
         Some(answers)
+    }
+
+    /// A packet for a container of which there is none, most likely, whose TTL ends at the peer.
+    fn to_kernel(&self, subnet: Ipv4Network, wait: Duration) -> Option<Question> {
+        let container = Ipv4Addr::from_bits(subnet.broadcast().to_bits() - 1);
+        let ttl = Some(1 + self.own.wire.ttl_cost());
+        (container != self.own.node_addr(subnet))
+            .then(|| Question { ttl, ..Question::new(container, wait) })
     }
 
     /// A container answers, or the peer's kernel says that there is none, which it finds out in three
@@ -190,13 +201,15 @@ impl Asker<'_> {
     fn underlay_mtu(&mut self, to: Ipv4Addr, wait: Duration) -> Longest {
         let wanted = self.own.device.as_ref().map_or(1500, |device| device.mtu);
         let wanted = wanted.saturating_add(self.own.wire.overhead());
-        Longest { passed: passed(&mut self.outer, to, wanted, wait), wanted }
+        Longest { passed: passed(&mut self.outer, Question::new(to, wait), wanted), wanted }
     }
 
-    fn overlay_mtu(&mut self, subnet: Ipv4Network, wait: Duration) -> Longest {
-        let to = self.own.node_addr(subnet);
+    /// Of packets to the peer's own address, or if that does not answer, to its kernel.
+    fn overlay_mtu(&mut self, subnet: Ipv4Network, answers: bool, wait: Duration) -> Longest {
+        let to_node = Question::new(self.own.node_addr(subnet), wait);
+        let question = if answers { None } else { self.to_kernel(subnet, wait) };
         let wanted = self.own.device.as_ref().map_or(0, |device| device.mtu);
-        Longest { passed: passed(&mut self.echo, to, wanted, wait), wanted }
+        Longest { passed: passed(&mut self.echo, question.unwrap_or(to_node), wanted), wanted }
     }
 }
 
@@ -207,11 +220,17 @@ fn patience(time: Duration, most: Duration) -> Duration {
     (time * 10).clamp(LEAST.min(most), most)
 }
 
-/// The longest packet to `to` of at most `max` bytes that is answered.
-fn passed(echo: &mut Echo, to: Ipv4Addr, max: u16, wait: Duration) -> Option<u16> {
+/// After this time an answer of a node that did answer counts as lost.
+const LATE: Duration = Duration::from_millis(400);
+
+/// The longest packet of at most `max` bytes that arrives.
+fn passed(echo: &mut Echo, question: Question, max: u16) -> Option<u16> {
     longest(ECHO_HEADERS_LEN, max, |len| {
         // Two tries: one reply may be lost for another reason.
-        (0..2).any(|_| echo.ask(Question { len, ..Question::new(to, wait) }).is_reply())
+        (0..2).any(|_| match echo.ask(Question { len, ..question }) {
+            Answer::Reply { .. } | Answer::Refused { error: IcmpError::TimeExceeded, .. } => true,
+            Answer::Refused { .. } | Answer::NotSent(_) | Answer::Silence => false,
+        })
     })
 }
 

@@ -31,7 +31,8 @@ impl Verdict {
 
 /// The verdict on `peer`, seen from `own`.
 pub(in crate::control::cli) fn verdict(own: &Own, peer: &Peer, seen: &Observed) -> Verdict {
-    let works = seen.overlay.as_ref().is_some_and(|series| series.received > 0);
+    let answers = seen.overlay.as_ref().is_some_and(|series| series.received > 0);
+    let works = answers || seen.forwards == Some(true);
     match &peer.lease {
         None => no_lease(own, peer, seen),
         Some(_) if works => of_overlay(own, peer, seen),
@@ -70,7 +71,10 @@ fn no_lease(own: &Own, peer: &Peer, seen: &Observed) -> Verdict {
     Verdict::bad(text, advice)
 }
 
-/// The peer's own address answers.
+/// As many packets may be lost by chance.
+const MAX_LOST: u32 = 1;
+
+/// The overlay reaches the peer.
 fn of_overlay(own: &Own, peer: &Peer, seen: &Observed) -> Verdict {
     let addr = peer.public_ip;
     let Some(overlay) = &seen.overlay else { return of_underlay(own, peer, seen) };
@@ -104,7 +108,12 @@ fn of_overlay(own: &Own, peer: &Peer, seen: &Observed) -> Verdict {
             );
             Verdict::bad(text, advice)
         }
-        Some(_) | None if overlay.received < overlay.sent => {
+        Some(_) | None if overlay.received == 0 => Verdict::well(format!(
+            "packets reach {addr} and come back, though its own address {} does not answer: a rule \
+             in INPUT there drops ICMP echo",
+            overlay.to
+        )),
+        Some(_) | None if overlay.received + MAX_LOST < overlay.sent => {
             let lost = overlay.sent - overlay.received;
             let text = format!("{lost} of {} packets to {addr} were lost", overlay.sent);
             Verdict::bad(text, "flanneld drops shows what this host lost".to_owned())

@@ -4,10 +4,12 @@ use std::net::Ipv4Addr;
 
 use super::super::facts::Facts;
 use super::super::finding::Finding;
+use crate::control::cli::commands::survey::Own;
 use crate::control::host::findings::{bridge_problem, dropped_forward};
 use crate::control::host::firewall::trace::{Packet, Verdict, Way};
 
-/// UDP: IANA's protocol numbers.
+/// IANA's protocol numbers.
+const ICMP: u8 = 1;
 const UDP: u8 = 17;
 
 pub(super) fn forward_rules(facts: &Facts) -> Vec<Finding> {
@@ -64,7 +66,28 @@ pub(super) fn outer_rules(facts: &Facts) -> Vec<Finding> {
             Verdict::Accepted | Verdict::Unsure => None,
         }
     });
-    vec![dropped.unwrap_or_else(|| Finding::ok(NAME, format!("UDP {port} passes, out and in")))]
+    let passes = || Finding::ok(NAME, format!("UDP {port} passes, out and in"));
+    let mut found = vec![dropped.unwrap_or_else(passes)];
+    found.extend(to_host(facts, own));
+    found
+}
+
+/// Rules about what pods and peers send to this host itself.
+fn to_host(facts: &Facts, own: &Own) -> Option<Finding> {
+    let overlay = facts.overlay()?;
+    let packet = Packet {
+        way: Way::Input,
+        src: overlay.a_peer(),
+        dst: own.overlay_addr()?,
+        in_link: Some(overlay.device),
+        out_link: None,
+        protocol: ICMP,
+        dst_port: None,
+    };
+    let Verdict::Dropped { by, shown_by } = facts.rules.verdict(&packet) else { return None };
+    let text = format!("{by} drops what pods and peers send to this host itself; pods do not mind");
+    let advice = format!("{shown_by}; iptables -I INPUT -s {} -j ACCEPT", own.network);
+    Some(Finding::warn("host rules", text, advice))
 }
 
 /// Programs that write rules of their own again and again.
@@ -121,6 +144,12 @@ mod tests {
         assert!(found.text.contains("drops UDP 8285 from 192.0.2.9"), "{found:?}");
         let found = only(outer_rules(&with_rules("-A OUTPUT -o eth0 -p udp -j REJECT")));
         assert!(found.text.contains("drops UDP 8285 to 192.0.2.9"), "{found:?}");
+    }
+
+    #[test]
+    fn rules_about_the_host_itself_warn() {
+        let found = only(outer_rules(&with_rules("-A INPUT -i flannel0 -j DROP")));
+        assert_eq!(found.check, "host rules");
     }
 
     #[test]

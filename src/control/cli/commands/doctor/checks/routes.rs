@@ -35,7 +35,9 @@ pub(super) fn ways(facts: &Facts) -> Vec<Finding> {
         let is_of_bridge = own.subnet.is_some_and(|subnet| subnet.contains(dst.network()));
         let is_of_device = own.wire.is_tunnel() && Some(link) == device;
         let is_entry = has_entries && is_peers(dst) && !route.is_end;
-        if !is_inside || is_of_bridge || is_of_device || is_entry {
+        // Tables of the operator's own rules count where a peer is asked.
+        let is_asked = route.fields.is_in_main_table();
+        if !is_asked || !is_inside || is_of_bridge || is_of_device || is_entry {
             continue;
         }
         let by = if route.is_end { "that drops".to_owned() } else { format!("by {link}") };

@@ -95,8 +95,11 @@ fn long_packets_and_forwarding_count_when_short_ones_pass() {
     says(&Observed { forwards: Some(false), ..well() }, "forwards nothing to its containers");
     let pod = Some(series([10, 5, 9, 5].into(), 0));
     says(&Observed { pod, ..well() }, "10.5.9.5 does not answer");
-    let overlay = Some(series([10, 5, 9, 0].into(), 2));
-    says(&Observed { overlay, ..well() }, "1 of 3 packets");
+    let overlay = Some(series([10, 5, 9, 0].into(), 1));
+    says(&Observed { overlay, ..well() }, "2 of 3 packets");
+    let overlay = Some(series([10, 5, 9, 0].into(), 0));
+    let found = verdict(&own(), &peer(), &Observed { overlay, ..well() });
+    assert!(found.ok && found.text.contains("a rule in INPUT there drops ICMP echo"));
 }
 
 #[test]
