@@ -6,6 +6,8 @@ mod finding;
 mod gather;
 
 use std::ffi::OsString;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use clap::Args;
@@ -17,6 +19,7 @@ use crate::control::cli::client::ToolError;
 use crate::control::cli::term::paint::Paint;
 use crate::control::cli::term::{print, print_json};
 use crate::control::cli::tools::{AskArgs, Exit};
+use crate::control::host::preflight;
 use crate::control::observe::api::Status;
 use crate::control::util::error_chain::error_chain;
 
@@ -40,6 +43,12 @@ impl DoctorArgs {
         socket: Option<&Path>,
     ) -> Result<Exit, ToolError> {
         let local = |error: &dyn std::error::Error| ToolError::Local(error_chain(error));
+        // The owner of /proc/PID is the effective user: proc(5).
+        let is_root = fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
+        if !is_root && preflight::check_net_admin().is_err() {
+            let reason = "doctor looks at rules, sockets and other processes: run it as root";
+            return Err(ToolError::Local(reason.to_owned()));
+        }
         let pids = own_daemons();
         let settings = Settings::find(&self.flags, pids.first().copied());
         let settings = settings.map_err(|error| local(&error))?;
@@ -61,7 +70,8 @@ impl DoctorArgs {
 
 /// What the daemon finds wrong, a line each.
 fn said(status: &Status) -> Vec<Said> {
-    let failing = status.checks.iter().filter(|(_, check)| !check.ok);
+    // What does not count is among the warnings.
+    let failing = status.checks.iter().filter(|(_, check)| check.required && !check.ok);
     let failing = failing.map(|(name, check)| {
         let reason = check.reason.as_deref().unwrap_or("it does not hold");
         Said { is_failure: true, text: format!("{name}: {reason}") }

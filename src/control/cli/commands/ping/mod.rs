@@ -72,7 +72,10 @@ impl PingArgs {
         let registry = RegistryFacts::read(config, status.as_ref()).await;
         let Some(network) = &registry.network else {
             let reason = registry.problem.or(registry.no_network).unwrap_or_default();
-            return Err(ToolError::Local(format!("the network is not known: {reason}")));
+            return Err(ToolError::Local(format!(
+                "the network is not known: {reason}; as root, ping takes the flags of the flanneld \
+                 that runs, else give them after --"
+            )));
         };
         let (connection, netlink) = net::connect().map_err(|error| local(&error))?;
         tokio::spawn(connection);

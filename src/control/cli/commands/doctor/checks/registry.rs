@@ -28,8 +28,8 @@ pub(super) fn answers(facts: &Facts) -> Vec<Finding> {
     let registry = &facts.registry;
     let millis = registry.took.as_millis();
     if let Some(problem) = &registry.problem {
-        let advice = "--etcd-endpoints says where it is; https needs --etcd-cafile, and perhaps \
-                      --etcd-certfile with --etcd-keyfile";
+        let advice = "curl ENDPOINT/version shows whether etcd answers; https needs --etcd-cafile, and \
+                      perhaps --etcd-certfile with --etcd-keyfile";
         return vec![Finding::fail(NAME, problem.clone(), advice)];
     }
     let text = format!("{} answers within {millis} ms", registry.name);
