@@ -71,6 +71,16 @@ impl PeerCounters {
 
     #[inline]
     fn slot(&self, peer: Ipv4Addr) -> Slot<'_> {
+        let usual = Slot::of(&self.slots[first_index(peer)]);
+        if usual.holder.load(Ordering::Relaxed) == u64::from(peer.to_bits()) {
+            return usual;
+        }
+        self.search(peer)
+    }
+
+    /// The slot of a peer that is not where it is searched first, or has none yet.
+    #[cold]
+    fn search(&self, peer: Ipv4Addr) -> Slot<'_> {
         let candidates = self.candidates(peer);
         let peer = u64::from(peer.to_bits());
         let mut vacant = None;
@@ -92,11 +102,9 @@ impl PeerCounters {
     }
 
     /// The slots in which a peer may be, in the order in which they are searched.
-    #[inline]
     fn candidates(&self, peer: Ipv4Addr) -> impl Iterator<Item = Slot<'_>> {
-        let first = peer.to_bits().wrapping_mul(SPREAD) >> (u32::BITS - NUM_SLOTS.trailing_zeros());
-        (0..MAX_PROBES)
-            .map(move |probe| Slot::of(&self.slots[(first as usize + probe) % NUM_SLOTS]))
+        let first = first_index(peer);
+        (0..MAX_PROBES).map(move |probe| Slot::of(&self.slots[(first + probe) % NUM_SLOTS]))
     }
 
     /// Packets of one peer; 0 if it has no counters of its own.
@@ -142,6 +150,12 @@ impl PeerCounters {
         let counts = slots.filter_map(|slot| slot.read()).chain(other);
         counts.filter(|count| count.packets > 0)
     }
+}
+
+/// Where a peer is searched first.
+#[inline]
+const fn first_index(peer: Ipv4Addr) -> usize {
+    (peer.to_bits().wrapping_mul(SPREAD) >> (u32::BITS - NUM_SLOTS.trailing_zeros())) as usize
 }
 
 /// The peer that holds a slot.
@@ -257,7 +271,7 @@ mod tests {
         let counters = PeerCounters::default();
         std::thread::scope(|scope| {
             let worker = scope.spawn(|| {
-                for round in 0..20_000_u32 {
+                for round in 0..2_000_u32 {
                     let number = 1 + round % 3;
                     counters.add(ip(number as usize), 1, u64::from(number));
                     counters.keep(|_| false);

@@ -21,6 +21,7 @@ pub struct SendContext<'a> {
 
 impl SendContext<'_> {
     /// Counts one send call that carried the datagrams in `range`, of `len` bytes together.
+    #[inline]
     pub(super) fn sent(&self, batch: &GsoBatch, range: Range<usize>, len: usize) {
         let (num, len) = (range.len() as u64, len as u64);
         self.stats.packets.add(num);
