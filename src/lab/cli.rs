@@ -3,6 +3,7 @@
 mod shape;
 
 use std::path::PathBuf;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
@@ -13,18 +14,22 @@ use super::choice::Choice;
 use super::host::netns_agent;
 use super::host::netns_agent::NetnsAgent;
 use super::network::backend::Backend;
+use crate::control::util::build_info;
 
 /// The program as clap sees it, for its manual pages and completions.
 pub fn command() -> clap::Command {
     Cli::command()
 }
 
+/// As `flanneld --version` prints it.
+static VERSION: LazyLock<String> = LazyLock::new(build_info::version_line);
+
 /// Makes networks of flanneld nodes on this machine: network namespaces, pods, a real etcd.
 ///
 /// Needs root and a handful of tools (`make setup` installs them). Every lab is an underlay of
 /// its own: nothing leaves the machine, and labs of different names do not touch each other.
 #[derive(Debug, Parser)]
-#[command(name = "flannel-lab", version, max_term_width = 100)]
+#[command(name = "flannel-lab", version = VERSION.as_str(), max_term_width = 100)]
 pub struct Cli {
     /// What to do
     #[command(subcommand)]

@@ -76,7 +76,7 @@ impl Machine {
 
     /// What was measured, in one line: each daemon with its version.
     pub fn describe_versions(&self) -> String {
-        let versions = self.versions.iter().map(|(name, version)| format!("{name} {version}"));
+        let versions = self.versions.iter().map(|(name, version)| format!("{name}: {version}"));
         versions.collect::<Vec<_>>().join(" · ")
     }
 }

@@ -110,7 +110,7 @@ mod tests {
             ["udp", "1472", "throughput", "12.0", "6.00…12.5", "Gb/s", "0.600", "0.750", "12.0"]
         );
         assert!(text.contains("failed: other in"), "{text}");
-        assert!(text.contains("twill v1.2.3 (abcdef0) · 2026"), "{text}");
+        assert!(text.contains("twill: v1.2.3 (abcdef0) · 2026"), "{text}");
         assert!(text.contains("governor schedutil · load 0.25 before"), "{text}");
         assert!(text.contains("For orientation only"), "{text}");
         assert!(text.contains("to 10 leases"), "{text}");

@@ -81,7 +81,7 @@ fn reader_learns_first_what_is_compared_and_how_far_to_trust_it() {
     let page = render(&example());
     let place = |what: &str| page.find(what).unwrap_or_else(|| panic!("no {what}"));
     let order = [
-        "twill v1.2.3 (abcdef0)",
+        "twill: v1.2.3 (abcdef0)",
         "For orientation only",
         "What failed",
         "<h2>Legend",
