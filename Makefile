@@ -8,8 +8,8 @@ PACKAGES := gcc libc6-dev make protobuf-compiler libprotobuf-dev iproute2 iptabl
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build lab benchmark interop fuzz check test netns bench install uninstall deb \
-        rpm tarball docker-test tutorials
+.PHONY: help setup build bpf bpf-check lab benchmark interop fuzz check test netns bench install \
+        uninstall deb rpm tarball docker-test tutorials
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,30 @@ setup: ## install packages that building and testing need and that are missing
 build: setup ## build every program for release
 	$(CARGO) build --release
 
+# The object stands in the repository, so that `cargo build` needs no clang.
+BPF = src/dataplane/fast_path/bpf/fast_path.bpf
+SETUP_BPF = @$(MAKE) -s setup PACKAGES="$(PACKAGES) clang llvm libbpf-dev linux-libc-dev"
+
+# Without debug information, which would hold paths and the compiler's line numbers.
+define compile_bpf
+	clang -O2 -g -Wall -Werror -target bpf -mcpu=v3 -I/usr/include/$$(uname -m)-linux-gnu \
+	    -c $(BPF).c -o $(1)
+	llvm-strip -g $(1)
+	llvm-objcopy --remove-section .BTF.ext $(1)
+endef
+
+bpf: ## compile the programs of the fast path
+	$(SETUP_BPF)
+	$(call compile_bpf,$(BPF).o)
+
+bpf-check: ## whether the compiled programs are those of the source
+	$(SETUP_BPF)
+	@mkdir -p target
+	$(call compile_bpf,target/fast_path.bpf.o)
+	@cmp target/fast_path.bpf.o $(BPF).o || { \
+	    echo "$(BPF).o is not what Debian 12's clang makes of it: run 'make bpf'" >&2; exit 1; \
+	}
+
 lab: build ## three nodes, a real etcd, pods that ping across, and a table of throughput
 	target/release/flannel-lab demo
 
@@ -66,7 +90,7 @@ fuzz: ## every fuzz target for a minute each, or FUZZ_SECONDS
 	        -max_total_time=$(FUZZ_SECONDS) -timeout=10 -max_len=4096 || exit 1; \
 	done
 
-check: setup ## format, lints and documentation, warnings denied
+check: setup bpf-check ## format, lints and documentation, warnings denied; compiled BPF programs
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets -- -D warnings
 	$(CARGO) clippy --test netns --test docker -- -D warnings # not among --all-targets

@@ -258,6 +258,7 @@ fn backend_setup(
         num_workers: config.num_workers,
         offloads: config.offloads,
         source_ports: config.source_ports,
+        fast_path: config.fast_path,
         host: HostId::of(&config.subnet_file),
         threads: config.threads,
     };

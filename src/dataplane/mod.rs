@@ -11,6 +11,7 @@ pub mod io;
 pub mod capture;
 
 pub mod engine;
+pub mod fast_path;
 pub mod icmp;
 pub mod offload;
 pub mod pmtu;

@@ -96,14 +96,20 @@ impl DirectArray {
 }
 
 /// The word of a slot without a route: no packed next hop is zero.
-const NO_ROUTE: u64 = 0;
+pub const NO_ROUTE: u64 = 0;
 const PRESENT: u64 = 1;
 const ANY_SOURCE_PORT: u64 = 2;
+/// In the word of a peer whose kernel takes the overlay's packets.
+pub const KERNEL_RECEIVE: u64 = 4;
 
 /// Address in bits 63 to 32, port in bits 31 to 16, flags in the lowest.
-fn pack(next_hop: NextHop) -> u64 {
-    let NextHop { addr, any_source_port } = next_hop;
-    let flags = PRESENT | if any_source_port { ANY_SOURCE_PORT } else { 0 };
+///
+/// The BPF programs read the same words: `dataplane/fast_path/bpf/tables.h`.
+pub fn pack(next_hop: NextHop) -> u64 {
+    let NextHop { addr, any_source_port, kernel_receive } = next_hop;
+    let flags = PRESENT
+        | if any_source_port { ANY_SOURCE_PORT } else { 0 }
+        | if kernel_receive { KERNEL_RECEIVE } else { 0 };
     u64::from(addr.ip().to_bits()) << 32 | u64::from(addr.port()) << 16 | flags
 }
 
@@ -112,7 +118,8 @@ fn unpack(word: u64) -> Option<NextHop> {
     #[expect(clippy::cast_possible_truncation, reason = "each field's own bits are taken")]
     let (ip, port) = (Ipv4Addr::from_bits((word >> 32) as u32), (word >> 16) as u16);
     let any_source_port = word & ANY_SOURCE_PORT != 0;
-    let next_hop = NextHop { addr: SocketAddrV4::new(ip, port), any_source_port };
+    let kernel_receive = word & KERNEL_RECEIVE != 0;
+    let next_hop = NextHop { addr: SocketAddrV4::new(ip, port), any_source_port, kernel_receive };
     (word & PRESENT != 0).then_some(next_hop)
 }
 
@@ -124,9 +131,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn packed_next_hop_comes_back(ip in any::<u32>(), port in any::<u16>(), any_source_port in any::<bool>()) {
+        fn packed_next_hop_comes_back(ip in any::<u32>(), port in any::<u16>(), flags in any::<[bool; 2]>()) {
             let addr = SocketAddrV4::new(Ipv4Addr::from_bits(ip), port);
-            let next_hop = NextHop { addr, any_source_port };
+            let [any_source_port, kernel_receive] = flags;
+            let next_hop = NextHop { addr, any_source_port, kernel_receive };
             prop_assert_eq!(unpack(pack(next_hop)), Some(next_hop));
         }
     }

@@ -12,6 +12,7 @@ mod prefix;
 mod table;
 mod unusable;
 
+pub use direct::{KERNEL_RECEIVE, NO_ROUTE, pack};
 pub use next_hop::NextHop;
 pub use prefix::{Prefix, PrefixError};
 pub use table::{Route, RouteTable};

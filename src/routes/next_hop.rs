@@ -9,12 +9,14 @@ pub struct NextHop {
     pub addr: SocketAddrV4,
     /// The peer accepts datagrams from any source port, so that each flow may have its own.
     pub any_source_port: bool,
+    /// The peer's kernel takes packets that ours has sent, not only its workers those of our workers.
+    pub kernel_receive: bool,
 }
 
 impl NextHop {
     /// A next hop at `addr` that accepts only the network's port as source port. Stock peers behind a
     /// strict firewall need this.
     pub const fn new(addr: SocketAddrV4) -> Self {
-        Self { addr, any_source_port: false }
+        Self { addr, any_source_port: false, kernel_receive: false }
     }
 }

@@ -427,10 +427,10 @@ fn bench_measures_writes_its_files_and_leaves_nothing_behind() {
     for (case, metric) in cases.iter().zip(metrics) {
         let rows = case["rows"].as_array().unwrap();
         let systems: Vec<&str> = rows.iter().map(|row| row["system"].as_str().unwrap()).collect();
-        let own = ["raw", "vxlan", "twill udp", "twill vxlan", "twill host-gw", "off"];
+        let own = ["raw", "vxlan", "twill udp", "twill vxlan", "twill host-gw", "workers", "off"];
         assert_eq!(systems, [&own[..], &["other udp"]].concat());
         let mtus: Vec<u64> = rows.iter().map(|row| row["pod_mtu"].as_u64().unwrap()).collect();
-        assert_eq!(mtus, [1500, 1450, 1472, 1450, 1500, 1472, 1472]);
+        assert_eq!(mtus, [1500, 1450, 1472, 1450, 1500, 1472, 1472, 1472]);
         for row in rows {
             let figures = row["figures"].as_array().unwrap();
             let figure = figures.iter().find(|figure| figure["metric"] == metric).unwrap();

@@ -16,6 +16,7 @@ mod interface;
 mod mtu;
 mod pmtu;
 mod offload;
+mod fast_path;
 mod order;
 mod garbage;
 mod kernel_backends;

@@ -17,6 +17,7 @@ use twill::lab::network::topology::Names;
 use twill::lab::{Lab, LabSpec};
 
 use self::sandbox::Sandbox;
+use crate::fast_path;
 use crate::harness::{FLANNELD, eventually, overlay, ping, pod, spec};
 
 const WATCHDOG: Duration = Duration::from_secs(2);
@@ -36,6 +37,8 @@ fn confined_node_forwards_and_tells_systemd_how_it_is() {
     let (from, to) = (pod(&lab, 0), pod(&lab, 1));
     let (ok, said) = ping(from, "-c 3 -i 0.2", to.addr);
     assert!(ok, "{said}");
+    let node = &lab.nodes()[0];
+    eventually("the fast path is on", || fast_path::is_active(node));
 
     // Keep-alives come at half of WatchdogSec, the first perhaps a while ago.
     systemd.expect("WATCHDOG=1");
@@ -82,8 +85,8 @@ fn confinement_denies_what_flanneld_does_not_do_and_nothing_else() {
     for line in ["NoNewPrivs:\t1", "Seccomp:\t2"] {
         assert!(status.contains(line), "{status}");
     }
-    // CAP_NET_BIND_SERVICE, CAP_NET_ADMIN and CAP_NET_RAW: include/uapi/linux/capability.h.
-    let caps = format!("{:016x}", (1 << 10) | (1 << 12) | (1 << 13));
+    // CAP_NET_BIND_SERVICE, CAP_NET_ADMIN, CAP_NET_RAW and CAP_BPF: include/uapi/linux/capability.h.
+    let caps = format!("{:016x}", (1_u64 << 10) | (1 << 12) | (1 << 13) | (1 << 39));
     for set in ["CapPrm", "CapEff", "CapAmb"] {
         assert!(status.contains(&format!("{set}:\t{caps}")), "{status}");
     }

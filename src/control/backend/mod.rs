@@ -54,7 +54,7 @@ pub use self::error::BackendError;
 use self::gce::Gce;
 use self::host_gw::HostGwDriver;
 use self::udp::UdpDriver;
-pub use self::udp::UdpOptions;
+pub use self::udp::{FastPathStats, UdpOptions};
 use self::vxlan::VxlanDriver;
 use super::conditions::Conditions;
 use super::config::backend::{BackendConfig, BackendType};
@@ -213,6 +213,7 @@ pub trait Backend {
             num_peers: self.num_peers(),
             dataplane: None,
             peers: Vec::new(),
+            fast_path: None,
         }
     }
 }
@@ -238,6 +239,9 @@ pub struct BackendStats {
     /// The data plane's counters, if packets pass through this process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dataplane: Option<StatsSnapshot>,
+    /// The fast path, if the backend has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fast_path: Option<FastPathStats>,
     /// The peers by public IP; none if the kernel forwards, because then nobody knows.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub peers: Vec<PeerHealth>,
@@ -260,7 +264,7 @@ pub struct PeerHealth {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::config::daemon::SourcePorts;
+    use crate::control::config::daemon::{FastPathChoice, SourcePorts};
     use crate::control::config::network::parse;
     use crate::dataplane::{Offloads, ThreadConfig};
 
@@ -272,6 +276,7 @@ mod tests {
             num_workers: 2,
             offloads: Offloads::OFF,
             source_ports: SourcePorts::Auto,
+            fast_path: FastPathChoice::Auto,
             host: None,
             threads: ThreadConfig::default(),
         };

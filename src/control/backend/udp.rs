@@ -6,6 +6,7 @@
 
 mod device;
 mod engine_handle;
+mod fast_path;
 mod heard;
 mod peer_routes;
 mod peers;
@@ -18,7 +19,7 @@ mod ways;
 
 use std::error::Error;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use futures_util::future::LocalBoxFuture;
 use tokio::sync::watch;
@@ -27,6 +28,8 @@ use tracing::info;
 
 use self::device::DeviceSpec;
 use self::engine_handle::EngineHandle;
+pub use self::fast_path::FastPathStats;
+use self::fast_path::{Overlay, Reason, ShortCut};
 use self::peer_routes::{KernelRouteLookup, PeerRoutes};
 use self::peers::Peers;
 use self::reconciler::{Advertised, DeviceReconciler};
@@ -39,7 +42,7 @@ use super::{
 };
 use crate::control::conditions::Conditions;
 use crate::control::config::backend::UdpConfig;
-use crate::control::config::daemon::SourcePorts;
+use crate::control::config::daemon::{FastPathChoice, SourcePorts};
 use crate::control::config::network::NetworkConfig;
 use crate::control::host::iface::{ExternalInterface, IfaceChoice};
 use crate::control::host::net;
@@ -49,6 +52,7 @@ use crate::control::subnet::lease::{Lease, LeaseAttrs, LeaseEvent};
 use crate::control::util::error_chain::error_chain;
 use crate::dataplane::capture::Capture;
 use crate::dataplane::engine::Counters;
+use crate::dataplane::fast_path::FastPath;
 use crate::dataplane::io::tun::TunConfig;
 use crate::dataplane::io::udp::{KernelUdp, LongDatagrams};
 use crate::dataplane::stats::peers::PeerCount;
@@ -64,6 +68,8 @@ pub struct UdpOptions {
     pub offloads: Offloads,
     /// Whether flows may have outer source ports of their own.
     pub source_ports: SourcePorts,
+    /// Whether the kernel may carry packets without the workers.
+    pub fast_path: FastPathChoice,
     /// Which host this is, for leases that may say more than stock's.
     pub host: Option<HostId>,
     /// How the workers share the cores.
@@ -103,6 +109,8 @@ pub(super) struct UdpBackend {
     tasks: JoinSet<BackendError>,
     routes: PeerRoutes,
     peer_subnets: Arc<PeerSubnets>,
+    /// Why there is no fast path.
+    no_fast_path: Reason,
     /// What looks at other routes.
     _watch: JoinSet<()>,
 }
@@ -168,7 +176,7 @@ impl UdpBackend {
         let UdpPrepared { driver, mtu, long_datagrams, sockets } = prepared;
         let (bind_addr, is_chosen) = (driver.bind_addr(), driver.mtu.is_some());
         let UdpDriver { iface, choice, network, port, options, .. } = driver;
-        let UdpOptions { num_workers, offloads, source_ports, host, threads } = options;
+        let UdpOptions { num_workers, offloads, source_ports, fast_path, host, threads } = options;
         let spreads_flows = source_ports::spreads_flows(&iface, source_ports);
         let longest_whole = underlay::room(iface.mtu);
         // Before anything is made: no change is missed.
@@ -205,7 +213,13 @@ impl UdpBackend {
         let attrs = watch::Sender::new(attrs);
         let advertised = Advertised { source_ports, host, attrs };
         let underlay = Underlay::new(iface, choice, mtu, is_chosen);
-        let reconciler = DeviceReconciler::new((net, changes), spec, underlay, advertised, device);
+        let path = Arc::new(FastPath::new(network.v4.network, network.v4.subnet_len));
+        let overlay = Overlay { network: network.v4, own: subnet, port };
+        let short_cut = ShortCut::new(fast_path, overlay, Arc::clone(&path));
+        let no_fast_path = short_cut.reason();
+        let (kernel, short_cut) = ((net, changes), (short_cut, Arc::clone(&path)));
+        let reconciler =
+            DeviceReconciler::new(kernel, spec, underlay, advertised, short_cut, device);
         let (engine, conditions, attrs) =
             (reconciler.engine(), reconciler.conditions(), reconciler.attrs());
         let peer_subnets = Arc::new(PeerSubnets::default());
@@ -222,7 +236,17 @@ impl UdpBackend {
         let peers = Peers::new(port, spreads_flows, own);
         let lookup = KernelRouteLookup { net: src_net, engine: Arc::clone(&engine) };
         let routes = PeerRoutes::new(peers, publisher, counters, network.v4.network, lookup);
-        Ok(Self { mtu, engine, conditions, attrs, tasks, routes, peer_subnets, _watch: watch })
+        Ok(Self {
+            mtu,
+            engine,
+            conditions,
+            attrs,
+            tasks,
+            routes: routes.with_fast_path(path),
+            peer_subnets,
+            no_fast_path,
+            _watch: watch,
+        })
     }
 }
 
@@ -256,7 +280,10 @@ impl Backend for UdpBackend {
 
     fn peer_counts(&self) -> (Vec<PeerCount>, Vec<PeerCount>) {
         let counters = self.engine.counters();
-        (counters.to_peers(), counters.from_peers())
+        let (mut to_peers, mut from_peers) = self.engine.fast_path().peer_counts();
+        to_peers.extend(counters.to_peers());
+        from_peers.extend(counters.from_peers());
+        (to_peers, from_peers)
     }
 
     fn device(&self) -> String {
@@ -277,12 +304,20 @@ impl Backend for UdpBackend {
     }
 
     fn stats(&self) -> BackendStats {
+        let fast_path = self.engine.fast_path();
+        let reason = self.no_fast_path.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let fast_path = FastPathStats {
+            active: fast_path.config().is_some() && reason.is_none(),
+            reason,
+            counters: fast_path.counters(),
+        };
         let dataplane = self.engine.counters().snapshot();
         let peers = self.routes.health(&dataplane.narrow_paths, self.mtu);
         BackendStats {
             device: self.device(),
             num_peers: self.num_peers(),
             dataplane: Some(dataplane),
+            fast_path: Some(fast_path),
             peers,
         }
     }

@@ -16,8 +16,8 @@ use crate::control::config::backend::BackendType;
 use crate::control::config::daemon::Config;
 use crate::control::config::daemon::OnLeaseLoss;
 use crate::control::config::daemon::RegistryKind;
-use crate::control::config::daemon::SourcePorts;
 use crate::control::config::daemon::default_socket;
+use crate::control::config::daemon::{FastPathChoice, SourcePorts};
 use crate::control::config::etcd::{EtcdApi, EtcdConfig};
 use crate::control::config::kube::{AnnotationPrefix, KubeConfig};
 use crate::control::host::firewall::FirewallConfig;
@@ -243,6 +243,12 @@ struct DataPlaneFlags {
     #[arg(long, value_name = "auto|shared", default_value = "auto", value_parser = SourcePorts::from_str)]
     source_ports: SourcePorts,
 
+    /// Whether the kernel carries TCP and ICMP by itself, with BPF programs, to and from peers that
+    /// say they do so too: auto where it is faster and the kernel has what it takes, off never.
+    /// With --offload=off it is off.
+    #[arg(long, value_name = "auto|off", default_value = "auto", value_parser = FastPathChoice::from_str)]
+    fast_path: FastPathChoice,
+
     /// Pin each worker to its own core, if there are enough.
     #[arg(long, value_name = BOOL, default_value = "false", action = ArgAction::Set, value_parser = values::go_bool)]
     pin_workers: bool,
@@ -356,6 +362,7 @@ impl Cli {
             num_workers: data_plane.workers.map_or(values::default_workers(num_cores), usize::from),
             offloads: data_plane.offload,
             source_ports: data_plane.source_ports,
+            fast_path: data_plane.fast_path(),
             threads: data_plane.threads(),
             verbosity: other.v,
             settings,
@@ -395,6 +402,11 @@ impl KubeFlags {
 }
 
 impl DataPlaneFlags {
+    /// The fast path is an offload like the others: without any, the workers carry everything.
+    fn fast_path(&self) -> FastPathChoice {
+        if self.offload == Offloads::OFF { FastPathChoice::Off } else { self.fast_path }
+    }
+
     /// With all offloads off, packets are moved as stock moves them: no busy-polling by default.
     fn threads(&self) -> ThreadConfig {
         let default = if self.offload == Offloads::OFF { Duration::ZERO } else { BUSY_POLL };

@@ -48,6 +48,8 @@ pub struct Config {
     pub offloads: Offloads,
     /// Whether flows may have different outer source ports.
     pub source_ports: SourcePorts,
+    /// Whether the kernel may carry packets without the workers.
+    pub fast_path: FastPathChoice,
     /// How the workers share the cores.
     pub threads: ThreadConfig,
     /// Log level: 0 info, 1 and 2 debug, 3 and up trace.
@@ -158,6 +160,32 @@ impl FromStr for SourcePorts {
             "auto" => Ok(Self::Auto),
             "shared" => Ok(Self::Shared),
             _ => Err(SourcePortsError(text.to_owned())),
+        }
+    }
+}
+
+/// What the operator says of the fast path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FastPathChoice {
+    /// Where it is faster, and the kernel has what it takes.
+    Auto,
+    /// Never.
+    Off,
+}
+
+/// A text that is neither.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is neither auto nor off")]
+pub struct FastPathChoiceError(String);
+
+impl FromStr for FastPathChoice {
+    type Err = FastPathChoiceError;
+
+    fn from_str(text: &str) -> Result<Self, FastPathChoiceError> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "off" => Ok(Self::Off),
+            _ => Err(FastPathChoiceError(text.to_owned())),
         }
     }
 }

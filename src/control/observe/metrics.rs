@@ -15,11 +15,12 @@ use prometheus::process_collector::ProcessCollector;
 
 use self::exposition::Exposition;
 use self::top_peers::TopPeers;
-use crate::control::backend::PeerHealth;
+use crate::control::backend::{FastPathStats, PeerHealth};
 use crate::control::host::firewall::RulesState;
 use crate::control::node::status::Report;
 use crate::control::subnet::conflict::ConflictKind;
 use crate::control::util::build_info::{COMMIT, VERSION};
+use crate::dataplane::fast_path::{FastCounters, FastDirection};
 use crate::dataplane::stats::direction::DirectionSnapshot;
 use crate::dataplane::stats::worker::WorkerSnapshot;
 
@@ -48,7 +49,8 @@ impl Metrics {
             node(&mut out, report);
             lease(&mut out, report);
             if let Some(dataplane) = &report.stats.backend.dataplane {
-                workers(&mut out, &dataplane.workers);
+                let fast_path = report.stats.backend.fast_path.as_ref();
+                workers(&mut out, &dataplane.workers, fast_path);
             }
             self.peers.read(&report.to_peers, &report.from_peers);
             peers(&mut out, &self.peers);
@@ -152,16 +154,55 @@ const OF_WORKER: [OfWorker; 13] = [
     ("flannel_sleeps_total", "Times that a worker found nothing to do.", |worker| worker.polls),
 ];
 
-fn workers(out: &mut Exposition, workers: &[WorkerSnapshot]) {
+/// What the kernel counted by itself of the same metrics; it makes no system calls.
+fn by_kernel(name: &str, way: &FastDirection) -> Option<u64> {
+    match name {
+        "flannel_packets_total" => Some(way.packets),
+        "flannel_bytes_total" => Some(way.bytes),
+        _ => None,
+    }
+}
+
+fn fast_path(out: &mut Exposition, fast_path: &FastPathStats) {
+    out.gauge("flannel_fast_path_active", "Whether the kernel carries packets by itself: 1 or 0.")
+        .sample(&[], fast_path.active.into());
+    let help = "Packets and superpackets that the fast path left to the workers.";
+    let mut passed = out.counter("flannel_fast_path_passed_packets_total", help);
+    for (direction, way) in fast_directions(&fast_path.counters) {
+        for (reason, num) in &way.passed {
+            passed.sample(&[("direction", direction), ("reason", reason)], *num as f64);
+        }
+    }
+    let help = "Packets that the fast path could not finish.";
+    let mut dropped = out.counter("flannel_fast_path_dropped_packets_total", help);
+    for (direction, way) in fast_directions(&fast_path.counters) {
+        dropped.sample(&[("direction", direction)], way.dropped as f64);
+    }
+}
+
+const fn fast_directions(counters: &FastCounters) -> [(&'static str, &FastDirection); 2] {
+    [("egress", &counters.egress), ("ingress", &counters.ingress)]
+}
+
+fn workers(out: &mut Exposition, workers: &[WorkerSnapshot], kernel: Option<&FastPathStats>) {
     let numbered = || workers.iter().enumerate().map(|(number, w)| (number.to_string(), w));
     for (name, help, value) in OF_DIRECTION {
         let mut family = out.counter(name, help);
         for (number, worker) in numbered() {
             for (direction, way) in directions(worker) {
-                let labels = [("worker", number.as_str()), ("direction", direction)];
+                let labels =
+                    [("path", "worker"), ("worker", number.as_str()), ("direction", direction)];
                 family.sample(&labels, value(way) as f64);
             }
         }
+        for (direction, way) in kernel.iter().flat_map(|kernel| fast_directions(&kernel.counters)) {
+            if let Some(value) = by_kernel(name, way) {
+                family.sample(&[("path", "kernel"), ("direction", direction)], value as f64);
+            }
+        }
+    }
+    if let Some(kernel) = kernel {
+        fast_path(out, kernel);
     }
     let mut drops = out.counter("flannel_dropped_packets_total", "Packets that ended here.");
     for (number, worker) in numbered() {

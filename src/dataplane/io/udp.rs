@@ -11,7 +11,7 @@ use super::cmsg::SendControl;
 use super::recv_batch::RecvBatch;
 use super::sys;
 use super::underlay_error::UnderlayError;
-use super::underlay_flow::UnderlayFlow;
+use super::underlay_flow::{NUM_SOURCE_PORTS, UnderlayFlow};
 use crate::dataplane::offload::Offloads;
 use crate::dataplane::offload::refusals::Refused;
 
@@ -56,6 +56,11 @@ pub trait UdpSocket: Debug + Send {
     /// `WouldBlock` when there is none; otherwise what the socket reports.
     fn take_error(&self) -> io::Result<UnderlayError>;
 
+    /// Further sockets of which this worker is the one to read the errors.
+    fn error_sources(&self) -> Vec<RawFd> {
+        Vec::new()
+    }
+
     /// How many datagrams one send may be cut into.
     fn max_segments(&self) -> usize {
         MAX_GSO_SEGMENTS
@@ -89,6 +94,9 @@ pub struct KernelUdp {
     sources: Arc<[Socket]>,
     /// Sends datagrams that may be fragmented, from the group's port; the whole group shares it.
     fragments: Arc<Socket>,
+    /// Whether this is the socket whose worker reads the errors of `sources`: programs of the fast
+    /// path send from their ports, so that no send of a worker reports these errors.
+    reads_source_errors: bool,
     max_segments: usize,
     long_datagrams: LongDatagrams,
     offloads: Offloads,
@@ -96,6 +104,15 @@ pub struct KernelUdp {
 }
 
 impl KernelUdp {
+    /// The ports of the group's further sockets; 0 for one that is not known.
+    pub fn source_ports(&self) -> [u16; NUM_SOURCE_PORTS as usize] {
+        let port = |index: usize| {
+            let addr = self.sources.get(index)?.local_addr().ok()?;
+            addr.as_socket_ipv4().map(|addr| addr.port())
+        };
+        std::array::from_fn(|index| port(index).unwrap_or(0))
+    }
+
     /// The socket that sends datagrams of `flow`.
     fn socket_of(&self, flow: UnderlayFlow) -> &Socket {
         match flow.source.checked_sub(1) {
@@ -147,6 +164,11 @@ impl UdpSocket for KernelUdp {
             }
         }
         Err(io::ErrorKind::WouldBlock.into())
+    }
+
+    fn error_sources(&self) -> Vec<RawFd> {
+        let sources = self.sources.iter().filter(|_| self.reads_source_errors);
+        sources.map(AsRawFd::as_raw_fd).collect()
     }
 
     fn max_segments(&self) -> usize {

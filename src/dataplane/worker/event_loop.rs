@@ -15,6 +15,8 @@ use crate::dataplane::io::udp::UdpSocket;
 
 const TUN: Token = Token(0);
 const UDP: Token = Token(1);
+/// Sockets that only send. Only their errors matter: they drop what they receive.
+const SENDERS: Token = Token(3);
 /// The token of the engine's waker, which ends a worker's sleep.
 pub(in super::super) const WAKE: Token = Token(2);
 
@@ -43,6 +45,12 @@ impl<T: TunQueue + AsRawFd, U: UdpSocket + AsRawFd> Worker<T, U> {
                 poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE);
             registered.map_err(lost_poll)?;
         }
+        for fd in self.udp.error_sources() {
+            // epoll reports errors in any case; a UDP socket has no priority data.
+            let registered =
+                poll.registry().register(&mut SourceFd(&fd), SENDERS, Interest::PRIORITY);
+            registered.map_err(lost_poll)?;
+        }
         let mut events = Events::with_capacity(4);
         let mut busy_poll = BusyPoll::new(busy_poll, Instant::now());
         while !stop.load(Ordering::Relaxed) {
@@ -61,7 +69,9 @@ impl<T: TunQueue + AsRawFd, U: UdpSocket + AsRawFd> Worker<T, U> {
                 continue;
             }
             self.stats.polls.add(1);
-            match poll.poll(&mut events, self.sleep_limit()) {
+            let polled = poll.poll(&mut events, self.sleep_limit());
+            self.has_errors |= events.iter().any(|event| event.token() == SENDERS);
+            match polled {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => {
                     return Err(lost_poll(error));
                 }

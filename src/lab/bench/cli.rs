@@ -48,7 +48,7 @@ pub struct BenchArgs {
 }
 
 /// Names that the report uses for something else.
-const RESERVED: [&str; 4] = ["raw", "vxlan", "twill", "off"];
+const RESERVED: [&str; 5] = ["raw", "vxlan", "twill", "workers", "off"];
 
 impl BenchArgs {
     /// Measures, prints the tables, and writes the files. Our flanneld is in the

@@ -69,12 +69,15 @@ pub(super) const TWILL: &str = "twill";
 pub(super) const TWILL_UDP: &str = "twill udp";
 /// twill's udp backend as stock moves packets.
 pub(super) const OFF: &str = "off";
+/// twill's udp backend whose workers carry everything.
+pub(super) const WORKERS: &str = "workers";
+const FAST_PATH_OFF: &str = "--fast-path=off";
 
 /// What making one lab should take, for the time left.
 pub(super) const LAB_TIME: Duration = Duration::from_millis(2500);
 
-/// twill with each backend, its udp backend also as stock moves packets, then the others with each
-/// backend. The emulator of a stock node has udp only.
+/// twill with each backend, its udp backend also without the kernel's help and as stock moves packets,
+/// then the others with each backend. The emulator of a stock node has udp only.
 pub(super) fn participants(
     twill: &Daemon,
     others: &[Contender],
@@ -88,8 +91,10 @@ pub(super) fn participants(
     let mut all: Vec<Participant> =
         backends.iter().map(|backend| of(TWILL, twill, *backend)).collect();
     if backends.contains(&Backend::Udp) {
-        let (name, daemon) = (OFF.to_owned(), twill.clone().with(OFFLOAD_OFF));
-        all.push(Participant { name, daemon, backend: Backend::Udp });
+        for (name, flags) in [(WORKERS, FAST_PATH_OFF), (OFF, OFFLOAD_OFF)] {
+            let (name, daemon) = (name.to_owned(), twill.clone().with(flags));
+            all.push(Participant { name, daemon, backend: Backend::Udp });
+        }
     }
     for Contender { name, daemon } in others {
         let can = |backend: &&Backend| **backend == Backend::Udp || !daemon.is_stock_emulator();
@@ -114,6 +119,9 @@ pub(super) fn describe(participants: &[Participant]) -> Vec<(String, String)> {
                 "twill's udp backend with {OFFLOAD_OFF}: one packet per system call on one \
                  thread, like stock"
             ),
+            None if name == WORKERS => {
+                format!("twill's udp backend with {FAST_PATH_OFF}: its workers carry everything")
+            }
             None => format!(
                 "{} {} with the {backend} backend",
                 daemon.program.display(),

@@ -10,7 +10,7 @@ use super::*;
 use crate::control::backend::peer_routes::Underlay;
 use crate::control::backend::{Backend, BackendSetup, Driver, UdpOptions};
 use crate::control::conditions::Condition;
-use crate::control::config::daemon::SourcePorts;
+use crate::control::config::daemon::{FastPathChoice, SourcePorts};
 use crate::control::config::network::parse;
 use crate::control::host::iface::{ExternalInterface, IfaceChoice};
 use crate::control::host::net;
@@ -58,6 +58,7 @@ fn setup() -> BackendSetup {
         num_workers: 1,
         offloads: Offloads::OFF,
         source_ports: SourcePorts::Auto,
+        fast_path: FastPathChoice::Off,
         host: None,
         threads: ThreadConfig::default(),
     };

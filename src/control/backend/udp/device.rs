@@ -44,6 +44,8 @@ pub(super) struct Device {
     pub(super) link: OverlayLink,
     /// The Network is routed to it, not elsewhere.
     pub(super) owns_route: bool,
+    /// Ports of the workers' further sockets.
+    pub(super) source_ports: [u16; 8],
     /// Its workers. The device goes with them.
     pub(super) engine: Engine,
     /// Why a worker ended by itself.
@@ -76,13 +78,15 @@ impl DeviceSpec {
         let link = |index| OverlayLink { index, addr, mtu, network };
         let (link, found) =
             net::configure(net, &tun.name, link).await.map_err(BackendError::Kernel)?;
+        let source_ports = sockets.first().map_or([0; 8], KernelUdp::source_ports);
         let (routes, counters) = (self.routes.clone(), self.counters.clone());
         let (sender, failures) = mpsc::channel(1);
         // The first failure is enough: it ends the engine, so later ones find the channel full.
         let report = move |error| drop(sender.try_send(error));
         let engine = Engine::start(self.engine.clone(), tun, sockets, routes, counters, report);
         let engine = engine.map_err(BackendError::Engine)?;
-        Ok(Device { name: found.name, link, owns_route: found.owns_route, engine, failures })
+        let (name, owns_route) = (found.name, found.owns_route);
+        Ok(Device { name, link, owns_route, source_ports, engine, failures })
     }
 
     /// The sockets for [`make`](Self::make), which must come first: where they are not to be had,

@@ -2,16 +2,18 @@
 //! them with the device, and those who read their counters.
 
 use std::net::Ipv4Addr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::dataplane::Engine;
 use crate::dataplane::engine::Counters;
+use crate::dataplane::fast_path::FastPath;
 
 /// The device's workers, while there are some.
 #[derive(Debug)]
 pub(super) struct EngineHandle {
     state: Mutex<State>,
     counters: Counters,
+    fast_path: Arc<FastPath>,
 }
 
 #[derive(Debug)]
@@ -30,8 +32,9 @@ impl EngineHandle {
         own: [Ipv4Addr; 2],
         engine: Engine,
         counters: Counters,
+        fast_path: Arc<FastPath>,
     ) -> Self {
-        Self { state: Mutex::new(State { name, own, engine: Some(engine) }), counters }
+        Self { state: Mutex::new(State { name, own, engine: Some(engine) }), counters, fast_path }
     }
 
     /// The address that is bound to, and the one that peers send to.
@@ -49,8 +52,14 @@ impl EngineHandle {
         &self.counters
     }
 
-    /// Ends the workers. The device goes, if it is there still.
+    /// What the kernel carries without the workers.
+    pub(super) fn fast_path(&self) -> &FastPath {
+        &self.fast_path
+    }
+
+    /// Ends the workers. The device goes, if it is there still; no program must redirect to it then.
     pub(super) fn stop(&self) {
+        self.fast_path.stop();
         let engine = self.lock().engine.take();
         drop(engine);
     }

@@ -1,5 +1,6 @@
 //! [`PeerRoutes`]: the routes to the peers, from their leases and the kernel's own routes.
 
+use std::cell::LazyCell;
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::Ipv4Addr;
@@ -25,6 +26,7 @@ use crate::control::util::error_chain::error_chain;
 use crate::control::util::log_limit::LogLimit;
 use crate::dataplane::capture::Filter;
 use crate::dataplane::engine::Counters;
+use crate::dataplane::fast_path::{FastPath, FastPathSink};
 use crate::dataplane::packet::headers::ENCAP_OVERHEAD_V4;
 use crate::dataplane::stats::PathSnapshot;
 use crate::routes::publish::{FibSink, RouteChange, RoutePublisher};
@@ -41,6 +43,8 @@ const MANY_LEFT: usize = 256;
 pub(super) struct PeerRoutes<F = RoutePublisher> {
     peers: Peers,
     fib: F,
+    /// The kernel's table of the same routes, and what it counts.
+    fast_path: Option<FastPathSink>,
     counters: Counters,
     /// To and from the task that asks the kernel for the way to each peer.
     addrs: mpsc::UnboundedSender<AddrChange>,
@@ -148,6 +152,7 @@ impl<F: FibSink> PeerRoutes<F> {
         Self {
             peers,
             fib,
+            fast_path: None,
             counters,
             addrs,
             verdicts,
@@ -161,6 +166,12 @@ impl<F: FibSink> PeerRoutes<F> {
         }
     }
 
+    /// The same, for peers that the kernel serves, too.
+    pub(super) fn with_fast_path(mut self, path: Arc<FastPath>) -> Self {
+        self.fast_path = Some(FastPathSink::new(path));
+        self
+    }
+
     /// Sets the addresses that are ours now.
     pub(super) const fn set_own(&mut self, own: [Ipv4Addr; 2]) {
         self.peers.set_own(own);
@@ -168,8 +179,11 @@ impl<F: FibSink> PeerRoutes<F> {
 
     /// Changes the forwarding routes. A refusal is logged; the other changes are made.
     fn publish(&mut self, changes: &[RouteChange]) {
-        if let Err(error) = self.fib.apply(changes) {
-            warn!("{}", error_chain(&error));
+        let second = self.fast_path.as_mut().map(|fib| fib.apply(changes));
+        for result in [Some(self.fib.apply(changes)), second] {
+            if let Some(Err(error)) = result {
+                warn!("{}", error_chain(&error));
+            }
         }
     }
 
@@ -246,12 +260,17 @@ impl<F: FibSink> PeerRoutes<F> {
         let (counters, peers) = (&self.counters, &self.peers);
         let errors = counters.take_peer_errors();
         let errors: Vec<_> = errors.filter(|error| error.to.port() == peers.port()).collect();
-        let reading = Reading {
-            now: Instant::now(),
-            carried: |addr| counters.carried(addr),
-            from_others: counters.received_from_others(),
-            total: counters.total(),
+        let (now, fast_path) = (Instant::now(), self.fast_path.as_ref());
+        // Not read while nothing is carried.
+        let by_kernel = LazyCell::new(|| fast_path.map(FastPathSink::carried).unwrap_or_default());
+        let carried = |addr| {
+            let [sent, received] = by_kernel.get(&addr).copied().unwrap_or_default();
+            let [sent_too, received_too] = counters.carried(addr);
+            [sent + sent_too, received + received_too]
         };
+        let from_others = counters.received_from_others();
+        let total = counters.total() + fast_path.map_or(0, FastPathSink::total);
+        let reading = Reading { now, carried, from_others, total };
         let events = self.heard.tick(&reading, peers.addrs(), &errors);
         for event in &events {
             if let Event::Ask(addr) = event

@@ -43,6 +43,8 @@ struct Addr {
     subnets: Vec<Ipv4Network>,
     /// Why nothing can be sent there.
     no_way: Option<NoWay>,
+    /// Somebody gave the route to it an MTU, which only the workers respect.
+    has_mtu: bool,
 }
 
 /// What is to be done about a public IP.
@@ -138,15 +140,14 @@ impl Peers {
                 if plain.is_none() {
                     addrs.push(AddrChange::Came(ip));
                 }
-                Addr { subnets: Vec::new(), no_way: plain }
+                Addr { subnets: Vec::new(), no_way: plain, has_mtu: false }
             });
             addr.subnets.push(subnet);
             if let Some(no_way) = addr.no_way {
                 warn_no_way(&key, subnet, ip, no_way);
             }
         }
-        let has_way = self.addrs.get(&ip).is_some_and(|addr| addr.no_way.is_none());
-        RouteChange { subnet, next_hop: has_way.then_some(next_hop) }
+        RouteChange { subnet, next_hop: self.addrs.get(&ip).and_then(|addr| addr.reach(next_hop)) }
     }
 
     fn leave(&mut self, subnet: Ipv4Network, ip: Ipv4Addr, addrs: &mut Vec<AddrChange>) {
@@ -160,18 +161,24 @@ impl Peers {
 
     /// The changes of routes that follow from what the kernel says of the way to a public IP.
     pub(super) fn take_verdict(&mut self, verdict: Verdict) -> Vec<RouteChange> {
-        let Verdict { addr: ip, no_way, .. } = verdict;
+        let Verdict { addr: ip, no_way, mtu } = verdict;
         let Some(addr) = self.addrs.get_mut(&ip) else { return Vec::new() };
-        if std::mem::replace(&mut addr.no_way, no_way) == no_way {
+        let before = (addr.no_way, addr.has_mtu);
+        (addr.no_way, addr.has_mtu) = (no_way, mtu.is_some());
+        if before == (addr.no_way, addr.has_mtu) {
             return Vec::new();
         }
+        let is_way_new = before.0 != no_way;
         let change = |subnet: &Ipv4Network| {
             let Known { key, next_hop, .. } = self.leases.get(subnet)?;
             match no_way {
-                Some(no_way) => warn_no_way(key, *subnet, ip, no_way),
-                None => info!(%subnet, public_ip = %ip, "the peer has a way again, and its route"),
+                Some(no_way) if is_way_new => warn_no_way(key, *subnet, ip, no_way),
+                None if is_way_new => {
+                    info!(%subnet, public_ip = %ip, "the peer has a way again, and its route");
+                }
+                Some(_) | None => {}
             }
-            Some(RouteChange { subnet: *subnet, next_hop: no_way.is_none().then_some(*next_hop) })
+            Some(RouteChange { subnet: *subnet, next_hop: addr.reach(*next_hop) })
         };
         addr.subnets.iter().filter_map(change).collect()
     }
@@ -180,7 +187,16 @@ impl Peers {
         NextHop {
             addr: SocketAddrV4::new(attrs.public_ip(), self.port),
             any_source_port: self.spreads_flows && source_ports::are_any(attrs),
+            kernel_receive: source_ports::is_kernel(attrs),
         }
+    }
+}
+
+impl Addr {
+    /// How a peer there is reached, if it is.
+    fn reach(&self, next_hop: NextHop) -> Option<NextHop> {
+        let kernel_receive = next_hop.kernel_receive && !self.has_mtu;
+        self.no_way.is_none().then_some(NextHop { kernel_receive, ..next_hop })
     }
 }
 
@@ -321,6 +337,22 @@ mod tests {
         let by_underlay = Verdict { addr, no_way: None, mtu: None };
         assert_eq!(peers.take_verdict(by_underlay), [RouteChange { subnet: subnet(), next_hop }]);
         assert_eq!(peers.take_verdict(Verdict { addr: ip("192.0.2.9"), ..into_overlay }), []);
+    }
+
+    #[test]
+    fn kernel_sends_to_peers_that_say_so_unless_the_route_there_has_an_mtu() {
+        let mut peers = peers(true);
+        let mut lease = lease("192.0.2.2");
+        lease.attrs = source_ports::advertise_kernel(lease.attrs);
+        let (next_hop, _) = after(&mut peers, [LeaseEvent::Added(lease)]);
+        assert!(next_hop.unwrap().kernel_receive);
+        let verdict = |mtu| Verdict { addr: ip("192.0.2.2"), no_way: None, mtu };
+        for (mtu, kernel_receive) in [(Some(1300), false), (None, true)] {
+            let changes = peers.take_verdict(verdict(mtu));
+            let next_hops: Vec<_> = changes.iter().map(|change| change.next_hop.unwrap()).collect();
+            assert_eq!(next_hops.len(), 1);
+            assert_eq!(next_hops[0].kernel_receive, kernel_receive, "{mtu:?}");
+        }
     }
 
     #[test]

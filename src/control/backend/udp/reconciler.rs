@@ -17,14 +17,16 @@ use tracing::{trace, warn};
 
 use super::device::{Device, DeviceSpec};
 use super::engine_handle::EngineHandle;
+use super::fast_path::{Place, ShortCut};
 use super::repair_limit::RepairLimit;
+use super::source_ports;
 use super::underlay::Underlay;
 use crate::control::backend::BackendError;
 use crate::control::conditions::{Condition, Conditions};
 use crate::control::config::daemon::SourcePorts;
 use crate::control::host::iface::ExternalInterface;
 use crate::control::host::net::{
-    Drift, HostChange, HostChanges, HostNet, KernelError, Netlink, OverlayLink, Reconciled,
+    Drift, HostChange, HostChanges, HostNet, KernelError, Link, Netlink, OverlayLink, Reconciled,
     reconcile,
 };
 use crate::control::subnet::host_id::HostId;
@@ -33,6 +35,7 @@ use crate::control::util::backoff::Backoff;
 use crate::control::util::error_chain::error_chain;
 use crate::control::util::log_limit::LogLimit;
 use crate::dataplane::EngineError;
+use crate::dataplane::fast_path::{DeviceRef, FastPath};
 
 /// Debounce window for netlink events.
 const SETTLE: Duration = Duration::from_millis(50);
@@ -58,6 +61,22 @@ pub(super) struct Advertised {
     pub(super) attrs: watch::Sender<LeaseAttrs>,
 }
 
+impl Advertised {
+    /// Says what follows from the interface, and whether our kernel takes what peers' kernels send.
+    /// With the network's port alone, a lease is stock's to the byte.
+    fn update(&self, iface: &ExternalInterface, kernel_receive: bool) {
+        let attrs = source_ports::attrs(iface, self.source_ports, self.host.as_ref());
+        let kernel_receive = kernel_receive && self.source_ports == SourcePorts::Auto;
+        let attrs = if kernel_receive { source_ports::advertise_kernel(attrs) } else { attrs };
+        let is_new = |said: &mut LeaseAttrs| {
+            let is_new = *said != attrs;
+            *said = attrs;
+            is_new
+        };
+        self.attrs.send_if_modified(is_new);
+    }
+}
+
 /// Reconciles one device.
 #[derive(Debug)]
 pub(super) struct DeviceReconciler {
@@ -66,6 +85,9 @@ pub(super) struct DeviceReconciler {
     spec: DeviceSpec,
     underlay: Underlay,
     advertised: Advertised,
+    short_cut: ShortCut,
+    /// Ports of the workers' further sockets.
+    source_ports: [u16; 8],
     engine: Arc<EngineHandle>,
     /// The device as it should be; `None` while there is none.
     link: Option<OverlayLink>,
@@ -98,21 +120,20 @@ impl DeviceReconciler {
         spec: DeviceSpec,
         underlay: Underlay,
         advertised: Advertised,
+        (short_cut, fast_path): (ShortCut, Arc<FastPath>),
         device: Device,
     ) -> Self {
-        let Device { name, link, owns_route, engine, failures } = device;
-        let engine = Arc::new(EngineHandle::new(
-            name,
-            addrs(underlay.iface()),
-            engine,
-            spec.counters.clone(),
-        ));
+        let Device { name, link, owns_route, source_ports, engine, failures } = device;
+        let (own, counters) = (addrs(underlay.iface()), spec.counters.clone());
+        let engine = Arc::new(EngineHandle::new(name, own, engine, counters, fast_path));
         Self {
             net,
             changes,
             spec,
             underlay,
             advertised,
+            short_cut,
+            source_ports,
             engine,
             link: Some(link),
             mtu: link.mtu,
@@ -189,6 +210,7 @@ impl DeviceReconciler {
                         break;
                     }
                 }
+                () = self.short_cut.given_up() => break,
                 () = &mut period => break,
             }
         }
@@ -201,7 +223,10 @@ impl DeviceReconciler {
     /// Whether a change may be one of ours: the overlay device, its route, or the interface. A host
     /// with many containers has links that come and go all the time.
     fn is_concerned_by(&self, change: HostChange) -> bool {
-        let is_ours = |index| self.link.is_some_and(|link| link.index == index);
+        let is_ours = |index| {
+            let gpe = self.short_cut.gpe_index();
+            self.link.is_some_and(|link| link.index == index) || gpe == Some(index)
+        };
         self.underlay.followed().is_concerned_by(change)
             || match change {
                 HostChange::Link(index) | HostChange::Addr(index, _) => is_ours(index),
@@ -250,6 +275,7 @@ impl DeviceReconciler {
         let outcome = match found {
             Some(found) => self.take_over(found, conditions),
             None => {
+                self.short_cut.reconcile(&self.net, None).await;
                 self.give_up_device();
                 // Before the device: without sockets it would be created and deleted at each attempt.
                 let sockets = self.spec.bind()?;
@@ -257,6 +283,9 @@ impl DeviceReconciler {
                 Outcome::Repaired
             }
         };
+        let place = self.place(carrier.as_ref());
+        let kernel_receive = self.short_cut.reconcile(&self.net, place).await;
+        self.advertised.update(self.underlay.iface(), kernel_receive);
         if !self.owns_route && conditions.get("route").is_ok() {
             let reason = format!(
                 "the route to {} leaves by another link: delete it, or its packets miss us",
@@ -265,6 +294,18 @@ impl DeviceReconciler {
             conditions.set("route", Condition::Failed(reason));
         }
         Ok(outcome)
+    }
+
+    /// Where the fast path belongs, while both devices are there.
+    fn place(&self, carrier: Option<&Link>) -> Option<Place> {
+        let (link, carrier) = (self.link?, carrier?);
+        Some(Place {
+            overlay: DeviceRef { index: link.index, name: self.engine.name() },
+            overlay_mtu: self.spec.engine.tun_mtu,
+            underlay: DeviceRef { index: carrier.index, name: carrier.name.clone() },
+            underlay_addr: *self.spec.bind_addr.ip(),
+            source_ports: self.source_ports,
+        })
     }
 
     async fn reconcile_device(&mut self) -> Result<Option<Reconciled>, KernelError> {

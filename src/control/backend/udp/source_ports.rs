@@ -1,4 +1,5 @@
-//! Which peers take datagrams from any source port: docs/adr/0004-source-ports.md.
+//! Which peers take datagrams from any source port: docs/adr/0004-source-ports.md; and which have a
+//! kernel that takes what ours sends: docs/adr/0026-fast-path.md.
 //!
 //! A node that does says so in its lease, in `BackendData`, which stock's udp backend neither
 //! writes nor reads: `{"PublicIP":"…","PublicIPv6":null,"BackendData":{"AnySourcePort":true}}`.
@@ -10,8 +11,9 @@ use crate::control::host::iface::ExternalInterface;
 use crate::control::subnet::host_id::HostId;
 use crate::control::subnet::lease::LeaseAttrs;
 
-/// The member of `BackendData`.
-const MEMBER: &str = "AnySourcePort";
+/// Members of `BackendData`.
+const ANY_SOURCE_PORT: &str = "AnySourcePort";
+const KERNEL_RECEIVE: &str = "KernelReceive";
 
 /// Whether flows to and from us may use any source port. Behind a NAT only the network's own port is
 /// known to pass.
@@ -35,15 +37,35 @@ pub(super) fn attrs(
 
 /// Adds to what our lease says that we take datagrams from any source port.
 pub(super) fn advertise(attrs: LeaseAttrs) -> LeaseAttrs {
-    attrs.with_data(Some(json!({ MEMBER: true })))
+    with_member(attrs, ANY_SOURCE_PORT)
+}
+
+/// Adds to what our lease says that our kernel takes what peers' kernels send.
+pub(super) fn advertise_kernel(attrs: LeaseAttrs) -> LeaseAttrs {
+    with_member(attrs, KERNEL_RECEIVE)
 }
 
 /// Whether a lease says that its node takes datagrams from any source port. The data of another
 /// backend says no such thing.
 pub(super) fn are_any(attrs: &LeaseAttrs) -> bool {
+    has_member(attrs, ANY_SOURCE_PORT)
+}
+
+/// Whether a lease says that its node's kernel takes what ours sends.
+pub(super) fn is_kernel(attrs: &LeaseAttrs) -> bool {
+    has_member(attrs, KERNEL_RECEIVE)
+}
+
+fn with_member(mut attrs: LeaseAttrs, member: &str) -> LeaseAttrs {
+    let data = attrs.v4.backend_data.get_or_insert_with(|| json!({}));
+    data[member] = json!(true);
+    attrs
+}
+
+fn has_member(attrs: &LeaseAttrs, member: &str) -> bool {
     let is_udp = attrs.backend_type.as_deref().is_none_or(|name| name.eq_ignore_ascii_case("udp"));
     let data = attrs.v4.backend_data.as_ref();
-    is_udp && data.and_then(|data| data.get(MEMBER)) == Some(&json!(true))
+    is_udp && data.and_then(|data| data.get(member)) == Some(&json!(true))
 }
 
 #[cfg(test)]
@@ -57,6 +79,18 @@ mod tests {
             r#"{"PublicIP":"192.0.2.1","PublicIPv6":null,"BackendData":{"AnySourcePort":true}}"#;
         assert_eq!(attrs.to_json(), json);
         assert!(are_any(&LeaseAttrs::from_json(json.as_bytes()).unwrap()));
+    }
+
+    #[test]
+    fn kernel_that_takes_packets_is_advertised_together_with_the_ports() {
+        let attrs = || LeaseAttrs::udp([192, 0, 2, 1].into());
+        let both = advertise_kernel(advertise(attrs()));
+        assert!(are_any(&both) && is_kernel(&both));
+        let alone = advertise_kernel(attrs());
+        assert!(!are_any(&alone) && is_kernel(&alone) && !is_kernel(&advertise(attrs())));
+        let json =
+            r#"{"PublicIP":"192.0.2.1","PublicIPv6":null,"BackendData":{"KernelReceive":true}}"#;
+        assert_eq!(alone.to_json(), json);
     }
 
     #[test]

@@ -23,6 +23,7 @@ use crate::control::host::preflight;
 use crate::control::host::preflight::PreflightError;
 use crate::control::node::subnet_env::{previous_network, previous_subnet};
 use crate::control::subnet::kv::state_file::StateFile;
+use crate::dataplane::fast_path;
 
 /// Why nothing, or not everything, was removed.
 #[derive(Debug, thiserror::Error)]
@@ -120,6 +121,11 @@ impl<F: FnMut(&str)> Cleaner<F> {
         for link in links::left_over(&net).await? {
             links::delete(&net, &link).await?;
             (self.removed)(&format!("device {}", link.name));
+        }
+        for name in links::names(&net).await? {
+            if fast_path::remove_left_over(&name) {
+                (self.removed)(&format!("filter of the fast path on {name}"));
+            }
         }
         for route in net.delete_marked_routes().await? {
             (self.removed)(&route);

@@ -517,7 +517,13 @@ impl Backend for FakeBackend {
         let num_stats = &self.setup.log.borrow().num_stats;
         num_stats.set(num_stats.get() + 1);
         let num_peers = self.num_peers();
-        BackendStats { device: "fake0".into(), num_peers, dataplane: None, peers: Vec::new() }
+        BackendStats {
+            device: "fake0".into(),
+            num_peers,
+            dataplane: None,
+            fast_path: None,
+            peers: Vec::new(),
+        }
     }
 }
 

@@ -115,7 +115,7 @@ fn superpacket_leaves_as_its_segments() {
 #[test]
 fn flows_to_a_peer_that_takes_any_source_port_spread_and_stay() {
     let to = "192.168.64.3:8285".parse().unwrap();
-    let next_hop = NextHop { addr: to, any_source_port: true };
+    let next_hop = NextHop { any_source_port: true, ..NextHop::new(to) };
     let flow_of = |port: u16, id: u16| {
         let packet = PacketBuilder::udp(&format!("10.1.15.2:{port}"), "10.1.16.2:2").id(id).build();
         underlay_flow(next_hop, &packet, &classify::inner(&packet).unwrap())

@@ -2,6 +2,8 @@
 #![allow(unsafe_code)]
 
 pub(super) mod errqueue;
+pub(crate) mod ethtool;
+pub(crate) mod mmap;
 pub(super) mod recvmmsg;
 pub(crate) mod sockopt;
 pub(super) mod tun_create;

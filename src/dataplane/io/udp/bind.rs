@@ -73,6 +73,7 @@ pub fn bind_group(
             socket,
             sources,
             fragments,
+            reads_source_errors: index == 0,
             max_segments,
             long_datagrams,
             offloads,

@@ -5,7 +5,7 @@ use crate::lab::LabError;
 use crate::lab::bench::leases::LeaseScale;
 use crate::lab::bench::matrix::{Setting, Workload};
 use crate::lab::bench::results::{self, Samples};
-use crate::lab::bench::testbed::{self, OFF, Participant};
+use crate::lab::bench::testbed::{self, OFF, Participant, WORKERS};
 use crate::lab::network::backend::Backend;
 
 impl Bench<'_> {
@@ -44,12 +44,14 @@ impl Bench<'_> {
         lease_scales.into_iter().try_for_each(LeaseScale::remove)
     }
 
-    /// Who is measured with how many leases: all but twill as stock moves packets, which has twill's
+    /// Who is measured with how many leases: all but twill with other flags, which has twill's
     /// control plane. Fewer numbers are enough where the kernel has entries for each peer.
     pub(super) fn lease_scales(&self) -> Vec<(Participant, usize)> {
         let matrix = &self.plan.matrix;
         let mut all = Vec::new();
-        for participant in self.participants.iter().filter(|one| one.name != OFF) {
+        for participant in
+            self.participants.iter().filter(|one| ![OFF, WORKERS].contains(&&*one.name))
+        {
             let sizes = match participant.backend {
                 Backend::Udp => &matrix.num_leases,
                 Backend::Vxlan | Backend::HostGw => &matrix.num_kernel_leases,

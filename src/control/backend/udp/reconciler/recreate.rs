@@ -5,10 +5,8 @@ use tracing::{info, warn};
 use super::{DeviceReconciler, addrs};
 use crate::control::backend::BackendError;
 use crate::control::backend::udp::device::Device;
-use crate::control::backend::udp::source_ports;
 use crate::control::backend::udp::underlay::room;
 use crate::control::conditions::Condition;
-use crate::control::subnet::lease::LeaseAttrs;
 use crate::dataplane::io::udp::KernelUdp;
 
 impl DeviceReconciler {
@@ -33,19 +31,10 @@ impl DeviceReconciler {
             "address {} of interface {} is gone: using {} of {} from now on, peers send to {}",
             old.addr, old.name, iface.addr, iface.name, iface.public_ip
         );
-        let attrs = source_ports::attrs(
-            &iface,
-            self.advertised.source_ports,
-            self.advertised.host.as_ref(),
-        );
         self.spec.engine.longest_whole = room(iface.mtu);
+        self.advertised.update(&iface, false);
+        self.short_cut.reconcile(&self.net, None).await;
         self.underlay.followed_mut().follow(iface);
-        let is_new = |said: &mut LeaseAttrs| {
-            let is_new = *said != attrs;
-            *said = attrs.clone();
-            is_new
-        };
-        self.advertised.attrs.send_if_modified(is_new);
         self.link = None;
         self.engine.stop();
         self.recreate(sockets).await?;
@@ -69,7 +58,8 @@ impl DeviceReconciler {
     pub(super) async fn recreate(&mut self, sockets: Vec<KernelUdp>) -> Result<(), BackendError> {
         let name = self.engine.name();
         let made = self.spec.make(&self.net, self.mtu, Some(&name), sockets).await?;
-        let Device { name, link, owns_route, engine, failures } = made;
+        let Device { name, link, owns_route, source_ports, engine, failures } = made;
+        self.source_ports = source_ports;
         info!(device = %name, mtu = link.mtu, "overlay device is up again");
         let own = addrs(self.underlay.iface());
         self.engine.replace(name, own, engine);

@@ -17,6 +17,16 @@ pub(super) async fn left_over(net: &Netlink) -> Result<Vec<Link>, KernelError> {
     links.try_collect().await.map_err(|error| net::failed("list links".to_owned(), error))
 }
 
+/// Names of all links.
+///
+/// # Errors
+/// [`KernelError`] when the kernel does not answer.
+pub(super) async fn names(net: &Netlink) -> Result<Vec<String>, KernelError> {
+    let messages = net.handle().link().get().execute();
+    let names = messages.map_ok(|message| net::link_of(&message).name).try_collect().await;
+    names.map_err(|error| net::failed("list links".to_owned(), error))
+}
+
 /// Deletes `link`, and with it its addresses and routes.
 ///
 /// # Errors
@@ -45,14 +55,16 @@ fn flannels(message: &LinkMessage) -> Option<Link> {
     (!is_open && is_flannels(&name, &kind)).then(|| net::link_of(message))
 }
 
-/// Names by backend, in `pkg/backend`: udp `flannel0`, vxlan `flannel.1`, ipip, wireguard.
+/// Names by backend, in `pkg/backend`: udp `flannel0`, vxlan `flannel.1`, ipip, wireguard; and the
+/// device of our own fast path, `flannel0.gpe`.
 fn is_flannels(name: &str, kind: &InfoKind) -> bool {
     let is_number = |text: &str| text.parse::<u32>().is_ok();
     let numbered = |prefix: &str| name.strip_prefix(prefix).is_some_and(is_number);
     if *kind == InfoKind::Tun {
         numbered("flannel")
     } else if *kind == InfoKind::Vxlan {
-        numbered("flannel.") || numbered("flannel-v6.")
+        let of_fast_path = name.strip_prefix("flannel").and_then(|rest| rest.strip_suffix(".gpe"));
+        numbered("flannel.") || numbered("flannel-v6.") || of_fast_path.is_some_and(is_number)
     } else if *kind == InfoKind::IpIp {
         name == "flannel.ipip"
     } else {
@@ -70,6 +82,7 @@ mod tests {
             ("flannel0", InfoKind::Tun),
             ("flannel.1", InfoKind::Vxlan),
             ("flannel-v6.1", InfoKind::Vxlan),
+            ("flannel0.gpe", InfoKind::Vxlan),
             ("flannel.ipip", InfoKind::IpIp),
             ("flannel-wg", InfoKind::Wireguard),
         ] {

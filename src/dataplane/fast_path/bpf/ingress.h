@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+/* Peer -> overlay device: at the ingress of the underlay, before the host's own stack.
+ *
+ * Linux up to 6.18 keeps the mark of a tunnel on a superpacket whose outer headers a program took
+ * away; a bridge behind the overlay device then cuts it in software. Where the wire carries
+ * superpackets, as veths do, they are made VXLAN-GPE for a device of the kernel's on this host,
+ * whose decapsulation leaves no mark. */
+#pragma once
+
+/* From that length on a packet is part of a bulk flow, which would have come in superpackets. */
+#define LONG_FRAME 1000
+
+static __always_inline bool is_own(__be32 addr)
+{
+	return (bpf_ntohl(addr) & OWN_MASK) == OWN_SUBNET;
+}
+
+/* Whether the peer at `outer_src` has the subnet of `src`. Our own slot holds nobody. */
+static __always_inline bool is_from_peer(__u32 slot, __u32 outer_src)
+{
+	__u64 peer = peer_at(slot);
+
+	return peer & PEER_PRESENT && peer_addr(peer) == outer_src;
+}
+
+static __always_inline void count_from(__u32 slot, const struct extent *extent)
+{
+	struct traffic *traffic = traffic_of(slot);
+
+	count(INGRESS + PACKETS, extent->num);
+	count(INGRESS + BYTES, extent->bytes);
+	if (traffic) {
+		traffic->from_packets += extent->num;
+		traffic->from_bytes += extent->bytes;
+	}
+}
+
+/* Puts a VXLAN-GPE header behind the UDP header; the kernel's device does the rest. */
+static __always_inline int through_gpe(struct __sk_buff *skb)
+{
+	struct gpe_header *gpe;
+	struct udphdr *udp;
+	struct iphdr *outer;
+	__u16 len;
+
+	/* Makes room between the IP and the UDP header. */
+	if (bpf_skb_adjust_room(skb, sizeof(*gpe), BPF_ADJ_ROOM_NET, BPF_F_ADJ_ROOM_FIXED_GSO))
+		return drop(INGRESS);
+	outer = (void *)(long)skb->data + ETH_HLEN;
+	udp = (void *)(outer + 1);
+	gpe = (void *)(udp + 1);
+	if ((void *)((struct iphdr *)(gpe + 1) + 1) > (void *)(long)skb->data_end)
+		return drop(INGRESS);
+	decrement_ttl((void *)(gpe + 1));
+	len = bpf_ntohs(outer->tot_len) + sizeof(*gpe);
+	outer->tot_len = bpf_htons(len);
+	outer->check = 0;
+	outer->check = ~header_sum(outer);
+	/* What was the UDP header is the GPE header from here on. */
+	udp->source = bpf_htons(PORT);
+	udp->dest = bpf_htons(GPE_PORT);
+	udp->len = bpf_htons(len - IP_LEN);
+	udp->check = 0;
+	gpe->flags = GPE_FLAGS;
+	gpe->reserved = 0;
+	gpe->next_protocol = GPE_IPV4;
+	gpe->vni = bpf_htonl(GPE_VNI << 8);
+	count(GPE_IN, 1);
+	return TC_ACT_UNSPEC;
+}
+
+SEC("classifier")
+int fast_ingress(struct __sk_buff *skb)
+{
+	struct iphdr *ip, *outer;
+	struct scratch *mem;
+	struct extent extent;
+	struct udphdr *udp;
+	__u32 len, slot;
+	__be32 outer_src;
+
+	if (skb->protocol != bpf_htons(ETH_P_IP) || skb->vlan_present ||
+	    skb->pkt_type != PACKET_HOST)
+		return TC_ACT_UNSPEC;
+	outer = (void *)(long)skb->data + ETH_HLEN;
+	if ((void *)(outer + 1) > (void *)(long)skb->data_end) {
+		if (bpf_skb_pull_data(skb, ETH_HLEN + IP_LEN))
+			return TC_ACT_UNSPEC;
+		outer = (void *)(long)skb->data + ETH_HLEN;
+		if ((void *)(outer + 1) > (void *)(long)skb->data_end)
+			return TC_ACT_UNSPEC;
+	}
+	if (outer->protocol != IPPROTO_UDP || outer->daddr != bpf_htonl(UNDERLAY_ADDR) ||
+	    *(__u8 *)outer != 0x45 || outer->frag_off & bpf_htons(FRAGMENT_BITS))
+		return TC_ACT_UNSPEC;
+	if (bpf_skb_pull_data(skb, ETH_HLEN + OUTER_LEN + IP_LEN))
+		return TC_ACT_UNSPEC;
+	outer = (void *)(long)skb->data + ETH_HLEN;
+	udp = (void *)(outer + 1);
+	ip = (void *)(udp + 1);
+	if ((void *)(ip + 1) > (void *)(long)skb->data_end || udp->dest != bpf_htons(PORT))
+		return TC_ACT_UNSPEC;
+	mem = scratch();
+	if (!mem)
+		return TC_ACT_UNSPEC;
+	len = skb->len - ETH_HLEN - OUTER_LEN;
+	if (udp->check != 0)
+		return pass(INGRESS, OUTER_CHECKSUM);
+	/* Datagrams that were merged, or are yet to be cut, have a first packet that is shorter. */
+	if (bpf_ntohs(outer->tot_len) != len + OUTER_LEN || bpf_ntohs(udp->len) != len + UDP_LEN ||
+	    bpf_ntohs(ip->tot_len) != len || *(__u8 *)ip != 0x45 ||
+	    header_sum(outer) != 0xffff || header_sum(ip) != 0xffff)
+		return pass(INGRESS, HEADER);
+	if (!is_carried(ip->protocol))
+		return pass(INGRESS, PROTOCOL);
+	if (ip->frag_off & bpf_htons(FRAGMENT_BITS))
+		return pass(INGRESS, FRAGMENT);
+	if (!is_own(ip->daddr))
+		return pass(INGRESS, OTHER_SUBNET);
+	slot = slot_of(ip->saddr);
+	outer_src = outer->saddr;
+	if (is_own(ip->saddr) || !is_from_peer(slot, bpf_ntohl(outer_src)))
+		return pass(INGRESS, NO_PEER);
+	if (ip->ttl <= 1)
+		return pass(INGRESS, TTL);
+	if (!measure(skb, mem, ETH_HLEN + OUTER_LEN, ip->protocol, len, &extent))
+		return pass(INGRESS, HEADER);
+	if (extent.longest > OVERLAY_MTU)
+		return pass(INGRESS, TOO_LONG);
+
+	if (skb->gso_size != 0 && len <= LONGEST_INNER && is_on(SUPERPACKETS_BY_GPE))
+		return through_gpe(skb);
+	/* The network card may have verified the outer checksum, which says nothing of the inner:
+	 * NO_CSUM_RESET would say that it did. */
+	if (bpf_skb_adjust_room(skb, -(__s32)OUTER_LEN, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO))
+		return pass(INGRESS, HEADER);
+	ip = (void *)(long)skb->data + ETH_HLEN;
+	if ((void *)(ip + 1) > (void *)(long)skb->data_end)
+		return drop(INGRESS);
+	decrement_ttl(ip);
+	if (extent.num == 1 && len >= LONG_FRAME)
+		count(FRAMES, 1);
+	count_from(slot, &extent);
+	return bpf_redirect(OVERLAY_IFINDEX, BPF_F_INGRESS);
+}
+
+/* What leaves the vxlan device: superpackets of ours, and whatever somebody sent to its port. */
+SEC("classifier")
+int gpe_ingress(struct __sk_buff *skb)
+{
+	struct bpf_tunnel_key *key;
+	struct scratch *mem;
+	struct extent extent;
+	struct iphdr *ip;
+	__u32 slot;
+
+	mem = scratch();
+	if (!mem)
+		return drop(INGRESS);
+	key = &mem->tunnel;
+	if (bpf_skb_get_tunnel_key(skb, key, sizeof(*key), 0) || key->tunnel_id != GPE_VNI ||
+	    skb->protocol != bpf_htons(ETH_P_IP) || bpf_skb_pull_data(skb, IP_LEN))
+		return drop(INGRESS);
+	ip = (void *)(long)skb->data;
+	if ((void *)(ip + 1) > (void *)(long)skb->data_end)
+		return drop(INGRESS);
+	slot = slot_of(ip->saddr);
+	if (*(__u8 *)ip != 0x45 || !is_own(ip->daddr) || is_own(ip->saddr) ||
+	    !is_from_peer(slot, key->remote_ipv4) ||
+	    !measure(skb, mem, 0, ip->protocol, skb->len, &extent))
+		return drop(INGRESS);
+	count(GPE_OUT, 1);
+	count_from(slot, &extent);
+	return bpf_redirect(OVERLAY_IFINDEX, BPF_F_INGRESS);
+}

@@ -1,0 +1,161 @@
+//! What the programs counted, summed over the processors.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+/// Why a program left a packet to the workers, in the order of `enum reason` in `bpf/tables.h`.
+const REASONS: [&str; 11] = [
+    "header",
+    "protocol",
+    "fragment",
+    "ttl",
+    "no_peer",
+    "worker_peer",
+    "too_long",
+    "no_route",
+    "no_neighbour",
+    "other_subnet",
+    "outer_checksum",
+];
+
+/// Counters of one direction: `NUM_OF_DIRECTION` in `bpf/tables.h`.
+const DIRECTION_LEN: usize = 3 + REASONS.len();
+
+/// All counters: `NUM_COUNTERS` in `bpf/tables.h`.
+pub(super) const NUM_COUNTERS: usize = 2 * DIRECTION_LEN + 3;
+
+/// Words of `struct traffic` in `bpf/tables.h`.
+const TRAFFIC_LEN: usize = 4;
+
+/// What one processor counted of a peer.
+pub(super) type TrafficWords = [u64; TRAFFIC_LEN];
+
+/// What was carried to a peer, and from it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Inner packets to the peer.
+    pub to_packets: u64,
+    /// Their bytes.
+    pub to_bytes: u64,
+    /// Inner packets from the peer.
+    pub from_packets: u64,
+    /// Their bytes.
+    pub from_bytes: u64,
+}
+
+impl Traffic {
+    /// Adds up what the processors counted.
+    pub(super) fn sum<'a>(processors: impl IntoIterator<Item = &'a TrafficWords>) -> Self {
+        let mut sum = Self::default();
+        for &[to_packets, to_bytes, from_packets, from_bytes] in processors {
+            sum.add(&Self { to_packets, to_bytes, from_packets, from_bytes });
+        }
+        sum
+    }
+
+    /// Adds what was counted elsewhere.
+    pub(super) const fn add(&mut self, other: &Self) {
+        self.to_packets += other.to_packets;
+        self.to_bytes += other.to_bytes;
+        self.from_packets += other.from_packets;
+        self.from_bytes += other.from_bytes;
+    }
+}
+
+/// Packets in one direction.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FastDirection {
+    /// Inner packets carried by the kernel alone; each segment of a superpacket counts.
+    pub packets: u64,
+    /// Their bytes, inner headers included.
+    pub bytes: u64,
+    /// Packets that could not be finished once they were begun.
+    pub dropped: u64,
+    /// Packets, or superpackets, that were left to the workers, by reason.
+    pub passed: BTreeMap<&'static str, u64>,
+}
+
+/// What all programs counted.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct FastCounters {
+    /// TUN → underlay.
+    pub egress: FastDirection,
+    /// Underlay → TUN.
+    pub ingress: FastDirection,
+    /// Superpackets given to the decapsulating device.
+    pub gpe_in: u64,
+    /// Those that came out of it.
+    pub gpe_out: u64,
+    /// Long packets that came from peers by themselves.
+    pub frames: u64,
+}
+
+impl FastCounters {
+    /// Of all counters, in their order.
+    pub(super) fn of(sum: &[u64; NUM_COUNTERS]) -> Self {
+        let (directions, gpe) = sum.split_at(2 * DIRECTION_LEN);
+        let (egress, ingress) = directions.split_at(DIRECTION_LEN);
+        Self {
+            egress: FastDirection::of(egress),
+            ingress: FastDirection::of(ingress),
+            gpe_in: gpe[0],
+            gpe_out: gpe[1],
+            frames: gpe[2],
+        }
+    }
+
+    /// Adds what programs before these counted.
+    pub fn add(&mut self, before: &Self) {
+        self.egress.add(&before.egress);
+        self.ingress.add(&before.ingress);
+        self.gpe_in += before.gpe_in;
+        self.gpe_out += before.gpe_out;
+        self.frames += before.frames;
+    }
+}
+
+impl Default for FastDirection {
+    /// Nothing was carried, nor left for any reason.
+    fn default() -> Self {
+        Self::of(&[0; DIRECTION_LEN])
+    }
+}
+
+impl FastDirection {
+    fn of(words: &[u64]) -> Self {
+        let passed = REASONS.into_iter().zip(words[3..].iter().copied()).collect();
+        Self { packets: words[0], bytes: words[1], dropped: words[2], passed }
+    }
+
+    fn add(&mut self, before: &Self) {
+        self.packets += before.packets;
+        self.bytes += before.bytes;
+        self.dropped += before.dropped;
+        for (reason, num) in &before.passed {
+            *self.passed.entry(reason).or_default() += num;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_have_their_order() {
+        let mut words = [0; NUM_COUNTERS];
+        for (number, word) in (1..).zip(&mut words) {
+            *word = number;
+        }
+        let counters = FastCounters::of(&words);
+        let FastDirection { packets, bytes, dropped, passed } = &counters.egress;
+        assert_eq!((*packets, *bytes, *dropped), (1, 2, 3));
+        assert_eq!((passed["header"], passed["outer_checksum"]), (4, 14));
+        assert_eq!(counters.ingress.packets, 15);
+        assert_eq!((counters.gpe_in, counters.gpe_out, counters.frames), (29, 30, 31));
+        let mut twice = counters.clone();
+        twice.add(&counters);
+        assert_eq!(twice, FastCounters::of(&words.map(|word| 2 * word)));
+    }
+}

@@ -1,0 +1,21 @@
+//! The short cut: BPF programs that carry TCP and ICMP between the overlay device and the underlay
+//! without leaving the kernel, and leave all else to the workers. See docs/adr/0026-fast-path.md.
+//!
+//! ```text
+//! bpf/egress.h    overlay device → peers whose leases say that their kernels take it
+//! bpf/ingress.h   underlay → overlay device
+//! programs.rs     loads, attaches and detaches them
+//! path.rs         the peers' table, and counters that outlive the programs
+//! wire.rs         which devices they are for
+//! ```
+
+mod counters;
+mod path;
+mod programs;
+pub mod test_run;
+mod wire;
+
+pub use counters::{FastCounters, FastDirection, Traffic};
+pub use path::{FastPath, FastPathSink};
+pub use programs::{DeviceRef, FastConfig, FastPathError, Gpe, remove_left_over};
+pub use wire::{Wire, wire};

@@ -1,0 +1,345 @@
+//! The programs of `bpf/`: loaded for one pair of devices, attached and detached.
+
+use std::error::Error;
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::AsFd;
+
+use aya::maps::{Array, Map, PerCpuArray, PerCpuValues};
+use aya::programs::links::Link;
+use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
+use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
+use aya::util::{KernelVersion, nr_cpus};
+use aya::{Ebpf, EbpfError, EbpfLoader};
+
+use super::counters::{FastCounters, NUM_COUNTERS, Traffic, TrafficWords};
+use crate::dataplane::io::sys::mmap::MappedWords;
+
+/// What `make bpf` compiled.
+pub(super) const OBJECT: &[u8] = aya::include_bytes_aligned!("bpf/fast_path.bpf.o");
+
+/// The programs' names in the object.
+pub(super) const EGRESS: &str = "fast_egress";
+pub(super) const INGRESS: &str = "fast_ingress";
+pub(super) const GPE_INGRESS: &str = "gpe_ingress";
+
+/// Priority of our filters where there is no tcx, and the upper half of their handles. The lower is the
+/// overlay's port: each daemon of a host has its own, and finds what an earlier one left.
+const PRIORITY: u16 = 1;
+const HANDLE_MAJOR: u16 = 0x7477;
+
+/// The programs stand first: one before them that lets packets pass would end their turn.
+const ORDER: fn() -> LinkOrder = LinkOrder::first;
+
+/// tcx came with this kernel; its links go with the process, however that ends.
+const TCX: KernelVersion = KernelVersion::new(6, 6, 0);
+
+/// Number of the switch that sends superpackets through the vxlan device: `bpf/tables.h`.
+const SUPERPACKETS_BY_GPE: u32 = 0;
+
+/// Slots of so many peers have counters of their own: 32 bytes for each on every processor.
+const MAX_TRAFFIC_SLOTS: u32 = 8192;
+
+/// What the programs must know of this node. Addresses in host order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FastConfig {
+    /// First address of the overlay.
+    pub network: Ipv4Addr,
+    /// Bits of an address behind its slot: 32 - SubnetLen.
+    pub slot_shift: u8,
+    /// Slots in the overlay.
+    pub num_slots: u32,
+    /// First address of our lease, and the mask that its length makes.
+    pub own_subnet: (Ipv4Addr, u32),
+    /// What the sockets are bound to.
+    pub underlay_addr: Ipv4Addr,
+    /// The interface with that address.
+    pub underlay: DeviceRef,
+    /// The TUN device.
+    pub overlay: DeviceRef,
+    /// Its MTU, in bytes.
+    pub overlay_mtu: u16,
+    /// Where we and all peers listen.
+    pub port: u16,
+    /// Ports of further sockets of ours.
+    pub source_ports: [u16; 8],
+    /// The device that decapsulates superpackets, if there is one.
+    pub gpe: Option<Gpe>,
+}
+
+/// A network device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceRef {
+    /// Its number.
+    pub index: u32,
+    /// Its name, now.
+    pub name: String,
+}
+
+/// A VXLAN-GPE device for what arrives from peers in superpackets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gpe {
+    /// The device.
+    pub device: DeviceRef,
+    /// Its UDP port.
+    pub port: u16,
+    /// 24 bits by which we know our own packets.
+    pub vni: u32,
+}
+
+/// Why there is no fast path.
+#[derive(Debug, thiserror::Error)]
+pub enum FastPathError {
+    /// The kernel took none of it.
+    #[error("load the BPF programs")]
+    Load(#[source] EbpfError),
+    /// The kernel did not take a program.
+    #[error("load the BPF program {name}")]
+    Program {
+        /// Which.
+        name: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: ProgramError,
+    },
+    /// It cannot be where packets pass.
+    #[error("attach the BPF program {name} to {device}")]
+    Attach {
+        /// Which.
+        name: &'static str,
+        /// To what.
+        device: String,
+        /// What the kernel said.
+        #[source]
+        source: ProgramError,
+    },
+    /// The table is not to be had as memory.
+    #[error("map the peers' table to memory")]
+    Memory(#[source] io::Error),
+    /// They were to be detached before they were attached.
+    #[error("the overlay device went away meanwhile")]
+    Stopped,
+    /// The object lacks something.
+    #[error("{0} is not in the BPF object")]
+    Missing(&'static str),
+}
+
+impl FastPathError {
+    /// What the kernel said, if it said something.
+    pub fn errno(&self) -> Option<i32> {
+        let mut error: Option<&(dyn Error + 'static)> = Some(self);
+        let mut errno = None;
+        while let Some(cause) = error {
+            let io_error = cause.downcast_ref::<io::Error>();
+            errno = io_error.and_then(io::Error::raw_os_error).or(errno);
+            error = cause.source();
+        }
+        errno
+    }
+}
+
+/// The loaded programs. They are detached when the value is dropped.
+#[derive(Debug)]
+pub(super) struct Programs {
+    ebpf: Ebpf,
+    config: FastConfig,
+}
+
+impl Programs {
+    /// Loads them, without any effect on packets so far.
+    ///
+    /// # Errors
+    /// [`FastPathError`].
+    pub(super) fn load(config: FastConfig) -> Result<Self, FastPathError> {
+        Self::load_behind(config, 0)
+    }
+
+    /// The same, for an overlay device on which `link_len` bytes stand before an IP header.
+    pub(super) fn load_behind(config: FastConfig, link_len: u32) -> Result<Self, FastPathError> {
+        let network = config.network.to_bits();
+        let (shift, own) = (u32::from(config.slot_shift), config.own_subnet.0.to_bits());
+        let underlay_addr = config.underlay_addr.to_bits();
+        let (mtu, port) = (u32::from(config.overlay_mtu), u32::from(config.port));
+        let (gpe_port, gpe_vni) =
+            config.gpe.as_ref().map_or((0, 0), |gpe| (u32::from(gpe.port), gpe.vni));
+        let traffic_slots = config.num_slots.min(MAX_TRAFFIC_SLOTS);
+        let mut ebpf = EbpfLoader::new()
+            .override_global("NETWORK", &network, true)
+            .override_global("SLOT_SHIFT", &shift, true)
+            .override_global("NUM_SLOTS", &config.num_slots, true)
+            .override_global("OWN_SUBNET", &own, true)
+            .override_global("OWN_MASK", &config.own_subnet.1, true)
+            .override_global("UNDERLAY_ADDR", &underlay_addr, true)
+            .override_global("UNDERLAY_IFINDEX", &config.underlay.index, true)
+            .override_global("OVERLAY_IFINDEX", &config.overlay.index, true)
+            .override_global("OVERLAY_MTU", &mtu, true)
+            .override_global("PORT", &port, true)
+            .override_global("SOURCE_PORTS", &config.source_ports, true)
+            .override_global("LINK_LEN", &link_len, true)
+            .override_global("GPE_PORT", &gpe_port, true)
+            .override_global("GPE_VNI", &gpe_vni, true)
+            .map_max_entries("PEERS", config.num_slots)
+            .map_max_entries("TRAFFIC", traffic_slots)
+            .load(OBJECT)
+            .map_err(FastPathError::Load)?;
+        for name in [EGRESS, INGRESS, GPE_INGRESS] {
+            let loaded = program(&mut ebpf, name)?.load();
+            loaded.map_err(|source| FastPathError::Program { name, source })?;
+        }
+        let mut programs = Self { ebpf, config };
+        programs.send_superpackets_by_gpe(programs.config.gpe.is_some())?;
+        Ok(programs)
+    }
+
+    /// Whether superpackets take the way through the vxlan device from now on.
+    ///
+    /// # Errors
+    /// [`FastPathError::Missing`].
+    pub(super) fn send_superpackets_by_gpe(&mut self, on: bool) -> Result<(), FastPathError> {
+        let map = self.ebpf.map_mut("SWITCHES").map(Array::<_, u64>::try_from);
+        let Some(Ok(mut map)) = map else { return Err(FastPathError::Missing("SWITCHES")) };
+        map.set(SUPERPACKETS_BY_GPE, u64::from(on), 0)
+            .map_err(|_| FastPathError::Missing("SWITCHES"))
+    }
+
+    /// Attaches them: those for what arrives first, so that no answer is missed.
+    ///
+    /// # Errors
+    /// [`FastPathError::Attach`].
+    pub(super) fn attach(&mut self) -> Result<(), FastPathError> {
+        if let Some(device) = self.config.gpe.as_ref().map(|gpe| gpe.device.clone()) {
+            self.attach_one(GPE_INGRESS, &device, TcAttachType::Ingress)?;
+        }
+        let (underlay, overlay) = (self.config.underlay.clone(), self.config.overlay.clone());
+        self.attach_one(INGRESS, &underlay, TcAttachType::Ingress)?;
+        self.attach_one(EGRESS, &overlay, TcAttachType::Egress)
+    }
+
+    /// Detaches the one that sends.
+    pub(super) fn detach_egress(&mut self) {
+        self.detach_these(&[EGRESS]);
+    }
+
+    /// Detaches them in the opposite order. A device that is gone has taken its program along.
+    pub(super) fn detach(&mut self) {
+        self.detach_these(&[EGRESS, INGRESS, GPE_INGRESS]);
+    }
+
+    fn detach_these(&mut self, names: &[&'static str]) {
+        for &name in names {
+            if let Ok(program) = program(&mut self.ebpf, name)
+                && let Err(error) = program.unload()
+            {
+                tracing::debug!(name, %error, "a BPF program was detached already");
+            }
+        }
+    }
+
+    fn attach_one(
+        &mut self,
+        name: &'static str,
+        device: &DeviceRef,
+        hook: TcAttachType,
+    ) -> Result<(), FastPathError> {
+        let options = if has_tcx() {
+            TcAttachOptions::TcxOrder(ORDER())
+        } else {
+            let handle = TcHandle::new(HANDLE_MAJOR, self.config.port);
+            make_room(device, hook, handle);
+            TcAttachOptions::Netlink(NlOptions { priority: PRIORITY, handle, classid: None })
+        };
+        let attached =
+            program(&mut self.ebpf, name)?.attach_with_options(&device.name, hook, options);
+        let failed = |source| FastPathError::Attach { name, device: device.name.clone(), source };
+        attached.map(drop).map_err(failed)
+    }
+
+    /// The peers' table, as memory.
+    ///
+    /// # Errors
+    /// [`FastPathError`].
+    pub(super) fn peers(&self) -> Result<MappedWords, FastPathError> {
+        let Some(Map::Array(map)) = self.ebpf.map("PEERS") else {
+            return Err(FastPathError::Missing("PEERS"));
+        };
+        let num_slots = self.config.num_slots as usize;
+        MappedWords::new(map.fd().as_fd(), num_slots).map_err(FastPathError::Memory)
+    }
+
+    /// Reads what the programs counted.
+    pub(super) fn counters(&self) -> FastCounters {
+        let map = self.ebpf.map("COUNTERS").map(PerCpuArray::<_, u64>::try_from);
+        let Some(Ok(map)) = map else { return FastCounters::default() };
+        let mut sum = [0; NUM_COUNTERS];
+        for (index, sum) in (0..).zip(&mut sum) {
+            *sum = map.get(&index, 0).map_or(0, |values| values.iter().sum());
+        }
+        FastCounters::of(&sum)
+    }
+
+    /// Reads what was carried to and from the peer in `slot`, as far as it is counted by peer.
+    pub(super) fn traffic(&self, slot: u32) -> Traffic {
+        if slot >= MAX_TRAFFIC_SLOTS {
+            return Traffic::default();
+        }
+        let map = self.ebpf.map("TRAFFIC").map(PerCpuArray::<_, TrafficWords>::try_from);
+        let values = map.and_then(|map| map.ok()?.get(&slot, 0).ok());
+        values.map_or_else(Traffic::default, |values| Traffic::sum(values.iter()))
+    }
+
+    /// Begins again at zero for the peer in `slot`.
+    pub(super) fn clear_traffic(&mut self, slot: u32) {
+        if slot >= MAX_TRAFFIC_SLOTS {
+            return;
+        }
+        let map = self.ebpf.map_mut("TRAFFIC").map(PerCpuArray::<_, TrafficWords>::try_from);
+        let Some(Ok(mut map)) = map else { return };
+        let num_processors = nr_cpus().unwrap_or_default();
+        if let Ok(zeros) = PerCpuValues::try_from(vec![TrafficWords::default(); num_processors]) {
+            drop(map.set(slot, zeros, 0));
+        }
+    }
+
+    /// What the programs know.
+    pub(super) const fn config(&self) -> &FastConfig {
+        &self.config
+    }
+
+    /// A program, to be run by a test.
+    pub(super) fn program(
+        &mut self,
+        name: &'static str,
+    ) -> Result<&mut SchedClassifier, FastPathError> {
+        program(&mut self.ebpf, name)
+    }
+}
+
+fn program<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut SchedClassifier, FastPathError> {
+    let program = ebpf.program_mut(name).ok_or(FastPathError::Missing(name))?;
+    program.try_into().map_err(|source| FastPathError::Program { name, source })
+}
+
+/// Whether programs are attached by links, which go with the process.
+fn has_tcx() -> bool {
+    KernelVersion::current().is_ok_and(|kernel| kernel >= TCX)
+}
+
+/// Makes the qdisc that filters hang on, and removes a filter of ours that a process left when it
+/// was killed: it would redirect to a device that is gone.
+fn make_room(device: &DeviceRef, hook: TcAttachType, handle: TcHandle) {
+    // What fails here fails again, and is reported, when the filter is attached.
+    drop(tc::qdisc_add_clsact(&device.name));
+    // There is none as a rule.
+    if let Ok(left) = SchedClassifierLink::attached(&device.name, hook, PRIORITY, handle, None) {
+        drop(left.detach());
+    }
+}
+
+/// Removes filters of ours, of any port, from where peers' packets arrive at `device`; whether there
+/// were some. Only killed processes leave them, on kernels without tcx.
+pub fn remove_left_over(device: &str) -> bool {
+    !has_tcx() && tc::qdisc_detach_program(device, TcAttachType::Ingress, INGRESS).is_ok()
+}

@@ -1,0 +1,38 @@
+//! Which wires the fast path is for.
+
+use std::io;
+
+use crate::dataplane::io::sys::ethtool;
+
+/// The driver of a pair of devices on one host, of which each gets the other's superpackets whole.
+const VETH: &str = "veth";
+
+/// What a device must do to take a superpacket with outer headers as it is.
+const TUNNEL_SEGMENTATION: &str = "tx-udp_tnl-segmentation";
+
+/// What a wire carries, as far as its device tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wire {
+    /// Superpackets of TCP in the overlay's datagrams: the kernel alone is fastest.
+    Superpackets,
+    /// Frames, which only the sockets of the workers merge again before they are forwarded.
+    Frames {
+        /// Who drives it.
+        driver: String,
+    },
+}
+
+/// What the wire behind `device` carries.
+///
+/// # Errors
+/// The device is gone.
+pub fn wire(device: &str) -> io::Result<Wire> {
+    let driver = match ethtool::driver(device) {
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => String::new(),
+        driver => driver?,
+    };
+    if driver == VETH && ethtool::has_feature(device, TUNNEL_SEGMENTATION)? {
+        return Ok(Wire::Superpackets);
+    }
+    Ok(Wire::Frames { driver })
+}
