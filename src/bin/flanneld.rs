@@ -10,6 +10,7 @@ use twill::control::cli::Invocation;
 use twill::control::cli::ToolError;
 use twill::control::cli::commands::cleanup;
 use twill::control::cli::commands::config_check;
+use twill::control::cli::commands::install_conf;
 use twill::control::cli::tools::Exit;
 use twill::control::config::daemon::Config;
 use twill::control::util::build_info;
@@ -33,6 +34,10 @@ fn main() -> ExitCode {
 
 fn try_main() -> anyhow::Result<ExitCode> {
     let args = std::env::args_os().skip(1);
+    if install_conf::is_meant(std::env::args_os().next().as_deref()) {
+        install_conf::install(args)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     match cli::parse(args, std::env::vars_os())? {
         Invocation::Version => print(&(build_info::version_line() + "\n"))?,
         Invocation::Help(text) => print(&text)?,

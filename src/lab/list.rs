@@ -59,6 +59,7 @@ impl Entry {
         let registry = match self.registry {
             RegistryKind::Etcd => "etcd",
             RegistryKind::File => "file",
+            RegistryKind::Kube => "kube",
         };
         let until = match self.owner {
             None => "down".to_owned(),

@@ -34,7 +34,7 @@ pub struct LabState {
     pub registry: RegistryKind,
     /// How packets travel between its nodes.
     pub backend: Backend,
-    /// etcd's process, if it has one.
+    /// The process of its etcd or API server, if it has one.
     pub etcd: Option<ProcessId>,
     /// Its nodes.
     pub nodes: Vec<NodeState>,

@@ -97,6 +97,8 @@ impl LabStatus {
             (RegistryKind::Etcd, Some(true)) => "etcd runs",
             (RegistryKind::Etcd, Some(false) | None) => "etcd is gone",
             (RegistryKind::File, _) => "leases in a file",
+            (RegistryKind::Kube, Some(true)) => "API server runs",
+            (RegistryKind::Kube, Some(false) | None) => "API server is gone",
         };
         let registry = match self.etcd_link.as_ref().map(LinkStatus::text).as_deref() {
             None | Some("up") => registry.to_owned(),

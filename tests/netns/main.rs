@@ -20,6 +20,7 @@ mod fast_path;
 mod order;
 mod garbage;
 mod kernel_backends;
+mod kube;
 mod stock_captures;
 mod leases;
 mod recursion;

@@ -28,6 +28,9 @@ pub struct ShapeArgs {
     /// Where the nodes keep their leases
     #[arg(long, value_enum, default_value_t = RegistryKind::default())]
     pub registry: RegistryKind,
+    /// Short for --registry kube
+    #[arg(long, conflicts_with = "registry")]
+    pub kube: bool,
     /// Network config to write to the registry; checked before anything is made
     #[arg(long, value_name = "JSON", conflicts_with = "backend")]
     pub config: Option<String>,
@@ -89,7 +92,8 @@ impl ShapeArgs {
             num_nodes: self.nodes,
             num_pods: self.pods,
             mtu: self.mtu,
-            registry: self.registry,
+            registry: if self.kube { RegistryKind::Kube } else { self.registry },
+            flannel_lab: flannel_lab.to_owned(),
             config: Some(self.config.unwrap_or_else(|| self.backend.config())),
             daemons,
             frames_only: self.wire == Wire::Frames,

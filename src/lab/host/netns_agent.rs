@@ -2,11 +2,13 @@
 
 use std::io;
 use std::net::SocketAddrV4;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Subcommand;
 
 use crate::lab::LabError;
+use crate::lab::kube_api;
 use crate::lab::network::stock_emulator;
 use crate::lab::progress;
 use crate::lab::traffic;
@@ -25,6 +27,13 @@ pub enum NetnsAgent {
         /// Stock's flags
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         flags: Vec<String>,
+    },
+    /// A double of a Kubernetes API server, which keeps its nodes in a file
+    KubeApi {
+        /// Where it listens
+        listen: SocketAddrV4,
+        /// Its nodes
+        store: PathBuf,
     },
     /// Answers the traffic generator
     Serve {
@@ -74,6 +83,8 @@ impl NetnsAgent {
     pub fn run(self) -> Result<(), LabError> {
         match self {
             Self::StockEmulator { flags } => stock_emulator::run(&flags),
+            Self::KubeApi { listen, store } => kube_api::run(listen, store)
+                .map_err(LabError::io(format!("serve the Kubernetes API at {listen}"))),
             Self::Serve { port } => {
                 traffic::serve(port).map_err(LabError::io(format!("serve port {port}")))
             }

@@ -7,6 +7,7 @@
 //! | request | effect |
 //! |---|---|
 //! | `PUT /double/faults` | how it misbehaves from now on: [`Faults`] as JSON |
+//! | `POST /double/nodes` | many nodes at once |
 //! | `POST /double/compact` | no watch can go on from an older version |
 //! | `POST /double/drop` | every watch breaks off |
 //! | `POST /double/forget` | it loses all nodes, and its versions begin again |
@@ -18,9 +19,11 @@ mod patch;
 mod routes;
 mod server;
 mod store;
+mod stored;
 mod watch;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -30,6 +33,7 @@ use tokio_rustls::TlsAcceptor;
 pub use self::faults::Faults;
 pub use self::store::Seen;
 use self::store::Store;
+pub(super) use self::stored::run;
 
 /// An API server. Clones share everything.
 #[derive(Debug, Clone, Default)]
@@ -42,6 +46,8 @@ struct Shared {
     store: Mutex<Store>,
     /// Changes whenever the store does.
     news: channel::Sender<u64>,
+    /// Where the nodes are kept, if they are to outlive the process.
+    file: OnceLock<PathBuf>,
 }
 
 impl KubeApi {
@@ -114,6 +120,7 @@ impl KubeApi {
 
     fn change<T>(&self, change: impl FnOnce(&mut Store) -> T) -> T {
         let result = change(&mut self.store());
+        self.save();
         self.shared.news.send_modify(|news| *news += 1);
         result
     }

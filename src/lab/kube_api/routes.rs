@@ -176,6 +176,12 @@ impl KubeApi {
                     return status(StatusCode::BAD_REQUEST, "BadRequest", &error.to_string());
                 }
             },
+            (&Method::POST, "nodes") => match serde_json::from_slice::<Vec<Value>>(&asked.body) {
+                Ok(nodes) => self.change(|store| nodes.into_iter().for_each(|it| store.put(it))),
+                Err(error) => {
+                    return status(StatusCode::BAD_REQUEST, "BadRequest", &error.to_string());
+                }
+            },
             (&Method::POST, "compact") => self.compact(),
             (&Method::POST, "drop") => self.drop_watches(),
             (&Method::POST, "forget") => self.forget(),

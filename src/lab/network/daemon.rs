@@ -118,17 +118,16 @@ impl Daemon {
         line.unwrap_or_else(|| "of unknown version".to_owned())
     }
 
-    /// The whole argument list on a node with the flag `registry` whose `subnet.env` is
+    /// The whole argument list on a node with the flags `registry` whose `subnet.env` is
     /// `subnet_file`: with an etcd stock's flags only, and those added by [`with`](Self::with).
-    pub(super) fn args(&self, registry: String, subnet_file: &Path) -> Vec<String> {
+    pub(super) fn args(&self, registry: Vec<String>, subnet_file: &Path) -> Vec<String> {
         let flags = [
-            registry,
             "-iface=eth0".to_owned(),
             format!("-subnet-file={}", subnet_file.display()),
             format!("-healthz-port={HEALTH_PORT}"),
         ];
         let before = self.before.iter().cloned();
-        before.chain(flags).chain(self.after.iter().cloned()).collect()
+        before.chain(registry).chain(flags).chain(self.after.iter().cloned()).collect()
     }
 }
 
@@ -194,7 +193,7 @@ mod tests {
     #[test]
     fn added_flags_come_last() {
         let daemon = Daemon::stock_emulator("flannel-lab").with("-v=1 -ip-masq");
-        let args = daemon.args("-registry=etcd".to_owned(), Path::new("/run/x/subnet.env"));
+        let args = daemon.args(vec!["-registry=etcd".to_owned()], Path::new("/run/x/subnet.env"));
         assert_eq!(&args[..3], ["netns-agent", "stock-emulator", "-registry=etcd"]);
         assert_eq!(args.last().unwrap(), "-ip-masq");
         assert!(args.contains(&"-subnet-file=/run/x/subnet.env".to_owned()));

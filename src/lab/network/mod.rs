@@ -6,6 +6,7 @@ pub mod node;
 pub mod pods;
 pub mod daemon;
 pub mod etcd;
+pub mod kube;
 pub(crate) mod etcd_client;
 pub mod registry;
 pub mod datapath;
@@ -16,6 +17,7 @@ use std::thread;
 use std::time::Duration;
 
 use self::etcd::Etcd;
+use self::kube::KubeServer;
 use self::node::Node;
 use self::pods::Pod;
 use self::registry::{Registry, RegistryFile, RegistryKind};
@@ -70,14 +72,19 @@ impl Lab {
         LabState::new(&names, &spec).claim(&names)?;
         let cleanup = Cleanup { names: names.clone(), armed: true };
         let underlay = Underlay::create(&names, spec.mtu)?;
-        let registry = start_registry(spec.registry, &names, &underlay)?;
+        let registry = start_registry(&spec, &names, &underlay)?;
         let (num_nodes, nodes) = (spec.num_nodes, Vec::new());
         let mut lab = Self { names, spec, underlay, registry, nodes, cleanup };
+        match &mut lab.registry {
+            Registry::Etcd(_) | Registry::File(_) => {}
+            Registry::Kube(server) => server.wait_ready()?,
+        }
         for _ in 0..num_nodes {
             lab.add_node()?;
         }
-        if let Registry::Etcd(etcd) = &mut lab.registry {
-            etcd.wait_ready()?;
+        match &mut lab.registry {
+            Registry::Etcd(etcd) => etcd.wait_ready()?,
+            Registry::File(_) | Registry::Kube(_) => {}
         }
         if let Some(config) = &lab.spec.config {
             lab.registry.put_config(config)?;
@@ -132,6 +139,9 @@ impl Lab {
         let registry = self.spec.registry;
         let backend = self.spec.backend();
         let node = Node::create(&self.names, number, &self.underlay, (registry, backend), daemon)?;
+        if let Registry::Kube(server) = &self.registry {
+            server.add_node(number)?;
+        }
         if self.spec.frames_only {
             self.underlay.carry_frames_only(node.netns(), &node.name())?;
         }
@@ -194,11 +204,26 @@ impl Lab {
     /// Its etcd, to stop and start.
     ///
     /// # Panics
-    /// The lab was made with [`RegistryKind::File`].
+    /// The lab was made with another registry.
     pub fn etcd(&mut self) -> &mut Etcd {
         match &mut self.registry {
             Registry::Etcd(etcd) => etcd,
-            Registry::File(_) => panic!("lab {} has no etcd", self.names.lab()),
+            Registry::File(_) | Registry::Kube(_) => {
+                panic!("lab {} has no etcd", self.names.lab())
+            }
+        }
+    }
+
+    /// Its API server, to stop and start.
+    ///
+    /// # Panics
+    /// The lab was made with another registry.
+    pub fn kube(&mut self) -> &mut KubeServer {
+        match &mut self.registry {
+            Registry::Kube(server) => server,
+            Registry::Etcd(_) | Registry::File(_) => {
+                panic!("lab {} has no API server", self.names.lab())
+            }
         }
     }
 
@@ -243,6 +268,7 @@ impl Lab {
         let nodes = self.nodes.iter().map(node).collect();
         let etcd = match &self.registry {
             Registry::Etcd(etcd) => Some(etcd.id()),
+            Registry::Kube(server) => Some(server.id()),
             Registry::File(_) => None,
         };
         LabState { etcd, nodes, ..LabState::new(&self.names, &self.spec) }
@@ -270,18 +296,26 @@ impl Drop for Cleanup {
     }
 }
 
-/// Starts an etcd on the underlay, which is not ready yet, or names the file to use instead.
+/// Starts an etcd or an API server on the underlay, which is not ready yet, or names the file to use
+/// instead.
 fn start_registry(
-    kind: RegistryKind,
+    spec: &LabSpec,
     names: &Names,
     underlay: &Underlay,
 ) -> Result<Registry, LabError> {
-    match kind {
+    match spec.registry {
         RegistryKind::Etcd => {
             let netns = Netns::create(names.etcd())?;
             underlay.join(&netns, "etcd", ETCD_ADDR)?;
             let etcd = Etcd::start(netns, names.dir().join("etcd"))?;
             Ok(Registry::Etcd(Box::new(etcd)))
+        }
+        RegistryKind::Kube => {
+            let netns = Netns::create(names.etcd())?;
+            underlay.join(&netns, "etcd", ETCD_ADDR)?;
+            let config = spec.config.as_deref().unwrap_or(DEFAULT_CONFIG);
+            let server = KubeServer::start(netns, names.dir(), &spec.flannel_lab, config)?;
+            Ok(Registry::Kube(Box::new(server)))
         }
         RegistryKind::File => Ok(Registry::File(RegistryFile::new(names.registry_file()))),
     }

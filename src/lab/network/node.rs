@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
 
@@ -156,9 +156,18 @@ impl Node {
     /// [`LabError::Io`] when the program cannot be started.
     pub fn start(&mut self) -> Result<(), LabError> {
         self.old_env = self.env_inode();
-        let args = self.daemon.args(self.registry.flag(&self.names), &self.subnet_file());
+        let mut args = self.daemon.args(self.registry.flags(&self.names), &self.subnet_file());
         let log = self.dir.join("flanneld.log");
-        self.process = Some(Process::start(&self.netns, &self.daemon.program, &args, log)?);
+        let mut program = self.daemon.program.as_path();
+        if self.registry == RegistryKind::Kube {
+            // env(1) becomes the daemon.
+            args.splice(
+                0..0,
+                [format!("NODE_NAME={}", self.name()), program.display().to_string()],
+            );
+            program = Path::new("env");
+        }
+        self.process = Some(Process::start(&self.netns, program, &args, log)?);
         Ok(())
     }
 

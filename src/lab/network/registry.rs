@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::etcd::{self, Etcd};
+use super::kube::{self, KubeServer};
 use super::topology::Names;
 use crate::lab::LabError;
 
@@ -21,6 +22,8 @@ pub enum RegistryKind {
     Etcd,
     /// A JSON file that all nodes share: starts faster, and needs no etcd
     File,
+    /// A double of a Kubernetes API server: every node takes its podCIDR, as kube-flannel does
+    Kube,
 }
 
 /// The registry of a running lab.
@@ -30,6 +33,8 @@ pub enum Registry {
     Etcd(Box<Etcd>),
     /// A file; the README describes its form in "Without etcd".
     File(RegistryFile),
+    /// A double of an API server.
+    Kube(Box<KubeServer>),
 }
 
 /// A JSON file of config and leases, seen as its operator sees it.
@@ -39,11 +44,12 @@ pub struct RegistryFile {
 }
 
 impl RegistryKind {
-    /// The flag that says to a node of `names`' lab where its registry is.
-    pub(super) fn flag(self, names: &Names) -> String {
+    /// The flags that say to a node of `names`' lab where its registry is.
+    pub(super) fn flags(self, names: &Names) -> Vec<String> {
         match self {
-            Self::Etcd => format!("-etcd-endpoints={}", etcd::endpoint()),
-            Self::File => format!("-registry=file:{}", names.registry_file().display()),
+            Self::Etcd => vec![format!("-etcd-endpoints={}", etcd::endpoint())],
+            Self::File => vec![format!("-registry=file:{}", names.registry_file().display())],
+            Self::Kube => kube::flags(names),
         }
     }
 }
@@ -57,6 +63,7 @@ impl Registry {
         match self {
             Self::Etcd(etcd) => etcd.put_config(json),
             Self::File(file) => file.put_config(json),
+            Self::Kube(server) => server.put_config(json),
         }
     }
 
@@ -68,6 +75,7 @@ impl Registry {
         match self {
             Self::Etcd(etcd) => etcd.leases(),
             Self::File(file) => file.leases(),
+            Self::Kube(server) => server.leases(),
         }
     }
 
@@ -79,6 +87,7 @@ impl Registry {
         match self {
             Self::Etcd(etcd) => etcd.delete_lease(subnet),
             Self::File(file) => file.delete_lease(subnet),
+            Self::Kube(server) => server.delete_lease(subnet),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::iter;
+use std::path::PathBuf;
 
 use super::backend::Backend;
 use super::daemon::Daemon;
@@ -23,6 +24,8 @@ pub struct LabSpec {
     pub registry: RegistryKind,
     /// Network config for the registry; `None` leaves it unwritten.
     pub config: Option<String>,
+    /// This package's second binary, which is the API server of [`RegistryKind::Kube`].
+    pub flannel_lab: PathBuf,
     /// What the nodes run.
     pub daemon: Daemon,
     /// What single nodes run instead, by their names.
@@ -37,6 +40,9 @@ pub const DEFAULT_CONFIG: &str = r#"{"Network":"10.5.0.0/16"}"#;
 /// A daemon whose help names this flag takes a file for its registry; stock's does not.
 const REGISTRY_FLAG: &str = "-registry";
 
+/// A daemon whose help names this flag can run in Kubernetes mode.
+const KUBE_FLAG: &str = "-kube-subnet-mgr";
+
 impl LabSpec {
     /// Three nodes with one pod each, on an underlay of 1500 bytes, all running `daemon`.
     pub fn new(name: impl Into<String>, daemon: Daemon) -> Self {
@@ -47,6 +53,7 @@ impl LabSpec {
             mtu: 1500,
             registry: RegistryKind::default(),
             config: Some(DEFAULT_CONFIG.to_owned()),
+            flannel_lab: daemon.program.with_file_name("flannel-lab"),
             daemon,
             daemons: BTreeMap::new(),
             frames_only: false,
@@ -64,10 +71,12 @@ impl LabSpec {
         if self.backend() != Backend::Udp && daemons.clone().any(Daemon::is_stock_emulator) {
             return Err(LabError::NeedsUdp(self.backend()));
         }
-        if self.registry == RegistryKind::Etcd {
-            return Ok(()); // every flanneld can
-        }
-        match daemons.find(|daemon| !daemon.knows(REGISTRY_FLAG)) {
+        let flag = match self.registry {
+            RegistryKind::Etcd => return Ok(()), // every flanneld can
+            RegistryKind::File => REGISTRY_FLAG,
+            RegistryKind::Kube => KUBE_FLAG,
+        };
+        match daemons.find(|daemon| !daemon.knows(flag)) {
             Some(daemon) => Err(LabError::NeedsEtcd { program: daemon.program.clone() }),
             None => Ok(()),
         }

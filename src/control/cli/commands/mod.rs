@@ -3,6 +3,7 @@
 pub(super) mod capture;
 pub mod cleanup;
 pub mod config_check;
+pub mod install_conf;
 pub(super) mod doctor;
 pub(super) mod drops;
 mod peer_table;
