@@ -175,7 +175,7 @@ install: ## install what is built: programs, systemd unit, manual page, completi
 	sed '/^Exec/s|/usr/|$(PREFIX)/|; s|/etc/default|$(SYSCONFDIR)/default|' dist/flanneld.service | \
 	    install -m 644 /dev/stdin $(UNITDIR)/flanneld.service
 	install -d $(DOCDIR)/docs $(OBSERVEDIR)/grafana $(OBSERVEDIR)/prometheus
-	install -m 644 README.md CHANGELOG.md LICENSE $(DOCDIR)
+	install -m 644 README.md CHANGELOG.md SECURITY.md LICENSE $(DOCDIR)
 	install -m 644 docs/*.md docs/*.svg $(DOCDIR)/docs
 	install -m 644 dist/grafana/flannel.json $(OBSERVEDIR)/grafana
 	install -m 644 dist/prometheus/flannel.rules.yml $(OBSERVEDIR)/prometheus

@@ -45,7 +45,7 @@ fn package_files() -> Vec<String> {
     let docs = docs.map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let is_page = |name: &String| name.ends_with(".md") || name.ends_with(".svg");
     let docs = docs.filter(is_page).map(|name| format!("docs/{name}"));
-    let own = ["CHANGELOG.md", "LICENSE", "README.md"].map(str::to_owned);
+    let own = ["CHANGELOG.md", "LICENSE", "README.md", "SECURITY.md"].map(str::to_owned);
     files.extend(docs.chain(own).map(|name| format!("usr/share/doc/flanneld/{name}")));
     files.sort();
     files
