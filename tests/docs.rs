@@ -132,7 +132,7 @@ fn commands_are_taken_by_the_programs() {
 }
 
 /// Flags of other programs that stand alone in the text.
-const OTHERS: [&str; 2] = ["can-ip-forward", "enable-v2"];
+const OTHERS: [&str; 4] = ["allocate-node-cidrs", "can-ip-forward", "cluster-cidr", "enable-v2"];
 
 #[test]
 fn flags_are_those_of_the_programs() {
