@@ -27,7 +27,7 @@ pub fn bridges(links: &[LinkDetails], overlay: &OverlayFacts) -> Vec<BridgeFacts
     let facts = |it: &LinkDetails| {
         let is_on_it = ours.is_some_and(|ours| ours.link.index == it.link.index);
         let problem = elsewhere(it, overlay, ours);
-        let problem = problem.or_else(|| if is_on_it { mtu(it, overlay) } else { None });
+        let problem = problem.or_else(|| if is_on_it { own_problem(it, overlay) } else { None });
         let problem = problem.filter(|it| it.harm != Harm::NoneYet).map(|it| it.text);
         let (name, mtu) = (it.link.name.clone(), it.link.mtu);
         BridgeFacts { name, mtu, addrs: it.addrs.clone(), problem }
@@ -59,7 +59,7 @@ pub fn bridge_problem(
 ) -> (Option<String>, Option<Problem>) {
     let ours = of_containers(links, overlay).find(|it| is_ours(it, overlay));
     let elsewhere = of_containers(links, overlay).find_map(|it| elsewhere(it, overlay, ours));
-    let problem = elsewhere.or_else(|| ours.and_then(|it| mtu(it, overlay)));
+    let problem = elsewhere.or_else(|| ours.and_then(|it| own_problem(it, overlay)));
     (ours.map(|it| it.link.name.clone()), problem)
 }
 
@@ -88,6 +88,21 @@ fn elsewhere(
     );
     let harm = if it.link.has_carrier { Harm::Loss } else { Harm::NoneYet };
     Some(Problem { text, advice, harm })
+}
+
+/// What is wrong with the bridge on our subnet.
+fn own_problem(it: &LinkDetails, overlay: &OverlayFacts) -> Option<Problem> {
+    down(it).or_else(|| mtu(it, overlay))
+}
+
+/// A bridge that is switched off, which is not one without a port.
+fn down(it: &LinkDetails) -> Option<Problem> {
+    if it.link.is_up {
+        return None;
+    }
+    let name = &it.link.name;
+    let text = format!("{name} is down: its containers reach nobody");
+    Some(Problem { text, advice: format!("ip link set {name} up"), harm: Harm::Loss })
 }
 
 /// A bridge that lets containers send packets that are too long.
@@ -160,6 +175,16 @@ mod tests {
         let mut empty = long;
         empty.link.has_carrier = false;
         assert_eq!(found(&[empty]).1, None);
+    }
+
+    #[test]
+    fn bridge_that_is_down_is_a_problem_and_one_without_a_port_is_none() {
+        let mut ours = bridge("docker0", "10.5.7.1/24", 1472);
+        ours.link.has_carrier = false;
+        assert_eq!(found(std::slice::from_ref(&ours)).1, None);
+        ours.link.is_up = false;
+        let text = found(&[ours]).1.unwrap();
+        assert_eq!(text, "docker0 is down: its containers reach nobody");
     }
 
     #[test]

@@ -48,7 +48,7 @@ pub fn dropped_forward(
         let back =
             Packet { src: peer, dst: container, in_link: device, out_link: bridge, ..out.clone() };
         for (packet, direction) in [(out, "from"), (back, "to")] {
-            if let Verdict::Dropped { by, shown_by } = rules.verdict(&packet) {
+            if let Verdict::Dropped { by, shown_by, .. } = rules.verdict(&packet) {
                 let text = format!("{by} drops {word} {direction} the containers of this host");
                 let advice = format!(
                     "{shown_by}; remove it, or put a rule that accepts {} before it",

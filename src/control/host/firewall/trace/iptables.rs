@@ -49,7 +49,8 @@ pub(super) fn verdict(tool: &str, text: &str, packet: &Packet) -> Verdict {
         {
             let by = format!("{rule} (table {name})");
             let shown_by = format!("{tool} -t {name} -L {chain} -nv --line-numbers");
-            return Verdict::Dropped { by, shown_by };
+            let insert = format!("{tool} -t {name} -I {chain}");
+            return Verdict::Dropped { by, shown_by, insert };
         }
         is_unsure |= walk.may_accept;
     }

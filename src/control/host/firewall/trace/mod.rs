@@ -54,6 +54,8 @@ pub enum Verdict {
         by: String,
         /// The command that shows it.
         shown_by: String,
+        /// The command that puts a rule before it; what the rule matches comes after.
+        insert: String,
     },
     /// That depends on matches that are not known here.
     Unsure,

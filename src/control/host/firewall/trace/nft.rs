@@ -38,7 +38,8 @@ pub(super) fn verdict(json: &str, packet: &Packet) -> Verdict {
         {
             let by = format!("{rule} (chain {name} of table {family} {table})");
             let shown_by = format!("nft -a list table {family} {table}");
-            return Verdict::Dropped { by, shown_by };
+            let insert = format!("nft insert rule {family} {table} {name}");
+            return Verdict::Dropped { by, shown_by, insert };
         }
         is_unsure |= walk.may_accept;
     }

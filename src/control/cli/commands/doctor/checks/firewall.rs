@@ -57,10 +57,14 @@ pub(super) fn outer_rules(facts: &Facts) -> Vec<Finding> {
     };
     let dropped = [(came, "from"), (goes, "to")].into_iter().find_map(|(packet, direction)| {
         match facts.rules.verdict(&packet) {
-            Verdict::Dropped { by, shown_by } => {
+            Verdict::Dropped { by, shown_by, insert } => {
                 let text = format!("{by} drops UDP {port} {direction} {peer}, as all peers");
-                let advice =
-                    format!("{shown_by}; iptables -I INPUT -p udp --dport {port} -j ACCEPT");
+                let pass = accepting(
+                    &insert,
+                    &format!("-p udp --dport {port}"),
+                    &format!("udp dport {port}"),
+                );
+                let advice = format!("{shown_by}; {pass}");
                 Some(Finding::fail(NAME, text, advice))
             }
             Verdict::Accepted | Verdict::Unsure => None,
@@ -84,10 +88,24 @@ fn to_host(facts: &Facts, own: &Own) -> Option<Finding> {
         protocol: ICMP,
         dst_port: None,
     };
-    let Verdict::Dropped { by, shown_by } = facts.rules.verdict(&packet) else { return None };
+    let Verdict::Dropped { by, shown_by, insert } = facts.rules.verdict(&packet) else {
+        return None;
+    };
     let text = format!("{by} drops what pods and peers send to this host itself; pods do not mind");
-    let advice = format!("{shown_by}; iptables -I INPUT -s {} -j ACCEPT", own.network);
+    let network = own.network;
+    let pass = accepting(&insert, &format!("-s {network}"), &format!("ip saddr {network}"));
+    let advice = format!("{shown_by}; {pass}");
     Some(Finding::warn("host rules", text, advice))
+}
+
+/// The command for a rule that accepts before the one that drops: in the same chain, since a packet
+/// that one chain accepts is still dropped by another.
+fn accepting(insert: &str, of_iptables: &str, of_nft: &str) -> String {
+    if insert.starts_with("nft ") {
+        format!("{insert} {of_nft} accept")
+    } else {
+        format!("{insert} {of_iptables} -j ACCEPT")
+    }
 }
 
 /// Programs that write rules of their own again and again.
@@ -144,6 +162,21 @@ mod tests {
         assert!(found.text.contains("drops UDP 8285 from 192.0.2.9"), "{found:?}");
         let found = only(outer_rules(&with_rules("-A OUTPUT -o eth0 -p udp -j REJECT")));
         assert!(found.text.contains("drops UDP 8285 to 192.0.2.9"), "{found:?}");
+        let accept = "; iptables -t filter -I OUTPUT -p udp --dport 8285 -j ACCEPT";
+        assert!(found.advice.unwrap().ends_with(accept), "in the chain that drops");
+    }
+
+    #[test]
+    fn rule_of_nft_is_answered_in_its_own_chain() {
+        let mut facts = facts();
+        let chain = r#"{"chain":{"family":"inet","table":"fw","name":"in","type":"filter",
+            "hook":"input","prio":0,"policy":"drop"}}"#;
+        facts.rules.nft = Some(format!(r#"{{"nftables":[{chain}]}}"#));
+        let advice = |it: &Finding| it.advice.clone().unwrap();
+        let found = outer_rules(&facts);
+        let (port, host) = (advice(&found[0]), advice(&found[1]));
+        assert!(port.ends_with("; nft insert rule inet fw in udp dport 8285 accept"), "{port}");
+        assert!(host.ends_with("; nft insert rule inet fw in ip saddr 10.5.0.0/16 accept"));
     }
 
     #[test]

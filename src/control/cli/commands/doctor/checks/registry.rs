@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::super::facts::Facts;
 use super::super::finding::Finding;
 use crate::control::cli::commands::survey::OtherNetwork;
+use crate::control::config::daemon::RegistryKind;
 
 /// An answer that takes longer is worth a word.
 const SLOW: Duration = Duration::from_secs(1);
@@ -28,6 +29,11 @@ pub(super) fn answers(facts: &Facts) -> Vec<Finding> {
     let registry = &facts.registry;
     let millis = registry.took.as_millis();
     if let Some(problem) = &registry.problem {
+        if let RegistryKind::File(path) = &facts.config.registry {
+            let path = path.display();
+            let advice = format!("ls -l {path}; --registry=file:PATH says where it is");
+            return vec![Finding::fail(NAME, problem.clone(), advice)];
+        }
         let advice = "curl ENDPOINT/version shows whether etcd answers; https needs --etcd-cafile, and \
                       perhaps --etcd-certfile with --etcd-keyfile";
         return vec![Finding::fail(NAME, problem.clone(), advice)];
@@ -43,6 +49,14 @@ pub(super) fn config(facts: &Facts) -> Vec<Finding> {
     const NAME: &str = "config";
     let registry = &facts.registry;
     if let Some(reason) = &registry.no_network {
+        if let RegistryKind::File(path) = &facts.config.registry {
+            let path = path.display();
+            let advice = format!(
+                "write {{\"config\":{{\"Network\":\"10.5.0.0/16\"}}}} to {path}, or the right \
+                 --registry=file:PATH"
+            );
+            return vec![Finding::fail(NAME, reason.clone(), advice)];
+        }
         let advice = format!(
             "etcdctl put {}/config '{{\"Network\":\"10.5.0.0/16\"}}', or the right --etcd-prefix",
             facts.config.etcd.prefix
@@ -134,6 +148,18 @@ mod tests {
         assert!(found.advice.unwrap().starts_with("etcdctl put /coreos.com/network/config"));
         facts.unresolved = vec!["name etcd.invalid has no address".to_owned()];
         assert_eq!(levels(&names(&facts)), (0, 1));
+    }
+
+    #[test]
+    fn advice_about_a_file_does_not_speak_of_etcd() {
+        let mut facts = facts();
+        facts.config.registry = RegistryKind::File("/srv/net.json".into());
+        facts.registry.problem = Some("No such file or directory".to_owned());
+        facts.registry.no_network = Some("config does not exist".to_owned());
+        for check in [answers, config] {
+            let advice = only(check(&facts)).advice.unwrap();
+            assert!(advice.contains("/srv/net.json") && !advice.contains("etcd"), "{advice}");
+        }
     }
 
     #[test]
