@@ -63,7 +63,6 @@ use crate::control::host::net::Netlink;
 /// # Errors
 /// [`DaemonError`] if the node cannot take part in the overlay.
 pub fn run(config: Config) -> Result<(), DaemonError> {
-    info!("flanneld {} starts: {}", build_info::version_line(), config.settings);
     panics::install();
     let runtime = Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(DaemonError::Runtime)?;
@@ -100,6 +99,11 @@ async fn run_with<M: SubnetManager>(config: &Config, manager: M) -> Result<(), D
     // 1. Checks of settings and host, before anything is changed.
     preflight::check_net_admin()?;
     backend::preflight(config.backend)?;
+    if let Some(addr) = config.healthz {
+        observe::check_addr(addr)?;
+    }
+    // A mistake above is the only line.
+    info!("flanneld {} starts: {}", build_info::version_line(), config.settings);
     for note in &config.warnings {
         warn!("{note}");
     }
