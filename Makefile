@@ -45,10 +45,11 @@ build: setup ## build every program for release
 BPF = src/dataplane/fast_path/bpf/fast_path.bpf
 SETUP_BPF = @$(MAKE) -s setup PACKAGES="$(PACKAGES) clang llvm libbpf-dev linux-libc-dev"
 
-# Without debug information, which would hold paths and the compiler's line numbers.
+# The same bytes in every directory: without debug information, and without the directory's path,
+# which BTF would hold.
 define compile_bpf
-	clang -O2 -g -Wall -Werror -target bpf -mcpu=v3 -I/usr/include/$$(uname -m)-linux-gnu \
-	    -c $(BPF).c -o $(1)
+	clang -O2 -g -Wall -Werror -target bpf -mcpu=v3 -ffile-prefix-map=$(CURDIR)=. \
+	    -I/usr/include/$$(uname -m)-linux-gnu -c $(BPF).c -o $(1)
 	llvm-strip -g $(1)
 	llvm-objcopy --remove-section .BTF.ext $(1)
 endef
