@@ -16,6 +16,7 @@ mod overlap;
 mod registry;
 mod secrets;
 mod signals;
+mod tools;
 
 use std::fs;
 use std::path::Path;

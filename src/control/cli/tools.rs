@@ -10,7 +10,7 @@ use clap::{Args, Command, FromArgMatches, Subcommand};
 use tokio::runtime::Builder;
 
 use super::client::{Client, ToolError};
-use super::commands::{capture, doctor, drops, peers, ping, status, top};
+use super::commands::{bugreport, capture, doctor, drops, peers, ping, status, top};
 use super::error::translate_command;
 use super::variables::Variables;
 use super::{FlagError, Invocation};
@@ -57,15 +57,24 @@ enum ToolCommand {
     Top(top::TopArgs),
     /// Show why packets were dropped: each reason, how many, and one of the last.
     Drops(drops::DropsArgs),
+    /// Write a text file about daemon and host for those who look for a fault, without secrets.
+    Bugreport(bugreport::BugreportArgs),
 }
 
-/// Flags of every tool that asks the daemon.
+/// The flag of every tool that asks the daemon.
 #[derive(Debug, Args)]
-pub(super) struct AskArgs {
+pub(super) struct SocketArgs {
     /// The daemon's unix socket. Without it: variable FLANNELD_SOCKET, or the socket of the daemon
     /// that runs in this network namespace.
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
+}
+
+/// The same, and that of tools for people and programs.
+#[derive(Debug, Args)]
+pub(super) struct AskArgs {
+    #[command(flatten)]
+    socket: SocketArgs,
     /// Print JSON.
     #[arg(long)]
     pub(super) json: bool,
@@ -83,11 +92,12 @@ impl Tool {
             match &self.command {
                 ToolCommand::Status(args) => args.run(&self.client(&args.ask).await?).await,
                 ToolCommand::Peers(args) => args.run(&self.client(&args.ask).await?).await,
-                ToolCommand::Ping(args) => args.run(self.socket(&args.ask)).await,
-                ToolCommand::Doctor(args) => args.run(self.socket(&args.ask)).await,
+                ToolCommand::Ping(args) => args.run(self.socket(&args.ask.socket)).await,
+                ToolCommand::Doctor(args) => args.run(self.socket(&args.ask.socket)).await,
                 ToolCommand::Capture(args) => args.run(&self.client(&args.ask).await?).await,
                 ToolCommand::Top(args) => args.run(&self.client(&args.ask).await?).await,
                 ToolCommand::Drops(args) => args.run(&self.client(&args.ask).await?).await,
+                ToolCommand::Bugreport(args) => args.run(self.socket(&args.socket)).await,
             }
         });
         runtime.shutdown_background();
@@ -96,11 +106,11 @@ impl Tool {
 
     /// The connection to the daemon.
     async fn client(&self, args: &AskArgs) -> Result<Client, ToolError> {
-        Client::open(self.socket(args)).await
+        Client::open(self.socket(&args.socket)).await
     }
 
     /// The daemon's socket, if flag or environment name it.
-    fn socket<'a>(&'a self, args: &'a AskArgs) -> Option<&'a Path> {
+    fn socket<'a>(&'a self, args: &'a SocketArgs) -> Option<&'a Path> {
         args.socket.as_deref().or(self.socket.as_deref())
     }
 }

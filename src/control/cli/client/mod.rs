@@ -1,6 +1,6 @@
 //! [`Client`]: asks the running daemon over its unix socket.
 
-pub(super) mod daemons;
+pub(in crate::control::cli) mod daemons;
 mod error;
 
 use std::path::{Path, PathBuf};
@@ -55,6 +55,17 @@ impl Client {
         let version = version(&response).to_owned();
         let body = response.read(MAX_ANSWER).await.map_err(ToolError::no_answer)?;
         serde_json::from_slice(&body).map_err(|_| self.other_version(&version))
+    }
+
+    /// What the daemon says at `path`, as text, whatever the status of the answer.
+    ///
+    /// # Errors
+    /// [`ToolError`] if it says nothing.
+    pub(super) async fn text(&self, path: &str) -> Result<String, ToolError> {
+        let request = Request::new(Method::GET, path);
+        let response = self.http.send(&request).await.map_err(ToolError::no_answer)?;
+        let body = response.read(MAX_ANSWER).await.map_err(ToolError::no_answer)?;
+        Ok(String::from_utf8_lossy(&body).into_owned())
     }
 
     /// The daemon's answer at `path`, to be read piece by piece.

@@ -1,6 +1,7 @@
 //! What `flanneld` does apart from running the daemon: a file for each command.
 
 pub(super) mod capture;
+pub(super) mod bugreport;
 pub mod cleanup;
 pub mod config_check;
 pub mod install_conf;

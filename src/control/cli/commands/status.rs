@@ -127,6 +127,12 @@ fn rows(status: &Status) -> Vec<(&'static str, String)> {
         };
         rows.push(("rules", text));
     }
+    for bridge in &status.bridges {
+        let addresses: Vec<String> = bridge.addresses.iter().map(ToString::to_string).collect();
+        let fits = if bridge.problem.is_none() { "fits" } else { "does not fit" };
+        let text = format!("{}, {}, MTU {}: {fits}", bridge.name, addresses.join(", "), bridge.mtu);
+        rows.push(("bridge", text));
+    }
     rows
 }
 
@@ -149,7 +155,9 @@ impl Status {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::observe::api::{CheckResult, DataPath, Device, Lease, Registry, Rules};
+    use crate::control::observe::api::{
+        Bridge, CheckResult, DataPath, Device, Lease, Registry, Rules,
+    };
 
     fn node() -> Status {
         Status {
@@ -217,6 +225,19 @@ rules      forward by iptables, in place
         assert!(text.contains("\nproblem    registry: it does not answer"), "{text}");
         assert!(text.contains("\nwarning    the network config"), "{text}");
         assert!(text.lines().all(|line| line.len() <= WIDTH), "{text}");
+        assert_eq!(exit(&status), Exit::Degraded);
+    }
+
+    #[test]
+    fn bridge_is_shown_and_said_to_fit_or_not() {
+        let mut status = node();
+        let addresses = vec!["172.17.0.1/16".parse().unwrap()];
+        let problem = Some("docker0 has 172.17.0.1/16, outside of 10.244.7.0/24".to_owned());
+        status.bridges.push(Bridge { name: "docker0".to_owned(), mtu: 1500, addresses, problem });
+        let text = describe(&status, Paint::off());
+        let bridge = "\nbridge     docker0, 172.17.0.1/16, MTU 1500: does not fit\n";
+        assert!(text.contains(bridge), "{text}");
+        assert!(text.contains("\nproblem    docker0 has 172.17.0.1/16, outside"), "{text}");
         assert_eq!(exit(&status), Exit::Degraded);
     }
 
