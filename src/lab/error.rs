@@ -131,6 +131,17 @@ pub enum LabError {
         /// The node's name.
         node: String,
     },
+    /// Its state file is that of another version of this program.
+    #[error(
+        "lab {name} was made by another version of flannel-lab ({why}): use that one, or remove the \
+         lab with `flannel-lab down --name {name}`"
+    )]
+    OtherVersion {
+        /// Its name.
+        name: String,
+        /// What its state file has that this version does not know, or lacks.
+        why: String,
+    },
     /// A tool's output or a file could not be understood.
     #[error("cannot read {what}: {text:?}")]
     Unreadable {

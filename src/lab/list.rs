@@ -6,6 +6,7 @@ use super::LabError;
 use super::host::process::ProcessId;
 use super::network::backend::Backend;
 use super::network::registry::RegistryKind;
+use super::progress::warn;
 use super::report::table;
 use super::state::{self, LabState};
 
@@ -28,17 +29,23 @@ pub struct Entry {
     pub orphan: bool,
 }
 
-/// All labs, by name. Needs no root.
+/// All labs, by name; one of another version of this program is a warning. Needs no root.
 ///
 /// # Errors
 /// [`LabError`] of a state file that cannot be read.
 pub fn all() -> Result<Vec<Entry>, LabError> {
     let states = state::all_labs().into_iter().map(|names| LabState::load(&names));
-    states
-        // One that was removed meanwhile is no longer there.
-        .filter(|state| !matches!(state, Err(LabError::NoSuchLab { .. })))
-        .map(|state| state.map(|state| Entry::of(&state)))
-        .collect()
+    let mut all = Vec::new();
+    for state in states {
+        match state {
+            Ok(state) => all.push(Entry::of(&state)),
+            // One that was removed meanwhile is no longer there.
+            Err(LabError::NoSuchLab { .. }) => {}
+            Err(other @ LabError::OtherVersion { .. }) => warn(&other.to_string()),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(all)
 }
 
 impl Entry {

@@ -123,8 +123,9 @@ impl LabState {
             }
             read => read.map_err(LabError::io(format!("read {}", path.display())))?,
         };
+        let name = names.lab().to_owned();
         serde_json::from_str(&text)
-            .map_err(|_| LabError::Unreadable { what: path.display().to_string(), text })
+            .map_err(|error| LabError::OtherVersion { name, why: error.to_string() })
     }
 
     /// Whether its owner died without removing it.
