@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::api::{
-    Bridge, CheckResult, DataPath, Device, Lease, Peer, PeerKind, Registry, Rules, Status, Traffic,
-    readiness,
+    Bridge, CheckResult, DataPath, Device, FastPath, Lease, Peer, PeerKind, Registry, Rules,
+    Status, Traffic, readiness,
 };
 use super::without_report;
 use crate::control::host::findings::BridgeFacts;
@@ -101,7 +101,9 @@ fn data_path(report: &Report) -> DataPath {
     let workers = report.stats.backend.dataplane.as_ref().map(|it| it.workers.as_slice());
     let offloads = workers.unwrap_or_default().first().map(|worker| worker.offloads.as_str());
     let offloads = offloads.filter(|names| *names != "off").unwrap_or_default();
+    let fast_path = report.stats.backend.fast_path.as_ref();
     DataPath {
+        fast_path: fast_path.map(|it| FastPath { active: it.active, reason: it.reason.clone() }),
         backend: report.facts.backend.clone(),
         carried_by: if workers.is_some() { "workers" } else { "kernel" }.to_owned(),
         workers: workers.map_or(0, <[_]>::len),

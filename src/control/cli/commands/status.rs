@@ -42,7 +42,9 @@ impl StatusArgs {
 }
 
 fn exit(status: &Status) -> Exit {
-    let is_well = status.ready && status.problems().is_empty();
+    let peers_are_well = status.peers.iter().all(|peer| peer.problem.is_none());
+    let is_quiet = status.problems().is_empty() && status.warnings.is_empty();
+    let is_well = status.ready && peers_are_well && is_quiet;
     if is_well { Exit::Well } else { Exit::Degraded }
 }
 
@@ -116,6 +118,11 @@ fn rows(status: &Status) -> Vec<(&'static str, String)> {
             (_, names) => format!(", offloads {}", names.join(", ")),
         };
         rows.push(("packets", format!("{}, carried {by}{offloads}", path.backend)));
+        if let Some(fast_path) = &path.fast_path {
+            let reason = fast_path.reason.as_deref().unwrap_or("it is not in use");
+            let text = if fast_path.active { "the kernel carries TCP and ICMP" } else { reason };
+            rows.push(("fast path", text.to_owned()));
+        }
     }
     if let Some(rules) = &status.rules {
         let text = match (rules.wanted.as_slice(), rules.in_place) {
@@ -156,7 +163,7 @@ impl Status {
 mod tests {
     use super::*;
     use crate::control::observe::api::{
-        Bridge, CheckResult, DataPath, Device, Lease, Registry, Rules,
+        Bridge, CheckResult, DataPath, Device, FastPath, Lease, Registry, Rules,
     };
 
     fn node() -> Status {
@@ -184,6 +191,7 @@ mod tests {
                 carried_by: "workers".to_owned(),
                 workers: 2,
                 offloads: ["tso", "uso", "gso", "gro"].map(str::to_owned).to_vec(),
+                fast_path: Some(FastPath { active: true, reason: None }),
             }),
             rules: Some(Rules {
                 tool: "iptables".to_owned(),
@@ -207,6 +215,7 @@ lease      10.244.7.0/24 of 10.244.0.0/16, until 2026-08-14T09:30:00Z
 public IP  192.0.2.7
 device     flannel0, MTU 1472
 packets    udp, carried by 2 workers, offloads tso, uso, gso, gro
+fast path  the kernel carries TCP and ICMP
 rules      forward by iptables, in place
 ";
         assert_eq!(text, expected);
@@ -226,6 +235,10 @@ rules      forward by iptables, in place
         assert!(text.contains("\nwarning    the network config"), "{text}");
         assert!(text.lines().all(|line| line.len() <= WIDTH), "{text}");
         assert_eq!(exit(&status), Exit::Degraded);
+        status.checks.clear();
+        assert_eq!(exit(&status), Exit::Degraded, "for the warning");
+        status.warnings.clear();
+        assert_eq!(exit(&status), Exit::Well);
     }
 
     #[test]

@@ -108,6 +108,18 @@ pub struct DataPath {
     /// Offloads that every worker uses, by name.
     #[serde(default)]
     pub offloads: Vec<String>,
+    /// The fast path, if the backend has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fast_path: Option<FastPath>,
+}
+
+/// Whether the kernel carries TCP and ICMP by itself, past the workers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FastPath {
+    pub active: bool,
+    /// Why it does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// The rules of the host's firewall that are ours.
