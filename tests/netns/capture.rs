@@ -9,7 +9,7 @@ use pcap_parser::{Block, OptionCode, PcapBlockOwned, PcapError, PcapNGReader};
 use twill::lab::Lab;
 use twill::lab::network::node::Node;
 
-use crate::harness::{FLANNELD, eventually, ping, pod, up};
+use crate::harness::{FLANNELD, eventually, ping, pod, up_on_workers};
 
 /// Flags and comment of each packet that another library reads in a file, and its bytes.
 fn read(path: &Path) -> Vec<(u8, Option<String>, Vec<u8>)> {
@@ -58,7 +58,7 @@ fn log_has(node: &Node, text: &str) -> bool {
 
 #[test]
 fn capture_has_both_directions_and_dropped_packets_and_harms_nobody() {
-    let lab = up("capture", 2);
+    let lab = up_on_workers("capture", 2);
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("all.pcapng");
     let file = file.to_str().unwrap();

@@ -8,7 +8,9 @@ use twill::lab::network::node::Node;
 use twill::lab::network::registry::Registry;
 use twill::lab::{Lab, LabSpec};
 
-use crate::harness::{FLANNEL_LAB, FLANNELD, etcdctl, eventually, overlay, spec, up};
+use crate::harness::{
+    FLANNEL_LAB, FLANNELD, etcdctl, eventually, overlay, spec, up, up_on_workers,
+};
 
 /// What `doctor` on `node` finds that is not well: the check and its text.
 fn doctor(node: &Node) -> Vec<(String, String)> {
@@ -47,7 +49,7 @@ fn etcd(lab: &Lab, args: &[&str]) -> String {
 
 #[test]
 fn each_everyday_fault_of_the_host_is_led_to_its_cause() {
-    let lab = up("faults", 2);
+    let lab = up_on_workers("faults", 2);
     let [here, there] = lab.nodes() else { panic!("two nodes") };
     let (netns, addr) = (here.netns(), there.addr());
     finds_nothing(here);

@@ -31,6 +31,12 @@ pub fn up(topic: &str, num_nodes: usize) -> Lab {
     Lab::up(spec(topic, num_nodes)).unwrap()
 }
 
+/// The same without the fast path: rules of INPUT and captures see what passes the workers only.
+pub fn up_on_workers(topic: &str, num_nodes: usize) -> Lab {
+    let daemon = Daemon::flanneld(FLANNELD).with("--fast-path=off");
+    Lab::up(LabSpec { daemon, ..spec(topic, num_nodes) }).unwrap()
+}
+
 pub fn generator() -> Generator {
     Generator { flannel_lab: FLANNEL_LAB.into() }
 }

@@ -1,6 +1,7 @@
 //! [`Observer`]: a daemon's CPU time and log lines during an outage.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use twill::lab::network::node::Node;
 pub struct Observer {
     pid: u32,
     start: Instant,
-    cpu_time: Duration,
+    cpu_times: BTreeMap<OsString, u64>,
     num_lines: usize,
 }
 
@@ -18,12 +19,15 @@ impl Observer {
     pub fn start(node: &Node) -> Self {
         let pid = node.process().unwrap().id().pid;
         let num_lines = log(node).lines().count();
-        Self { pid, start: Instant::now(), cpu_time: control_time(pid), num_lines }
+        Self { pid, start: Instant::now(), cpu_times: control_times(pid), num_lines }
     }
 
     /// The control plane used less than one per cent of a core since the start.
     pub fn assert_idle(&self, what: &str) {
-        let (used, elapsed) = (control_time(self.pid) - self.cpu_time, self.start.elapsed());
+        let before = |thread| self.cpu_times.get(thread).copied().unwrap_or_default();
+        let now = control_times(self.pid);
+        let nanos = now.iter().map(|(thread, nanos)| nanos - before(thread)).sum();
+        let (used, elapsed) = (Duration::from_nanos(nanos), self.start.elapsed());
         println!("{what}: control plane used {used:?} in {elapsed:?}");
         assert!(used * 100 < elapsed, "{what}: {used:?} of CPU time in {elapsed:?}");
     }
@@ -51,17 +55,19 @@ pub fn log(node: &Node) -> String {
     node.log_tail(usize::MAX)
 }
 
-/// CPU time of all threads that do not forward packets, as the scheduler counts it: the first
-/// field of `/proc/PID/task/TID/schedstat`, in nanoseconds (`Documentation/scheduler/sched-stats`).
-fn control_time(pid: u32) -> Duration {
+/// CPU time of each thread that does not forward packets, by thread ID, as the scheduler counts it: the
+/// first field of `/proc/PID/task/TID/schedstat`, in nanoseconds (`Documentation/scheduler/sched-stats`).
+fn control_times(pid: u32) -> BTreeMap<OsString, u64> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-    let nanos = tasks.filter_map(|task| {
-        let task = task.ok()?.path();
+    let times = tasks.filter_map(|task| {
+        let task = task.ok()?;
+        let (thread, task) = (task.file_name(), task.path());
         // A thread may end while we look.
         let name = fs::read_to_string(task.join("comm")).ok()?;
         let stat = fs::read_to_string(task.join("schedstat")).ok()?;
         let is_worker = name.starts_with("flannel-w");
-        (!is_worker).then(|| stat.split(' ').next()?.parse::<u64>().ok()).flatten()
+        let nanos = stat.split(' ').next()?.parse().ok()?;
+        (!is_worker).then_some((thread, nanos))
     });
-    Duration::from_nanos(nanos.sum())
+    times.collect()
 }
