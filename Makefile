@@ -41,7 +41,7 @@ setup: ## install packages that building and testing need and that are missing
 build: setup ## build every program for release
 	$(CARGO) build --release
 
-# The object stands in the repository, so that `cargo build` needs no clang.
+# The object is in the repository, so that `cargo build` needs no clang.
 BPF = src/dataplane/fast_path/bpf/fast_path.bpf
 SETUP_BPF = @$(MAKE) -s setup PACKAGES="$(PACKAGES) clang llvm libbpf-dev linux-libc-dev"
 
