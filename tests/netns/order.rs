@@ -15,6 +15,7 @@ use twill::lab::network::daemon::Daemon;
 use twill::lab::network::node::Node;
 use twill::lab::{Lab, LabSpec};
 
+use crate::fast_path;
 use crate::flows::{self, Plan};
 use crate::harness::{FLANNELD, overlay, spec, workers};
 
@@ -99,8 +100,12 @@ fn assert_in_order(lab: &Lab, plan: Plan) {
 #[test]
 fn flows_with_source_ports_of_their_own_keep_their_order() {
     let lab = lab("order", "");
+    fast_path::wait_for_it(&lab);
     assert_in_order(&lab, PLAN);
     for node in lab.nodes() {
+        // Each flow began in the kernel and went on to the workers.
+        let by_kernel = fast_path::count(node, "egress", "packets");
+        assert!(by_kernel > 1000, "{by_kernel} packets of {}", node.name());
         let busy = ["egress", "ingress"].map(|direction| num_busy(node, direction));
         assert!(busy.iter().all(|num| *num > 1), "{busy:?} workers of {}", node.name());
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 /// Why a program left a packet to the workers, in the order of `enum reason` in `bpf/tables.h`.
-const REASONS: [&str; 11] = [
+const REASONS: [&str; 12] = [
     "header",
     "protocol",
     "fragment",
@@ -17,6 +17,7 @@ const REASONS: [&str; 11] = [
     "no_neighbour",
     "other_subnet",
     "outer_checksum",
+    "burst",
 ];
 
 /// Counters of one direction: `NUM_OF_DIRECTION` in `bpf/tables.h`.
@@ -152,8 +153,8 @@ mod tests {
         let FastDirection { packets, bytes, dropped, passed } = &counters.egress;
         assert_eq!((*packets, *bytes, *dropped), (1, 2, 3));
         assert_eq!((passed["header"], passed["outer_checksum"]), (4, 14));
-        assert_eq!(counters.ingress.packets, 15);
-        assert_eq!((counters.gpe_in, counters.gpe_out, counters.frames), (29, 30, 31));
+        assert_eq!((passed["burst"], counters.ingress.packets), (15, 16));
+        assert_eq!((counters.gpe_in, counters.gpe_out, counters.frames), (31, 32, 33));
         let mut twice = counters.clone();
         twice.add(&counters);
         assert_eq!(twice, FastCounters::of(&words.map(|word| 2 * word)));

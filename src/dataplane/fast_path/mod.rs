@@ -1,8 +1,9 @@
-//! The short cut: BPF programs that carry TCP and ICMP between the overlay device and the underlay
-//! without leaving the kernel, and leave all else to the workers. See docs/adr/0026-fast-path.md.
+//! The short cut: BPF programs that carry TCP, ICMP and sparse UDP between the overlay device and the
+//! underlay without leaving the kernel, and leave all else to the workers. See docs/adr/0026-fast-path.md.
 //!
 //! ```text
 //! bpf/egress.h    overlay device → peers whose leases say that their kernels take it
+//! bpf/flows.h     which flows of UDP are sparse
 //! bpf/ingress.h   underlay → overlay device
 //! programs.rs     loads, attaches and detaches them
 //! path.rs         the peers' table, and counters that outlive the programs

@@ -4,7 +4,7 @@ use twill::lab::host::netns::Netns;
 use twill::lab::network::daemon::Daemon;
 use twill::lab::{Lab, LabSpec};
 
-use super::{assert_nothing_dropped, count, stats, wait_for_fast_path};
+use super::{assert_nothing_dropped, count, stats, wait_for_it};
 use crate::harness::{FLANNELD, assert_tcp_is_whole, eventually, ping, pod, spec, up};
 
 /// What is attached to devices in a node's namespace, as bpftool would show it.
@@ -15,7 +15,7 @@ fn links(lab: &Lab, node: usize) -> String {
 #[test]
 fn device_that_is_deleted_and_interface_that_is_made_again_get_their_programs_back() {
     let lab = up("fast-again", 2);
-    wait_for_fast_path(&lab);
+    wait_for_it(&lab);
     let before = count(&lab.nodes()[0], "egress", "packets");
     for accident in ["link del flannel0", "link del flannel0.gpe", "link set eth0 down"] {
         lab.nodes()[0].netns().ip(accident).unwrap();
@@ -23,7 +23,7 @@ fn device_that_is_deleted_and_interface_that_is_made_again_get_their_programs_ba
             lab.nodes()[0].netns().ip("link set eth0 up").unwrap();
             lab.nodes()[0].netns().ip("route replace default via 192.168.64.1").unwrap();
         }
-        wait_for_fast_path(&lab);
+        wait_for_it(&lab);
         assert_tcp_is_whole(&lab, pod(&lab, 0), pod(&lab, 1), 4);
         assert_tcp_is_whole(&lab, pod(&lab, 1), pod(&lab, 0), 4);
     }
@@ -34,7 +34,7 @@ fn device_that_is_deleted_and_interface_that_is_made_again_get_their_programs_ba
 #[test]
 fn daemon_that_is_killed_leaves_nothing_that_the_next_one_does_not_replace() {
     let mut lab = up("fast-kill", 2);
-    wait_for_fast_path(&lab);
+    wait_for_it(&lab);
     for killed in [true, false] {
         let node = &mut lab.nodes_mut()[1];
         if killed {
@@ -51,7 +51,7 @@ fn daemon_that_is_killed_leaves_nothing_that_the_next_one_does_not_replace() {
         let node = &mut lab.nodes_mut()[1];
         node.start().unwrap();
         node.wait_ready().unwrap();
-        wait_for_fast_path(&lab);
+        wait_for_it(&lab);
         assert_tcp_is_whole(&lab, pod(&lab, 0), pod(&lab, 1), 4);
     }
     assert_nothing_dropped(&lab);
@@ -60,7 +60,7 @@ fn daemon_that_is_killed_leaves_nothing_that_the_next_one_does_not_replace() {
 #[test]
 fn firewall_that_keeps_superpackets_from_their_device_costs_the_fast_path_and_no_connection() {
     let lab = up("fast-input", 2);
-    wait_for_fast_path(&lab);
+    wait_for_it(&lab);
     let b = &lab.nodes()[1];
     let drop = "-A INPUT -i eth0 -p udp --dport 18285 -j DROP";
     b.netns().tool("iptables").words(drop).run().unwrap();
@@ -97,7 +97,7 @@ fn daemon_that_may_not_load_programs_says_so_once_and_carries_everything_itself(
 #[test]
 fn route_to_a_peer_with_an_mtu_is_left_to_the_workers() {
     let lab = up("fast-mtu", 2);
-    wait_for_fast_path(&lab);
+    wait_for_it(&lab);
     let node = &lab.nodes()[0];
     node.netns().ip("route add 192.168.64.12/32 dev eth0 mtu 1300").unwrap();
     eventually("the workers carry it", || {
@@ -111,7 +111,7 @@ fn route_to_a_peer_with_an_mtu_is_left_to_the_workers() {
 #[test]
 fn wire_that_turns_out_to_carry_single_frames_is_left_to_the_workers() {
     let lab = up("fast-cut", 2);
-    wait_for_fast_path(&lab);
+    wait_for_it(&lab);
     let b = &lab.nodes()[1];
     // The port of the underlay's bridge towards it cuts up what it is to deliver.
     let off = "-K n2 tso off gso off tx-udp-segmentation off tx-udp_tnl-segmentation off";

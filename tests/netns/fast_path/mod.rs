@@ -28,7 +28,7 @@ pub fn is_active(node: &Node) -> bool {
     stats.is_some_and(|stats| stats["fast_path"]["active"] == true)
 }
 
-fn count(node: &Node, direction: &str, what: &str) -> u64 {
+pub fn count(node: &Node, direction: &str, what: &str) -> u64 {
     stats(node)[direction][what].as_u64().unwrap()
 }
 
@@ -39,7 +39,7 @@ fn by_workers(node: &Node, direction: &str) -> u64 {
 }
 
 /// Waits until both nodes carry pings both ways without their workers.
-fn wait_for_fast_path(lab: &Lab) {
+pub fn wait_for_it(lab: &Lab) {
     for (from, to) in [(0, 1), (1, 0)] {
         let node = &lab.nodes()[from];
         eventually("the kernel carries a ping", || {
@@ -59,9 +59,9 @@ fn assert_nothing_dropped(lab: &Lab) {
 }
 
 #[test]
-fn kernel_carries_tcp_and_icmp_and_the_workers_carry_the_rest() {
+fn kernel_carries_tcp_icmp_and_sparse_udp_and_the_workers_the_rest() {
     let lab = up("fast", 2);
-    wait_for_fast_path(&lab);
+    wait_for_it(&lab);
     let (a, b) = (&lab.nodes()[0], &lab.nodes()[1]);
     let (from, to) = (pod(&lab, 0), pod(&lab, 1));
 
@@ -95,6 +95,7 @@ fn kernel_carries_tcp_and_icmp_and_the_workers_carry_the_rest() {
     }
     let (_, said) = ping(from, "-c 1 -W 2 -t 2", to.addr);
     assert!(said.contains("Time to live exceeded"), "{said}");
+    // A burst of UDP, and fragments.
     let before = by_workers(a, "egress");
     assert_udp_is_whole(&lab, from, to, &[64, 1400, 9000]);
     assert!(by_workers(a, "egress") - before >= 500);
@@ -104,7 +105,7 @@ fn kernel_carries_tcp_and_icmp_and_the_workers_carry_the_rest() {
 #[test]
 fn rules_of_the_host_see_what_the_kernel_carries() {
     let lab = up("fast-rules", 2);
-    wait_for_fast_path(&lab);
+    wait_for_it(&lab);
     let b = &lab.nodes()[1];
     b.netns().sysctl("net.ipv4.conf.all.rp_filter=1 net.ipv4.conf.flannel0.rp_filter=1").unwrap();
     let iptables = |args: &str| b.netns().tool("iptables").words(args).run().unwrap();

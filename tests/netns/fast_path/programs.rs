@@ -3,7 +3,8 @@
 
 use std::net::Ipv4Addr;
 use std::process;
-use std::time::Instant;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use caps::{CapSet, Capability};
@@ -169,6 +170,10 @@ fn tcp((src, dst): (&str, &str)) -> PacketBuilder {
     PacketBuilder::tcp(src, dst).payload(&payload(100))
 }
 
+fn udp((src, dst): (&str, &str)) -> PacketBuilder {
+    PacketBuilder::udp(src, dst).payload(&payload(100))
+}
+
 /// Changes a byte of the IPv4 header, whose checksum is then right again.
 fn with_byte(mut packet: Vec<u8>, at: usize, byte: u8) -> Vec<u8> {
     packet[at] = byte;
@@ -190,7 +195,7 @@ fn assert_sent(fate: &Fate, packet: &[u8]) {
 }
 
 #[test]
-fn tcp_and_icmp_leave_as_the_workers_send_them() {
+fn what_is_understood_leaves_as_the_workers_send_them() {
     let mut host = Host::new("bpf-out", FAST);
     let timestamps = [1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2];
     let packets = [
@@ -200,14 +205,16 @@ fn tcp_and_icmp_leave_as_the_workers_send_them() {
         tcp(FROM_US).tcp_options(&timestamps).payload(&payload(1420)).build(),
         ping(FROM_US, 56),
         ping(FROM_US, 0),
+        udp(FROM_US).build(),
+        udp(FROM_US).fragment(0x4000).payload(&[]).build(),
     ];
     for packet in &packets {
         assert_sent(&host.egress(packet), packet);
     }
     let counters = host.bench.counters().egress;
     let bytes: usize = packets.iter().map(Vec::len).sum();
-    assert_eq!((counters.packets, counters.bytes), (6, bytes as u64));
-    let to = Traffic { to_packets: 6, to_bytes: bytes as u64, ..Traffic::default() };
+    assert_eq!((counters.packets, counters.bytes), (8, bytes as u64));
+    let to = Traffic { to_packets: 8, to_bytes: bytes as u64, ..Traffic::default() };
     assert_eq!(host.bench.traffic(16), to);
     assert_eq!(host.passed(true), []);
 }
@@ -238,7 +245,6 @@ fn what_is_not_understood_is_left_to_the_workers() {
     let mut wrong_sum = sound.clone();
     wrong_sum[10] ^= 1;
     for (reason, packet) in [
-        ("protocol", PacketBuilder::udp(FROM_US.0, FROM_US.1).build()),
         ("protocol", with_byte(sound.clone(), 9, 132)),
         ("header", tcp(FROM_US).ip_options(&[1, 1, 1, 0]).build()),
         ("header", wrong_sum),
@@ -268,6 +274,47 @@ fn what_is_not_understood_is_left_to_the_workers() {
 }
 
 #[test]
+fn flow_of_udp_is_the_kernels_while_few_packets_wait_for_an_answer() {
+    let mut host = Host::new("bpf-flow", FAST);
+    let (request, answer) = (udp(FROM_US).build(), udp((FROM_US.1, FROM_US.0)).build());
+    let by_worker = PacketBuilder::udp(PEER, "192.0.2.15:8285").payload(&answer).build();
+    // The packets that the kernel takes of so many.
+    let taken = |host: &mut Host, num: usize, packet: &[u8]| {
+        (0..num).filter(|_| host.egress(packet) != Fate::Passed).count()
+    };
+    // Each answer makes room for more, by whichever way it comes.
+    for answer in [datagram(&answer), by_worker] {
+        assert_eq!(taken(&mut host, 8, &request), 8);
+        host.ingress(&answer);
+    }
+    assert_eq!(taken(&mut host, 20, &request), 8);
+    // The workers may have some of it still, so an answer changes nothing.
+    host.ingress(&datagram(&answer));
+    assert_eq!(taken(&mut host, 3, &request), 0);
+    assert_eq!(host.passed(true), [("burst", 15)]);
+    let other = udp(("10.1.15.2:1001", FROM_US.1)).build();
+    assert_eq!(taken(&mut host, 1, &other), 1, "another flow");
+    // Silence does, and then a fragment is the workers', with what follows it.
+    sleep(Duration::from_millis(400));
+    assert_eq!(taken(&mut host, 2, &request), 2);
+    assert_eq!(taken(&mut host, 1, &udp(FROM_US).fragment(0x2000).build()), 0);
+    assert_eq!(taken(&mut host, 1, &request), 0);
+    // A flow that is always answered is a burst if there is much of it.
+    let answer = datagram(&udp((FROM_US.1, "10.1.15.2:1001")).build());
+    host.run(|bench| {
+        let mut is_taken = || {
+            let num_taken = (0..8).filter(|_| bench.egress(&other).unwrap() != Fate::Passed);
+            let is_taken = num_taken.count() == 8;
+            assert!(matches!(bench.ingress(&answer).unwrap(), Fate::Redirected(_)));
+            is_taken
+        };
+        let num_taken = (0..20_000).take_while(|_| is_taken()).count();
+        assert!((200..20_000).contains(&num_taken), "{num_taken}");
+        Fate::Passed
+    });
+}
+
+#[test]
 fn what_peers_send_arrives_as_the_workers_write_it() {
     let mut host = Host::new("bpf-in", FAST);
     let packets = [
@@ -275,6 +322,7 @@ fn what_peers_send_arrives_as_the_workers_write_it() {
         tcp(TO_US).ttl(2).tos(3).build(),
         tcp(TO_US).payload(&payload(1432)).build(),
         ping(TO_US, 56),
+        udp(TO_US).build(),
     ];
     for packet in &packets {
         let datagram = datagram(packet);
@@ -283,8 +331,8 @@ fn what_peers_send_arrives_as_the_workers_write_it() {
     }
     let counters = host.bench.counters().ingress;
     let bytes: usize = packets.iter().map(Vec::len).sum();
-    assert_eq!((counters.packets, counters.bytes), (4, bytes as u64));
-    let from = Traffic { from_packets: 4, from_bytes: bytes as u64, ..Traffic::default() };
+    assert_eq!((counters.packets, counters.bytes), (5, bytes as u64));
+    let from = Traffic { from_packets: 5, from_bytes: bytes as u64, ..Traffic::default() };
     assert_eq!(host.bench.traffic(16), from);
 }
 
@@ -301,7 +349,7 @@ fn what_arrives_and_is_odd_is_left_to_the_socket() {
     stranger[26..28].fill(0);
     for (reason, packet) in [
         ("outer_checksum", summed),
-        ("protocol", datagram(&PacketBuilder::udp(TO_US.0, TO_US.1).build())),
+        ("protocol", datagram(&with_byte(sound.clone(), 9, 132))),
         ("header", datagram(&tcp(TO_US).ip_options(&[1, 1, 1, 0]).build())),
         ("header", datagram(&wrong_sum)),
         ("header", datagram(&[&sound[..], &[0]].concat())),

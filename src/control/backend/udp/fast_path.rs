@@ -159,7 +159,7 @@ impl ShortCut {
         match self.start(net, &place).await {
             Ok(()) => {
                 let underlay = &place.underlay.name;
-                info!(%underlay, "fast path is on: the kernel carries TCP and ICMP to such peers");
+                info!(%underlay, "fast path is on: the kernel carries TCP, ICMP and sparse UDP to such peers");
                 self.set_reason(None, false);
                 true
             }

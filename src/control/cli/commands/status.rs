@@ -120,7 +120,11 @@ fn rows(status: &Status) -> Vec<(&'static str, String)> {
         rows.push(("packets", format!("{}, carried {by}{offloads}", path.backend)));
         if let Some(fast_path) = &path.fast_path {
             let reason = fast_path.reason.as_deref().unwrap_or("it is not in use");
-            let text = if fast_path.active { "the kernel carries TCP and ICMP" } else { reason };
+            let text = if fast_path.active {
+                "the kernel carries TCP, ICMP and sparse UDP"
+            } else {
+                reason
+            };
             rows.push(("fast path", text.to_owned()));
         }
     }
@@ -215,7 +219,7 @@ lease      10.244.7.0/24 of 10.244.0.0/16, until 2026-08-14T09:30:00Z
 public IP  192.0.2.7
 device     flannel0, MTU 1472
 packets    udp, carried by 2 workers, offloads tso, uso, gso, gro
-fast path  the kernel carries TCP and ICMP
+fast path  the kernel carries TCP, ICMP and sparse UDP
 rules      forward by iptables, in place
 ";
         assert_eq!(text, expected);

@@ -113,7 +113,7 @@ pub struct DataPath {
     pub fast_path: Option<FastPath>,
 }
 
-/// Whether the kernel carries TCP and ICMP by itself, past the workers.
+/// Whether the kernel carries TCP, ICMP and sparse UDP by itself, past the workers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FastPath {
     pub active: bool,

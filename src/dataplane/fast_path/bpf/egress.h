@@ -63,35 +63,43 @@ int fast_egress(struct __sk_buff *skb)
 		return pass(EGRESS, HEADER);
 	if (!is_carried(header->protocol))
 		return pass(EGRESS, PROTOCOL);
+	mem->flow = NO_FLOW;
+	if (header->protocol == IPPROTO_UDP &&
+	    !(header->frag_off & bpf_htons(FRAGMENT_OFFSET))) {
+		if (!find_flow(skb, mem, LINK_LEN + IP_LEN, header->saddr, header->daddr))
+			return pass(EGRESS, HEADER);
+	}
 	if (header->frag_off & bpf_htons(FRAGMENT_BITS))
-		return pass(EGRESS, FRAGMENT);
+		return pass_sent(mem, FRAGMENT);
 	if (header->ttl <= 1)
-		return pass(EGRESS, TTL);
+		return pass_sent(mem, TTL);
 	slot = slot_of(header->daddr);
 	peer = peer_at(slot);
 	if (!(peer & PEER_PRESENT))
 		return pass(EGRESS, NO_PEER);
 	if (!(peer & PEER_KERNEL_RECEIVE))
-		return pass(EGRESS, WORKER_PEER);
+		return pass_sent(mem, WORKER_PEER);
+	if (mem->flow != NO_FLOW && (skb->gso_size != 0 || !is_sparse(mem->flow)))
+		return pass_sent(mem, BURST);
 	if (!measure(skb, mem, LINK_LEN, header->protocol, len, &extent))
 		return pass(EGRESS, HEADER);
 	if (extent.longest > OVERLAY_MTU || len > LONGEST_INNER)
-		return pass(EGRESS, TOO_LONG);
+		return pass_sent(mem, TOO_LONG);
 	way = route(skb, peer, extent.longest + OUTER_LEN, fib);
 	if (way == BPF_FIB_LKUP_RET_FRAG_NEEDED)
-		return pass(EGRESS, TOO_LONG);
+		return pass_sent(mem, TOO_LONG);
 	/* What waits for an answer to ARP goes on by the route that the skb has: that of the inner
 	 * packet. */
 	if (way == BPF_FIB_LKUP_RET_NO_NEIGH)
-		return pass(EGRESS, NO_NEIGHBOUR);
+		return pass_sent(mem, NO_NEIGHBOUR);
 	if (way != BPF_FIB_LKUP_RET_SUCCESS || fib->ifindex != UNDERLAY_IFINDEX ||
 	    fib->family != AF_INET)
-		return pass(EGRESS, NO_ROUTE);
+		return pass_sent(mem, NO_ROUTE);
 	port = source_port(peer, bpf_get_hash_recalc(skb));
 
 	/* Without FIXED_GSO segments would shrink by the outer headers. */
 	if (bpf_skb_adjust_room(skb, OUTER_LEN, BPF_ADJ_ROOM_MAC, grow))
-		return pass(EGRESS, HEADER);
+		return pass_sent(mem, HEADER);
 	if (LINK_LEN == 0 && bpf_skb_change_head(skb, ETH_HLEN, 0))
 		return drop(EGRESS);
 	eth = (void *)(long)skb->data;

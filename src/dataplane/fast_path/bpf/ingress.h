@@ -104,6 +104,9 @@ int fast_ingress(struct __sk_buff *skb)
 	if (!mem)
 		return TC_ACT_UNSPEC;
 	len = skb->len - ETH_HLEN - OUTER_LEN;
+	if (ip->protocol == IPPROTO_UDP &&
+	    find_flow(skb, mem, ETH_HLEN + OUTER_LEN + IP_LEN, ip->saddr, ip->daddr))
+		answer(mem->flow);
 	if (udp->check != 0)
 		return pass(INGRESS, OUTER_CHECKSUM);
 	/* Datagrams that were merged, or are yet to be cut, have a first packet that is shorter. */

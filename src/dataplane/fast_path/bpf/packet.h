@@ -3,6 +3,7 @@
 #pragma once
 
 #define FRAGMENT_BITS 0x3fff  /* MF and offset, RFC 791 section 3.1 */
+#define FRAGMENT_OFFSET 0x1fff
 #define DONT_FRAGMENT 0x4000
 
 #define UDP_LEN sizeof(struct udphdr)
@@ -46,7 +47,7 @@ static __always_inline void decrement_ttl(struct iphdr *ip)
 
 static __always_inline bool is_carried(__u8 protocol)
 {
-	return protocol == IPPROTO_TCP || protocol == IPPROTO_ICMP;
+	return protocol == IPPROTO_TCP || protocol == IPPROTO_ICMP || protocol == IPPROTO_UDP;
 }
 
 /* Measures a packet of `len` bytes whose IPv4 header is at `offset`. Returns false if the skb is a

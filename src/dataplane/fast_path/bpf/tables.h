@@ -35,7 +35,7 @@ struct {
 /* Why a packet is left to the workers. counters.rs has the same order. */
 enum reason {
 	HEADER,          /* options, a wrong length or checksum */
-	PROTOCOL,        /* neither TCP nor ICMP */
+	PROTOCOL,        /* neither TCP nor ICMP nor UDP */
 	FRAGMENT,
 	TTL,             /* would end here */
 	NO_PEER,         /* nobody has the destination, or the sender is not who has the source */
@@ -45,6 +45,7 @@ enum reason {
 	NO_NEIGHBOUR,    /* the next hop's link address is not known yet */
 	OTHER_SUBNET,    /* not for our lease */
 	OUTER_CHECKSUM,  /* only the socket verifies it */
+	BURST,           /* of UDP, which the workers pack */
 	NUM_REASONS,
 };
 
@@ -112,6 +113,8 @@ struct scratch {
 	struct bpf_tunnel_key tunnel;
 	struct iphdr ip;
 	__u8 data_offset;
+	__be16 ports[2];
+	__u32 flow;
 };
 
 struct {
