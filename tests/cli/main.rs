@@ -17,6 +17,7 @@ mod registry;
 mod secrets;
 mod signals;
 mod tools;
+mod top;
 
 use std::fs;
 use std::path::Path;

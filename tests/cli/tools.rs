@@ -105,7 +105,7 @@ fn other_programs_and_other_versions_are_told_apart_from_a_daemon() {
 }
 
 /// A daemon with leases in a file, which does not touch the firewall.
-fn start(host: &Host, name: &str, more: &[&str]) -> Daemon {
+pub fn start(host: &Host, name: &str, more: &[&str]) -> Daemon {
     let registry = format!("file:{}", host.dir.path().join("registry.json").display());
     let args = ["-iface", "10.0.0.7", "-iptables-forward-rules=false", "-registry", &registry];
     host.start(name, &[&args, more].concat())
@@ -145,7 +145,9 @@ fn tools_follow_a_daemon_through_its_life() {
     let (code, said) = tool(&["bugreport", "-o", report.to_str().unwrap()]);
     assert_eq!(code, 0, "{said}");
     let report = fs::read_to_string(report).unwrap();
-    for part in ["settings of the daemon", "\"subnet\"", "flannel_ready 1", "flanneld doctor"] {
+    // Its log goes to a file here: the daemon has kept the last lines.
+    let log = "Watching for new subnet leases";
+    for part in ["settings of the daemon", "\"subnet\"", "flannel_ready 1", "flanneld doctor", log] {
         assert!(report.contains(part), "no {part}: {report}");
     }
     assert!(!report.contains("open-sesame"));

@@ -1,10 +1,12 @@
 //! `flanneld --cleanup`.
 
 use std::fs;
+use std::os::unix::net::UnixListener;
+use std::process::Stdio;
 
 use crate::expected::CONFIG;
 use crate::firewall_host::{FirewallHost, LEGACY, NFT};
-use crate::host::text;
+use crate::host::{FLANNELD, text};
 
 #[test]
 fn clean_up_leaves_iptables_over_nftables_as_before() {
@@ -41,9 +43,16 @@ fn clean_up_leaves_all_as_before(kind: &str) {
     }
     let state = host.dir.path().join("subnet.state.json");
     fs::write(&state, "{}").unwrap();
+    // A tool that waits for an answer is no daemon.
+    let silent = host.dir.path().join("silent.sock");
+    let _listener = UnixListener::bind(&silent).unwrap();
+    let status = [FLANNELD, "status", "--socket", silent.to_str().unwrap()];
+    let mut tool = host.command(&status).stderr(Stdio::null()).spawn().unwrap();
     let cleaned = host.clean_up();
+    tool.kill().unwrap();
+    tool.wait().unwrap();
     let stdout = text(&cleaned.stdout);
-    assert!(!state.exists(), "{stdout}");
+    assert!(!state.exists(), "{stdout}{}", text(&cleaned.stderr));
     assert!(cleaned.status.success(), "{}", text(&cleaned.stderr));
     let file = format!("removed file {}\n", host.subnet_file().display());
     for line in [

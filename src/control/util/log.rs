@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! tracing event ─ limit ─ format ─ escape ─→ bounded queue ─→ thread "flannel-log" ─→ stderr
+//!                                       └──→ the last lines, for `flanneld bugreport`
 //! ```
 //!
 //! Only the thread that writes to standard error waits for it: if the reader stops or disconnects, or
@@ -13,6 +14,7 @@
 mod escape;
 mod journal;
 mod limit;
+mod recent;
 mod writer;
 
 use std::io::{self, IsTerminal, Write};
@@ -72,6 +74,11 @@ pub fn start(verbosity: u8) -> Result<(), LogError> {
     // Only the first call starts a log: `init` panics at a second one.
     drop(QUEUE.set(queue));
     Ok(())
+}
+
+/// The last lines, the oldest first.
+pub fn recent() -> String {
+    QUEUE.get().map(Queue::recent).unwrap_or_default()
 }
 
 /// Ends the log with `last`, a line of its own form, and gives standard error a moment to take what

@@ -82,7 +82,19 @@ fn is_daemon(process: &Process) -> bool {
     // The name may be that of a thread group whose arguments cannot be read any more.
     let is_flanneld = fs::read(format!("/proc/{}/comm", process.pid));
     is_flanneld.is_ok_and(|name| name == b"flanneld\n")
-        && process.cmdline().is_ok_and(|words| words.get(1).is_none_or(|word| !is_tool(word)))
+        && process.cmdline().is_ok_and(|words| !ends_by_itself(words.get(1..).unwrap_or_default()))
+}
+
+/// Whether `flanneld` with these words is no daemon: a tool, or a flag that prints something.
+fn ends_by_itself(words: &[String]) -> bool {
+    const FLAGS: [&str; 4] = ["cleanup", "config-check", "version", "help"];
+    let is_word = |word: &String| is_tool(word) || ["version", "help"].contains(&word.as_str());
+    let is_flag = |word: &String| {
+        let name = word.strip_prefix("--").or_else(|| word.strip_prefix('-'));
+        let name = name.map(|name| name.strip_suffix("=true").unwrap_or(name));
+        name.is_some_and(|name| FLAGS.contains(&name))
+    };
+    words.first().is_some_and(is_word) || words.iter().any(is_flag)
 }
 
 /// Where `process` listens.
@@ -142,6 +154,21 @@ mod tests {
         let error = choose(&[daemon(7, true, &[])]).unwrap_err().to_string();
         assert!(error.contains("pid 7"), "{error}");
         assert_eq!(choose(&[]).unwrap(), PathBuf::from(DEFAULT));
+    }
+
+    #[test]
+    fn tools_and_flags_that_print_are_no_daemons() {
+        let ends = |line: &str| {
+            let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+            ends_by_itself(&words)
+        };
+        for line in ["top", "capture -o x", "bugreport", "version", "help", "--cleanup"] {
+            assert!(ends(line), "{line}");
+        }
+        assert!(ends("-subnet-file x.env -cleanup=true") && ends("--iface eth0 -config-check"));
+        for line in ["", "run", "--ip-masq --iface eth0", "run --cleanup=false", "-v 1"] {
+            assert!(!ends(line), "{line}");
+        }
     }
 
     #[test]

@@ -68,6 +68,16 @@ impl Client {
         Ok(String::from_utf8_lossy(&body).into_owned())
     }
 
+    /// The last lines of the daemon's log.
+    ///
+    /// # Errors
+    /// [`ToolError`] if it says nothing, or its version keeps none.
+    pub(super) async fn log(&self) -> Result<String, ToolError> {
+        let response = self.send(api::paths::LOG).await?;
+        let body = response.read(MAX_ANSWER).await.map_err(ToolError::no_answer)?;
+        Ok(String::from_utf8_lossy(&body).into_owned())
+    }
+
     /// The daemon's answer at `path`, to be read piece by piece.
     ///
     /// # Errors

@@ -6,7 +6,6 @@
 //! the ranges, if nothing else is left.
 
 mod links;
-mod running;
 
 use std::fs;
 use std::io;
@@ -14,6 +13,7 @@ use std::path::Path;
 
 use tokio::runtime::Builder;
 
+use crate::control::cli::client::daemons::running;
 use crate::control::host::firewall::command::CommandError;
 use crate::control::host::firewall::iptables::{Iptables, OlderLayouts};
 use crate::control::host::firewall::{blackhole, nftables};
@@ -32,7 +32,7 @@ pub enum CleanUpError {
     #[error("flanneld is running with pid {pid}: stop it first")]
     Running {
         /// Of the running daemon.
-        pid: u32,
+        pid: i32,
     },
     /// The network must not be changed.
     #[error(transparent)]
@@ -62,8 +62,8 @@ const IPTABLES: [&str; 6] = [
 /// [`CleanUpError`], at the end: after a failure the rest is still removed.
 pub fn clean_up(subnet_file: &Path, removed: impl FnMut(&str)) -> Result<(), CleanUpError> {
     preflight::check_net_admin()?;
-    if let Some(pid) = running::other_flanneld() {
-        return Err(CleanUpError::Running { pid });
+    if let Some(daemon) = running().into_iter().find(|daemon| daemon.is_here) {
+        return Err(CleanUpError::Running { pid: daemon.pid });
     }
     let runtime = Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(CleanUpError::Runtime)?;

@@ -35,6 +35,8 @@ pub mod paths {
     pub const CAPTURE: &str = "/v1/capture";
     /// [`Workers`](super::Workers).
     pub const WORKERS: &str = "/v1/workers";
+    /// The last lines of the log, as text.
+    pub const LOG: &str = "/v1/log";
 }
 
 /// The header in which a daemon names itself, and what its value begins with: the version follows.

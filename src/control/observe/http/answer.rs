@@ -13,6 +13,7 @@ use super::Endpoint;
 use crate::control::observe::api::readiness::to_json;
 use crate::control::observe::api::{self, paths};
 use crate::control::observe::{readiness, stats};
+use crate::control::util::log;
 
 /// A body that may also be made piece by piece.
 type Body = UnsyncBoxBody<Bytes, Infallible>;
@@ -76,6 +77,7 @@ async fn for_tools(path: &str, query: &str, endpoint: &Endpoint) -> Response<Bod
         },
         paths::DROPS => respond(OK, JSON, to_json(&endpoint.drops().await)),
         paths::WORKERS => respond(OK, JSON, to_json(&endpoint.workers().await)),
+        paths::LOG => respond(OK, TEXT, log::recent()),
         _ => respond(StatusCode::NOT_FOUND, TEXT, PATHS),
     }
 }

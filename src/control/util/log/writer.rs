@@ -12,6 +12,7 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use super::journal;
 use super::limit::Limits;
+use super::recent::Recent;
 
 /// Name of the thread, which recovers from its own panics.
 pub(in crate::control) const THREAD: &str = "flannel-log";
@@ -43,9 +44,15 @@ enum Item {
 pub(super) struct Queue {
     items: Sender<Item>,
     lost: Arc<AtomicU64>,
+    recent: Recent,
 }
 
 impl Queue {
+    /// The last lines, also those that standard error did not take.
+    pub(super) fn recent(&self) -> String {
+        self.recent.text()
+    }
+
     /// Has the thread ask the limits for what is to be said.
     pub(super) fn wake(&self) {
         // Where there is no room the thread has something to do, and asks after that.
@@ -63,6 +70,7 @@ impl Queue {
     }
 
     fn put(&self, line: Vec<u8>) {
+        self.recent.push(&line);
         if self.items.try_send(Item::Line(line)).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
@@ -105,7 +113,7 @@ fn cut(line: &[u8]) -> Vec<u8> {
 /// What the kernel says when it refuses a thread.
 pub(super) fn start(output: impl Write + Send + 'static, limits: Arc<Limits>) -> io::Result<Queue> {
     let (items, queued) = bounded(QUEUE_LEN);
-    let queue = Queue { items, lost: Arc::default() };
+    let queue = Queue { items, lost: Arc::default(), recent: Recent::default() };
     let lost = Arc::clone(&queue.lost);
     let mut thread = Thread { output, queued, limits, lost, num_lost_seen: 0 };
     let work = move || {

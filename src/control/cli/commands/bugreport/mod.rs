@@ -100,10 +100,23 @@ impl BugreportArgs {
             let words = [program.as_str(), "doctor"].into_iter().chain(socket.as_deref());
             add("flanneld doctor", &output_of(&words.collect::<Vec<_>>()).await);
         }
-        let journal = daemon.journal();
-        let words: Vec<&str> = journal.iter().map(String::as_str).collect();
-        add("last lines of the log", &output_of(&words).await);
+        add("last lines of the log", &log(daemon, client).await);
         report
+    }
+}
+
+/// From the journal, or from the daemon if the journal has none or there is no journal.
+async fn log(daemon: &DaemonProcess, client: &Result<Client, ToolError>) -> String {
+    let journal = daemon.journal();
+    let journal = output_of(&journal.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let has_entries = journal.lines().any(|line| line.contains(" flanneld["));
+    match client {
+        Ok(client) if !has_entries => match timeout(LIMIT, client.log()).await {
+            Ok(Ok(log)) => log,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer within {LIMIT:?}"),
+        },
+        Ok(_) | Err(_) => journal,
     }
 }
 

@@ -61,7 +61,7 @@ impl DaemonProcess {
         paths.iter().map(|path| (path.display().to_string(), read(path))).collect()
     }
 
-    /// The command that shows its log, if systemd keeps it.
+    /// The command that shows its log, if journald keeps it.
     pub(super) fn journal(&self) -> Vec<String> {
         let of = self.pid.map_or("_COMM=flanneld".to_owned(), |pid| format!("_PID={pid}"));
         ["journalctl", "--no-pager", "-n", "1000", &of].map(str::to_owned).to_vec()
