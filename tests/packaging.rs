@@ -159,6 +159,8 @@ fn manual_and_completions_know_every_command(
         let name = task.get_name();
         assert!(manual.contains(&format!("{program}-{name}(8)")), "{name} is not in the manual");
         let page = read(&format!("{program}-{name}.8")).replace("\\-", "-");
+        let has_statuses = task.get_after_help().is_some();
+        assert_eq!(page.contains(".SH \"EXIT STATUS\"\n0 all is well"), has_statuses, "{page}");
         for flag in task.get_arguments().filter_map(clap::Arg::get_long) {
             assert!(page.contains(&format!("--{flag}")), "{flag} is not in the manual of {name}");
             let known = |completion: &String| completion.contains(flag);

@@ -53,7 +53,12 @@ fn write_manuals_of_subcommands(mut program: Command, dir: &Path) -> anyhow::Res
         // As `build` named it, and as the page calls itself.
         let name = task.get_display_name().unwrap_or_default().to_owned();
         let about = task.get_about().map(ToString::to_string).unwrap_or_default();
-        write_manual(task.clone(), &name, about.trim_end_matches('.'), "", dir)?;
+        let after = task.get_after_help().map(ToString::to_string).unwrap_or_default();
+        let sections = after.strip_prefix("Exit status: ").map(|statuses| {
+            format!(".SH \"EXIT STATUS\"\n{statuses}\n.SH \"SEE ALSO\"\n.BR flanneld (8)\n")
+        });
+        let sections = sections.unwrap_or_default();
+        write_manual(task.clone(), &name, about.trim_end_matches('.'), &sections, dir)?;
     }
     Ok(())
 }

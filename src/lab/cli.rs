@@ -29,7 +29,7 @@ static VERSION: LazyLock<String> = LazyLock::new(build_info::version_line);
 /// Needs root and a handful of tools (`make setup` installs them). Every lab is an underlay of
 /// its own: nothing leaves the machine, and labs of different names do not touch each other.
 #[derive(Debug, Parser)]
-#[command(name = "flannel-lab", version = VERSION.as_str(), max_term_width = 100)]
+#[command(name = "flannel-lab", version = VERSION.as_str(), max_term_width = 80)]
 pub struct Cli {
     /// What to do
     #[command(subcommand)]

@@ -35,6 +35,19 @@ fn help_is_worth_reading() {
 }
 
 #[test]
+fn help_of_every_command_is_at_most_80_columns_wide() {
+    const COMMANDS: [&str; 9] =
+        ["run", "status", "peers", "ping", "doctor", "capture", "top", "drops", "bugreport"];
+    for command in COMMANDS {
+        let help = flanneld().args([command, "--help"]).output().unwrap();
+        assert!(help.status.success() && help.stderr.is_empty(), "{command}");
+        let help = text(&help.stdout);
+        let wide: Vec<&str> = help.lines().filter(|line| line.chars().count() > 80).collect();
+        assert!(help.lines().count() > 5 && wide.is_empty(), "{command}: {wide:?}");
+    }
+}
+
+#[test]
 fn version_is_the_first_word_and_stands_alone_on_stdout() {
     let version = flanneld().arg("-version").env("FLANNELD_V", "x").output().unwrap();
     assert!(version.status.success() && version.stderr.is_empty());

@@ -46,7 +46,18 @@ fn password_and_token_of_etcd_are_in_no_output() {
     }
     let socket = host.dir.path().join("a.sock");
     let socket = socket.to_str().unwrap();
-    for tool in [&["status"][..], &["status", "--json"], &["peers"], &["peers", "--json"]] {
+    for tool in [
+        &["status"][..],
+        &["status", "--json"],
+        &["peers"],
+        &["peers", "--json"],
+        &["top", "--json"],
+        &["drops", "--json"],
+        &["doctor"],
+        &["doctor", "--json"],
+        &["ping", "10.1.99.1"],
+        &["bugreport", "-o", "-"],
+    ] {
         let output = host.command(&[&[FLANNELD], tool, &["--socket", socket]].concat()).output();
         let output = output.unwrap();
         assert_ne!(output.status.code(), Some(3), "{}", text(&output.stderr));
@@ -77,6 +88,55 @@ fn password_and_token_of_etcd_are_in_no_output() {
 }
 
 #[test]
+fn secrets_of_a_cloud_and_of_a_cluster_are_in_no_output() {
+    let host = Host::new();
+    let path = |name: &str| host.dir.path().join(name).display().to_string();
+    let config = r#"{"Network":"10.1.0.0/16","Backend":{"Type":"aws-vpc"}}"#;
+    fs::write(path("registry.json"), format!(r#"{{"config":{config}}}"#)).unwrap();
+    fs::write(path("net-conf.json"), r#"{"Network":"10.1.0.0/16"}"#).unwrap();
+    let server = format!("http://root:{PASSWORD}@127.0.0.1:1");
+    let kubeconfig = format!(
+        "contexts: [{{name: c, context: {{cluster: k, user: u}}}}]\ncurrent-context: c\n\
+         clusters: [{{name: k, cluster: {{server: \"{server}\"}}}}]\n\
+         users: [{{name: u, user: {{token: \"{OTHER_PASSWORD}\"}}}}]\n"
+    );
+    fs::write(path("kubeconfig"), kubeconfig).unwrap();
+    let registry = format!("--registry=file:{}", path("registry.json"));
+    let (kubeconfig, config) = (path("kubeconfig"), path("net-conf.json"));
+    let kube =
+        ["--kube-subnet-mgr", "--kubeconfig-file", &kubeconfig, "--net-config-path", &config];
+    for (name, args, said) in [
+        ("aws", &[registry.as_str()][..], "cloud_route degraded: "),
+        ("kube", &kube, "nodes cannot be followed: "),
+    ] {
+        let metadata = format!("AWS_EC2_METADATA_SERVICE_ENDPOINT={server}");
+        let secret = format!("AWS_SECRET_ACCESS_KEY={PASSWORD}");
+        let token = format!("AWS_SESSION_TOKEN={OTHER_PASSWORD}");
+        let (key, node) = ("AWS_ACCESS_KEY_ID=AKIDPLANT", "NODE_NAME=n1");
+        let variables = ["env", &metadata, &secret, &token, key, node, FLANNELD];
+        let log = path(&format!("{name}.log"));
+        let mut command = host.command(&[&variables, args].concat());
+        command.args(["-iface", "10.0.0.7", "-v", "10", "-subnet-file"]);
+        command.arg(path(&format!("{name}.env"))).stderr(fs::File::create(&log).unwrap());
+        let mut daemon = command.spawn().unwrap();
+        let log = eventually(said, || {
+            Some(fs::read_to_string(&log).unwrap()).filter(|log| log.contains(said))
+        });
+        let mut outputs = vec![log];
+        let socket = path(&format!("{name}.sock"));
+        for tool in [&["status"][..], &["status", "--json"], &["bugreport", "-o", "-"]] {
+            let tool = [&[FLANNELD], tool, &["--socket", &socket]].concat();
+            let output = host.command(&tool).output().unwrap();
+            assert_ne!(output.status.code(), Some(3), "{}", text(&output.stderr));
+            outputs.push(text(&output.stdout) + &text(&output.stderr));
+        }
+        daemon.kill().unwrap();
+        daemon.wait().unwrap();
+        outputs.iter().for_each(|output| assert_clean(output));
+    }
+}
+
+#[test]
 fn secrets_that_are_in_the_wrong_place_are_in_no_message() {
     let dir = tempfile::tempdir().unwrap();
     let key = dir.path().join("key.pem");
@@ -90,6 +150,7 @@ fn secrets_that_are_in_the_wrong_place_are_in_no_message() {
     for args in [
         &["-etcd-endpoints", &url][..],
         &["-etcd-endpoints", &url, "-config-check"],
+        &["-registry", &url],
         &["-etcd-keyfile", key, "-etcd-certfile", cert, "-config-check"],
         &[&password],
         &[&password, "-no-such-flag"],

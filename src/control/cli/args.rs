@@ -11,6 +11,7 @@ use clap::{ArgAction, Args, Command, Parser};
 use super::error::FlagError;
 use super::go_flags::{variable_flag, variable_of};
 use super::kube_variables::KubeVariables;
+use super::term::WIDTH;
 use super::values::{self, Maybe, Socket};
 use crate::control::config::backend::BackendType;
 use crate::control::config::daemon::Config;
@@ -44,7 +45,7 @@ const BOOL: &str = "BOOL";
     disable_help_flag = true,
     disable_version_flag = true,
     next_line_help = true,
-    term_width = 96
+    term_width = WIDTH
 )]
 pub(super) struct Cli {
     #[command(flatten, next_help_heading = "Registry")]

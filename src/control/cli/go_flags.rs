@@ -10,6 +10,7 @@ use clap::{ArgAction, Command};
 
 use super::variables::Variables;
 use super::{FlagError, characters, compat_flags, tools};
+use crate::control::util::url_user::hide_user;
 
 /// One flag as it was given.
 #[derive(Debug, Clone)]
@@ -28,7 +29,7 @@ impl Word {
         if SECRETS.iter().any(|secret| name.contains(secret)) {
             return format!("--{name}=(hidden)");
         }
-        let items: Vec<String> = value.split(',').map(without_user).collect();
+        let items: Vec<String> = value.split(',').map(hide_user).collect();
         format!("--{name}={}", items.join(","))
     }
 
@@ -195,17 +196,6 @@ impl Words {
 pub(super) fn variable_flag(arg: &clap::Arg) -> Option<&str> {
     const NO_DAEMON: [&str; 5] = ["help", "version", "cleanup", "config-check", "json"];
     arg.get_long().filter(|name| !NO_DAEMON.contains(name))
-}
-
-/// `http://(hidden)@host` of `http://name:password@host`.
-fn without_user(url: &str) -> String {
-    match url.rsplit_once('@') {
-        Some((before, host)) => {
-            let scheme = before.split_once("://").map(|(scheme, _)| format!("{scheme}://"));
-            format!("{}(hidden)@{host}", scheme.unwrap_or_default())
-        }
-        None => url.to_owned(),
-    }
 }
 
 fn takes_value(command: &Command, name: &str) -> bool {

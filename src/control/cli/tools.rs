@@ -12,6 +12,7 @@ use tokio::runtime::Builder;
 use super::client::{Client, ToolError};
 use super::commands::{bugreport, capture, doctor, drops, peers, ping, status, top};
 use super::error::translate_command;
+use super::term::WIDTH;
 use super::variables::Variables;
 use super::{FlagError, Invocation};
 use crate::control::config::daemon::default_socket;
@@ -21,8 +22,8 @@ const RUN: &str = "run";
 
 /// What the exit status of a tool means. `--help` of each says it.
 pub const EXIT_STATUSES: &str = "\
-Exit status: 0 all is well; 1 something is not, or the command line is wrong; 3 flanneld does not
-run here.";
+Exit status: 0 all is well; 1 something is not, or the command line is wrong; \
+3 flanneld does not run here.";
 
 /// How a tool ends that did its work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -187,7 +188,8 @@ fn parse_tool(
 ) -> Result<Invocation, FlagError> {
     let args = args.into_iter().map(with_two_dashes);
     let words = ["flanneld".into(), OsString::from(name)].into_iter().chain(args);
-    let command = with_commands(Command::new("flanneld")).try_get_matches_from(words);
+    let command = with_commands(Command::new("flanneld").term_width(WIDTH));
+    let command = command.try_get_matches_from(words);
     let command = command.and_then(|matches| ToolCommand::from_arg_matches(&matches));
     match command.map_err(|error| translate_command(&error, name)) {
         Ok(command) => Ok(Invocation::Tool(Tool { command, socket: socket(variables) })),

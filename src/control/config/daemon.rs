@@ -10,6 +10,7 @@ use super::etcd::EtcdConfig;
 use super::kube::KubeConfig;
 use crate::control::host::firewall::FirewallConfig;
 use crate::control::host::iface::IfaceSpec;
+use crate::control::util::url_user::hide_user;
 use crate::dataplane::{Offloads, ThreadConfig};
 
 /// The daemon's settings, parsed.
@@ -106,7 +107,7 @@ impl FromStr for RegistryKind {
         match (text, text.strip_prefix("file:")) {
             ("etcd", _) => Ok(Self::Etcd),
             (_, Some(path)) if !path.is_empty() => Ok(Self::File(path.into())),
-            _ => Err(UnknownRegistry(text.to_owned())),
+            _ => Err(UnknownRegistry(hide_user(text))),
         }
     }
 }

@@ -17,3 +17,4 @@ pub(crate) mod test_certificates;
 #[cfg(test)]
 pub(crate) mod test_log;
 pub(crate) mod time_text;
+pub(crate) mod url_user;

@@ -70,6 +70,7 @@ impl Lab {
         spec.check_daemons()?;
         remove_orphans();
         LabState::new(&names, &spec).claim(&names)?;
+        step(&format!("lab {}: {} nodes, {} pods each", spec.name, spec.num_nodes, spec.num_pods));
         let cleanup = Cleanup { names: names.clone(), armed: true };
         let underlay = Underlay::create(&names, spec.mtu)?;
         let registry = start_registry(&spec, &names, &underlay)?;
@@ -98,7 +99,6 @@ impl Lab {
     /// # Errors
     /// As [`create`](Self::create), and [`LabError::Daemon`] or [`LabError::NotInTime`].
     pub fn up(spec: LabSpec) -> Result<Self, LabError> {
-        step(&format!("lab {}: {} nodes, {} pods each", spec.name, spec.num_nodes, spec.num_pods));
         let mut lab = Self::create(spec)?;
         step("config written; starting flanneld on every node");
         lab.start_all()?;

@@ -41,6 +41,7 @@ use tokio::time::timeout;
 use self::error::Fault;
 use self::tls::Tls;
 use super::server_fault::ServerFault;
+use super::url_user::hide_user;
 
 /// Name and version, as a server's log shows them.
 const AGENT: &str = concat!("flanneld/", env!("CARGO_PKG_VERSION"));
@@ -276,7 +277,7 @@ impl Server {
     /// The server of a URL without a path, and whether it speaks TLS.
     fn parse(service: &'static str, url: &str) -> Result<(Self, bool), HttpError> {
         let url = url.trim_end_matches('/').to_owned();
-        let bad = |reason: String| HttpError::new(service, url.clone(), Fault::Url(reason));
+        let bad = |reason: String| HttpError::new(service, hide_user(&url), Fault::Url(reason));
         let uri: Uri = url.parse().map_err(|error| bad(format!("{error}")))?;
         let is_tls = match uri.scheme_str() {
             Some("http") => false,
@@ -286,8 +287,12 @@ impl Server {
         let authority = uri.authority().ok_or_else(|| bad("it names no host".to_owned()))?;
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
         let port = authority.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
-        let authority = HeaderValue::from_str(authority.as_str());
-        let authority = authority.map_err(|error| bad(format!("{error}")))?;
+        // A user in the URL is for no header, and for no message.
+        let (_, shown) = authority.as_str().rsplit_once('@').unwrap_or(("", authority.as_str()));
+        let header = HeaderValue::from_str(shown);
+        let header = header.map_err(|error| bad(format!("{error}")))?;
+        let url = url.replacen(authority.as_str(), shown, 1);
+        let authority = header;
         Ok((Self { service, url, place: ServerAddr::Tcp(host, port), authority }, is_tls))
     }
 

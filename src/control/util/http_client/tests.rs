@@ -168,6 +168,17 @@ fn url_that_names_no_server_is_an_error() {
 }
 
 #[test]
+fn user_in_a_url_is_in_no_message() {
+    let shown = |url| match HttpClient::new("etcd", url, None, FAST) {
+        Ok(client) => client.url().to_owned(),
+        Err(error) => error.to_string(),
+    };
+    assert_eq!(shown("http://root:pw@[::1]:1"), "http://[::1]:1");
+    let error = shown("ftp://root:p@w@host");
+    assert!(error.starts_with("\"ftp://(hidden)@host\" is not the URL of etcd: "), "{error}");
+}
+
+#[test]
 fn name_and_password_are_written_as_rfc_7617_says() {
     let value = basic_auth("Aladdin", "open sesame");
     assert_eq!(value, "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==");
