@@ -147,7 +147,8 @@ fn tools_follow_a_daemon_through_its_life() {
     let report = fs::read_to_string(report).unwrap();
     // Its log goes to a file here: the daemon has kept the last lines.
     let log = "Watching for new subnet leases";
-    for part in ["settings of the daemon", "\"subnet\"", "flannel_ready 1", "flanneld doctor", log] {
+    for part in ["settings of the daemon", "\"subnet\"", "flannel_ready 1", "flanneld doctor", log]
+    {
         assert!(report.contains(part), "no {part}: {report}");
     }
     assert!(!report.contains("open-sesame"));
