@@ -37,6 +37,7 @@ mod gce;
 mod host_gw;
 mod mtu;
 pub mod peer_routes;
+mod reconciler_task;
 mod udp;
 mod vxlan;
 

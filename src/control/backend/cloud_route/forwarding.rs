@@ -7,13 +7,12 @@ use std::time::Duration;
 use futures_util::future::LocalBoxFuture;
 use ipnetwork::Ipv4Network;
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinSet;
-use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::reconciler::{RouteReconciler, pending};
 use super::{Cloud, Wanted};
 use crate::control::backend::peer_routes::Underlay;
+use crate::control::backend::reconciler_task::ReconcilerTask;
 use crate::control::backend::{Backend, BackendError};
 use crate::control::conditions::Conditions;
 use crate::control::host::net::Netlink;
@@ -29,8 +28,7 @@ pub(super) struct CloudRoute {
     /// Whether each lease known is one of a node that the cloud has a route to.
     leases: BTreeMap<Ipv4Network, bool>,
     asked: Arc<Notify>,
-    conditions: watch::Receiver<Conditions>,
-    tasks: JoinSet<()>,
+    reconciler: ReconcilerTask,
 }
 
 impl CloudRoute {
@@ -41,18 +39,18 @@ impl CloudRoute {
         cloud: C,
         (net, underlay): (Netlink, Underlay),
     ) -> Self {
-        let (sender, conditions) = watch::channel(pending());
         let (attrs, asked) = (underlay.attrs(), Arc::new(Notify::new()));
-        let reconciler =
-            RouteReconciler::new(cloud, wanted, (net, underlay), Arc::clone(&asked), sender);
-        let mut tasks = JoinSet::new();
-        tasks.spawn(reconciler.run());
-        Self { device, mtu, attrs, leases: BTreeMap::new(), asked, conditions, tasks }
+        let notified = Arc::clone(&asked);
+        let reconciler = ReconcilerTask::start(pending(), |tasks, sender| {
+            let host = (net, underlay);
+            tasks.spawn(RouteReconciler::new(cloud, wanted, host, notified, sender).run());
+        });
+        Self { device, mtu, attrs, leases: BTreeMap::new(), asked, reconciler }
     }
 
     /// Waits until the route is in place or has failed to be, but not for longer than `limit`.
     pub(super) async fn attempted(&mut self, limit: Duration) {
-        drop(timeout(limit, self.conditions.changed()).await);
+        self.reconciler.reported(limit).await;
     }
 
     /// Whether the cloud has a route to the holder of `lease`. Nodes of stock's cloud backends
@@ -92,18 +90,12 @@ impl Backend for CloudRoute {
         self.asked.notify_one();
     }
 
-    /// The reconciler ends only by a panic.
     fn failed(&mut self) -> LocalBoxFuture<'_, BackendError> {
-        Box::pin(async {
-            match self.tasks.join_next().await {
-                Some(Err(error)) if error.is_panic() => BackendError::Panicked,
-                Some(_) | None => std::future::pending().await,
-            }
-        })
+        self.reconciler.failed()
     }
 
     fn conditions(&self) -> Conditions {
-        self.conditions.borrow().clone()
+        self.reconciler.conditions()
     }
 
     fn attrs(&self) -> Option<watch::Receiver<LeaseAttrs>> {

@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use super::host::PeerHost;
 use super::reconciler::{Command, PeerReconciler};
 use super::tables::Links;
+use crate::control::backend::reconciler_task::ReconcilerTask;
 use crate::control::backend::{Backend, BackendError};
 use crate::control::conditions::Conditions;
 use crate::control::subnet::lease::{Lease, LeaseAttrs, LeaseEvent};
@@ -37,8 +38,7 @@ pub struct KernelForwarding {
     /// Whether each lease known is one of our kind.
     leases: BTreeMap<Ipv4Network, bool>,
     commands: mpsc::UnboundedSender<Command>,
-    conditions: watch::Receiver<Conditions>,
-    tasks: JoinSet<()>,
+    reconciler: ReconcilerTask,
 }
 
 impl KernelForwarding {
@@ -52,10 +52,10 @@ impl KernelForwarding {
         run: impl FnOnce(&mut JoinSet<()>, PeerReconciler<H>),
     ) -> Self {
         let (commands, receiver) = mpsc::unbounded_channel();
-        let (sender, conditions) = watch::channel(conditions);
-        let mut tasks = JoinSet::new();
-        run(&mut tasks, PeerReconciler::new(host, links, receiver, sender));
-        Self { fixed, leases: BTreeMap::new(), commands, conditions, tasks }
+        let reconciler = ReconcilerTask::start(conditions, |tasks, sender| {
+            run(tasks, PeerReconciler::new(host, links, receiver, sender));
+        });
+        Self { fixed, leases: BTreeMap::new(), commands, reconciler }
     }
 
     /// The lease if its node is a peer. One of another backend is none: stock compares the type
@@ -97,18 +97,12 @@ impl Backend for KernelForwarding {
         drop(self.commands.send(Command::Synced));
     }
 
-    /// The reconciler ends only by a panic.
     fn failed(&mut self) -> LocalBoxFuture<'_, BackendError> {
-        Box::pin(async {
-            match self.tasks.join_next().await {
-                Some(Err(error)) if error.is_panic() => BackendError::Panicked,
-                Some(_) | None => std::future::pending().await,
-            }
-        })
+        self.reconciler.failed()
     }
 
     fn conditions(&self) -> Conditions {
-        self.conditions.borrow().clone()
+        self.reconciler.conditions()
     }
 
     fn attrs(&self) -> Option<watch::Receiver<LeaseAttrs>> {
