@@ -147,9 +147,13 @@ fn read_route_tables(backend: &Object) -> Result<Vec<String>, ConfigError> {
     let wrong = || ConfigError::Type(WrongType::new(NAME, raw, EXPECTED));
     let one = || serde_json::from_str::<Option<String>>(raw).map(Vec::from_iter);
     let tables: Vec<String> = serde_json::from_str(raw).or_else(|_| one()).map_err(|_| wrong())?;
+    let is_list = |table: &&String| table.contains(|c: char| c == ',' || c.is_whitespace());
     match tables.iter().any(|table| table.trim().is_empty()) {
         true => Err(wrong()),
-        false => Ok(tables),
+        false => match tables.iter().find(is_list) {
+            Some(several) => Err(ConfigError::RouteTable(several.clone())),
+            None => Ok(tables),
+        },
     }
 }
 

@@ -139,6 +139,11 @@ pub enum ConfigError {
     /// `Backend` is no object.
     #[error("Backend: {0} is not a JSON object")]
     BackendShape(String),
+    /// Several route tables in one text, perhaps.
+    #[error(
+        "Backend.RouteTableID: {0:?} is no route table; write several as [\"rtb-…\", \"rtb-…\"]"
+    )]
+    RouteTable(String),
     /// A port that is none.
     #[error("Backend.Port: {0} is outside {1}…65535")]
     Port(i64, u16),

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, SystemTime};
 
 use percent_encoding::percent_decode_str;
 
@@ -24,6 +25,12 @@ pub(super) struct State {
     pub(super) answers: Vec<(&'static str, Reply)>,
     /// The version of the metadata service: `Some(1)` has no token, `Some(2)` wants one.
     pub(super) version: Option<u32>,
+    /// Whether answers with a token are lost on their way, as where the hop limit is too low.
+    pub(super) loses_tokens: bool,
+    /// Whether the metadata service is switched off.
+    pub(super) is_disabled: bool,
+    /// How many seconds the API's clock is ahead of this host's.
+    pub(super) clock_ahead: i64,
     /// What the metadata service has, by path.
     pub(super) metadata: BTreeMap<&'static str, String>,
     /// The only key that is taken, if it matters.
@@ -41,6 +48,9 @@ impl Default for State {
             refusals: Vec::new(),
             answers: Vec::new(),
             version: Some(2),
+            loses_tokens: false,
+            is_disabled: false,
+            clock_ahead: 0,
             metadata: BTreeMap::from([
                 ("instance-id", "i-1".to_owned()),
                 ("placement/region", "eu-test-1".to_owned()),
@@ -92,6 +102,9 @@ fn decoded(text: &str) -> String {
 
 impl State {
     fn reply(&mut self, lower: &str, head: &str, request: &str) -> Reply {
+        if self.is_disabled && request.contains(" /latest/") {
+            return Reply::text("403 Forbidden", "");
+        }
         if let Some(path) = request.strip_prefix("GET /latest/meta-data/") {
             if self.version == Some(2) && !lower.contains("x-aws-ec2-metadata-token: token-2") {
                 return Reply::text("401 Unauthorized", "");
@@ -104,6 +117,7 @@ impl State {
         if request.starts_with("PUT /latest/api/token") {
             let has_ttl = lower.contains("x-aws-ec2-metadata-token-ttl-seconds: 21600");
             return match self.version {
+                Some(2) if self.loses_tokens => Reply::Silence,
                 Some(2) if has_ttl => Reply::text("200 OK", "token-2"),
                 _ => Reply::text("403 Forbidden", ""),
             };
@@ -125,7 +139,16 @@ impl State {
         if self.key.as_ref().is_some_and(|key| !head.contains(&format!("Credential={key}/"))) {
             return refuse("401 Unauthorized", "AuthFailure");
         }
-        if !action.starts_with("AssumeRole") && !lower.contains("eu-test-1/ec2/aws4_request") {
+        if action.starts_with("AssumeRoleWith") {
+            return self.api(&action, &params);
+        }
+        let now = jiff::Timestamp::now().as_second() + self.clock_ahead;
+        if signed_at(lower).abs_diff(now) > 300 {
+            let date = SystemTime::UNIX_EPOCH + Duration::from_secs(now.unsigned_abs());
+            let date = ("Date", httpdate::fmt_http_date(date));
+            return Reply::Answer("400 Bad Request", vec![date], refusal("RequestExpired"));
+        }
+        if action != "AssumeRole" && !lower.contains("eu-test-1/ec2/aws4_request") {
             return refuse("401 Unauthorized", "SignatureDoesNotMatch");
         }
         self.api(&action, &params)
@@ -236,11 +259,21 @@ fn answer(action: &str, body: &str) -> Reply {
     Reply::text("200 OK", &text)
 }
 
+/// The time of a signature, in seconds.
+fn signed_at(head: &str) -> i64 {
+    let line = head.lines().find_map(|line| line.strip_prefix("x-amz-date: ")).unwrap();
+    let time = format!("{} +0000", line.trim().to_uppercase());
+    jiff::Timestamp::strptime("%Y%m%dT%H%M%SZ %z", time).unwrap().as_second()
+}
+
 fn refuse(status: &'static str, code: &str) -> Reply {
-    let text = format!(
+    Reply::text(status, &refusal(code))
+}
+
+fn refusal(code: &str) -> String {
+    format!(
         "<?xml version=\"1.0\"?><Response><Errors><Error><Code>{code}</Code><Message>No, not \
          this.\nEncoded authorization failure message: abcdef</Message></Error></Errors>\
          <RequestID>r</RequestID></Response>"
-    );
-    Reply::text(status, &text)
+    )
 }

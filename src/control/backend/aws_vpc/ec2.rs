@@ -91,13 +91,7 @@ impl Ec2 {
         let params = vec![("RouteTableId.1", table.to_owned())];
         let found = self.tables(params, table).await?.tables.item;
         let routes: Vec<Route> = found.into_iter().flat_map(|table| table.routes.item).collect();
-        for route in routes.iter().filter(|route| route.is_leftover(wanted)) {
-            info!("Removing blackhole route: {}", route.dst);
-            // Only what is sent to a node that is gone depends on it.
-            if let Err(error) = self.delete_route(table, &route.dst).await {
-                warn!("Error cleaning up blackhole routes: {error}");
-            }
-        }
+        self.remove_leftovers(table, &routes, wanted).await;
         let dst = wanted.subnet.to_string();
         let first = match step(&routes, &dst, interface) {
             Step::Keep => return Ok(false),
@@ -118,9 +112,33 @@ impl Ec2 {
             {
                 self.write_route("CreateRoute", table, &dst, interface).await?;
             }
+            // The policy is as old as stock, which never replaces.
+            Err(refused) if first == "ReplaceRoute" && refused.code == "UnauthorizedOperation" => {
+                let refused = CloudError::from(refused);
+                self.delete_route(table, &dst).await.map_err(|_| refused.clone())?;
+                warn!("{refused}; until then the route is deleted and created");
+                self.write_route("CreateRoute", table, &dst, interface).await?;
+            }
             written => written?,
         }
         Ok(true)
+    }
+
+    /// Removes routes of the overlay to interfaces that are gone. Only what is sent to nodes that
+    /// are gone depends on it, so a refusal is a warning, and one for all of them.
+    async fn remove_leftovers(&mut self, table: &str, routes: &[Route], wanted: Wanted) {
+        let mut failed = Vec::new();
+        for route in routes.iter().filter(|route| route.is_leftover(wanted)) {
+            info!("Removing blackhole route: {}", route.dst);
+            match self.delete_route(table, &route.dst).await {
+                Ok(()) => {}
+                Err(error) => failed.push((error, route.dst.as_str())),
+            }
+        }
+        if let Some((error, _)) = failed.first() {
+            let left: Vec<&str> = failed.iter().map(|(_, dst)| *dst).collect();
+            warn!("Error cleaning up blackhole routes: {error} (left: {})", left.join(", "));
+        }
     }
 
     async fn write_route(

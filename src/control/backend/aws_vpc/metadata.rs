@@ -150,6 +150,9 @@ impl Metadata {
                 "{error}: it requires IMDSv2, but gave no token ({reason}); in a container the \
                  instance needs --http-put-response-hop-limit 2"
             )),
+            Some(_) | None if status == StatusCode::FORBIDDEN => Fault::Final(format!(
+                "{error}: the instance has it switched off; it needs --http-endpoint enabled"
+            )),
             Some(_) | None if status.is_server_error() => Fault::Transient(error),
             Some(_) | None if status == StatusCode::TOO_MANY_REQUESTS => Fault::Throttled(error),
             Some(_) | None => Fault::Final(error),

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, SystemTime};
 
 use aws_credential_types::Credentials;
 use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
@@ -12,11 +13,13 @@ use hyper::Method;
 use hyper::header::{HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::DeserializeOwned;
+use tracing::{info, warn};
 
 use super::answers::Refusal;
 use super::region::Region;
 use crate::control::backend::cloud_route::{Answer, CloudError, Endpoint, Environment, Fault};
 use crate::control::util::http_client::{Request, TlsMaterial, TlsSource};
+use crate::control::util::time_text::duration;
 
 /// RFC 3986, section 2.3.
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -29,7 +32,12 @@ pub(super) struct Query {
     api: &'static str,
     version: &'static str,
     region: Region,
+    /// How many seconds the API's clock is ahead of ours, if it refused a call for that.
+    clock_ahead: AtomicI64,
 }
+
+/// How far our clock may be from the API's. AWS accepts signatures of the last five minutes.
+const MAX_CLOCK_DIFFERENCE: u64 = 240;
 
 /// One call.
 #[derive(Debug, Clone)]
@@ -67,25 +75,24 @@ impl Query {
     ) -> Result<Self, CloudError> {
         let url = region.url(environment, &api.to_lowercase());
         let server = Endpoint::api(api, &url, ca_bundle(environment))?;
-        Ok(Self { server, api, version, region })
+        Ok(Self { server, api, version, region, clock_ahead: AtomicI64::new(0) })
     }
 
     pub(super) const fn region(&self) -> &Region {
         &self.region
     }
 
-    /// Makes a call once; signed, if there are credentials.
+    /// Makes a call once; signed, if there are credentials. Makes it again with the API's time if
+    /// our clock is wrong.
     pub(super) async fn call<T: DeserializeOwned>(
         &self,
         action: &Action,
         credentials: Option<&Credentials>,
     ) -> Result<T, Refused> {
-        let request = self.request(action, credentials);
-        let request = request.map_err(|reason| self.failed(action, &reason))?;
-        let answer = self.server.call(&request).await.map_err(|fault| match fault {
-            Fault::Transient(reason) => Fault::Transient(format!("{}: {reason}", action.name)),
-            Fault::Throttled(_) | Fault::Final(_) => fault,
-        })?;
+        let mut answer = self.send(action, credentials).await?;
+        if answer.status.is_client_error() && self.follow_clock(&answer) {
+            answer = self.send(action, credentials).await?;
+        }
         if !answer.status.is_success() {
             return Err(self.refusal(action, &answer));
         }
@@ -93,6 +100,66 @@ impl Query {
         quick_xml::de::from_str(&text).map_err(|error| {
             self.failed(action, &format!("the answer is no XML of such an answer: {error}")).into()
         })
+    }
+
+    async fn send(
+        &self,
+        action: &Action,
+        credentials: Option<&Credentials>,
+    ) -> Result<Answer, Fault> {
+        let request = self.request(action, credentials);
+        let request = request.map_err(|reason| self.failed(action, &reason))?;
+        self.server.call(&request).await.map_err(|fault| match fault {
+            Fault::Transient(reason) => {
+                let (Region { name, source }, called) = (&self.region, self.called(action));
+                Fault::Transient(match *source {
+                    Region::OF_METADATA => format!("{called}: {reason}"),
+                    _ => format!("{called}: {reason}; is the region {name}, as {source} says?"),
+                })
+            }
+            Fault::Throttled(_) | Fault::Final(_) => fault,
+        })
+    }
+
+    /// Whether the API's clock differs too much from the one that calls were signed by. The next
+    /// call is signed by the API's.
+    fn follow_clock(&self, answer: &Answer) -> bool {
+        let Some(date) = answer.date else { return false };
+        let now = SystemTime::now();
+        let (word, difference) = match date.duration_since(now) {
+            Ok(ahead) => ("behind", ahead.as_secs()),
+            Err(error) => ("ahead of", error.duration().as_secs()),
+        };
+        let ahead = i64::try_from(difference).unwrap_or(i64::MAX);
+        let ahead = if word == "behind" { ahead } else { -ahead };
+        let before = self.clock_ahead.load(Ordering::Relaxed);
+        if before.abs_diff(ahead) <= MAX_CLOCK_DIFFERENCE {
+            return false;
+        }
+        self.clock_ahead.store(ahead, Ordering::Relaxed);
+        let api = self.api;
+        if difference <= MAX_CLOCK_DIFFERENCE {
+            info!("the clock of this host agrees with that of {api} again");
+        } else {
+            let difference = duration(Duration::from_secs(difference));
+            warn!(
+                "the clock of this host is {difference} {word} that of {api}: calls are signed \
+                 with {api}'s time; set the clock"
+            );
+        }
+        true
+    }
+
+    /// The time by the API's clock, as far as it is known.
+    fn now(&self) -> SystemTime {
+        let ahead = self.clock_ahead.load(Ordering::Relaxed);
+        let difference = Duration::from_secs(ahead.unsigned_abs());
+        let now = SystemTime::now();
+        let moved = match ahead < 0 {
+            true => now.checked_sub(difference),
+            false => now.checked_add(difference),
+        };
+        moved.unwrap_or(now)
     }
 
     fn request(
@@ -127,7 +194,7 @@ impl Query {
             .identity(&identity)
             .region(&self.region.name)
             .name(&service)
-            .time(SystemTime::now())
+            .time(self.now())
             .settings(SigningSettings::default())
             .build()
             .map_err(|error| error.to_string())?;
@@ -201,7 +268,8 @@ fn advice(code: &str, api: &str, action: &str, region: &Region) -> Option<String
         "InvalidInstanceID.NotFound" => {
             format!("is the instance in {}, as {} says?", region.name, region.source)
         }
-        "InvalidRouteTableID.NotFound" | "InvalidRouteTableId.Malformed" => {
+        // EC2 writes both `ID` and `Id`.
+        code if code.to_lowercase().starts_with("invalidroutetableid.") => {
             "correct Backend.RouteTableID in the network config".to_owned()
         }
         "RouteLimitExceeded" => {
@@ -209,6 +277,9 @@ fn advice(code: &str, api: &str, action: &str, region: &Region) -> Option<String
         }
         "AuthFailure" | "InvalidClientTokenId" | "SignatureDoesNotMatch" | "RequestExpired" => {
             "check the credentials, and the clock of this host".to_owned()
+        }
+        "OptInRequired" => {
+            format!("enable {} for the account, or correct {}", region.name, region.source)
         }
         _ => return None,
     })

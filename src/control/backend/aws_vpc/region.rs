@@ -26,12 +26,12 @@ pub(super) async fn find(
         return checked(name, "the profile");
     }
     if let Some(name) = metadata.find("meta-data/placement/region").await? {
-        return checked(name, "the metadata server");
+        return checked(name, Region::OF_METADATA);
     }
     let zone = metadata.find("meta-data/placement/availability-zone").await?;
     let zone = zone.unwrap_or_default();
     let name = zone.strip_suffix(|last: char| last.is_ascii_lowercase()).unwrap_or(&zone);
-    checked(name.to_owned(), "the metadata server")
+    checked(name.to_owned(), Region::OF_METADATA)
 }
 
 /// Checks the variables that name servers.
@@ -58,6 +58,9 @@ fn checked(name: String, source: &'static str) -> Result<Region, CloudError> {
 }
 
 impl Region {
+    /// The source whose word is not to be doubted.
+    pub(super) const OF_METADATA: &str = "the metadata server";
+
     /// The URL of a service in the region, unless a variable names another one.
     pub(super) fn url(&self, environment: &Environment, service: &str) -> String {
         let own = format!("AWS_ENDPOINT_URL_{}", service.to_uppercase());

@@ -1,5 +1,6 @@
 mod credentials;
 mod moto;
+mod refusals;
 
 use super::double::AwsDouble;
 use super::*;

@@ -1,13 +1,13 @@
 //! [`Endpoint`]: one server of a cloud, at a URL that may have a path.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use hyper::{Method, StatusCode};
 
 use super::retries::{CloudError, Fault};
-use crate::control::util::http_client::{HttpClient, Request, Timeouts, TlsSource};
+use crate::control::util::http_client::{HttpClient, Request, Response, Timeouts, TlsSource};
 
 /// Longest answer, in bytes: a route table of 1000 routes has some 300,000.
 const MAX_BODY_LEN: usize = 4 << 20;
@@ -37,6 +37,8 @@ pub(in crate::control::backend) struct Endpoint {
 pub(in crate::control::backend) struct Answer {
     pub(in crate::control::backend) status: StatusCode,
     pub(in crate::control::backend) body: Bytes,
+    /// When it was given, by the server's clock.
+    pub(in crate::control::backend) date: Option<SystemTime>,
 }
 
 impl Endpoint {
@@ -98,9 +100,7 @@ impl Endpoint {
         &self,
         request: &Request,
     ) -> Result<Answer, Fault> {
-        let response = self.client.send(request).await?;
-        let status = response.status();
-        Ok(Answer { status, body: response.read(MAX_BODY_LEN).await? })
+        Answer::read(self.client.send(request).await?).await
     }
 
     /// The same, if the answer has the header `name` with this value.
@@ -117,8 +117,7 @@ impl Endpoint {
         if response.header(name) != Some(value) {
             return Err(Fault::Final(otherwise.to_owned()));
         }
-        let status = response.status();
-        Ok(Answer { status, body: response.read(MAX_BODY_LEN).await? })
+        Answer::read(response).await
     }
 }
 
@@ -129,6 +128,12 @@ impl fmt::Debug for Endpoint {
 }
 
 impl Answer {
+    async fn read(response: Response) -> Result<Self, Fault> {
+        let status = response.status();
+        let date = response.header("date").and_then(|date| httpdate::parse_http_date(date).ok());
+        Ok(Self { status, body: response.read(MAX_BODY_LEN).await?, date })
+    }
+
     /// The body as text.
     pub(in crate::control::backend) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).trim().to_owned()

@@ -438,4 +438,8 @@ fn route_tables_are_a_text_or_a_list_of_texts() {
         let line = format!("Backend.RouteTableID: {wrong} is not a text or a list of texts");
         assert_eq!(error, line);
     }
+    for several in [r#""rtb-1, rtb-2""#, r#"["rtb-1","rtb-2 rtb-3"]"#] {
+        let error = parsed(&format!(r#","RouteTableID":{several}"#)).unwrap_err().to_string();
+        assert!(error.ends_with(r#"is no route table; write several as ["rtb-…", "rtb-…"]"#));
+    }
 }
