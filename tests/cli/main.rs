@@ -9,6 +9,7 @@
 mod host;
 
 mod etcd2;
+mod gce;
 mod life;
 mod log;
 mod mistakes;

@@ -108,10 +108,15 @@ impl Host {
         self.spawn(name, self.command(&[FLANNELD]), args)
     }
 
+    /// The same with these variables, such as `NAME=value`.
+    pub fn start_with(&self, variables: &[&str], name: &str, args: &[&str]) -> Daemon {
+        let command = [&["env"], variables, &[FLANNELD]].concat();
+        self.spawn(name, self.command(&command), args)
+    }
+
     /// The same where it finds no program outside `bin`.
     pub fn start_with_path(&self, bin: &Path, name: &str, args: &[&str]) -> Daemon {
-        let path = format!("PATH={}", bin.display());
-        self.spawn(name, self.command(&["env", &path, FLANNELD]), args)
+        self.start_with(&[&format!("PATH={}", bin.display())], name, args)
     }
 
     /// The same where `name`'s directory is a disk of its own, which is full but for its file

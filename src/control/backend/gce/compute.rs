@@ -21,6 +21,9 @@ const API: &str = "https://www.googleapis.com/compute/v1";
 const POLL: Duration = Duration::from_secs(1);
 const MAX_POLLS: u32 = 100;
 
+/// What the operator can do when there are as many routes as there may be.
+const QUOTA: &str = "; raise the project's quota of routes, or remove routes";
+
 /// Every so many polls the operation's status is logged, as by stock.
 const POLLS_PER_LINE: u32 = 5;
 
@@ -142,16 +145,19 @@ impl Compute {
         Self { poll, ..self }
     }
 
-    /// The resource at `path`, which must exist.
-    pub(super) async fn find(
+    /// What there is at `path`, if there is something.
+    pub(super) async fn find<T: DeserializeOwned>(
         &mut self,
         metadata: &Metadata,
         path: &str,
         permission: &'static str,
-    ) -> Result<Resource, CloudError> {
+    ) -> Result<Option<T>, CloudError> {
         let call = Call { method: Method::GET, path, body: None, permission };
         let answer = self.call(metadata, &call).await?;
-        self.read(&call, &answer)
+        match answer.status {
+            StatusCode::NOT_FOUND => Ok(None),
+            _ => self.read(&call, &answer).map(Some),
+        }
     }
 
     /// The route called `name`, if there is one.
@@ -162,13 +168,7 @@ impl Compute {
         name: &str,
     ) -> Result<Option<Route>, CloudError> {
         let path = format!("projects/{project}/global/routes/{name}");
-        let permission = "compute.routes.get";
-        let call = Call { method: Method::GET, path: &path, body: None, permission };
-        let answer = self.call(metadata, &call).await?;
-        match answer.status {
-            StatusCode::NOT_FOUND => Ok(None),
-            _ => self.read(&call, &answer).map(Some),
-        }
+        self.find(metadata, &path, "compute.routes.get").await
     }
 
     /// Makes a route, and waits until it is there.
@@ -219,7 +219,10 @@ impl Compute {
         for poll in 0..MAX_POLLS {
             let Operation { name, status, operation_type: kind, error } = &operation;
             if let Some(fault) = error.as_ref().map(|error| error.errors.first()) {
-                let text = |fault: &OperationFault| format!("{}: {}", fault.code, fault.message);
+                let text = |OperationFault { code, message }: &OperationFault| {
+                    let advice = if code == "QUOTA_EXCEEDED" { QUOTA } else { "" };
+                    format!("{code}: {}{advice}", one_line(message))
+                };
                 let reason = fault.map_or_else(|| "no reason is given".to_owned(), text);
                 return Err(CloudError(format!("compute API, {kind} operation {name}: {reason}")));
             }
@@ -288,19 +291,27 @@ impl Compute {
 fn refusal(call: &Call<'_>, answer: &Answer) -> Fault {
     let said: Option<Refusal> = serde_json::from_slice(&answer.body).ok();
     let said = said.map(|refusal| refusal.error);
-    let message = said.as_ref().map(|said| said.message.replace(['\n', '\r'], " "));
-    let is_quota = said.iter().flat_map(|said| &said.errors).any(|error| {
-        let reason = error.reason.as_str();
-        matches!(reason, "rateLimitExceeded" | "userRateLimitExceeded")
-    });
+    let message = said.as_ref().map(|said| one_line(&said.message));
+    let says = |wanted: &[&str]| {
+        let mut reasons = said.iter().flat_map(|said| &said.errors);
+        reasons.any(|error| wanted.contains(&error.reason.as_str()))
+    };
     let (Call { method, path, permission, .. }, status) = (call, answer.status);
     let message = message.filter(|message| !message.is_empty());
     let message = message.map(|message| format!(": {message}")).unwrap_or_default();
     let reason = format!("compute API, {method} {path}: {status}{message}");
-    if is_quota || status == StatusCode::TOO_MANY_REQUESTS {
+    if says(&["rateLimitExceeded", "userRateLimitExceeded"])
+        || status == StatusCode::TOO_MANY_REQUESTS
+    {
         return Fault::Throttled(reason);
     }
     match status {
+        StatusCode::FORBIDDEN if says(&["quotaExceeded", "limitExceeded"]) => {
+            Fault::Final(format!("{reason}{QUOTA}"))
+        }
+        StatusCode::FORBIDDEN if says(&["accessNotConfigured", "SERVICE_DISABLED"]) => {
+            Fault::Final(format!("{reason}; enable the Compute Engine API for the project"))
+        }
         StatusCode::FORBIDDEN => Fault::Final(format!(
             "{reason}; grant the service account {permission}, and give the instance the access \
              scope compute-rw"
@@ -313,6 +324,11 @@ fn refusal(call: &Call<'_>, answer: &Answer) -> Fault {
         status if status.is_server_error() => Fault::Transient(reason),
         _ => Fault::Final(reason),
     }
+}
+
+/// A text of the API, to be followed by ours.
+fn one_line(message: &str) -> String {
+    message.replace(['\n', '\r'], " ").trim_end().trim_end_matches('.').to_owned()
 }
 
 /// Whether two URLs name one resource: the same API has several hosts and versions.

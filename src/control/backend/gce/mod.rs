@@ -15,7 +15,7 @@ mod tests;
 
 use tracing::{debug, info};
 
-use self::compute::{Compute, NewRoute, Route, same_resource};
+use self::compute::{Compute, NewRoute, Resource, Route, same_resource};
 use self::credentials::Credentials;
 use self::metadata::Metadata;
 use super::cloud_route::{Cloud, CloudError, Environment, Wanted};
@@ -65,11 +65,24 @@ impl Gce {
         }
         let found = self.metadata.identity().await?;
         let (project, zone, name) = (&found.project, &found.zone, &found.instance);
-        let network = format!("projects/{project}/global/networks/{}", found.network);
-        let network = self.compute.find(&self.metadata, &network, "compute.networks.get").await?;
-        let instance = format!("projects/{project}/zones/{zone}/instances/{name}");
-        let instance =
-            self.compute.find(&self.metadata, &instance, "compute.instances.get").await?;
+        let path = format!("projects/{project}/global/networks/{}", found.network);
+        let network = self.compute.find(&self.metadata, &path, "compute.networks.get").await?;
+        let network: Resource = network.ok_or_else(|| {
+            CloudError(format!(
+                "compute API: network {} does not exist in project {project}; routes of a network \
+                 that another project shares (Shared VPC) cannot be made from here",
+                found.network
+            ))
+        })?;
+        let path = format!("projects/{project}/zones/{zone}/instances/{name}");
+        let instance = self.compute.find(&self.metadata, &path, "compute.instances.get").await?;
+        let instance: Resource = instance.ok_or_else(|| {
+            let place = format!("zone {zone} of project {project}");
+            CloudError(format!(
+                "compute API: instance {name}, as the metadata server calls this host, does not \
+                 exist in {place}"
+            ))
+        })?;
         let problem = (instance.can_ip_forward == Some(false)).then(|| {
             format!(
                 "instance {name} was created without IP forwarding (canIpForward), so the network \

@@ -100,9 +100,18 @@ async fn refusals_name_call_permission_and_reason() {
     let full = json!({ "code": "QUOTA_EXCEEDED", "message": "Quota 'ROUTES' exceeded." });
     double.state().fails_with = Some(full);
     let error = gce.ensure_route(wanted()).await.unwrap_err().to_string();
-    let line =
-        "compute API, insert operation operation-0: QUOTA_EXCEEDED: Quota 'ROUTES' exceeded.";
+    let line = "compute API, insert operation operation-0: QUOTA_EXCEEDED: Quota 'ROUTES' \
+                exceeded; raise the project's quota of routes, or remove routes";
     assert_eq!(error, line);
+
+    for (reason, advice) in [
+        ("quotaExceeded", "; raise the project's quota of routes, or remove routes"),
+        ("accessNotConfigured", "; enable the Compute Engine API for the project"),
+    ] {
+        double.state().answers.push((post, refuse(403, "No", reason)));
+        let error = gce.ensure_route(wanted()).await.unwrap_err().to_string();
+        assert!(error.ends_with(advice), "{error}");
+    }
 
     // Not JSON, and not the JSON of a route.
     for body in ["<html>busy</html>", "[]", "{}"] {
@@ -114,6 +123,26 @@ async fn refusals_name_call_permission_and_reason() {
         assert!(error.contains("global/routes/flannel-10-40-7-0-24 is no such JSON"), "{error}");
     }
     assert_eq!(gce.ensure_route(wanted()).await, Ok(None), "nothing of it lasts");
+}
+
+#[tokio::test]
+async fn network_or_instance_that_the_project_does_not_have_is_named() {
+    let double = GceDouble::start().await;
+    let absent = || refuse(404, "The resource was not found", "notFound");
+    for (call, start) in [
+        (
+            "GET projects/lab-project/global/networks",
+            "compute API: network default does not exist in project lab-project; ",
+        ),
+        (
+            "GET projects/lab-project/zones",
+            "compute API: instance nodea, as the metadata server calls this host, does not exist ",
+        ),
+    ] {
+        double.state().answers.push((call, absent()));
+        let error = gce(&double, &[]).ensure_route(wanted()).await.unwrap_err().to_string();
+        assert!(error.starts_with(start), "{error}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
