@@ -1,6 +1,6 @@
 //! A daemon in a network whose config and leases are in etcd's v2 store.
 
-use crate::host::{Host, eventually};
+use crate::host::{FLANNELD, Host, eventually, text};
 
 #[test]
 fn config_is_waited_for_in_both_stores_and_followed_where_it_appears() {
@@ -62,6 +62,100 @@ fn api_that_the_operator_names_is_the_only_one() {
     daemon.wait_for("Watching for new subnet leases");
     assert!(!daemon.log().contains("using the v2 API"), "nothing to say");
     own_lease(&host);
+    daemon.stop();
+}
+
+#[test]
+fn store_that_is_switched_off_is_one_line_and_used_once_it_is_there() {
+    let mut host = Host::new();
+    host.start_etcd_with(&["--enable-v2=false"]);
+    let daemon = host.start("a", &["-iface", "10.0.0.7", "-etcd-api", "2"]);
+    let line = "Couldn't fetch network config: etcd at 127.0.0.1:2379 does not serve the v2 API; \
+                start etcd 3.4 or 3.5 with --enable-v2=true, or use --etcd-api=3; waiting";
+    assert_eq!(daemon.wait_for(line).matches("Couldn't fetch").count(), 1);
+    host.stop_etcd();
+    host.start_etcd_with(&["--enable-v2=true"]);
+    etcdctl2(&host, &["set", "/coreos.com/network/config", r#"{"Network":"10.1.0.0/16"}"#]);
+    daemon.wait_for("Watching for new subnet leases");
+    daemon.stop();
+}
+
+#[test]
+fn config_under_another_usual_prefix_is_pointed_at_in_either_store() {
+    let mut host = Host::new();
+    host.start_etcd_with(&["--enable-v2=true"]);
+    let config = r#"{"Network":"10.1.0.0/16"}"#;
+    let problem = |api: &str| {
+        let check = [FLANNELD, "-config-check", "-iface", "10.0.0.7", "-etcd-api", api];
+        let output = host.command(&check).output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        text(&output.stderr).trim_end().to_owned()
+    };
+    for prefix in ["/atomic.io/network", "/flannel/network", "/kube-centos/network"] {
+        let key = format!("{prefix}/config");
+        etcdctl2(&host, &["set", &key, config]);
+        let own = "etcd v2 key /coreos.com/network/config does not exist";
+        let line = format!("{own}, but etcd v2 key {key} does: use --etcd-prefix={prefix}");
+        assert_eq!(problem("2"), format!("flanneld: {line}"));
+        let own = "etcd key /coreos.com/network/config does not exist";
+        let line = format!("{own}, but etcd v2 key {key} does: use --etcd-prefix={prefix}");
+        assert_eq!(problem("auto"), format!("flanneld: {line}"));
+        assert_eq!(problem("3"), format!("flanneld: {line} --etcd-api=2"));
+        etcdctl2(&host, &["rm", &key]);
+
+        host.etcdctl(&["put", &key, config]);
+        let line = format!("{own}, but etcd key {key} does: use --etcd-prefix={prefix}");
+        assert_eq!(problem("auto"), format!("flanneld: {line}"));
+        assert_eq!(problem("3"), format!("flanneld: {line}"));
+        let own = "etcd v2 key /coreos.com/network/config does not exist";
+        let line = format!("{own}, but etcd key {key} does: use --etcd-prefix={prefix}");
+        assert_eq!(problem("2"), format!("flanneld: {line} --etcd-api=3"));
+        host.etcdctl(&["del", &key]);
+    }
+}
+
+/// The leases are as these versions write them.
+#[test]
+fn nodes_of_old_versions_are_peers_by_their_lease_bytes() {
+    let mut host = Host::new();
+    host.start_etcd_with(&["--enable-v2=true"]);
+    host.output(&["ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth1"]);
+    host.output(&["ip", "addr", "add", "192.0.2.7/24", "dev", "eth0"]);
+    for link in ["eth0", "eth1"] {
+        host.output(&["ip", "link", "set", link, "up"]);
+    }
+    let config = r#"{"Network":"10.1.0.0/16","Backend":{"Type":"vxlan"}}"#;
+    etcdctl2(&host, &["set", "/coreos.com/network/config", config]);
+    let peers = [
+        // 0.6 to 0.13
+        r#"{"PublicIP":"192.0.2.6","BackendType":"vxlan","BackendData":{"VtepMAC":"46:a7:b0:32:00:06"}}"#,
+        // 0.14
+        r#"{"PublicIP":"192.0.2.14","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"46:a7:b0:32:00:14"}}"#,
+        // 0.15 to 0.17
+        r#"{"PublicIP":"192.0.2.17","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"46:a7:b0:32:00:17"}}"#,
+    ];
+    let put = |number: usize, value: &str| {
+        let key = format!("/coreos.com/network/subnets/10.1.20{number}.0-24");
+        etcdctl2(&host, &["set", "--ttl", "86400", &key, value]);
+    };
+    peers.iter().enumerate().for_each(|(number, value)| put(number, value));
+    let daemon = host.start("a", &["-iface", "192.0.2.7"]);
+    daemon.wait_for("flannel is ready");
+    for (number, version) in ["6", "14", "17"].iter().enumerate() {
+        let route = format!("10.1.20{number}.0/24 via 10.1.20{number}.0 dev flannel.1");
+        eventually(&route, || host.output(&["ip", "route"]).contains(&route).then_some(()));
+        let entry = format!("46:a7:b0:32:00:{version:0>2} dst 192.0.2.{version} self permanent");
+        let fdb = host.output(&["bridge", "fdb", "show", "dev", "flannel.1"]);
+        assert!(fdb.contains(&entry), "{fdb}");
+    }
+    // Nodes of the udp backend write no type: they are none of vxlan's.
+    put(9, r#"{"PublicIP":"192.0.2.9"}"#);
+    daemon.wait_for("ignoring non-vxlan");
+    // All are gone with their directory.
+    etcdctl2(&host, &["rm", "--recursive", "/coreos.com/network/subnets"]);
+    eventually("no route", || {
+        (!host.output(&["ip", "route"]).contains("dev flannel.1 onlink")).then_some(())
+    });
     daemon.stop();
 }
 

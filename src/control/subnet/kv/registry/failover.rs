@@ -166,12 +166,14 @@ impl Misses {
     }
 }
 
-/// The reasons in turn, then each hint once: `etcd does not answer at 10.0.0.1:2379 (refused) and at
+/// The reasons, those of servers that answered first, then each hint once: `etcd does not answer at 10.0.0.1:2379 (refused) and at
 /// 10.0.0.2:2379 (refused); --etcd-endpoints says where it is`.
 fn describe(misses: &[Miss]) -> String {
     let mut text = String::new();
     let mut before: Option<&str> = None;
-    for Miss { reason, .. } in misses {
+    let mut misses: Vec<&Miss> = misses.iter().collect();
+    misses.sort_by_key(|miss| miss.reason.starts_with(NO_ANSWER));
+    for Miss { reason, .. } in &misses {
         match (before, reason.strip_prefix(NO_ANSWER)) {
             (None, _) => text += reason,
             (Some(before), Some(place)) if before.starts_with(NO_ANSWER) => {
@@ -224,15 +226,15 @@ mod tests {
     }
 
     #[test]
-    fn what_servers_share_is_said_once() {
+    fn what_servers_share_is_said_once_after_what_others_answered() {
         let away = |place| Miss::new(format!("{NO_ANSWER}{place} (refused)")).hint("look there");
         let other = || Miss::new("b:1 is no etcd (it speaks HTTP)").hint("look there");
         assert_eq!(describe(&[away("a:1")]), format!("{NO_ANSWER}a:1 (refused); look there"));
         assert_eq!(
             describe(&[away("a:1"), away("a:2"), other(), Miss::new("c"), away("d:1")]),
             format!(
-                "{NO_ANSWER}a:1 (refused) and at a:2 (refused); b:1 is no etcd (it speaks HTTP); c; \
-                 {NO_ANSWER}d:1 (refused); look there"
+                "b:1 is no etcd (it speaks HTTP); c; {NO_ANSWER}a:1 (refused) and at a:2 (refused) \
+                 and at d:1 (refused); look there"
             )
         );
     }
