@@ -34,6 +34,12 @@ pub enum NetnsAgent {
         listen: SocketAddrV4,
         /// Its nodes
         store: PathBuf,
+        /// Its certificate, to speak TLS
+        #[arg(long, requires = "key")]
+        certificate: Option<PathBuf>,
+        /// The key of the certificate
+        #[arg(long, requires = "certificate")]
+        key: Option<PathBuf>,
     },
     /// Answers the traffic generator
     Serve {
@@ -83,8 +89,10 @@ impl NetnsAgent {
     pub fn run(self) -> Result<(), LabError> {
         match self {
             Self::StockEmulator { flags } => stock_emulator::run(&flags),
-            Self::KubeApi { listen, store } => kube_api::run(listen, store)
-                .map_err(LabError::io(format!("serve the Kubernetes API at {listen}"))),
+            Self::KubeApi { listen, store, certificate, key } => {
+                kube_api::run(listen, store, certificate.zip(key))
+                    .map_err(LabError::io(format!("serve the Kubernetes API at {listen}")))
+            }
             Self::Serve { port } => {
                 traffic::serve(port).map_err(LabError::io(format!("serve port {port}")))
             }

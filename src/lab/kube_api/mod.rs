@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `PUT /double/faults` | how it misbehaves from now on: [`Faults`] as JSON |
 //! | `POST /double/nodes` | many nodes at once |
+//! | `POST /double/pods` | pods: a list of namespace, name and node |
 //! | `POST /double/compact` | no watch can go on from an older version |
 //! | `POST /double/drop` | every watch breaks off |
 //! | `POST /double/forget` | it loses all nodes, and its versions begin again |

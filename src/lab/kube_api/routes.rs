@@ -169,26 +169,36 @@ impl KubeApi {
     }
 
     fn double(&self, what: &str, asked: &Asked) -> Answer {
+        if (&asked.method, what) == (&Method::GET, "requests") {
+            return json(StatusCode::OK, &json!(self.requests()));
+        }
+        match self.obey(what, asked) {
+            Ok(true) => json(StatusCode::OK, &json!({})),
+            Ok(false) => not_found(&asked.path),
+            Err(error) => status(StatusCode::BAD_REQUEST, "BadRequest", &error.to_string()),
+        }
+    }
+
+    /// Does what a test asks for; whether there is such a thing.
+    fn obey(&self, what: &str, asked: &Asked) -> serde_json::Result<bool> {
         match (&asked.method, what) {
-            (&Method::PUT, "faults") => match serde_json::from_slice(&asked.body) {
-                Ok(faults) => self.set_faults(faults),
-                Err(error) => {
-                    return status(StatusCode::BAD_REQUEST, "BadRequest", &error.to_string());
+            (&Method::PUT, "faults") => self.set_faults(serde_json::from_slice(&asked.body)?),
+            (&Method::POST, "nodes") => {
+                let nodes: Vec<Value> = serde_json::from_slice(&asked.body)?;
+                self.change(|store| nodes.into_iter().for_each(|it| store.put(it)));
+            }
+            (&Method::POST, "pods") => {
+                let pods: Vec<[String; 3]> = serde_json::from_slice(&asked.body)?;
+                for [namespace, name, node] in pods {
+                    self.put_pod(&namespace, &name, &node);
                 }
-            },
-            (&Method::POST, "nodes") => match serde_json::from_slice::<Vec<Value>>(&asked.body) {
-                Ok(nodes) => self.change(|store| nodes.into_iter().for_each(|it| store.put(it))),
-                Err(error) => {
-                    return status(StatusCode::BAD_REQUEST, "BadRequest", &error.to_string());
-                }
-            },
+            }
             (&Method::POST, "compact") => self.compact(),
             (&Method::POST, "drop") => self.drop_watches(),
             (&Method::POST, "forget") => self.forget(),
-            (&Method::GET, "requests") => return json(StatusCode::OK, &json!(self.requests())),
-            (_, _) => return not_found(&asked.path),
+            (_, _) => return Ok(false),
         }
-        json(StatusCode::OK, &json!({}))
+        Ok(true)
     }
 }
 

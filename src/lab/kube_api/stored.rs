@@ -4,23 +4,45 @@ use std::fs;
 use std::io;
 use std::net::SocketAddrV4;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::KubeApi;
 
-/// Serves at `listen` until it is killed. Its nodes are those in the file `store`, if it is there.
-pub(in crate::lab) fn run(listen: SocketAddrV4, store: PathBuf) -> io::Result<()> {
+/// Serves at `listen` until it is killed, with TLS if there are a certificate and its key. Its nodes
+/// are those in the file `store`, if it is there.
+pub(in crate::lab) fn run(
+    listen: SocketAddrV4,
+    store: PathBuf,
+    tls: Option<(PathBuf, PathBuf)>,
+) -> io::Result<()> {
+    let tls = tls.map(|(certificate, key)| acceptor(&certificate, &key)).transpose()?;
     let runtime = Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let api = KubeApi::default();
         api.load(&store)?;
         drop(api.shared.file.set(store));
-        api.serve(TcpListener::bind(listen).await?, None).await;
+        api.serve(TcpListener::bind(listen).await?, tls).await;
         Ok(())
     })
+}
+
+fn acceptor(certificate: &Path, key: &Path) -> io::Result<TlsAcceptor> {
+    let chain = CertificateDer::pem_file_iter(certificate).map_err(io::Error::other)?;
+    let chain = chain.collect::<Result<Vec<_>, _>>().map_err(io::Error::other)?;
+    let key = PrivateKeyDer::from_pem_file(key).map_err(io::Error::other)?;
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .and_then(|config| config.with_no_client_auth().with_single_cert(chain, key));
+    Ok(Arc::new(config.map_err(io::Error::other)?).into())
 }
 
 impl KubeApi {
