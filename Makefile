@@ -220,7 +220,12 @@ tarball: setup ## programs that need no library: target/flanneld-VERSION-ARCH.ta
 docker-test: setup target/docker ## flannel's tutorials, with real Docker daemons and CNI plugins; needs root
 	$(CARGO) test --release --test docker -- --test-threads=1
 
-# Each takes some five seconds. VERBOSE=1 prints every command; FLANNELD= names another flanneld.
+# Each takes some five to ten seconds. VERBOSE=1 prints every command. The programs are those that
+# `make test` has built, so that nothing is compiled once more; BUILT names another directory.
+BUILT ?= $(CURDIR)/target/debug
+
 tutorials: setup target/docker target/moto ## five tutorials of flannel, command by command: docs/tutorials.md; needs root
-	$(CARGO) build --release --bin flanneld
-	@for tutorial in $(filter-out %/lib.sh,$(wildcard tests/tutorials/*.sh)); do $$tutorial || exit 1; done
+	$(CARGO) test --no-run --test cli
+	@for tutorial in $(filter-out %/lib.sh,$(wildcard tests/tutorials/*.sh)); do \
+	    PROGRAMS=$(BUILT) $$tutorial || exit 1; \
+	done

@@ -1,17 +1,15 @@
 #!/bin/bash
 # Instances of EC2 on a network of flannel 0.11 with the aws-vpc backend.
 . "$(dirname "$0")/lib.sh"
-network 172.31.16.1/20
+hosts 172.31.16.1/20 node1=172.31.28.198 node2=172.31.17.20
+etcd_on node1
 ip link set br0 mtu 9001
-host node1 172.31.28.198/20
-host node2 172.31.17.20/20
 for node in node1 node2; do
     ip link set v$node mtu 9001
     echo "ip link set eth0 mtu 9001" | on $node
 done
 
 # The VPC: EC2, the metadata service, and the router between the instances.
-[ -x "$REPO/target/moto/bin/python" ] || { echo "run make target/moto" >&2; exit 1; }
 sysctl -q -w net.ipv4.ip_forward=1 net.ipv4.conf.all.send_redirects=0 \
     net.ipv4.conf.br0.send_redirects=0
 mkdir -p "$TUTORIAL_WORK/vpc/run.d"
@@ -19,11 +17,8 @@ mkdir -p "$TUTORIAL_WORK/vpc/run.d"
     "$TUTORIAL_WORK/vpc/run.d/ec2.log" 172.31.28.198 172.31.17.20 >"$TUTORIAL_WORK/vpc/run.d/vpc.log" 2>&1 &
 eventually grep 'i-' "$TUTORIAL_WORK/vpc/run.d/vpc.log"
 
-# etcd on the first instance, and the network.
+# The network.
 on node1 <<'END'
-etcd --enable-v2=true --data-dir /var/lib/etcd/data --listen-client-urls http://0.0.0.0:2379 \
-    --advertise-client-urls http://172.31.28.198:2379 >$LOGS/etcd.log 2>&1 &
-eventually etcdctl cluster-health
 etcdctl set /coreos.com/network/config '{"Network":"10.1.0.0/16","Backend":{"Type":"aws-vpc"}}'
 etcdctl get /coreos.com/network/config
 END
@@ -78,6 +73,35 @@ while kill -0 $(cat /run/flanneld.pid); do sleep 0.1; done
 rm /run/flannel/subnet.env
 export AWS_ENDPOINT_URL_EC2=http://172.31.16.1:5000
 flanneld -etcd-endpoints=http://172.31.28.198:2379 >>$LOGS/flanneld.log 2>&1 &
+echo $! >/run/flanneld.pid
 eventually test -e /run/flannel/subnet.env
 test "$(grep -c 'Route added' $LOGS/flanneld.log)" = 1
+END
+
+# Somebody deletes the routes. flannel finds out within some ten minutes, or when it is told to look.
+"$REPO/target/moto/bin/python" - <<'END'
+import boto3
+
+ec2 = boto3.client(
+    "ec2",
+    region_name="eu-west-1",
+    endpoint_url="http://172.31.16.1:5000",
+    aws_access_key_id="a",
+    aws_secret_access_key="s",
+)
+for table in ec2.describe_route_tables()["RouteTables"]:
+    for route in table["Routes"]:
+        if route["DestinationCidrBlock"].startswith("10.1."):
+            ec2.delete_route(
+                RouteTableId=table["RouteTableId"], DestinationCidrBlock=route["DestinationCidrBlock"]
+            )
+END
+eventually sh -c "! ip route show | grep '10\.1\.'"
+for node in node1 node2; do
+    on $node <<'END'
+kill -HUP $(cat /run/flanneld.pid)
+END
+done
+on node1 "$server" <<'END'
+eventually docker exec client ping -c 1 -W 1 $1
 END

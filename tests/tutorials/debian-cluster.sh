@@ -1,14 +1,11 @@
 #!/bin/bash
 # A small cluster of Debian hosts with flannel 0.7: flags of that version, files in /var/lib.
 . "$(dirname "$0")/lib.sh"
-network 10.0.0.1/24
-host master 10.0.0.10/24
-host node 10.0.0.11/24
+hosts 10.0.0.1/24 master=10.0.0.10 node=10.0.0.11
+etcd_on master
 
+# The network. Without a backend it is udp.
 on master <<'END'
-etcd --enable-v2=true --data-dir /var/lib/etcd/data --listen-client-urls http://0.0.0.0:2379 \
-    --advertise-client-urls http://10.0.0.10:2379 >$LOGS/etcd.log 2>&1 &
-eventually etcdctl cluster-health
 etcdctl set /coreos.com/network/config '{"Network":"172.17.0.0/16"}'
 END
 
@@ -32,10 +29,10 @@ ExecStart=/usr/bin/flanneld \
     -interface=eth0
 Restart=always
 UNIT
-cat >/etc/systemd/system/docker.service <<'UNIT'
+cat >/etc/systemd/system/docker.service.d/flannel.conf <<'UNIT'
 [Service]
-Type=notify
 EnvironmentFile=/var/lib/flanneld/subnet.env
+ExecStart=
 ExecStart=/usr/bin/dockerd --bip=${FLANNEL_SUBNET} --mtu=${FLANNEL_MTU} --ip-forward=true --ip-masq=false
 UNIT
 systemctl daemon-reload

@@ -1,9 +1,7 @@
 #!/bin/bash
 # Docker hosts on a vxlan network of flannel 0.6.2, with two members of etcd and its v2 API.
 . "$(dirname "$0")/lib.sh"
-network 192.168.205.1/24
-host docker-node1 192.168.205.10/24
-host docker-node2 192.168.205.11/24
+hosts 192.168.205.1/24 docker-node1=192.168.205.10 docker-node2=192.168.205.11
 
 # etcd, a member on each host. The second one's start lets the first become healthy.
 for node in 1 2; do

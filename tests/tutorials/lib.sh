@@ -1,19 +1,26 @@
 # What the tutorials of this directory have in common: hosts that are namespaces of this machine.
 # Source it first. Needs root, and target/docker and target/moto, which `make tutorials` fetches.
 #
-#   host NAME ADDRESS      a host on the network of the tutorial, with /etc, /usr, /var and /run of its own
-#   on NAME <<'END'        commands in it, each printed before it runs; the first that fails ends all
-#   eventually COMMAND     waits until a command succeeds, in the shell or on a host
+#   hosts ROUTER/LEN NAME=ADDRESS ...   hosts on the network of the tutorial, and the router between
+#                                       them; each has /etc, /opt, /usr, /var and /run of its own
+#   etcd_on NAME                        etcd with its v2 API, for all of them
+#   on NAME [ARGUMENT ...] <<'END'      commands in one, each printed before it runs; the first that
+#                                       fails ends all
+#   eventually COMMAND                  waits until a command succeeds, in the shell or on a host
+#   image NAME ...                      what `docker pull busybox` gives a reader
 #
 # All of it ends with the script, whose processes are in one pid namespace.
 
 set -eu
 REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-FLANNELD=${FLANNELD:-$REPO/target/release/flanneld}
+# The directory of the programs: by default, of those that `cargo test` has built.
+PROGRAMS=$(realpath -m "${PROGRAMS:-$REPO/target/debug}")
 
 if [ "${TUTORIAL_WORK:-}" = "" ]; then
     [ "$(id -u)" = 0 ] || { echo "${0##*/}: run it as root" >&2; exit 1; }
-    [ -x "$FLANNELD" ] || { echo "${0##*/}: $FLANNELD is missing: run make build" >&2; exit 1; }
+    for need in "$PROGRAMS/flanneld" "$PROGRAMS/flannel-lab" "$REPO/target/docker" "$REPO/target/moto"; do
+        [ -e "$need" ] || { echo "${0##*/}: $need is missing: run make tutorials" >&2; exit 1; }
+    done
     TUTORIAL_WORK=$(mktemp -d)
     export TUTORIAL_WORK
     NAME=tutorial-$$
@@ -23,8 +30,7 @@ if [ "${TUTORIAL_WORK:-}" = "" ]; then
         -- bash "$0" >"$TUTORIAL_WORK.log" 2>&1 </dev/null || status=$?
     # The containers' part of the cgroup tree is the machine's.
     find /sys/fs/cgroup -depth -type d -path "*/$NAME*" -exec rmdir {} + 2>/dev/null || true
-    if [ $status != 0 ]; then cat "$TUTORIAL_WORK.log" >&2; fi
-    [ "${VERBOSE:-}" = "" ] || cat "$TUTORIAL_WORK.log"
+    if [ $status != 0 ] || [ "${VERBOSE:-}" != "" ]; then cat "$TUTORIAL_WORK.log" >&2; fi
     rm -rf "$TUTORIAL_WORK" "$TUTORIAL_WORK.log"
     echo "${0##*/}: $([ $status = 0 ] && echo "ran to its last line" || echo "FAILED")"
     exit $status
@@ -36,23 +42,31 @@ ip link set lo up
 ip link add br0 type bridge
 ip link set br0 up
 
-# The router of the tutorial's network has this address, with its prefix length.
-network() {
-    ip addr add "$1" dev br0
-    ROUTER=${1%/*}
-}
-
 show_logs() {
-    [ $? = 0 ] || tail -n 25 "$TUTORIAL_WORK"/*/run.d/*.log 2>/dev/null || true
+    [ $? != 0 ] || return 0
+    local failed
+    failed=$(tail -n 3 "$TUTORIAL_WORK.log")
+    tail -n 25 "$TUTORIAL_WORK"/*/run.d/*.log 2>/dev/null || true
+    printf '\nIt failed here:\n%s\n' "$failed"
 }
 
-host() {
-    local name=$1 addr=$2 dir=$TUTORIAL_WORK/$1
-    mkdir -p "$dir"/{etc,usr,var}.{u,w} "$dir/run.d"
+hosts() {
+    ip addr add "$1" dev br0
+    local network=$1 host
+    shift
+    for host in "$@"; do
+        make_host "${host%=*}" "${host#*=}/${network#*/}" "${network%/*}"
+    done
+}
+
+# make_host NAME ADDRESS/LEN ROUTER
+make_host() {
+    local name=$1 dir=$TUTORIAL_WORK/$1
+    mkdir -p "$dir"/{etc,opt,usr,var}.{u,w} "$dir/run.d"
     unshare --net --mount --uts --propagation private -- bash -c '
         set -e
         dir=$1
-        for top in etc usr var; do
+        for top in etc opt usr var; do
             mount -t overlay overlay -o "lowerdir=/$top,upperdir=$dir/$top.u,workdir=$dir/$top.w" /$top
         done
         mount -t tmpfs tmpfs /run
@@ -66,7 +80,7 @@ host() {
     ip link add "v$name" type veth peer name eth0 netns "$(cat "$dir/pid")"
     ip link set "v$name" master br0 up
     install_programs | on "$name" >/dev/null
-    on "$name" "$addr" "$ROUTER" <<'END'
+    on "$name" "$2" "$3" <<'END'
 ip link set lo up
 ip link set eth0 up
 ip addr add $1 dev eth0
@@ -77,14 +91,28 @@ END
 # What a reader of the tutorial has installed before its first line.
 install_programs() {
     cat <<END
-install -D $FLANNELD /usr/bin/flanneld
+ln -sf $PROGRAMS/flanneld /usr/bin/flanneld
 install -D $REPO/dist/mk-docker-opts.sh /usr/libexec/flannel/mk-docker-opts.sh
 install $REPO/tests/tutorials/systemctl /usr/bin/systemctl
 ln -sf $REPO/target/docker/usr/bin/* $REPO/target/docker/usr/sbin/* /usr/bin/
-mkdir -p /etc/docker
+mkdir -p /etc/docker /etc/systemd/system/docker.service.d
 cat >/etc/docker/daemon.json <<JSON
 {"exec-opts": ["native.cgroupdriver=cgroupfs"], "cgroup-parent": "/$NAME", "oom-score-adjust": 0}
 JSON
+cat >/usr/lib/systemd/system/docker.service <<'UNIT'
+[Service]
+Type=notify
+ExecStart=/usr/bin/dockerd \$DOCKER_NETWORK_OPTIONS
+UNIT
+END
+}
+
+etcd_on() {
+    on "$1" <<'END'
+address=$(ip -4 -o addr show eth0 | sed 's|.*inet \([0-9.]*\)/.*|\1|')
+etcd --enable-v2=true --data-dir /var/lib/etcd/data --listen-client-urls http://0.0.0.0:2379 \
+    --advertise-client-urls http://$address:2379 >$LOGS/etcd.log 2>&1 &
+eventually etcdctl cluster-health
 END
 }
 
@@ -95,16 +123,15 @@ on() {
         NAME="$NAME" bash -eux -o pipefail -s "${@:2}"
 }
 
-# Waits for up to 30 seconds.
+# Waits for up to a minute: the machine may be busy.
 eventually() {
-    local end=$((SECONDS + 30))
+    local end=$((SECONDS + 60))
     until "$@" >/dev/null 2>&1; do
         [ $SECONDS -lt $end ] || { echo "never: $*" >&2; return 1; }
         sleep 0.1
     done
 }
 
-# The image `busybox` for the hosts' Docker daemons: what `docker pull` gives a reader.
 image() {
     local tree=$TUTORIAL_WORK/tree applet
     mkdir -p "$tree/bin" "$tree/www"

@@ -1,15 +1,11 @@
 #!/bin/bash
 # Docker hosts on a vxlan network of flannel 0.17, with units of systemd.
 . "$(dirname "$0")/lib.sh"
-network 192.168.64.1/24
-host node1 192.168.64.3/24
-host node2 192.168.64.4/24
+hosts 192.168.64.1/24 node1=192.168.64.3 node2=192.168.64.4
+etcd_on node1
 
-# etcd on the first host, with its v2 API, and the network.
+# The network.
 on node1 <<'END'
-etcd --enable-v2=true --data-dir /var/lib/etcd/data --listen-client-urls http://0.0.0.0:2379 \
-    --advertise-client-urls http://192.168.64.3:2379 >$LOGS/etcd.log 2>&1 &
-eventually etcdctl cluster-health
 etcdctl set /coreos.com/network/config '{"Network":"10.244.0.0/16","SubnetLen":24,"Backend":{"Type":"vxlan"}}'
 END
 
@@ -35,11 +31,9 @@ Restart=on-failure
 [Install]
 WantedBy=multi-user.target
 UNIT
-cat >/etc/systemd/system/docker.service <<'UNIT'
+cat >/etc/systemd/system/docker.service.d/flannel.conf <<UNIT
 [Service]
-Type=notify
 EnvironmentFile=-/run/flannel/docker
-ExecStart=/usr/bin/dockerd $DOCKER_NETWORK_OPTIONS
 UNIT
 systemctl daemon-reload
 systemctl enable flannel
