@@ -18,6 +18,7 @@ mod pmtu;
 mod offload;
 mod fast_path;
 mod order;
+mod classes;
 mod garbage;
 mod kernel_backends;
 mod kube;

@@ -54,7 +54,7 @@ use crate::dataplane::capture::Capture;
 use crate::dataplane::engine::Counters;
 use crate::dataplane::fast_path::FastPath;
 use crate::dataplane::io::tun::TunConfig;
-use crate::dataplane::io::udp::{KernelUdp, LongDatagrams};
+use crate::dataplane::io::udp::{KernelUdp, LongDatagrams, Steering};
 use crate::dataplane::stats::peers::PeerCount;
 use crate::dataplane::{EngineConfig, Offloads, ThreadConfig};
 use crate::routes::publish;
@@ -62,7 +62,7 @@ use crate::routes::publish;
 /// Flags that only the udp backend reads.
 #[derive(Debug, Clone)]
 pub struct UdpOptions {
-    /// Workers, each with a TUN queue and a socket.
+    /// Workers of each traffic class, or of all traffic; each has a TUN queue and a socket.
     pub num_workers: usize,
     /// Offloads that may be used.
     pub offloads: Offloads,
@@ -74,6 +74,25 @@ pub struct UdpOptions {
     pub host: Option<HostId>,
     /// How the workers share the cores.
     pub threads: ThreadConfig,
+}
+
+impl UdpOptions {
+    /// How datagrams find their worker. Classes come with the source ports that tell them apart; the
+    /// operator who wants packets moved as by stock gets one kind of worker.
+    fn steering(&self) -> Steering {
+        match self.source_ports {
+            SourcePorts::Auto if self.offloads != Offloads::OFF => Steering::ByClass,
+            SourcePorts::Auto | SourcePorts::Shared => Steering::Together,
+        }
+    }
+
+    /// All workers.
+    fn num_queues(&self) -> usize {
+        match self.steering() {
+            Steering::ByClass => 2 * self.num_workers,
+            Steering::Together => self.num_workers,
+        }
+    }
 }
 
 /// The udp backend, configured.
@@ -143,9 +162,10 @@ impl Driver for UdpDriver {
             .ok()
             .map(|(mtu, _)| format!("the first free flannelN, MTU {mtu}, with {range} routed"));
         // The socket is closed again at once.
-        let bound = device::bind(bind_addr, 1, Offloads::OFF, LongDatagrams::Refused);
+        let refused = LongDatagrams::Refused;
+        let bound = device::bind(bind_addr, 1, Steering::Together, Offloads::OFF, refused);
         let _ = bound.map_err(|error| note(&error));
-        let listen = format!("UDP {bind_addr}, by {} workers", self.options.num_workers);
+        let listen = format!("UDP {bind_addr}, by {} workers", self.options.num_queues());
         Plan { device, listen: Some(listen), problems }
     }
 
@@ -153,9 +173,10 @@ impl Driver for UdpDriver {
         Box::pin(async move {
             preflight::check_tun()?;
             let (mtu, long_datagrams) = first_tun_mtu(&self.iface, self.mtu)?;
-            let UdpOptions { num_workers, offloads, source_ports, ref host, .. } = self.options;
+            let UdpOptions { offloads, source_ports, ref host, .. } = self.options;
             let attrs = source_ports::attrs(&self.iface, source_ports, host.as_ref());
-            let sockets = device::bind(self.bind_addr(), num_workers, offloads, long_datagrams)?;
+            let (num, steering) = (self.options.num_queues(), self.options.steering());
+            let sockets = device::bind(self.bind_addr(), num, steering, offloads, long_datagrams)?;
             let prepared = UdpPrepared { driver: *self, mtu, long_datagrams, sockets };
             Ok((Box::new(prepared) as Box<dyn Prepared>, attrs))
         })
@@ -176,7 +197,8 @@ impl UdpBackend {
         let UdpPrepared { driver, mtu, long_datagrams, sockets } = prepared;
         let (bind_addr, is_chosen) = (driver.bind_addr(), driver.mtu.is_some());
         let UdpDriver { iface, choice, network, port, options, .. } = driver;
-        let UdpOptions { num_workers, offloads, source_ports, fast_path, host, threads } = options;
+        let (num_queues, steering) = (options.num_queues(), options.steering());
+        let UdpOptions { offloads, source_ports, fast_path, host, threads, .. } = options;
         let spreads_flows = source_ports::spreads_flows(&iface, source_ports);
         let longest_whole = underlay::room(iface.mtu);
         // Before anything is made: no change is missed.
@@ -189,9 +211,10 @@ impl UdpBackend {
         let (publisher, routes) = publish::channel(network.v4.network, network.v4.subnet_len);
         let (subnet, tun_addr) = (lease.subnet, lease.subnet.network());
         let spec = DeviceSpec {
-            tun: TunConfig { name: String::new(), num_queues: num_workers, offloads },
+            tun: TunConfig { name: String::new(), num_queues, offloads },
             network: network.v4.network,
             bind_addr,
+            steering,
             engine: EngineConfig {
                 subnet,
                 tun_addr,
@@ -201,10 +224,10 @@ impl UdpBackend {
                 threads,
             },
             routes,
-            counters: Counters::new(num_workers),
+            counters: Counters::new(num_queues),
         };
         let device = spec.make(&net, mtu, None, sockets).await?;
-        info!(device = %device.name, mtu, workers = num_workers, "overlay device is up");
+        info!(device = %device.name, mtu, workers = num_queues, "overlay device is up");
 
         let own = [iface.addr, iface.public_ip];
         let counters = spec.counters.clone();

@@ -228,8 +228,9 @@ struct DataPlaneFlags {
     #[arg(long, value_name = "BYTES", value_parser = values::mtu)]
     mtu: Option<u16>,
 
-    /// Threads that carry packets, each with its own TUN queue and socket, 1 to 256. Without it:
-    /// one per core, up to 8.
+    /// Threads that carry TCP, each with its own TUN queue and socket, 1 to 256; as many more carry
+    /// everything else, so that it does not wait for TCP. With --source-ports=shared or --offload=off
+    /// the same threads carry both. Without it: one per core, up to 8.
     #[arg(long, value_name = "NUMBER", value_parser = values::workers)]
     workers: Option<u16>,
 
@@ -256,8 +257,8 @@ struct DataPlaneFlags {
 
     /// Microseconds for which an idle worker polls before it sleeps, 0 to 1000000, so that packets
     /// that arrive meanwhile do not wait for a wake-up. It yields its core to other threads, and
-    /// stops polling for a second if few packets arrive in time. Without it: 50, or 0 with
-    /// --offload=off
+    /// stops polling for a second if few packets arrive in time or if others keep the core busy.
+    /// Without it: 50, or 0 with --offload=off
     #[arg(long, value_name = "MICROSECONDS", value_parser = values::busy_poll)]
     busy_poll: Option<Duration>,
 }

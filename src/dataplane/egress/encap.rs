@@ -10,7 +10,7 @@ use super::recursion::RecursionGuard;
 use super::send_queue::SendQueue;
 use super::split::{Split, complete_checksum};
 use crate::dataplane::io::underlay_error::Quote;
-use crate::dataplane::io::underlay_flow::{NUM_SOURCE_PORTS, UnderlayFlow};
+use crate::dataplane::io::underlay_flow::{TrafficClass, UnderlayFlow};
 use crate::dataplane::packet::checksum::decrement_ttl;
 use crate::dataplane::packet::classify;
 use crate::dataplane::packet::classify::Inner;
@@ -205,7 +205,7 @@ fn underlay_flow(next_hop: NextHop, packet: &[u8], inner: &Inner) -> UnderlayFlo
         return UnderlayFlow::shared(next_hop.addr);
     }
     let [high_bits, ..] = flow_hash(packet, inner).to_be_bytes();
-    UnderlayFlow { dst: next_hop.addr, source: 1 + high_bits % NUM_SOURCE_PORTS }
+    UnderlayFlow::spread(next_hop.addr, TrafficClass::of(inner.protocol), high_bits)
 }
 
 /// Queues one datagram as `treatment` requires; returns whether its batch is full.

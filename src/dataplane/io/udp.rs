@@ -11,12 +11,14 @@ use super::cmsg::SendControl;
 use super::recv_batch::RecvBatch;
 use super::sys;
 use super::underlay_error::UnderlayError;
-use super::underlay_flow::{NUM_SOURCE_PORTS, UnderlayFlow};
+use super::underlay_flow::{PORTS_PER_CLASS, UnderlayFlow};
 use crate::dataplane::offload::Offloads;
 use crate::dataplane::offload::refusals::Refused;
 
 mod bind;
 mod options;
+mod source_ports;
+mod steering;
 
 pub use bind::{UdpError, bind_group};
 
@@ -85,8 +87,20 @@ pub enum LongDatagrams {
     Fragmented,
 }
 
+/// Which sockets of a group receive what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Steering {
+    /// Any socket any datagrams.
+    Together,
+    /// The first half of the sockets what comes from the ports of [`TrafficClass::Tcp`] and from the
+    /// network's own port, the second half the rest.
+    ///
+    /// [`TrafficClass::Tcp`]: super::underlay_flow::TrafficClass::Tcp
+    ByClass,
+}
+
 /// A kernel socket of a group that shares one address (`SO_REUSEPORT`): the kernel gives all
-/// datagrams of one peer to the same socket.
+/// datagrams of one source address and port to the same socket.
 #[derive(Debug)]
 pub struct KernelUdp {
     socket: Socket,
@@ -104,8 +118,8 @@ pub struct KernelUdp {
 }
 
 impl KernelUdp {
-    /// The ports of the group's further sockets; 0 for one that is not known.
-    pub fn source_ports(&self) -> [u16; NUM_SOURCE_PORTS as usize] {
+    /// The ports of the group's further sockets for TCP; 0 for one that is not known.
+    pub fn source_ports(&self) -> [u16; PORTS_PER_CLASS as usize] {
         let port = |index: usize| {
             let addr = self.sources.get(index)?.local_addr().ok()?;
             addr.as_socket_ipv4().map(|addr| addr.port())

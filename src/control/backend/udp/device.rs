@@ -11,7 +11,7 @@ use crate::control::host::net;
 use crate::control::host::net::{Netlink, OverlayLink};
 use crate::dataplane::engine::Counters;
 use crate::dataplane::io::tun::TunConfig;
-use crate::dataplane::io::udp::{KernelUdp, LongDatagrams, UdpError, bind_group};
+use crate::dataplane::io::udp::{KernelUdp, LongDatagrams, Steering, UdpError, bind_group};
 use crate::dataplane::{Engine, EngineConfig, EngineError, Offloads};
 use crate::routes::publish::RouteSubscriber;
 
@@ -27,6 +27,8 @@ pub(super) struct DeviceSpec {
     pub(crate) network: Ipv4Network,
     /// What the sockets are bound to.
     pub(super) bind_addr: SocketAddrV4,
+    /// Which socket receives what.
+    pub(super) steering: Steering,
     /// What the workers must know.
     pub(super) engine: EngineConfig,
     /// Where the workers find the peers.
@@ -96,7 +98,8 @@ impl DeviceSpec {
     /// [`BackendError::PortTaken`] and [`BackendError::Udp`].
     pub(super) fn bind(&self) -> Result<Vec<KernelUdp>, BackendError> {
         let TunConfig { num_queues, offloads, .. } = self.tun;
-        bind(self.bind_addr, num_queues, offloads, self.engine.long_datagrams)
+        let long_datagrams = self.engine.long_datagrams;
+        bind(self.bind_addr, num_queues, self.steering, offloads, long_datagrams)
     }
 }
 
@@ -107,10 +110,11 @@ impl DeviceSpec {
 pub(super) fn bind(
     addr: SocketAddrV4,
     num_queues: usize,
+    steering: Steering,
     offloads: Offloads,
     long_datagrams: LongDatagrams,
 ) -> Result<Vec<KernelUdp>, BackendError> {
-    bind_group(addr, num_queues, offloads, long_datagrams).map_err(|error| match &error {
+    bind_group(addr, num_queues, steering, offloads, long_datagrams).map_err(|error| match &error {
         UdpError::Bind { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
             BackendError::PortTaken(error)
         }
@@ -126,7 +130,8 @@ mod tests {
     fn taken_port_says_who_to_ask() {
         let holder = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let std::net::SocketAddr::V4(addr) = holder.local_addr().unwrap() else { panic!() };
-        let error = bind(addr, 1, Offloads::OFF, LongDatagrams::Refused).unwrap_err();
+        let refused = LongDatagrams::Refused;
+        let error = bind(addr, 1, Steering::Together, Offloads::OFF, refused).unwrap_err();
         assert!(matches!(error, BackendError::PortTaken(_)), "{error}");
     }
 }

@@ -2,6 +2,7 @@ use std::time::Instant;
 
 use super::*;
 use crate::dataplane::egress::gso_batch::MAX_PIECES;
+use crate::dataplane::io::underlay_flow::PORTS_PER_CLASS;
 use crate::dataplane::packet::builder::PacketBuilder;
 use crate::dataplane::packet::vnet_hdr::{Gso, PartialChecksum};
 use crate::dataplane::pmtu::PathMtuCache;
@@ -116,17 +117,23 @@ fn superpacket_leaves_as_its_segments() {
 fn flows_to_a_peer_that_takes_any_source_port_spread_and_stay() {
     let to = "192.168.64.3:8285".parse().unwrap();
     let next_hop = NextHop { any_source_port: true, ..NextHop::new(to) };
-    let flow_of = |port: u16, id: u16| {
-        let packet = PacketBuilder::udp(&format!("10.1.15.2:{port}"), "10.1.16.2:2").id(id).build();
+    let flow_of = |build: fn(&str, &str) -> PacketBuilder, port: u16, id: u16| {
+        let packet = build(&format!("10.1.15.2:{port}"), "10.1.16.2:2").id(id).build();
         underlay_flow(next_hop, &packet, &classify::inner(&packet).unwrap())
     };
-    let mut seen = std::collections::HashSet::new();
-    for port in 4000..4100 {
-        assert_eq!(flow_of(port, 1), flow_of(port, 2), "one flow");
-        assert!((1..=NUM_SOURCE_PORTS).contains(&flow_of(port, 1).source));
-        seen.insert(flow_of(port, 1).source);
+    let tcp = 1..=PORTS_PER_CLASS;
+    let other = PORTS_PER_CLASS + 1..=2 * PORTS_PER_CLASS;
+    for (build, sources) in
+        [(PacketBuilder::tcp as fn(&str, &str) -> _, tcp), (PacketBuilder::udp, other)]
+    {
+        let mut seen = std::collections::HashSet::new();
+        for port in 4000..4100 {
+            assert_eq!(flow_of(build, port, 1), flow_of(build, port, 2), "one flow");
+            assert!(sources.contains(&flow_of(build, port, 1).source));
+            seen.insert(flow_of(build, port, 1).source);
+        }
+        assert_eq!(seen.len(), usize::from(PORTS_PER_CLASS));
     }
-    assert_eq!(seen.len(), usize::from(NUM_SOURCE_PORTS));
 }
 
 #[test]

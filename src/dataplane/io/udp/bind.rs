@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use socket2::{Domain, SockFilter, Socket, Type};
 
-use super::options;
-use super::{KernelUdp, LongDatagrams};
+use tracing::info;
+
+use super::{KernelUdp, LongDatagrams, Steering};
+use super::{options, source_ports, steering};
 use crate::dataplane::io::kernel_release;
-use crate::dataplane::io::underlay_flow::NUM_SOURCE_PORTS;
 use crate::dataplane::offload::Offloads;
 
 /// Why the underlay sockets could not be made.
@@ -39,13 +40,15 @@ pub enum UdpError {
 /// (Documentation/networking/filter.rst).
 const DROP_ALL: SockFilter = SockFilter::new(0x06, 0, 0, 0);
 
-/// Binds `num_sockets` sockets to `addr`, which no other process may hold.
+/// Binds `num_sockets` sockets to `addr`, which no other process may hold. The kernel gives them
+/// datagrams as `steered` says.
 ///
 /// # Errors
 /// [`UdpError`] naming the address.
 pub fn bind_group(
     addr: SocketAddrV4,
     num_sockets: usize,
+    steered: Steering,
     offloads: Offloads,
     long_datagrams: LongDatagrams,
 ) -> Result<Vec<KernelUdp>, UdpError> {
@@ -56,7 +59,7 @@ pub fn bind_group(
     drop(probe);
 
     let fragments = bind_fragments(addr)?;
-    let sources = bind_sources(addr, long_datagrams)?;
+    let sources = source_ports::bind_all(*addr.ip(), long_datagrams)?;
     let max_segments = kernel_release::max_gso_segments();
     let mut group = Vec::with_capacity(num_sockets);
     for index in 0..num_sockets {
@@ -79,6 +82,12 @@ pub fn bind_group(
             offloads,
             refused,
         });
+    }
+    if steered == Steering::ByClass
+        && let Some(first) = group.first()
+        && let Err(error) = steering::by_class(&first.socket, addr, num_sockets)
+    {
+        info!(%error, "kernel refuses to steer datagrams: TCP may delay other traffic");
     }
     // The group is complete: let no further socket join it.
     for socket in group.iter().map(|udp| &udp.socket).chain([&*fragments]) {
@@ -103,24 +112,7 @@ fn bind_fragments(addr: SocketAddrV4) -> Result<Arc<Socket>, UdpError> {
     Ok(Arc::new(socket))
 }
 
-/// Sockets with ports that the kernel chooses, used only to send.
-fn bind_sources(
-    addr: SocketAddrV4,
-    long_datagrams: LongDatagrams,
-) -> Result<Arc<[Socket]>, UdpError> {
-    let any_port = SocketAddrV4::new(*addr.ip(), 0);
-    let make = |_| {
-        let socket = new_socket(any_port)?;
-        drop_received(&socket, any_port)?;
-        options::grow_buffers(&socket, options::BUFFER_LEN);
-        options::discover_path(&socket, long_datagrams);
-        bind(&socket, any_port)?;
-        Ok(socket)
-    };
-    (0..NUM_SOURCE_PORTS).map(make).collect()
-}
-
-fn new_socket(addr: SocketAddrV4) -> Result<Socket, UdpError> {
+pub(super) fn new_socket(addr: SocketAddrV4) -> Result<Socket, UdpError> {
     let make = || {
         let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
         socket.set_nonblocking(true)?;
@@ -129,7 +121,7 @@ fn new_socket(addr: SocketAddrV4) -> Result<Socket, UdpError> {
     make().map_err(|source| UdpError::Socket { addr, source })
 }
 
-fn bind(socket: &Socket, addr: SocketAddrV4) -> Result<(), UdpError> {
+pub(super) fn bind(socket: &Socket, addr: SocketAddrV4) -> Result<(), UdpError> {
     socket.bind(&addr.into()).map_err(|source| UdpError::Bind { addr, source })
 }
 
@@ -140,6 +132,6 @@ fn share_port(socket: &Socket, addr: SocketAddrV4, on: bool) -> Result<(), UdpEr
 }
 
 /// Makes the kernel drop every datagram that arrives at `socket`.
-fn drop_received(socket: &Socket, addr: SocketAddrV4) -> Result<(), UdpError> {
+pub(super) fn drop_received(socket: &Socket, addr: SocketAddrV4) -> Result<(), UdpError> {
     socket.attach_filter(&[DROP_ALL]).map_err(|source| UdpError::Socket { addr, source })
 }

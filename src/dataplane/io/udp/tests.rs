@@ -8,7 +8,7 @@ use crate::dataplane::DropReason;
 use crate::dataplane::ingress::filter::IngressFilter;
 use crate::dataplane::io::memory;
 use crate::dataplane::io::underlay_error::Icmp;
-use crate::dataplane::io::underlay_flow::NUM_SOURCE_PORTS;
+use crate::dataplane::io::underlay_flow::PORTS_PER_CLASS;
 use crate::dataplane::worker::{Budget, Worker};
 use crate::routes::publish;
 
@@ -16,7 +16,7 @@ use crate::routes::publish;
 fn bound(long_datagrams: LongDatagrams) -> KernelUdp {
     let free = StdSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let std::net::SocketAddr::V4(addr) = free else { panic!("not IPv4: {free}") };
-    bind_group(addr, 1, Offloads::AUTO, long_datagrams).unwrap().remove(0)
+    bind_group(addr, 1, Steering::Together, Offloads::AUTO, long_datagrams).unwrap().remove(0)
 }
 
 /// An address without a listener.
@@ -41,7 +41,7 @@ fn next_error(socket: &KernelUdp) -> UnderlayError {
 fn icmp_about_a_datagram_comes_back_from_every_source_port() {
     let socket = bound(LongDatagrams::Refused);
     assert_eq!(socket.take_error().unwrap_err().kind(), io::ErrorKind::WouldBlock);
-    for source in [0, 1, NUM_SOURCE_PORTS] {
+    for source in [0, 1, 2 * PORTS_PER_CLASS] {
         let to = unreachable_addr();
         socket.send(UnderlayFlow { dst: to, source }, None, &[IoSlice::new(b"anybody?")]).unwrap();
         let sender = *to.ip();
@@ -69,7 +69,8 @@ fn datagram_that_no_packet_holds_is_refused_whole_and_in_fragments() {
 fn fragments_leave_from_the_groups_port_and_nothing_arrives_where_they_leave() {
     let free = StdSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let std::net::SocketAddr::V4(addr) = free else { panic!("not IPv4: {free}") };
-    let group = bind_group(addr, 3, Offloads::AUTO, LongDatagrams::Refused).unwrap();
+    let refused = LongDatagrams::Refused;
+    let group = bind_group(addr, 3, Steering::Together, Offloads::AUTO, refused).unwrap();
     let peer = StdSocket::bind("127.0.0.1:0").unwrap();
     peer.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
     let std::net::SocketAddr::V4(to) = peer.local_addr().unwrap() else { panic!() };
@@ -164,5 +165,63 @@ fn outer_header_is_not_ecn_capable() {
     let socket = bound(LongDatagrams::Refused);
     for socket in std::iter::once(&socket.socket).chain(socket.sources.iter()) {
         assert_eq!(socket.tos_v4().unwrap(), 0);
+    }
+}
+
+#[test]
+fn tcp_leaves_from_odd_ports_and_the_rest_from_even_ones() {
+    let socket = bound(LongDatagrams::Refused);
+    let ports = socket.sources.iter().map(|source| source.local_addr().unwrap());
+    let ports: Vec<u16> = ports.map(|addr| addr.as_socket_ipv4().unwrap().port()).collect();
+    let (tcp, other) = ports.split_at(PORTS_PER_CLASS.into());
+    assert_eq!((tcp.len(), other.len()), (PORTS_PER_CLASS.into(), PORTS_PER_CLASS.into()));
+    assert!(tcp.iter().all(|port| port % 2 == 1), "{ports:?}");
+    assert!(other.iter().all(|port| port % 2 == 0), "{ports:?}");
+    assert_eq!(socket.source_ports(), *tcp);
+}
+
+#[test]
+fn source_port_decides_which_half_of_the_sockets_receives() {
+    // An even port of the network's own: what comes from it goes to the first half all the same.
+    let own = loop {
+        let free = StdSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        if free.port().is_multiple_of(2) {
+            break free;
+        }
+    };
+    let std::net::SocketAddr::V4(addr) = own else { panic!("not IPv4: {own}") };
+    let refused = LongDatagrams::Refused;
+    let group = bind_group(addr, 6, Steering::ByClass, Offloads::AUTO, refused).unwrap();
+    let sender =
+        bind_group("127.0.0.2:0".parse().unwrap(), 1, Steering::Together, Offloads::AUTO, refused);
+    let sender = sender.unwrap().remove(0);
+    let stock = StdSocket::bind(("127.0.0.3", addr.port())).unwrap();
+
+    let mut busy = std::collections::HashSet::new();
+    for round in 0..2 {
+        for source in 1..=2 * PORTS_PER_CLASS {
+            let flow = UnderlayFlow { dst: addr, source };
+            sender.send(flow, None, &[IoSlice::new(b"hello")]).unwrap();
+            let socket = receiver(&group);
+            assert_eq!(socket >= 3, source > PORTS_PER_CLASS, "{source}");
+            assert!(busy.insert((source, socket)) == (round == 0), "always the same for {source}");
+        }
+        stock.send_to(b"hello", addr).unwrap();
+        assert!(receiver(&group) < 3);
+    }
+    let sockets: std::collections::HashSet<usize> =
+        busy.iter().map(|(_, socket)| *socket).collect();
+    assert!(sockets.len() > 2, "ports spread: {busy:?}");
+}
+
+/// Which socket of the group receives the next datagram.
+fn receiver(group: &[KernelUdp]) -> usize {
+    let deadline = Instant::now() + Duration::from_secs(15);
+    let mut batch = RecvBatch::new(1);
+    loop {
+        if let Some(index) = group.iter().position(|socket| socket.recv(&mut batch).is_ok()) {
+            return index;
+        }
+        assert!(Instant::now() < deadline, "nothing came");
     }
 }
