@@ -1,7 +1,7 @@
 //! The node's condition NetworkUnavailable: while it is not `False`, no pod is scheduled there.
 
 use std::convert::Infallible;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 use tokio::sync::watch;
@@ -31,14 +31,18 @@ pub(super) async fn keep_condition(
         match is_set {
             // The first time it is written whatever it is: its time says when we came.
             Some(is_set) if !is_set || !is_written => {
-                match own.patch(patch(&utc(SystemTime::now()))).await {
+                let asked = match own.patch(patch(&utc(SystemTime::now()))).await {
                     Ok(()) => {
                         is_written = true;
                         sink(None);
+                        Duration::ZERO
                     }
-                    Err(error) => sink(Some(own.complain("condition", &error))),
-                }
-                pace.pause().await;
+                    Err(error) => {
+                        sink(Some(own.complain("condition", &error)));
+                        error.retry_after()
+                    }
+                };
+                pace.pause(asked).await;
             }
             Some(_) | None => {
                 if changes.changed().await.is_err() {

@@ -237,17 +237,13 @@ impl Start {
     async fn annotate(&self, attrs: &LeaseAttrs, had_it: bool) {
         let (mut pace, mut num_failures) = (Pace::new(), 0);
         loop {
-            match self.own.annotate(attrs).await {
-                Ok(_) => return,
-                Err(error) => {
-                    self.own.complain("annotations", &error);
-                    num_failures += 1;
-                    if had_it && num_failures >= MAX_FAILURES && error.is_unreachable() {
-                        return;
-                    }
-                }
+            let Err(error) = self.own.annotate(attrs).await else { return };
+            self.own.complain("annotations", &error);
+            num_failures += 1;
+            if had_it && num_failures >= MAX_FAILURES && error.is_unreachable() {
+                return;
             }
-            pace.pause().await;
+            pace.pause(error.retry_after()).await;
         }
     }
 }

@@ -21,7 +21,7 @@ pub(super) struct Node {
 impl Node {
     /// Takes what we keep out of `object`.
     pub(super) fn read(object: NodeObject, prefix: &AnnotationPrefix) -> Self {
-        let NodeObject { metadata, spec, status } = object;
+        let NodeObject { metadata, spec, status, .. } = object;
         let cidrs = spec.pod_cidrs.filter(|cidrs| !cidrs.is_empty());
         let pod_cidrs = cidrs.unwrap_or_else(|| spec.pod_cidr.into_iter().collect());
         let mut conditions = status.conditions.unwrap_or_default().into_iter();

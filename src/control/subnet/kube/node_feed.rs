@@ -28,7 +28,7 @@ const WATCH_SECS: [u64; 2] = [300, 600];
 const FIRST_PAUSE: Duration = Duration::from_millis(800);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// A watch that ends sooner, without an event, is no reason to start the next one at once.
+/// A watch that ends sooner is no reason to start the next one at once.
 const SHORT_WATCH: Duration = Duration::from_secs(1);
 
 /// What is new.
@@ -96,6 +96,14 @@ struct Reflector {
     has_failed: bool,
 }
 
+/// How a watch ended.
+struct WatchEnd {
+    /// Whether it was hardly begun.
+    is_early: bool,
+    /// Why it did not end in good order.
+    error: Option<ApiError>,
+}
+
 /// Nobody wants to know any more.
 #[derive(Debug)]
 struct Unwanted;
@@ -131,12 +139,20 @@ impl Reflector {
     /// Watches from `version` on, until a list is needed.
     async fn follow(&mut self, mut version: String) -> Result<(), Unwanted> {
         loop {
-            match self.watch(&mut version).await? {
-                Ok(()) => {}
-                Err(ApiError::Gone { .. }) => return Ok(()),
+            let WatchEnd { is_early, error } = self.watch(&mut version).await?;
+            match error {
+                // A server that ends every watch at once must not be asked in a tight loop.
+                None if is_early => sleep(self.backoff.delay()).await,
+                None => {}
+                Some(ApiError::Gone { .. }) => {
+                    if is_early {
+                        sleep(self.backoff.delay()).await;
+                    }
+                    return Ok(());
+                }
                 // The server may come back with the same versions.
-                Err(error) if error.is_unreachable() => self.failed(&error).await?,
-                Err(error) => {
+                Some(error) if error.is_unreachable() => self.failed(&error).await?,
+                Some(error) => {
                     self.failed(&error).await?;
                     return Ok(());
                 }
@@ -145,30 +161,29 @@ impl Reflector {
     }
 
     /// One watch, up to its end.
-    async fn watch(&mut self, version: &mut String) -> Result<Result<(), ApiError>, Unwanted> {
+    async fn watch(&mut self, version: &mut String) -> Result<WatchEnd, Unwanted> {
         let [least, most] = WATCH_SECS;
         let length = Duration::from_secs(rng().random_range(least..=most));
         let mut watch = match self.api.watch_nodes(version, length).await {
             Ok(watch) => watch,
-            Err(error) => return Ok(Err(error)),
+            Err(error) => return Ok(WatchEnd { is_early: true, error: Some(error) }),
         };
         self.answered(true).await?;
-        let (start, mut is_empty) = (Instant::now(), true);
+        let start = Instant::now();
         loop {
-            match watch.next().await {
+            let error = match watch.next().await {
                 Ok(Some(event)) => {
-                    is_empty = false;
-                    self.backoff.reset();
                     self.take(event, version).await?;
+                    continue;
                 }
-                Ok(None) => {
-                    if is_empty && start.elapsed() < SHORT_WATCH {
-                        sleep(self.backoff.delay()).await;
-                    }
-                    return Ok(Ok(()));
-                }
-                Err(error) => return Ok(Err(error)),
+                Ok(None) => None,
+                Err(error) => Some(error),
+            };
+            let is_early = start.elapsed() < SHORT_WATCH;
+            if !is_early {
+                self.backoff.reset();
             }
+            return Ok(WatchEnd { is_early, error });
         }
     }
 
@@ -176,16 +191,16 @@ impl Reflector {
         match event {
             NodeEvent::Put(object) => {
                 let node = Node::read(*object, &self.prefix);
-                version.clone_from(&node.version);
+                advance(version, &node.version);
                 self.send(NodeChange::Put(Box::new(node))).await
             }
             NodeEvent::Deleted(object) => {
                 let node = Node::read(*object, &self.prefix);
-                version.clone_from(&node.version);
+                advance(version, &node.version);
                 self.send(NodeChange::Deleted(node.name)).await
             }
             NodeEvent::Bookmark(later) => {
-                *version = later;
+                advance(version, &later);
                 Ok(())
             }
         }
@@ -209,11 +224,18 @@ impl Reflector {
         }
         self.has_failed = true;
         self.send(NodeChange::Failed).await?;
-        sleep(self.backoff.delay()).await;
+        sleep(self.backoff.delay().max(error.retry_after())).await;
         Ok(())
     }
 
     async fn send(&self, change: NodeChange) -> Result<(), Unwanted> {
         self.sink.send(change).await.map_err(|_| Unwanted)
+    }
+}
+
+/// Takes note of the version that was seen last. An event without one says nothing.
+fn advance(version: &mut String, seen: &str) {
+    if !seen.is_empty() {
+        seen.clone_into(version);
     }
 }

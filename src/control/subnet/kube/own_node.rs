@@ -49,13 +49,14 @@ impl Pace {
         }
     }
 
-    /// Waits after a write, or an attempt, and longer if the one before was not long ago.
-    pub(super) async fn pause(&mut self) {
+    /// Waits after a write, or an attempt, and longer if the one before was not long ago; at least for
+    /// as long as the server asked for.
+    pub(super) async fn pause(&mut self, asked: Duration) {
         if self.last.is_some_and(|last| last.elapsed() > QUIET_TIME) {
             self.backoff.reset();
         }
         self.last = Some(Instant::now());
-        sleep(self.backoff.delay()).await;
+        sleep(self.backoff.delay().max(asked)).await;
     }
 }
 
@@ -188,7 +189,7 @@ impl OwnNode {
         loop {
             changes.mark_unchanged();
             let wanted = attrs.borrow_and_update().clone();
-            match self.annotate(&wanted).await {
+            let asked = match self.annotate(&wanted).await {
                 Ok(false) => {
                     sink(None);
                     tokio::select! {
@@ -197,10 +198,16 @@ impl OwnNode {
                     }
                     continue;
                 }
-                Ok(true) => tracing::info!("annotations of node {} are written", self.name),
-                Err(error) => sink(Some(self.complain("annotations", &error))),
-            }
-            pace.pause().await;
+                Ok(true) => {
+                    tracing::info!("annotations of node {} are written", self.name);
+                    Duration::ZERO
+                }
+                Err(error) => {
+                    sink(Some(self.complain("annotations", &error)));
+                    error.retry_after()
+                }
+            };
+            pace.pause(asked).await;
         }
     }
 }

@@ -36,14 +36,22 @@ impl HttpClient {
                     return speak_http(dialled.map_err(late)?.map_err(fault)?).await;
                 }
             };
-            let dialled = timeout(limit, dial(host, port, limit)).await.map_err(late)?;
+            let dialled = async {
+                match &self.proxy {
+                    Some(proxy) => proxy.dial(host, port, limit).await,
+                    None => dial(host, port, limit).await,
+                }
+            };
+            let dialled = timeout(limit, dialled).await.map_err(late)?;
             let stream = dialled.map_err(Fault::Connect)?;
             let Some(tls) = &self.tls else { return speak_http(stream).await };
             let secured = timeout(limit, tls.handshake(host, stream)).await.map_err(late)?;
             match secured {
                 Ok(stream) => speak_http(stream).await,
                 // A server without TLS may just hang up.
-                Err(ServerFault::Closed) if !speaks_tls(host, port, limit).await => {
+                Err(ServerFault::Closed)
+                    if self.proxy.is_none() && !speaks_tls(host, port, limit).await =>
+                {
                     Err(Fault::Connect(ServerFault::NoTls))
                 }
                 Err(fault) => Err(Fault::Connect(fault)),

@@ -6,13 +6,14 @@
 //! - Connections are kept open and used again. A request that may be made twice is made once more
 //!   if the server closed the kept connection.
 //! - TLS files are read again for every new connection.
-//! - No redirect is followed, no proxy is asked, no cookie is kept.
+//! - No redirect is followed, no cookie is kept, and no proxy is asked but the one that is given.
 //!
 //! docs/adr/0020 says why this is not a library.
 
 mod connect;
 mod error;
 mod probe;
+mod proxy;
 mod response;
 mod tls;
 mod unverified;
@@ -39,6 +40,7 @@ use hyper::{Method, Uri};
 use tokio::time::timeout;
 
 use self::error::Fault;
+use self::proxy::Proxy;
 use self::tls::Tls;
 use super::server_fault::ServerFault;
 use super::url_user::hide_user;
@@ -64,6 +66,8 @@ pub(crate) struct Timeouts {
 /// Asks one server.
 pub(crate) struct HttpClient {
     server: Server,
+    /// Through which it is reached.
+    proxy: Option<Proxy>,
     tls: Option<Tls>,
     timeouts: Timeouts,
     idle: Arc<Idle>,
@@ -162,7 +166,7 @@ impl HttpClient {
             true => Some(Tls::new(tls).map_err(|reason| server.error(Fault::Setup(reason)))?),
             false => None,
         };
-        Ok(Self { server, tls, timeouts, idle: Arc::default() })
+        Ok(Self { server, proxy: None, tls, timeouts, idle: Arc::default() })
     }
 
     /// Prepares to ask the server that listens at the unix socket `path`. Sends nothing.
@@ -173,7 +177,13 @@ impl HttpClient {
             place: ServerAddr::Unix(path.to_owned()),
             authority: HeaderValue::from_static("localhost"),
         };
-        Self { server, tls: None, timeouts, idle: Arc::default() }
+        Self { server, proxy: None, tls: None, timeouts, idle: Arc::default() }
+    }
+
+    /// The same client, which reaches the server through the HTTP proxy at `url`.
+    pub(crate) fn through(mut self, url: &str) -> Result<Self, HttpError> {
+        self.proxy = Some(Proxy::parse(url)?);
+        Ok(self)
     }
 
     /// The URL of the server.
@@ -245,6 +255,7 @@ impl HttpClient {
         match &self.server.place {
             ServerAddr::Tcp(host, port)
                 if self.tls.is_none()
+                    && self.proxy.is_none()
                     && error.is_no_answer()
                     && probe::speaks_tls(host, *port, self.timeouts.connect).await =>
             {

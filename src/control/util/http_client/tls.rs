@@ -135,6 +135,9 @@ fn roots(ca: Option<&[u8]>) -> Result<RootCertStore, String> {
             for certificate in certificates(pem)? {
                 roots.add(certificate).map_err(|error| format!("CA certificate: {error}"))?;
             }
+            if roots.is_empty() {
+                return Err("CA certificate: there is none in PEM form".to_owned());
+            }
         }
         // A certificate that cannot be read verifies no server; the handshake reports that.
         None => {

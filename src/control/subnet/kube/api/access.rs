@@ -24,6 +24,8 @@ pub(crate) struct Access {
     pub(super) base: String,
     pub(super) tls: Option<TlsSource>,
     pub(super) auth: Auth,
+    /// The HTTP proxy through which it is reached.
+    pub(super) proxy: Option<String>,
 }
 
 /// Why there is no way to an API server.
@@ -73,7 +75,7 @@ impl Access {
         match (&config.kubeconfig, &config.api_url, &config.service) {
             (Some(path), url, _) => kubeconfig::read(path, url.as_deref())
                 .map_err(|reason| AccessError::Kubeconfig { path: path.clone(), reason }),
-            (None, Some(url), _) => Ok(Self::at(url, None, Auth::None)),
+            (None, Some(url), _) => Ok(Self::at(&with_scheme(url, false), None, Auth::None)),
             (None, None, Some((host, port))) => in_pod(host, port, service_account),
             (None, None, None) => Err(AccessError::NoServer),
         }
@@ -89,7 +91,15 @@ impl Access {
             Some(server) => (server.to_owned(), path),
             None => (url.to_owned(), String::new()),
         };
-        Self { url, base, tls, auth }
+        Self { url, base, tls, auth, proxy: None }
+    }
+}
+
+/// As client-go, which takes `10.0.0.1:8080` for a URL without its beginning.
+pub(super) fn with_scheme(url: &str, has_tls: bool) -> String {
+    match url.contains("://") {
+        true => url.to_owned(),
+        false => format!("{}://{url}", if has_tls { "https" } else { "http" }),
     }
 }
 

@@ -52,7 +52,7 @@ impl ClusterTls {
 }
 
 impl Pem {
-    fn read(&self) -> Result<Vec<u8>, String> {
+    pub(super) fn read(&self) -> Result<Vec<u8>, String> {
         match self {
             Self::Data(pem) => Ok(pem.clone()),
             Self::File(path) => {

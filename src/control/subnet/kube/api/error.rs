@@ -1,11 +1,12 @@
 //! [`ApiError`]: why the API server gave no answer that can be used, in one line.
 
 use std::fmt;
+use std::time::Duration;
 
 use hyper::StatusCode;
 
 use super::objects::Status;
-use crate::control::util::http_client::HttpError;
+use crate::control::util::http_client::{HttpError, Response};
 
 /// Why a request failed.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +60,8 @@ pub(crate) enum ApiError {
         code: u16,
         /// What it says.
         message: String,
+        /// How long it wants us to wait.
+        retry_after: Option<Duration>,
     },
     /// A watch ended with an error.
     #[error("the watch of the nodes ended: {0}")]
@@ -114,34 +117,80 @@ impl fmt::Display for Operation {
 /// Most characters of a message from the server that are shown.
 const MAX_MESSAGE: usize = 300;
 
+/// The longest pause that a server may ask for.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
+
+/// What the head of a bad answer says.
+#[derive(Debug)]
+pub(super) struct BadHead {
+    code: StatusCode,
+    location: Option<String>,
+    retry_after: Option<Duration>,
+}
+
+impl BadHead {
+    pub(super) fn of(response: &Response) -> Self {
+        let seconds = response.header("retry-after").and_then(|text| text.trim().parse().ok());
+        let location = response.header("location").map(shown);
+        Self {
+            code: response.status(),
+            location: location.filter(|_| response.status().is_redirection()),
+            retry_after: seconds.map(|seconds| MAX_RETRY_AFTER.min(Duration::from_secs(seconds))),
+        }
+    }
+}
+
 impl ApiError {
     /// The error for an answer with a bad status.
     pub(super) fn refused(
         operation: Operation,
-        code: StatusCode,
+        head: BadHead,
         status: Status,
         url: String,
     ) -> Self {
-        let message = match shown(&status.message) {
-            empty if empty.is_empty() => {
+        let BadHead { code, location, retry_after } = head;
+        let message = match (location, shown(&status.message)) {
+            (Some(location), _) => {
+                format!("it redirects to {location}, which is not followed: name that server")
+            }
+            (None, empty) if empty.is_empty() => {
                 code.canonical_reason().unwrap_or("no reason").to_lowercase()
             }
-            message => message,
+            (None, message) => message,
         };
         match code {
             StatusCode::UNAUTHORIZED => Self::Unauthorized { url, message },
             StatusCode::FORBIDDEN => Self::Forbidden { url, operation, message },
             StatusCode::GONE => Self::Gone { operation, message },
-            _ => Self::Refused { operation, url, code: code.as_u16(), message },
+            _ => Self::Refused { operation, url, code: code.as_u16(), message, retry_after },
         }
     }
 
     /// The error that a watch ends with.
     pub(super) fn ended(status: Status) -> Self {
-        let message = shown(&status.message);
+        let message = match shown(&status.message) {
+            empty if empty.is_empty() => format!("an error with code {}", status.code),
+            message => message,
+        };
         match status.code == StatusCode::GONE.as_u16() {
             true => Self::Gone { operation: Operation::WatchNodes, message },
             false => Self::WatchEnded(message),
+        }
+    }
+
+    /// How long the server wants us to wait.
+    pub(in crate::control::subnet::kube) fn retry_after(&self) -> Duration {
+        match self {
+            Self::Refused { retry_after: Some(asked), .. } => *asked,
+            Self::Refused { .. }
+            | Self::Http(_)
+            | Self::Credentials(_)
+            | Self::Unauthorized { .. }
+            | Self::Forbidden { .. }
+            | Self::Gone { .. }
+            | Self::WatchEnded(_)
+            | Self::EndlessWatch
+            | Self::Malformed(..) => Duration::ZERO,
         }
     }
 

@@ -51,9 +51,10 @@ struct Known {
     expires: Option<SystemTime>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
 struct ExecCredential {
-    #[serde(default)]
+    api_version: String,
     status: Option<ExecStatus>,
 }
 
@@ -108,6 +109,10 @@ impl ExecPlugin {
     fn read(&self, text: &[u8]) -> Result<Known, String> {
         let credential: ExecCredential = serde_json::from_slice(text)
             .map_err(|error| format!("is no ExecCredential: {error}"))?;
+        let version = credential.api_version;
+        if !version.is_empty() && version != self.api_version {
+            return Err(format!("is of {version:.60}, not {}", self.api_version));
+        }
         let status = credential.status.ok_or("has no status")?;
         let pair = match (status.client_certificate_data, status.client_key_data) {
             (Some(certificate), Some(key)) => Some((certificate.into_bytes(), key.into_bytes())),

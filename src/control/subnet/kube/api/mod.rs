@@ -15,6 +15,9 @@ mod exec;
 mod items;
 mod kubeconfig;
 mod objects;
+mod watch;
+#[cfg(test)]
+mod attacks;
 #[cfg(test)]
 mod tests;
 
@@ -27,10 +30,11 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 pub(crate) use self::access::{Access, AccessError};
 use self::auth::Auth;
 pub(crate) use self::error::ApiError;
-use self::error::Operation;
+use self::error::{BadHead, Operation};
 use self::items::Items;
-use self::objects::{ListHead, Pod, Status, WatchEvent, WatchedObject};
+use self::objects::{ListHead, Pod, Status};
 pub(super) use self::objects::{NodeCondition, NodeObject};
+pub(super) use self::watch::NodeEvent;
 use crate::control::util::http_client::{HttpClient, Request, Response, Timeouts};
 
 /// A large cluster's API server may think for a while before it lists.
@@ -49,9 +53,6 @@ const MAX_OBJECT: usize = 16 << 20;
 /// Most bytes of an answer that is no list: a node, a pod, a status.
 const MAX_ANSWER: usize = MAX_OBJECT;
 
-/// How long past the end that we asked for a watch may go on.
-const WATCH_GRACE: Duration = Duration::from_secs(30);
-
 /// Asks one API server.
 pub(crate) struct ApiClient {
     http: HttpClient,
@@ -69,28 +70,15 @@ pub(super) enum Freshness {
     Latest,
 }
 
-/// A running watch.
-pub(super) struct NodeWatch {
-    response: Response,
-    ends_by: tokio::time::Instant,
-}
-
-/// What a watch says.
-#[derive(Debug)]
-pub(super) enum NodeEvent {
-    /// The node is new, or different.
-    Put(Box<NodeObject>),
-    /// The node is gone.
-    Deleted(Box<NodeObject>),
-    /// Nothing happened up to this version.
-    Bookmark(String),
-}
-
 impl ApiClient {
     /// Prepares to ask the server that `access` leads to. Sends nothing.
     pub(crate) fn new(access: Access) -> Result<Self, AccessError> {
-        let Access { url, base, tls, auth } = access;
+        let Access { url, base, tls, auth, proxy } = access;
         let http = HttpClient::new("the Kubernetes API server", &url, tls, TIMEOUTS);
+        let http = http.and_then(|http| match proxy {
+            Some(proxy) => http.through(&proxy),
+            None => Ok(http),
+        });
         let http = http.map_err(|error| AccessError::Client(error.to_string()))?;
         Ok(Self { http, base, auth })
     }
@@ -132,7 +120,7 @@ impl ApiClient {
             let mut fault = None;
             while let Some(chunk) = response.chunk().await? {
                 items
-                    .feed(&chunk, |item| match parse(Operation::ListNodes, item) {
+                    .feed(&chunk, |item| match read_node(Operation::ListNodes, item) {
                         Ok(node) => sink(node),
                         Err(error) => fault = Some(error),
                     })
@@ -142,6 +130,7 @@ impl ApiClient {
                 }
             }
             let head: ListHead = parse(Operation::ListNodes, &items.finish())?;
+            expect_kind(Operation::ListNodes, &head.kind, "NodeList")?;
             if head.metadata.next.is_empty() {
                 return Ok(head.metadata.resource_version);
             }
@@ -157,22 +146,6 @@ impl ApiClient {
         Ok(())
     }
 
-    /// Starts to watch all nodes, from the version `from` on.
-    pub(super) async fn watch_nodes(
-        &self,
-        from: &str,
-        length: Duration,
-    ) -> Result<NodeWatch, ApiError> {
-        let (seconds, from) = (length.as_secs(), encode(from));
-        let path = format!(
-            "/api/v1/nodes?allowWatchBookmarks=true&resourceVersion={from}\
-             &timeoutSeconds={seconds}&watch=true"
-        );
-        let response = self.send(Operation::WatchNodes, Request::new(Method::GET, path)).await?;
-        let ends_by = tokio::time::Instant::now() + length + WATCH_GRACE;
-        Ok(NodeWatch { response, ends_by })
-    }
-
     /// Merges `patch` into the status of a node, and returns what it is now.
     pub(super) async fn patch_status(
         &self,
@@ -185,7 +158,7 @@ impl ApiClient {
             .may_repeat();
         let response = self.send(Operation::PatchStatus, request).await?;
         let body = response.read(MAX_ANSWER).await?;
-        parse(Operation::PatchStatus, &body)
+        read_node(Operation::PatchStatus, &body)
     }
 
     /// The head of a good answer. The path is one of the API, such as `/api/v1/nodes`.
@@ -197,10 +170,16 @@ impl ApiClient {
         };
         let response = self.http.send(&request).await?;
         if response.status().is_success() {
-            return Ok(response);
+            return match response.header("content-encoding") {
+                None | Some("identity") => Ok(response),
+                Some(encoding) => {
+                    let reason = format!("it is in {encoding:.20}, which nobody asked for");
+                    Err(ApiError::Malformed(operation, reason))
+                }
+            };
         }
-        let code = response.status();
-        if code == StatusCode::UNAUTHORIZED {
+        let head = BadHead::of(&response);
+        if response.status() == StatusCode::UNAUTHORIZED {
             self.auth.refused();
             // A client certificate belongs to the connection.
             self.http.reconnect();
@@ -208,40 +187,7 @@ impl ApiClient {
         // A body that cannot be read is a proxy's, and says nothing.
         let body = response.read(MAX_ANSWER).await.unwrap_or_default();
         let status: Option<Status> = serde_json::from_slice(&body).ok();
-        Err(ApiError::refused(operation, code, status.unwrap_or_default(), self.url()))
-    }
-}
-
-impl NodeWatch {
-    /// What happens next; `None` when the watch has ended in good order.
-    pub(super) async fn next(&mut self) -> Result<Option<NodeEvent>, ApiError> {
-        loop {
-            let line = self.response.next_line(MAX_OBJECT);
-            let line = tokio::time::timeout_at(self.ends_by, line).await;
-            let Some(line) = line.map_err(|_| ApiError::EndlessWatch)?? else { return Ok(None) };
-            if !line.trim_ascii().is_empty() {
-                return read_event(&line).map(Some);
-            }
-        }
-    }
-}
-
-fn read_event(line: &[u8]) -> Result<NodeEvent, ApiError> {
-    let operation = Operation::WatchNodes;
-    let event: WatchEvent<'_> = parse(operation, line)?;
-    let object = event.object.get().as_bytes();
-    match event.kind.as_ref() {
-        "ADDED" | "MODIFIED" => Ok(NodeEvent::Put(parse(operation, object)?)),
-        "DELETED" => Ok(NodeEvent::Deleted(parse(operation, object)?)),
-        "BOOKMARK" => {
-            let object: WatchedObject = parse(operation, object)?;
-            Ok(NodeEvent::Bookmark(object.metadata.resource_version))
-        }
-        "ERROR" => Err(ApiError::ended(parse(operation, object)?)),
-        other => {
-            let other: String = other.chars().take(40).collect();
-            Err(ApiError::Malformed(operation, format!("{other:?} is no type of an event")))
-        }
+        Err(ApiError::refused(operation, head, status.unwrap_or_default(), self.url()))
     }
 }
 
@@ -255,6 +201,24 @@ fn parse<'a, T: serde::Deserialize<'a>>(
         let reason: String = error.to_string().chars().take(120).collect();
         ApiError::Malformed(operation, reason)
     })
+}
+
+/// A node, and nothing else.
+fn read_node(operation: Operation, text: &[u8]) -> Result<NodeObject, ApiError> {
+    let node: NodeObject = parse(operation, text)?;
+    expect_kind(operation, &node.kind, "Node")?;
+    match node.metadata.name.is_empty() {
+        true => Err(ApiError::Malformed(operation, "a node has no name".to_owned())),
+        false => Ok(node),
+    }
+}
+
+/// An object that does not say what it is is taken for what was asked for.
+fn expect_kind(operation: Operation, kind: &str, expected: &str) -> Result<(), ApiError> {
+    if kind.is_empty() || kind == expected {
+        return Ok(());
+    }
+    Err(ApiError::Malformed(operation, format!("it is {kind:.40?}, not {expected}")))
 }
 
 fn encode(text: &str) -> String {

@@ -10,6 +10,8 @@ use serde_json::value::RawValue;
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(in crate::control::subnet::kube) struct NodeObject {
+    /// `Node`; a list leaves it out.
+    pub(super) kind: String,
     pub(in crate::control::subnet::kube) metadata: NodeMetadata,
     pub(in crate::control::subnet::kube) spec: NodeSpec,
     pub(in crate::control::subnet::kube) status: NodeStatus,
@@ -61,6 +63,8 @@ pub(super) struct PodSpec {
 /// A list without its items.
 #[derive(Debug, Deserialize)]
 pub(super) struct ListHead {
+    #[serde(default)]
+    pub(super) kind: String,
     pub(super) metadata: ListMetadata,
 }
 
@@ -82,13 +86,14 @@ pub(super) struct WatchEvent<'a> {
     pub(super) object: &'a RawValue,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 pub(super) struct WatchedObject {
     pub(super) metadata: WatchedMetadata,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
 pub(super) struct WatchedMetadata {
     pub(super) resource_version: String,
 }

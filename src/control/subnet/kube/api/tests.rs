@@ -17,6 +17,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
+use super::watch::read_event;
 use super::*;
 use crate::control::config::kube::{KubeConfig, NodeIdentity};
 use crate::control::util::test_certificates::Files;
@@ -76,7 +77,7 @@ impl Server {
     }
 }
 
-fn config() -> KubeConfig {
+pub(super) fn config() -> KubeConfig {
     KubeConfig {
         api_url: None,
         kubeconfig: None,
@@ -239,13 +240,18 @@ async fn program_that_fails_is_named_with_what_it_says() {
         ("echo hello", "plugin prints is no ExecCredential: "),
         ("echo '{}'", "plugin prints has no status"),
         ("echo '{\"status\":{}}'", "plugin prints has neither a token nor a certificate"),
+        (
+            "echo '{\"apiVersion\":\"v9\"}'",
+            "plugin prints is of v9, not client.authentication.k8s.io/v1",
+        ),
     ] {
         let user = program(&server, script);
         let error = ask(&server.kubeconfig(&ca, &user)).await.unwrap_err();
         assert!(error.starts_with("no credentials for the Kubernetes API server: "), "{error}");
         assert!(error.contains(line), "{error}");
     }
-    let absent = "exec: {apiVersion: v1, command: no-such-program, installHint: get it}";
+    let absent = "exec: {apiVersion: client.authentication.k8s.io/v1beta1, command: no-such-program, \
+                  installHint: get it}";
     let error = ask(&server.kubeconfig(&ca, absent)).await.unwrap_err();
     assert!(error.contains("run no-such-program: No such file"), "{error}");
     assert!(error.ends_with("; get it"), "{error}");
@@ -276,7 +282,18 @@ async fn kubeconfig_that_cannot_be_used_is_one_line() {
             format!("{context}clusters: [{{name: k, cluster: {{server: 'https://h'}}}}]"),
             "user \"u\" of context \"c\" is not among users",
         ),
-        (cluster("proxy-url: 'http://p'", ""), "cluster \"k\": proxy-url is not supported"),
+        (
+            cluster("", "exec: {apiVersion: client.authentication.k8s.io/v1alpha1, command: x}"),
+            "v1alpha1\", not client.authentication.k8s.io/v1 or client.authentication.k8s.io/v1beta1",
+        ),
+        (
+            cluster(
+                "",
+                "exec: {apiVersion: client.authentication.k8s.io/v1, command: x, interactiveMode: Always}",
+            ),
+            "interactiveMode: Always, and flanneld has no terminal for x",
+        ),
+        (cluster("", "as-groups: [a]"), "flanneld does not impersonate"),
         (
             cluster("insecure-skip-tls-verify: true, certificate-authority: /ca", ""),
             "insecure-skip-tls-verify and certificate-authority contradict each other",
@@ -297,6 +314,28 @@ async fn kubeconfig_that_cannot_be_used_is_one_line() {
     let absent = KubeConfig { kubeconfig: Some("/no/such/file".into()), ..config() };
     let error = Access::find(&absent).err().unwrap().to_string();
     assert!(error.contains("/no/such/file: cannot be read: No such file"), "{error}");
+}
+
+#[tokio::test]
+async fn kubeconfig_may_be_json_with_tabs_and_a_server_without_a_scheme() {
+    let server = Server::start(false, None).await;
+    let KubeConfig { kubeconfig, .. } = server.kubeconfig("insecure-skip-tls-verify: true", "");
+    let path = kubeconfig.unwrap();
+    let json = serde_json::json!({
+        "kind": "Config", "apiVersion": "v1", "current-context": "c", "preferences": {},
+        "contexts": [{ "name": "c", "context": { "cluster": "k", "user": "" } }],
+        "clusters": [{ "name": "k", "cluster": {
+            "server": format!("127.0.0.1:{}", server.port),
+            "certificate-authority-data": server.ca_data(),
+        } }],
+        "users": [],
+    });
+    fs::write(&path, format!("{json:#}").replace("  ", "\t")).unwrap();
+    let config = KubeConfig { kubeconfig: Some(path.clone()), ..config() };
+    assert_eq!(ask(&config).await.unwrap(), ["nodea"], "https, as there is a CA");
+    fs::write(&path, format!("{json}").replace(&server.ca_data(), "bm90aGluZw==")).unwrap();
+    let error = ask(&config).await.unwrap_err();
+    assert!(error.ends_with("CA certificate: there is none in PEM form"), "{error}");
 }
 
 #[tokio::test]
@@ -351,7 +390,7 @@ fn answers_that_do_not_read_say_so() {
     for (line, message) in [
         ("{", "watch nodes: the answer of the Kubernetes API server does not read: EOF"),
         (r#"{"type":"NEW","object":{}}"#, "\"NEW\" is no type of an event"),
-        (r#"{"type":"ADDED","object":[1]}"#, "does not read: invalid type"),
+        (r#"{"type":"ADDED","object":[[1]]}"#, "does not read: invalid type"),
         (
             r#"{"type":"ERROR","object":{"message":"oh\nno"}}"#,
             "the watch of the nodes ended: oh\\nno",

@@ -95,8 +95,9 @@ async fn settings_that_cannot_work_are_one_line_each() {
     let outside = fault(KubeConfig { service, ..nowhere });
     let line = "read /var/run/secrets/kubernetes.io/serviceaccount/token: No such file";
     assert!(outside.contains(line), "{outside}");
-    let bad = fault(KubeConfig { api_url: Some("host:6443".into()), ..cluster.config("nodea") });
-    let line = "\"host:6443\" is not the URL of the Kubernetes API server: ";
+    let bad =
+        fault(KubeConfig { api_url: Some("ftp://host:6443".into()), ..cluster.config("nodea") });
+    let line = "\"ftp://host:6443\" is not the URL of the Kubernetes API server: ";
     assert!(bad.starts_with(line), "{bad}");
     write("{}");
     let missing = fault(cluster.config("nodea"));
