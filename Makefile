@@ -9,10 +9,10 @@ CARGO ?= cargo
 
 .DEFAULT_GOAL := help
 .PHONY: help setup build bpf bpf-check lab benchmark interop fuzz check test netns bench install \
-        uninstall deb rpm tarball docker-test tutorials
+        uninstall deb rpm tarball static image arm64 docker-test tutorials
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install packages that building and testing need and that are missing
 	@missing=; \
@@ -210,12 +210,47 @@ rpm: build ## RPM packages: target/flanneld-VERSION-1.ARCH.rpm, and one with deb
 	@command -v rpmbuild >/dev/null || { echo "make rpm: install rpmbuild (Debian: rpm)" >&2; exit 1; }
 	BINARIES=$(BINARIES) dist/rpm/build target
 
+# x86_64-unknown-linux-musl, where rustup has installed that target.
 STATIC_TARGET ?= $(shell uname -m)-unknown-linux-gnu
+BUILD_STATIC = RUSTFLAGS="-C target-feature=+crt-static" \
+    $(CARGO) build --release --bins --target $(STATIC_TARGET)
 
 tarball: setup ## programs that need no library: target/flanneld-VERSION-ARCH.tar.gz, to be unpacked at /
-	RUSTFLAGS="-C target-feature=+crt-static" \
-	    $(CARGO) build --release --bins --target $(STATIC_TARGET)
+	$(BUILD_STATIC)
 	BINARIES=target/$(STATIC_TARGET)/release dist/tarball/build target
+
+static: setup ## stripped programs that start in an empty root directory: target/static
+	$(BUILD_STATIC)
+	install -d target/static
+	for program in $(PROGRAMS); do \
+	    strip -o target/static/$$program target/$(STATIC_TARGET)/release/$$program || exit 1; \
+	done
+	dist/static/check $(PROGRAMS:%=target/static/%)
+
+# What flanneld runs for its rules comes from here; `scratch` has nothing.
+BASE ?= debian:bookworm-slim
+IMAGE ?= twill:0.1.0
+
+image: static ## a container image of the static program, on BASE, called IMAGE; needs a Docker daemon
+	rm -rf target/image && install -D target/static/flanneld target/image/opt/bin/flanneld
+	ln -s flanneld target/image/opt/bin/install-conf
+	docker build -f dist/kubernetes/Dockerfile.prebuilt --build-arg BASE=$(BASE) -t $(IMAGE) target/image
+
+# Debian 12's compiler for other machines, and a processor of theirs in software.
+ARM64_PACKAGES := rustc-web libstd-rust-web-dev:arm64 gcc-aarch64-linux-gnu libc6-dev-arm64-cross \
+                  qemu-user-static
+ARM64_TARGET := aarch64-unknown-linux-gnu
+# cargo's variables for that target, and rustc where the standard library for it is.
+ARM64_ENV = RUSTC=/usr/bin/rustc CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
+    CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64-static -L /usr/aarch64-linux-gnu"
+ARM64_DIR := target/arm64
+
+arm64: ## flanneld for arm64 in target/arm64, and its unit tests on an emulated processor
+	@[ "$$(id -u)" != 0 ] || dpkg --add-architecture arm64
+	@$(MAKE) -s setup PACKAGES="$(PACKAGES) $(ARM64_PACKAGES)"
+	$(ARM64_ENV) $(CARGO) test --lib --target $(ARM64_TARGET) --target-dir $(ARM64_DIR) -- \
+	    $(ARM64_SKIP:%=--skip %)
+	$(ARM64_ENV) $(CARGO) build --release --bins --target $(ARM64_TARGET) --target-dir $(ARM64_DIR)
 
 docker-test: setup target/docker ## flannel's tutorials, with real Docker daemons and CNI plugins; needs root
 	$(CARGO) test --release --test docker -- --test-threads=1

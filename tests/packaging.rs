@@ -292,6 +292,11 @@ fn packing_says_in_one_line_what_is_missing() {
         said(&output)
             .ends_with(" needs shared libraries; 'make tarball' builds one that does not\n")
     );
+
+    let check = Path::new(REPOSITORY).join("dist/static/check");
+    let output = Command::new(check).arg(binaries().join("flanneld")).output().unwrap();
+    assert!(!output.status.success());
+    assert!(said(&output).ends_with("flanneld needs shared libraries\n"), "{}", said(&output));
 }
 
 /// The directory of the programs that this test was built with.

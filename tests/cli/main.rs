@@ -10,6 +10,7 @@ mod host;
 
 mod etcd2;
 mod gce;
+mod kube;
 mod life;
 mod log;
 mod mistakes;

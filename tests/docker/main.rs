@@ -9,6 +9,7 @@ mod cni;
 mod docker;
 mod dockerd;
 mod image;
+mod image_recipe;
 
 use std::path::PathBuf;
 use std::process;

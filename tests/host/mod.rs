@@ -119,6 +119,11 @@ impl Host {
         self.start_with(&[&format!("PATH={}", bin.display())], name, args)
     }
 
+    /// The same with variables in its environment, such as `NODE_NAME=a`.
+    pub fn start_with_env(&self, name: &str, env: &[&str], args: &[&str]) -> Daemon {
+        self.spawn(name, self.command(&[&["env"], env, &[FLANNELD]].concat()), args)
+    }
+
     /// The same where `name`'s directory is a disk of its own, which is full but for its file
     /// `fill`.
     pub fn start_on_full_disk(&self, name: &str, args: &[&str]) -> Daemon {
@@ -212,6 +217,24 @@ pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T 
         assert!(Instant::now() < deadline, "never: {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// The rules of `--ip-masq` as `iptables -S` prints them, in their order.
+pub fn masquerade(network: &str, subnet: &str) -> String {
+    let rules = [
+        "-m mark --mark 0x4000/0x4000 -m comment --comment \"flanneld masq\" -j RETURN",
+        "-s S -d N -m comment --comment \"flanneld masq\" -j RETURN",
+        "-s N -d S -m comment --comment \"flanneld masq\" -j RETURN",
+        "! -s N -d S -m comment --comment \"flanneld masq\" -j RETURN",
+        "-s N ! -d 224.0.0.0/4 -m comment --comment \"flanneld masq\" -j MASQUERADE --random-fully",
+        "! -s N -d N -m comment --comment \"flanneld masq\" -j MASQUERADE --random-fully",
+    ];
+    let line = |rule: &str| {
+        let rule =
+            rule.replace(" N ", &format!(" {network} ")).replace(" S ", &format!(" {subnet} "));
+        format!("-A FLANNEL-POSTRTG {rule}\n")
+    };
+    rules.map(line).concat()
 }
 
 pub fn text(bytes: &[u8]) -> String {

@@ -4,12 +4,15 @@ use std::net::Ipv4Addr;
 
 use serde_json::{Value, json};
 use twill::lab::network::backend::Backend;
+use twill::lab::network::daemon::Daemon;
 use twill::lab::network::kube::KubeServer;
 use twill::lab::network::node::Node;
 use twill::lab::network::registry::{Registry, RegistryKind};
 use twill::lab::{Lab, LabSpec};
 
-use crate::harness::{assert_tcp_is_whole, eventually, failing_checks, overlay, pod, spec};
+use crate::harness::{
+    FLANNELD, assert_tcp_is_whole, eventually, failing_checks, overlay, pod, spec,
+};
 
 const PREFIX: &str = "flannel.alpha.coreos.com";
 
@@ -114,6 +117,32 @@ fn peers_of_a_cluster_come_change_and_go_and_an_outage_changes_nothing() {
         lab.nodes()[0].log_tail(5).contains("node \"n1\" is not in the cluster")
     });
     lab.wait_reachable().unwrap();
+}
+
+/// With nftables; tests/cli/kube.rs has iptables.
+#[test]
+fn nodes_of_a_rolling_update_keep_their_subnets_rules_and_pods() {
+    let config = r#"{"Network":"10.5.0.0/16","EnableNFTables":true,"Backend":{"Type":"vxlan"}}"#;
+    let daemon = Daemon::flanneld(FLANNELD).with("--ip-masq");
+    let (config, registry) = (Some(config.to_owned()), RegistryKind::Kube);
+    let mut lab = Lab::up(LabSpec { config, registry, daemon, ..spec("k-roll", 2) }).unwrap();
+    let rules = |node: &Node| {
+        let table = node.netns().tool("nft").words("list table ip flannel-ipv4").run().unwrap();
+        let subnet = overlay(node).env.subnet;
+        let masquerade = "ip saddr 10.5.0.0/16 ip daddr != 224.0.0.0/4 masquerade fully-random";
+        let inside = format!("ip saddr {subnet} ip daddr 10.5.0.0/16 return");
+        assert!(table.contains(masquerade) && table.contains(&inside), "{table}");
+        table
+    };
+    for index in 0..2 {
+        let (env, before) = (overlay(&lab.nodes()[index]).env, rules(&lab.nodes()[index]));
+        let node = &mut lab.nodes_mut()[index];
+        node.terminate().unwrap();
+        node.start().unwrap();
+        node.wait_ready().unwrap();
+        assert_eq!((overlay(node).env, rules(node)), (env, before));
+        lab.wait_reachable().unwrap();
+    }
 }
 
 #[test]

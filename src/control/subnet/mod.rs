@@ -7,6 +7,7 @@
 pub mod kube;
 pub mod kv;
 pub mod conflict;
+mod contact;
 pub mod host_id;
 pub mod lease;
 
@@ -15,7 +16,7 @@ use std::error::Error;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use ipnetwork::Ipv4Network;
+use ipnetwork::{IpNetwork, Ipv4Network};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -161,11 +162,11 @@ pub enum LeaseLost {
     #[error("node {node} now has podCIDR {new}, not {subnet}: a restart takes it up")]
     Renumbered {
         /// Our subnet.
-        subnet: Ipv4Network,
+        subnet: IpNetwork,
         /// Our node.
         node: String,
         /// Its subnet.
-        new: Ipv4Network,
+        new: IpNetwork,
     },
     /// Another node holds the subnet.
     #[error("lease {subnet} of {owner} now belongs to {new_owner}")]

@@ -95,7 +95,7 @@ fn rows(status: &Status) -> Vec<(&'static str, String)> {
     }
     if let Some(lease) = &status.lease {
         let end = lease.expires.as_ref().map(|time| format!("until {time}"));
-        let end = end.unwrap_or_else(|| "a reservation, which never expires".to_owned());
+        let end = end.unwrap_or_else(|| "which never expires".to_owned());
         let v6 = lease.ipv6_subnet.map(|subnet| format!(" and {subnet}")).unwrap_or_default();
         rows.push(("lease", format!("{}{v6} of {}, {end}", lease.subnet, lease.network)));
         rows.push(("public IP", lease.public_ip.to_string()));

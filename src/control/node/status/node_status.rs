@@ -79,7 +79,7 @@ impl NodeStatus {
             _ if self.lease.is_gone => {
                 Check::fails("it is gone from the registry, which takes no new one")
             }
-            None => Check::holds().because("a reservation, which never expires"),
+            None => Check::holds().because("which never expires"),
             Some(expires) if expires > now => {
                 Check::holds_until(time_text::utc(wall_clock(expires, now)))
             }

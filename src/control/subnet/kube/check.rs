@@ -84,6 +84,7 @@ impl KubeManager<'_> {
         for node in &nodes {
             match lease_of(node) {
                 Ok(lease) => view.leases.extend(lease),
+                Err(reason) if reason.starts_with("node ") => view.malformed.push(reason),
                 Err(reason) => view.malformed.push(format!("node {:?}: {reason}", node.name)),
             }
         }

@@ -19,7 +19,8 @@ use super::pod_cidr::subnets_of;
 use super::state_file::{Recorder, StateFile};
 use crate::control::config::backend::BackendType;
 use crate::control::config::kube::KubeConfig;
-use crate::control::config::network::NetworkConfig;
+use crate::control::config::network::{NetworkConfig, Subnets};
+use crate::control::subnet::contact::Contact;
 use crate::control::subnet::lease::{Lease, LeaseAttrs, LeaseEvent};
 use crate::control::subnet::{HeldLease, LeaseLost, LeaseStatus, LeaseUpdate};
 
@@ -34,7 +35,7 @@ pub(crate) struct KubeLease<'a> {
     /// Until it is kept.
     start: RefCell<Option<(NodeFeed, Known)>>,
     peers: RefCell<Peers>,
-    progress: RefCell<Progress>,
+    contact: RefCell<Contact>,
     announced: watch::Sender<bool>,
     /// Whether a list had all nodes since we started.
     is_listed: Cell<bool>,
@@ -47,28 +48,6 @@ pub(super) enum Known {
     Saved(BTreeMap<String, Lease>),
     /// All nodes.
     Listed(Vec<Node>),
-}
-
-/// How the API server is.
-#[derive(Debug, Default)]
-struct Progress {
-    is_reachable: bool,
-    reconnects: u64,
-    warnings: BTreeMap<&'static str, String>,
-}
-
-impl Progress {
-    fn reachable(&mut self, is_reachable: bool) {
-        self.reconnects += u64::from(is_reachable && !self.is_reachable);
-        self.is_reachable = is_reachable;
-    }
-
-    fn warn(&mut self, what: &'static str, warning: Option<String>) {
-        match warning {
-            Some(warning) => drop(self.warnings.insert(what, warning)),
-            None => drop(self.warnings.remove(what)),
-        }
-    }
 }
 
 impl<'a> KubeLease<'a> {
@@ -90,7 +69,7 @@ impl<'a> KubeLease<'a> {
             state,
             start: RefCell::new(Some((feed, known))),
             peers: RefCell::new(peers),
-            progress: RefCell::new(Progress { is_reachable, ..Progress::default() }),
+            contact: RefCell::new(Contact::new(is_reachable)),
             announced: watch::Sender::new(false),
             is_listed: Cell::new(is_reachable),
             public_ip: Cell::new(public_ip),
@@ -142,7 +121,7 @@ impl<'a> KubeLease<'a> {
     /// Takes over a change; what it is to the backend, if it is anything.
     fn take(&self, change: NodeChange) -> Result<Option<Vec<LeaseEvent>>, LeaseLost> {
         let mut peers = self.peers.borrow_mut();
-        self.progress.borrow_mut().reachable(!matches!(change, NodeChange::Failed));
+        self.contact.borrow_mut().reachable(!matches!(change, NodeChange::Failed));
         match change {
             NodeChange::Listed(nodes) => {
                 let own = nodes.iter().find(|node| node.name == self.own.name);
@@ -176,12 +155,12 @@ impl<'a> KubeLease<'a> {
                      is back",
                     self.own.name
                 );
-                if self.progress.borrow_mut().warnings.insert("node", line.clone()).is_none() {
+                if self.contact.borrow_mut().warnings.insert("node", line.clone()).is_none() {
                     tracing::warn!("{line}");
                 }
             }
             (Some(_), _) => {
-                if self.progress.borrow_mut().warnings.remove("node").is_some() {
+                if self.contact.borrow_mut().warnings.remove("node").is_some() {
                     tracing::info!("node {:?} is in the cluster again", self.own.name);
                 }
             }
@@ -192,13 +171,20 @@ impl<'a> KubeLease<'a> {
             self.own.see(node.cloned());
         }
         let found = node.map(subnets_of).and_then(Result::ok).flatten();
+        let node = || self.own.name.clone();
         match found {
-            Some(found) if found.v4 != self.lease.subnet => Err(LeaseLost::Renumbered {
-                subnet: self.lease.subnet,
-                node: self.own.name.clone(),
-                new: found.v4,
-            }),
-            Some(_) | None => Ok(()),
+            Some(Subnets { v4, .. }) if v4 != self.lease.subnet => {
+                let (subnet, new) = (self.lease.subnet.into(), v4.into());
+                Err(LeaseLost::Renumbered { subnet, node: node(), new })
+            }
+            Some(Subnets { v6, .. }) => match self.lease.ipv6_subnet.zip(v6) {
+                Some((subnet, new)) if subnet != new => {
+                    let (subnet, new) = (subnet.into(), new.into());
+                    Err(LeaseLost::Renumbered { subnet, node: node(), new })
+                }
+                Some(_) | None => Ok(()),
+            },
+            None => Ok(()),
         }
     }
 
@@ -231,7 +217,7 @@ impl HeldLease for KubeLease<'_> {
                 (Some(fixed), attrs)
             }
         };
-        let warn = |what| move |warning| self.progress.borrow_mut().warn(what, warning);
+        let warn = |what| move |warning| self.contact.borrow_mut().warn(what, warning);
         let condition = async {
             match self.config.sets_condition {
                 true => {
@@ -259,11 +245,11 @@ impl HeldLease for KubeLease<'_> {
     }
 
     fn is_reachable(&self) -> bool {
-        self.progress.borrow().is_reachable
+        self.contact.borrow().is_reachable
     }
 
     fn status(&self) -> LeaseStatus {
-        let (progress, peers) = (self.progress.borrow(), self.peers.borrow());
+        let (contact, peers) = (self.contact.borrow(), self.peers.borrow());
         let node = self.own.current();
         let public_ip = node.map_or(self.public_ip.get(), |node| {
             node.annotations.public_ip_overwrite().ok().flatten().unwrap_or(self.public_ip.get())
@@ -271,13 +257,13 @@ impl HeldLease for KubeLease<'_> {
         LeaseStatus {
             public_ip,
             expires: None,
-            is_gone: progress.warnings.contains_key("node"),
+            is_gone: contact.warnings.contains_key("node"),
             renewals: 0,
-            reconnects: progress.reconnects,
+            reconnects: contact.reconnects,
             num_malformed: peers.num_malformed(),
             conflicts: peers.conflicts(),
             rival: None,
-            warnings: progress.warnings.clone(),
+            warnings: contact.warnings.clone(),
         }
     }
 

@@ -3,7 +3,8 @@
 //! ```text
 //! api/          four requests, and who we are to the API server
 //! node_feed     the list and the watch of all nodes ─► NodeChange
-//! manager       which node we are, our podCIDR, our annotations ─► KubeLease
+//! manager       which node we are, and all others ─► Start
+//! start         our podCIDR, our annotations ─► KubeLease
 //! held          keeps annotations and condition; peers ─► LeaseUpdate
 //! ```
 //!
@@ -23,6 +24,7 @@ mod node_feed;
 mod own_node;
 mod peers;
 mod pod_cidr;
+mod start;
 mod state_file;
 #[cfg(test)]
 mod tests;

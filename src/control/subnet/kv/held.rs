@@ -1,7 +1,6 @@
 //! [`KvLease`]: our lease in a registry, kept and saved, and the leases of all others.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::pin::pin;
 use std::time::Duration;
@@ -19,6 +18,7 @@ use super::registry::{Registry, Revision, Stored, TtlLease};
 use super::renew::{AnnounceCauses, keep_lease_saying};
 use super::state_file::Recorder;
 use crate::control::config::network::NetworkConfig;
+use crate::control::subnet::contact::Contact;
 use crate::control::subnet::lease::{Lease, LeaseAttrs, LeaseEvent};
 use crate::control::subnet::{HeldLease, LeaseLost, LeaseStatus, LeaseUpdate};
 
@@ -44,41 +44,25 @@ pub(crate) struct KvLease<'a, R> {
 /// How the lease and the registry are, and how often they changed.
 #[derive(Debug)]
 pub(super) struct Progress {
-    is_reachable: bool,
-    reconnects: u64,
+    contact: Contact,
     expires: Option<Instant>,
     revision: Revision,
     renewals: u64,
     num_malformed: usize,
     num_peers: usize,
     rival: Option<String>,
-    warnings: BTreeMap<&'static str, String>,
 }
 
 impl Progress {
     pub(super) fn new(own: &Stored<Lease>, is_reachable: bool, rival: Option<String>) -> Self {
         Self {
-            is_reachable,
-            reconnects: 0,
+            contact: Contact::new(is_reachable),
             expires: own.expires,
             revision: own.entry.revision,
             renewals: 0,
             num_malformed: 0,
             num_peers: 0,
             rival,
-            warnings: BTreeMap::new(),
-        }
-    }
-
-    fn reachable(&mut self, is_reachable: bool) {
-        self.reconnects += u64::from(is_reachable && !self.is_reachable);
-        self.is_reachable = is_reachable;
-    }
-
-    fn warn(&mut self, what: &'static str, warning: Option<String>) {
-        match warning {
-            Some(warning) => drop(self.warnings.insert(what, warning)),
-            None => drop(self.warnings.remove(what)),
         }
     }
 
@@ -120,19 +104,19 @@ impl<R: Registry> HeldLease for KvLease<'_, R> {
     }
 
     fn is_reachable(&self) -> bool {
-        self.progress.borrow().is_reachable
+        self.progress.borrow().contact.is_reachable
     }
 
     fn status(&self) -> LeaseStatus {
         let progress = self.progress.borrow();
-        let mut warnings = progress.warnings.clone();
+        let mut warnings = progress.contact.warnings.clone();
         warnings.extend(self.claim.write_failure().map(|failure| ("lease", failure)));
         LeaseStatus {
             public_ip: self.claim.public_ip(),
             expires: progress.expires,
             is_gone: self.claim.is_gone(),
             renewals: progress.renewals,
-            reconnects: progress.reconnects,
+            reconnects: progress.contact.reconnects,
             num_malformed: progress.num_malformed,
             conflicts: self.claim.conflicts(),
             rival: progress.rival.clone(),
@@ -182,10 +166,10 @@ impl<R: Registry> KvLease<'_, R> {
             &self.network,
             touch.clone(),
             || self.progress.borrow().num_peers,
-            |warning| self.progress.borrow_mut().warn("config", warning),
+            |warning| self.progress.borrow_mut().contact.warn("config", warning),
         ));
         loop {
-            self.progress.borrow_mut().reachable(*touch.borrow_and_update());
+            self.progress.borrow_mut().contact.reachable(*touch.borrow_and_update());
             tokio::select! {
                 Some(update) = changes.recv() => {
                     announce_causes.send_modify(|causes| causes.observe(&update));
@@ -229,7 +213,7 @@ impl<R: Registry> KvLease<'_, R> {
         let CacheUpdate { events, num_malformed, num_known, stale, .. } = update;
         let mut progress = self.progress.borrow_mut();
         (progress.num_peers, progress.num_malformed) = (num_known, num_malformed);
-        progress.warn("peers", stale);
+        progress.contact.warn("peers", stale);
         let events = events.into_iter().map(plain).collect();
         // The first news is all there is in the registry.
         drop(updates.send(LeaseUpdate { events, is_complete: true }));
@@ -274,13 +258,9 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn renewals_and_reconnects_are_counted() {
+    async fn renewals_are_counted() {
         let (now, hour) = (Instant::now(), Duration::from_secs(3600));
         let mut progress = Progress::new(&lease(1, Some(now + hour)), true, None);
-        for is_reachable in [false, false, true, false, true] {
-            progress.reachable(is_reachable);
-        }
-        assert_eq!(progress.reconnects, 2);
         progress.hold(&lease(1, Some(now + 2 * hour)));
         assert_eq!(progress.renewals, 0, "it was only kept alive");
         progress.hold(&lease(2, Some(now + 3 * hour)));

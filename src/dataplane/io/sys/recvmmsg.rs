@@ -26,7 +26,7 @@ pub(crate) fn recv(socket: BorrowedFd<'_>, batch: &mut RecvBatch) -> io::Result<
         header.msg_hdr.msg_iov = iovec;
         header.msg_hdr.msg_iovlen = 1;
         header.msg_hdr.msg_control = control.0.as_mut_ptr().cast();
-        header.msg_hdr.msg_controllen = control.0.len();
+        header.msg_hdr.msg_controllen = same(control.0.len());
     }
     // SAFETY: each of the first `num_headers` headers points to one iovec on this stack, to a
     // buffer and to a control buffer inside `batch`, with their true lengths; `batch` is borrowed
@@ -36,14 +36,19 @@ pub(crate) fn recv(socket: BorrowedFd<'_>, batch: &mut RecvBatch) -> io::Result<
             socket.as_raw_fd(),
             headers.as_mut_ptr(),
             num_headers,
-            libc::MSG_DONTWAIT,
+            same(libc::MSG_DONTWAIT),
             ptr::null_mut(),
         )
     };
     let received = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
     for (index, header) in headers.iter().enumerate().take(received) {
         let len = header.msg_len as usize;
-        batch.set_received(index, len, header.msg_hdr.msg_controllen);
+        batch.set_received(index, len, same(header.msg_hdr.msg_controllen));
     }
     Ok(received)
+}
+
+/// The same small number in the type that the C library has for it: glibc and musl differ.
+fn same<T: TryInto<U>, U: Default>(number: T) -> U {
+    number.try_into().unwrap_or_default()
 }

@@ -3,6 +3,7 @@
 use super::super::facts::Facts;
 use super::super::finding::Finding;
 use crate::control::cli::commands::survey::LeaseFact;
+use crate::control::config::daemon::RegistryKind;
 
 pub(super) fn entries(facts: &Facts) -> Vec<Finding> {
     let malformed = &facts.registry.malformed;
@@ -12,11 +13,15 @@ pub(super) fn entries(facts: &Facts) -> Vec<Finding> {
         n => format!(" (and {} more)", n - 1),
     };
     let text = format!("{first}{more}");
-    vec![Finding::warn(
-        "entries",
-        text,
-        "delete it if no node writes it: stock nodes may choke on it",
-    )]
+    let advice = match &facts.config.registry {
+        RegistryKind::Kubernetes(_) => {
+            "kubectl describe node NAME shows its annotations and podCIDR"
+        }
+        RegistryKind::Etcd | RegistryKind::File(_) => {
+            "delete it if no node writes it: stock nodes may choke on it"
+        }
+    };
+    vec![Finding::warn("entries", text, advice)]
 }
 
 /// Leases of nodes that have another backend: nobody in this network reaches them.

@@ -34,13 +34,22 @@ pub(super) fn answers(facts: &Facts) -> Vec<Finding> {
             let advice = format!("ls -l {path}; --registry=file:PATH says where it is");
             return vec![Finding::fail(NAME, problem.clone(), advice)];
         }
+        if let RegistryKind::Kubernetes(_) = &facts.config.registry {
+            let advice = "kubectl get nodes and kubectl auth can-i list nodes --as \
+                          system:serviceaccount:kube-flannel:flannel show whether it answers us";
+            return vec![Finding::fail(NAME, problem.clone(), advice)];
+        }
         let advice = "curl ENDPOINT/version shows whether etcd answers; https needs --etcd-cafile, and \
                       perhaps --etcd-certfile with --etcd-keyfile";
         return vec![Finding::fail(NAME, problem.clone(), advice)];
     }
     let text = format!("{} answers within {millis} ms", registry.name);
     if registry.took > SLOW {
-        return vec![Finding::warn(NAME, text, "etcdctl endpoint status -w table")];
+        let advice = match &facts.config.registry {
+            RegistryKind::Kubernetes(_) => "kubectl get --raw /readyz?verbose",
+            RegistryKind::Etcd | RegistryKind::File(_) => "etcdctl endpoint status -w table",
+        };
+        return vec![Finding::warn(NAME, text, advice)];
     }
     vec![Finding::ok(NAME, text)]
 }
