@@ -24,7 +24,7 @@ pub(crate) fn exclusive(name: &str, vnet_hdr: bool) -> io::Result<(String, File)
         return Err(io::ErrorKind::InvalidInput.into());
     }
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
-        *to = from.cast_signed();
+        *to = libc::c_char::from_ne_bytes([from]);
     }
     // SAFETY: the ioctl reads and writes one `ifreq`, which `request` is, and it lives until the
     // call returns; the descriptor is open for as long as `queue` lives.
@@ -33,7 +33,7 @@ pub(crate) fn exclusive(name: &str, vnet_hdr: bool) -> io::Result<(String, File)
     if status != 0 {
         return Err(io::Error::last_os_error());
     }
-    let name: Vec<u8> = request.ifr_name.iter().map(|byte| byte.cast_unsigned()).collect();
+    let name: Vec<u8> = request.ifr_name.iter().map(|byte| byte.to_ne_bytes()[0]).collect();
     let name = CStr::from_bytes_until_nul(&name).map_err(io::Error::other)?;
     Ok((name.to_string_lossy().into_owned(), queue))
 }
