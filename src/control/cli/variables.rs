@@ -110,23 +110,7 @@ fn nearest(variable: &str, flags: &[&str]) -> Option<String> {
 
 /// That of `names` which is `word` but for a slip or two.
 pub(super) fn nearest_of(word: &str, names: impl IntoIterator<Item = String>) -> Option<String> {
-    let distances = names.into_iter().map(|name| (distance(word, &name), name));
+    let distances = names.into_iter().map(|name| (strsim::levenshtein(word, &name), name));
     let (slips, name) = distances.min()?;
     (slips <= 2 && slips < name.len()).then_some(name)
-}
-
-/// How many bytes must be added, taken away or changed to make `b` of `a`: the Levenshtein
-/// distance, row by row.
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.bytes().enumerate() {
-        let mut diagonal = i;
-        row[0] = i + 1;
-        for (j, to) in b.bytes().enumerate() {
-            let changed = diagonal + usize::from(from != to);
-            diagonal = row[j + 1];
-            row[j + 1] = changed.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
 }
