@@ -18,6 +18,7 @@ mod metadata;
 mod query;
 mod region;
 mod route_table;
+mod server_clock;
 #[cfg(test)]
 mod double;
 #[cfg(test)]

@@ -3,8 +3,6 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Duration, SystemTime};
 
 use aws_credential_types::Credentials;
 use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
@@ -13,13 +11,12 @@ use hyper::Method;
 use hyper::header::{HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::DeserializeOwned;
-use tracing::{info, warn};
 
 use super::answers::Refusal;
 use super::region::Region;
+use super::server_clock::ServerClock;
 use crate::control::backend::cloud_route::{Answer, CloudError, Endpoint, Environment, Fault};
 use crate::control::util::http_client::{Request, TlsMaterial, TlsSource};
-use crate::control::util::time_text::duration;
 
 /// RFC 3986, section 2.3.
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -32,12 +29,8 @@ pub(super) struct Query {
     api: &'static str,
     version: &'static str,
     region: Region,
-    /// How many seconds the API's clock is ahead of ours, if it refused a call for that.
-    clock_ahead: AtomicI64,
+    clock: ServerClock,
 }
-
-/// How far our clock may be from the API's. AWS accepts signatures of the last five minutes.
-const MAX_CLOCK_DIFFERENCE: u64 = 240;
 
 /// One call.
 #[derive(Debug, Clone)]
@@ -75,7 +68,7 @@ impl Query {
     ) -> Result<Self, CloudError> {
         let url = region.url(environment, &api.to_lowercase());
         let server = Endpoint::api(api, &url, ca_bundle(environment))?;
-        Ok(Self { server, api, version, region, clock_ahead: AtomicI64::new(0) })
+        Ok(Self { server, api, version, region, clock: ServerClock::new(api) })
     }
 
     pub(super) const fn region(&self) -> &Region {
@@ -90,7 +83,7 @@ impl Query {
         credentials: Option<&Credentials>,
     ) -> Result<T, Refused> {
         let mut answer = self.send(action, credentials).await?;
-        if answer.status.is_client_error() && self.follow_clock(&answer) {
+        if answer.status.is_client_error() && self.clock.follow(answer.date) {
             answer = self.send(action, credentials).await?;
         }
         if !answer.status.is_success() {
@@ -119,47 +112,6 @@ impl Query {
             }
             Fault::Throttled(_) | Fault::Final(_) => fault,
         })
-    }
-
-    /// Whether the API's clock differs too much from the one that calls were signed by. The next
-    /// call is signed by the API's.
-    fn follow_clock(&self, answer: &Answer) -> bool {
-        let Some(date) = answer.date else { return false };
-        let now = SystemTime::now();
-        let (word, difference) = match date.duration_since(now) {
-            Ok(ahead) => ("behind", ahead.as_secs()),
-            Err(error) => ("ahead of", error.duration().as_secs()),
-        };
-        let ahead = i64::try_from(difference).unwrap_or(i64::MAX);
-        let ahead = if word == "behind" { ahead } else { -ahead };
-        let before = self.clock_ahead.load(Ordering::Relaxed);
-        if before.abs_diff(ahead) <= MAX_CLOCK_DIFFERENCE {
-            return false;
-        }
-        self.clock_ahead.store(ahead, Ordering::Relaxed);
-        let api = self.api;
-        if difference <= MAX_CLOCK_DIFFERENCE {
-            info!("the clock of this host agrees with that of {api} again");
-        } else {
-            let difference = duration(Duration::from_secs(difference));
-            warn!(
-                "the clock of this host is {difference} {word} that of {api}: calls are signed \
-                 with {api}'s time; set the clock"
-            );
-        }
-        true
-    }
-
-    /// The time by the API's clock, as far as it is known.
-    fn now(&self) -> SystemTime {
-        let ahead = self.clock_ahead.load(Ordering::Relaxed);
-        let difference = Duration::from_secs(ahead.unsigned_abs());
-        let now = SystemTime::now();
-        let moved = match ahead < 0 {
-            true => now.checked_sub(difference),
-            false => now.checked_add(difference),
-        };
-        moved.unwrap_or(now)
     }
 
     fn request(
@@ -194,7 +146,7 @@ impl Query {
             .identity(&identity)
             .region(&self.region.name)
             .name(&service)
-            .time(self.now())
+            .time(self.clock.now())
             .settings(SigningSettings::default())
             .build()
             .map_err(|error| error.to_string())?;

@@ -95,7 +95,7 @@ impl<C: Cloud> Prepared for CloudPrepared<C> {
             let mut underlay = Underlay::new(iface, choice);
             let link = underlay.link(&net, None).await.map_err(BackendError::Kernel)?;
             let link = link.ok_or(BackendError::NoUnderlay { addr })?;
-            info!(interface = %link.name, mtu, "{} sends packets for our subnet here", C::ROUTES);
+            info!(interface = %link.name, mtu, "{} is to send packets for our subnet here", C::ROUTES);
             let wanted = Wanted { subnet: lease.subnet, network, addr };
             let mut backend = CloudRoute::start((device, mtu), wanted, cloud, (net, underlay));
             backend.attempted(FIRST_ATTEMPT).await;

@@ -21,6 +21,8 @@ pub(super) struct State {
     operations: Vec<(Option<Value>, &'static str, u32)>,
     /// Answers that the API gives first, one each to the requests that begin like this.
     pub(super) answers: Vec<(&'static str, Reply)>,
+    /// Whether operations never end.
+    pub(super) is_stuck: bool,
     /// What the next operation ends with.
     pub(super) fails_with: Option<Value>,
     /// How many tokens were given.
@@ -164,8 +166,8 @@ impl State {
     fn operation(&mut self, name: &str) -> Reply {
         let number: usize = name.trim_start_matches("operation-").parse().unwrap();
         let (adds, kind, num_left) = &mut self.operations[number];
-        *num_left -= 1;
-        if *num_left > 0 {
+        *num_left = num_left.saturating_sub(1);
+        if self.is_stuck || *num_left > 0 {
             return answer(&json!({ "name": name, "operationType": kind, "status": "RUNNING" }));
         }
         if let Some(error) = self.fails_with.take() {

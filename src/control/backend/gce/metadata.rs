@@ -33,6 +33,8 @@ impl Metadata {
     pub(super) fn new(environment: &Environment) -> Result<Self, CloudError> {
         let host = environment.get(&["GCE_METADATA_HOST"]);
         let host = host.as_deref().unwrap_or(SERVER);
+        // It is a host, but some write its URL.
+        let host = host.strip_prefix("http://").unwrap_or(host).trim_end_matches('/');
         let server = Endpoint::metadata(&format!("http://{host}/computeMetadata/v1"));
         let server = server.map_err(|error| CloudError(format!("GCE_METADATA_HOST: {error}")))?;
         Ok(Self { server })

@@ -126,6 +126,16 @@ async fn refusals_name_call_permission_and_reason() {
 }
 
 #[tokio::test]
+async fn operation_that_never_ends_is_given_up() {
+    let double = GceDouble::start().await;
+    double.state().is_stuck = true;
+    let error = gce(&double, &[]).ensure_route(wanted()).await.unwrap_err().to_string();
+    assert_eq!(error, "compute API, insert operation operation-0: not done within 100ms");
+    let polls = double.calls().into_iter().filter(|call| call.contains("/operations/"));
+    assert_eq!(polls.count(), 100);
+}
+
+#[tokio::test]
 async fn network_or_instance_that_the_project_does_not_have_is_named() {
     let double = GceDouble::start().await;
     let absent = || refuse(404, "The resource was not found", "notFound");
@@ -192,6 +202,9 @@ async fn place_that_is_no_instance_is_named() {
         "{error}"
     );
     assert!(error.ends_with("the gce backend runs on instances of Google Compute Engine only"));
+    let url = Environment::of(&[("GCE_METADATA_HOST", "http://127.0.0.1:1/")]);
+    let error_of_url = Gce::new(&url).unwrap().ensure_route(wanted()).await.unwrap_err();
+    assert_eq!(error_of_url.to_string(), error, "a URL is taken for its host");
     let wrong = Environment::of(&[("GCE_METADATA_HOST", "a b")]);
     let error = Gce::new(&wrong).unwrap_err().to_string();
     assert!(error.starts_with("GCE_METADATA_HOST: \"http://a b\" is not the URL of"), "{error}");
