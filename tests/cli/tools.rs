@@ -42,6 +42,8 @@ fn wrong_words_are_one_line_and_start_no_daemon() {
     assert!(line.contains("write --ip-masq=true"), "{line}");
     let line = fails(flanneld().args(["status", "--jsn"]), 1);
     assert!(line.contains("'--jsn'") && line.contains("flanneld status --help"), "{line}");
+    let line = fails(flanneld().args(["capture", "--count", "0"]), 1);
+    assert!(line.contains("'0'") && line.contains("flanneld capture --help"), "{line}");
     let (code, help) = says(flanneld().args(["help", "drops"]));
     assert!(code == 0 && help.contains("Exit status: 0 all is well"), "{help}");
 }

@@ -19,7 +19,7 @@ use crate::control::cli::client::{Client, ToolError};
 use crate::control::cli::term::print_json;
 use crate::control::cli::tools::{AskArgs, Exit};
 use crate::control::observe::api::{
-    CaptureDirection, CaptureQuery, DEFAULT_COUNT, DEFAULT_SNAP_LEN, MAX_DURATION, paths,
+    CaptureDirection, CaptureQuery, DEFAULT_COUNT, DEFAULT_SNAP_LEN, MAX_DURATION, Status, paths,
 };
 use crate::routes::Prefix;
 
@@ -45,7 +45,8 @@ pub(in crate::control::cli) struct CaptureArgs {
     #[arg(long)]
     dropped: bool,
     /// End after so many packets.
-    #[arg(short, long, value_name = "NUMBER", default_value_t = DEFAULT_COUNT)]
+    #[arg(short, long, value_name = "NUMBER", default_value_t = DEFAULT_COUNT,
+          value_parser = clap::value_parser!(u64).range(1..))]
     count: u64,
     /// End after this time: 30s, 10m, 2h. At most a day.
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
@@ -74,6 +75,11 @@ impl CaptureArgs {
             self.count,
             self.duration.as_secs_f64()
         );
+        if has_fast_path(client).await {
+            eprintln!(
+                "without what the kernel carries: with --fast-path=off flanneld captures all packets"
+            );
+        }
         let mut terminate = signal(SignalKind::terminate())
             .map_err(|error| ToolError::Local(format!("cannot wait for signals: {error}")))?;
         let mut blocks = Blocks::default();
@@ -143,6 +149,13 @@ impl CaptureArgs {
         }
         Ok(())
     }
+}
+
+/// Whether there are packets that the workers do not see.
+async fn has_fast_path(client: &Client) -> bool {
+    let status = client.get::<Status>(paths::STATUS).await;
+    let fast_path = status.ok().and_then(|status| status.data_path?.fast_path);
+    fast_path.is_some_and(|it| it.active)
 }
 
 fn subnet(text: &str) -> Result<Ipv4Network, String> {

@@ -52,7 +52,12 @@ fn head(status: &Status) -> String {
         (_, _, Some(phase)) => format!("not ready: {phase}"),
         (_, _, None) => "not ready".to_owned(),
     };
-    format!("{product} {version}, {node}\n\n")
+    let fast_path = status.data_path.as_ref().and_then(|path| path.fast_path.as_ref());
+    let fast_path = match fast_path {
+        Some(fast_path) if fast_path.active => "fast path: the kernel carries packets\n",
+        Some(_) | None => "",
+    };
+    format!("{product} {version}, {node}\n{fast_path}\n")
 }
 
 fn workers(rates: &TopRates, size: Size, paint: Paint) -> String {
