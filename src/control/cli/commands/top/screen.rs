@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::panic;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use crossterm::cursor::{Hide, MoveTo, Show};
@@ -46,6 +47,7 @@ impl Screen {
             terminate: caught(SignalKind::terminate())?,
         };
         terminal::enable_raw_mode().map_err(failed)?;
+        IS_OPEN.store(true, Ordering::Relaxed);
         let hook = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
             restore();
@@ -104,8 +106,15 @@ impl Drop for Screen {
     }
 }
 
-/// Gives the terminal back as it was. Doing it twice does no harm.
+/// Whether the terminal is to be given back.
+static IS_OPEN: AtomicBool = AtomicBool::new(false);
+
+/// Gives the terminal back as it was, once: leaving the second screen also moves the cursor to where
+/// it was, which is before the message of a panic.
 fn restore() {
+    if !IS_OPEN.swap(false, Ordering::Relaxed) {
+        return;
+    }
     // Nothing else can be done if the terminal is gone.
     drop(execute!(io::stdout(), Show, LeaveAlternateScreen));
     drop(terminal::disable_raw_mode());
