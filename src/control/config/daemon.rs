@@ -170,13 +170,15 @@ impl FromStr for SourcePorts {
 pub enum FastPathChoice {
     /// Where it is faster, and the kernel has what it takes.
     Auto,
+    /// With XDP on the underlay, if its driver takes that; else as `Auto`.
+    Xdp,
     /// Never.
     Off,
 }
 
-/// A text that is neither.
+/// A text that is none of these.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is neither auto nor off")]
+#[error("{0:?} is none of auto, xdp and off")]
 pub struct FastPathChoiceError(String);
 
 impl FromStr for FastPathChoice {
@@ -185,6 +187,7 @@ impl FromStr for FastPathChoice {
     fn from_str(text: &str) -> Result<Self, FastPathChoiceError> {
         match text {
             "auto" => Ok(Self::Auto),
+            "xdp" => Ok(Self::Xdp),
             "off" => Ok(Self::Off),
             _ => Err(FastPathChoiceError(text.to_owned())),
         }

@@ -168,16 +168,25 @@ fn fast_path(out: &mut Exposition, fast_path: &FastPathStats) {
         .sample(&[], fast_path.active.into());
     let help = "Packets and superpackets that the fast path left to the workers.";
     let mut passed = out.counter("flannel_fast_path_passed_packets_total", help);
-    for (direction, way) in fast_directions(&fast_path.counters) {
+    let hooks = || {
+        let xdp = ("xdp", &fast_path.counters.xdp);
+        fast_directions(&fast_path.counters).into_iter().chain([xdp])
+    };
+    for (hook, way) in hooks() {
         for (reason, num) in &way.passed {
-            passed.sample(&[("direction", direction), ("reason", reason)], *num as f64);
+            passed.sample(&[("direction", hook), ("reason", reason)], *num as f64);
         }
     }
     let help = "Packets that the fast path could not finish.";
     let mut dropped = out.counter("flannel_fast_path_dropped_packets_total", help);
-    for (direction, way) in fast_directions(&fast_path.counters) {
-        dropped.sample(&[("direction", direction)], way.dropped as f64);
+    for (hook, way) in hooks() {
+        dropped.sample(&[("direction", hook)], way.dropped as f64);
     }
+    let FastCounters { xdp, merged, .. } = &fast_path.counters;
+    let help = "Packets from which XDP removed the outer headers; path=\"kernel\" counts them too.";
+    out.counter("flannel_fast_path_xdp_packets_total", help).sample(&[], xdp.packets as f64);
+    let help = "Superpackets that GRO made of packets that XDP took.";
+    out.counter("flannel_fast_path_xdp_superpackets_total", help).sample(&[], *merged as f64);
 }
 
 const fn fast_directions(counters: &FastCounters) -> [(&'static str, &FastDirection); 2] {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 /// Why a program left a packet to the workers, in the order of `enum reason` in `bpf/tables.h`.
-const REASONS: [&str; 12] = [
+const REASONS: [&str; 13] = [
     "header",
     "protocol",
     "fragment",
@@ -18,13 +18,14 @@ const REASONS: [&str; 12] = [
     "other_subnet",
     "outer_checksum",
     "burst",
+    "no_metadata",
 ];
 
 /// Counters of one direction: `NUM_OF_DIRECTION` in `bpf/tables.h`.
 const DIRECTION_LEN: usize = 3 + REASONS.len();
 
 /// All counters: `NUM_COUNTERS` in `bpf/tables.h`.
-pub(super) const NUM_COUNTERS: usize = 2 * DIRECTION_LEN + 3;
+pub(super) const NUM_COUNTERS: usize = 3 * DIRECTION_LEN + 4;
 
 /// Words of `struct traffic` in `bpf/tables.h`.
 const TRAFFIC_LEN: usize = 4;
@@ -84,25 +85,32 @@ pub struct FastCounters {
     pub egress: FastDirection,
     /// Underlay → TUN.
     pub ingress: FastDirection,
+    /// What XDP made of frames before GRO, all of which `ingress` counts again.
+    pub xdp: FastDirection,
     /// Superpackets given to the decapsulating device.
     pub gpe_in: u64,
     /// Those that came out of it.
     pub gpe_out: u64,
     /// Long packets that came from peers by themselves.
     pub frames: u64,
+    /// Superpackets that GRO made of what XDP took.
+    pub merged: u64,
 }
 
 impl FastCounters {
     /// Of all counters, in their order.
     pub(super) fn of(sum: &[u64; NUM_COUNTERS]) -> Self {
-        let (directions, gpe) = sum.split_at(2 * DIRECTION_LEN);
-        let (egress, ingress) = directions.split_at(DIRECTION_LEN);
+        let (directions, others) = sum.split_at(3 * DIRECTION_LEN);
+        let direction =
+            |number| FastDirection::of(&directions[number * DIRECTION_LEN..][..DIRECTION_LEN]);
         Self {
-            egress: FastDirection::of(egress),
-            ingress: FastDirection::of(ingress),
-            gpe_in: gpe[0],
-            gpe_out: gpe[1],
-            frames: gpe[2],
+            egress: direction(0),
+            ingress: direction(1),
+            xdp: direction(2),
+            gpe_in: others[0],
+            gpe_out: others[1],
+            frames: others[2],
+            merged: others[3],
         }
     }
 
@@ -110,9 +118,11 @@ impl FastCounters {
     pub fn add(&mut self, before: &Self) {
         self.egress.add(&before.egress);
         self.ingress.add(&before.ingress);
+        self.xdp.add(&before.xdp);
         self.gpe_in += before.gpe_in;
         self.gpe_out += before.gpe_out;
         self.frames += before.frames;
+        self.merged += before.merged;
     }
 }
 
@@ -153,8 +163,10 @@ mod tests {
         let FastDirection { packets, bytes, dropped, passed } = &counters.egress;
         assert_eq!((*packets, *bytes, *dropped), (1, 2, 3));
         assert_eq!((passed["header"], passed["outer_checksum"]), (4, 14));
-        assert_eq!((passed["burst"], counters.ingress.packets), (15, 16));
-        assert_eq!((counters.gpe_in, counters.gpe_out, counters.frames), (31, 32, 33));
+        assert_eq!((passed["burst"], passed["no_metadata"]), (15, 16));
+        assert_eq!((counters.ingress.packets, counters.xdp.packets), (17, 33));
+        let FastCounters { gpe_in, gpe_out, frames, merged, .. } = counters;
+        assert_eq!([gpe_in, gpe_out, frames, merged], [49, 50, 51, 52]);
         let mut twice = counters.clone();
         twice.add(&counters);
         assert_eq!(twice, FastCounters::of(&words.map(|word| 2 * word)));

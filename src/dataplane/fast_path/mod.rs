@@ -5,7 +5,9 @@
 //! bpf/egress.h    overlay device → peers whose leases say that their kernels take it
 //! bpf/flows.h     which flows of UDP are sparse
 //! bpf/ingress.h   underlay → overlay device
+//! bpf/xdp.h       before the underlay's GRO, if the operator asks for it
 //! programs.rs     loads, attaches and detaches them
+//! xdp.rs          the same for XDP
 //! path.rs         the peers' table, and counters that outlive the programs
 //! wire.rs         which devices they are for
 //! ```
@@ -15,8 +17,10 @@ mod path;
 mod programs;
 pub mod test_run;
 mod wire;
+mod xdp;
 
 pub use counters::{FastCounters, FastDirection, Traffic};
 pub use path::{FastPath, FastPathSink};
 pub use programs::{DeviceRef, FastConfig, FastPathError, Gpe, remove_left_over};
-pub use wire::{Wire, wire};
+pub use wire::{Wire, driver, ethernet_addr, wire};
+pub use xdp::{Xdp, program_name};

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use ipnetwork::Ipv4Network;
 
 use super::counters::{FastCounters, Traffic};
-use super::programs::{FastConfig, FastPathError, Programs};
+use super::programs::{FastConfig, FastPathError, Programs, Switch};
 use crate::dataplane::io::sys::mmap::MappedWords;
 use crate::dataplane::stats::peers::PeerCount;
 use crate::routes::publish::{FibError, FibSink, RouteChange};
@@ -118,7 +118,7 @@ impl FastPath {
     pub fn bypass_gpe(&self) {
         if let Some(running) = &mut self.lock().running {
             // It was set when the programs were loaded, so it can be set.
-            drop(running.programs.send_superpackets_by_gpe(false));
+            drop(running.programs.turn(Switch::SuperpacketsByGpe, false));
         }
     }
 

@@ -13,6 +13,7 @@ use aya::util::{KernelVersion, nr_cpus};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 
 use super::counters::{FastCounters, NUM_COUNTERS, Traffic, TrafficWords};
+use super::xdp::{self, Xdp};
 use crate::dataplane::io::sys::mmap::MappedWords;
 
 /// What `make bpf` compiled.
@@ -34,8 +35,15 @@ const ORDER: fn() -> LinkOrder = LinkOrder::first;
 /// tcx came with this kernel; its links go with the process, however that ends.
 const TCX: KernelVersion = KernelVersion::new(6, 6, 0);
 
-/// Number of the switch that sends superpackets through the vxlan device: `bpf/tables.h`.
-const SUPERPACKETS_BY_GPE: u32 = 0;
+/// A switch of `bpf/tables.h`.
+#[derive(Debug, Clone, Copy)]
+#[repr(u32)]
+pub(super) enum Switch {
+    /// Superpackets go through the vxlan device.
+    SuperpacketsByGpe,
+    /// XDP removes outer headers.
+    OuterByXdp,
+}
 
 /// Slots of so many peers have counters of their own: 32 bytes for each on every processor.
 const MAX_TRAFFIC_SLOTS: u32 = 8192;
@@ -65,6 +73,8 @@ pub struct FastConfig {
     pub source_ports: [u16; 8],
     /// The device that decapsulates superpackets, if there is one.
     pub gpe: Option<Gpe>,
+    /// Whether XDP removes the outer headers, and whose.
+    pub xdp: Option<Xdp>,
 }
 
 /// A network device.
@@ -113,6 +123,15 @@ pub enum FastPathError {
         #[source]
         source: ProgramError,
     },
+    /// The driver does not take XDP.
+    #[error("attach XDP to {device}")]
+    NoXdp {
+        /// Whose driver.
+        device: String,
+        /// What the kernel said.
+        #[source]
+        source: ProgramError,
+    },
     /// The table is not to be had as memory.
     #[error("map the peers' table to memory")]
     Memory(#[source] io::Error),
@@ -143,6 +162,8 @@ impl FastPathError {
 pub(super) struct Programs {
     ebpf: Ebpf,
     config: FastConfig,
+    /// Which of the programs for XDP is loaded.
+    xdp_program: Option<&'static str>,
 }
 
 impl Programs {
@@ -162,6 +183,8 @@ impl Programs {
         let (mtu, port) = (u32::from(config.overlay_mtu), u32::from(config.port));
         let (gpe_port, gpe_vni) =
             config.gpe.as_ref().map_or((0, 0), |gpe| (u32::from(gpe.port), gpe.vni));
+        let (mac, mark) =
+            config.xdp.as_ref().map_or(([0; 3], 0), |xdp| (xdp.mac_words(), xdp.mark));
         let traffic_slots = config.num_slots.min(MAX_TRAFFIC_SLOTS);
         let mut ebpf = EbpfLoader::new()
             .override_global("NETWORK", &network, true)
@@ -178,6 +201,8 @@ impl Programs {
             .override_global("LINK_LEN", &link_len, true)
             .override_global("GPE_PORT", &gpe_port, true)
             .override_global("GPE_VNI", &gpe_vni, true)
+            .override_global("UNDERLAY_MAC", &mac, true)
+            .override_global("XDP_MARK", &mark, true)
             .map_max_entries("PEERS", config.num_slots)
             .map_max_entries("TRAFFIC", traffic_slots)
             .load(OBJECT)
@@ -186,32 +211,41 @@ impl Programs {
             let loaded = program(&mut ebpf, name)?.load();
             loaded.map_err(|source| FastPathError::Program { name, source })?;
         }
-        let mut programs = Self { ebpf, config };
-        programs.send_superpackets_by_gpe(programs.config.gpe.is_some())?;
+        let xdp_program = match &config.xdp {
+            Some(_) => Some(xdp::load(&mut ebpf, &config.underlay)?),
+            None => None,
+        };
+        let mut programs = Self { ebpf, config, xdp_program };
+        programs.turn(Switch::SuperpacketsByGpe, programs.config.gpe.is_some())?;
         Ok(programs)
     }
 
-    /// Whether superpackets take the way through the vxlan device from now on.
+    /// Turns a switch on or off.
     ///
     /// # Errors
     /// [`FastPathError::Missing`].
-    pub(super) fn send_superpackets_by_gpe(&mut self, on: bool) -> Result<(), FastPathError> {
+    pub(super) fn turn(&mut self, switch: Switch, on: bool) -> Result<(), FastPathError> {
         let map = self.ebpf.map_mut("SWITCHES").map(Array::<_, u64>::try_from);
         let Some(Ok(mut map)) = map else { return Err(FastPathError::Missing("SWITCHES")) };
-        map.set(SUPERPACKETS_BY_GPE, u64::from(on), 0)
-            .map_err(|_| FastPathError::Missing("SWITCHES"))
+        map.set(switch as u32, u64::from(on), 0).map_err(|_| FastPathError::Missing("SWITCHES"))
     }
 
     /// Attaches them: those for what arrives first, so that no answer is missed.
     ///
+    /// XDP is the first, and does nothing before tc is there for what it marks.
+    ///
     /// # Errors
-    /// [`FastPathError::Attach`].
+    /// [`FastPathError::NoXdp`], [`FastPathError::Attach`].
     pub(super) fn attach(&mut self) -> Result<(), FastPathError> {
+        if let Some(name) = self.xdp_program {
+            xdp::attach(&mut self.ebpf, name, &self.config.underlay)?;
+        }
         if let Some(device) = self.config.gpe.as_ref().map(|gpe| gpe.device.clone()) {
             self.attach_one(GPE_INGRESS, &device, TcAttachType::Ingress)?;
         }
         let (underlay, overlay) = (self.config.underlay.clone(), self.config.overlay.clone());
         self.attach_one(INGRESS, &underlay, TcAttachType::Ingress)?;
+        self.turn(Switch::OuterByXdp, true)?;
         self.attach_one(EGRESS, &overlay, TcAttachType::Egress)
     }
 
@@ -222,7 +256,11 @@ impl Programs {
 
     /// Detaches them in the opposite order. A device that is gone has taken its program along.
     pub(super) fn detach(&mut self) {
-        self.detach_these(&[EGRESS, INGRESS, GPE_INGRESS]);
+        self.detach_these(&[EGRESS]);
+        if let Some(name) = self.xdp_program {
+            xdp::detach(&mut self.ebpf, name);
+        }
+        self.detach_these(&[INGRESS, GPE_INGRESS]);
     }
 
     fn detach_these(&mut self, names: &[&'static str]) {
@@ -311,6 +349,14 @@ impl Programs {
         name: &'static str,
     ) -> Result<&mut SchedClassifier, FastPathError> {
         program(&mut self.ebpf, name)
+    }
+
+    /// The same of XDP.
+    pub(super) fn xdp_program(
+        &mut self,
+        name: &'static str,
+    ) -> Result<&mut aya::programs::Xdp, FastPathError> {
+        xdp::program(&mut self.ebpf, name)
     }
 }
 

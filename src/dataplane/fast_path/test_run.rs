@@ -2,10 +2,11 @@
 
 use std::io;
 
-use aya::programs::{ProgramError, TestRun, TestRunOptions};
+use aya::programs::{ProgramError, TestRun, TestRunOptions, TestRunResult};
 
 use super::counters::{FastCounters, Traffic};
-use super::programs::{EGRESS, FastConfig, FastPathError, INGRESS, Programs};
+use super::programs::{EGRESS, FastConfig, FastPathError, INGRESS, Programs, Switch};
+use super::xdp::{FRAGS, PLAIN};
 
 /// Bytes of an Ethernet header, which the kernel wants before each packet.
 pub const ETHERNET_LEN: usize = 14;
@@ -15,6 +16,9 @@ pub const ETHERNET_LEN: usize = 14;
 const PASSED: u32 = u32::MAX;
 const REDIRECTED: u32 = 7;
 
+/// What XDP returns for a frame that goes on to the host (`XDP_PASS`).
+const XDP_PASS: u32 = 2;
+
 /// What became of a packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fate {
@@ -22,6 +26,8 @@ pub enum Fate {
     Passed,
     /// It goes to the other device, as these bytes.
     Redirected(Vec<u8>),
+    /// XDP made these bytes of it, and marked them for tc.
+    Marked(Vec<u8>),
     /// It ended here, by this return value.
     Other(u32),
 }
@@ -39,9 +45,15 @@ impl Bench {
     /// [`FastPathError`].
     pub fn new(config: FastConfig, peers: &[(usize, u64)]) -> Result<Self, FastPathError> {
         let link_len = u32::try_from(ETHERNET_LEN).unwrap_or_default();
-        let programs = Programs::load_behind(config, link_len)?;
+        let mut programs = Programs::load_behind(config, link_len)?;
         let table = programs.peers()?;
         peers.iter().for_each(|(slot, word)| table.store(*slot, *word));
+        if programs.config().xdp.is_some() {
+            // The kernel that tests run on has both; `load` loaded the other.
+            let plain = programs.xdp_program(PLAIN)?;
+            plain.load().map_err(|source| FastPathError::Program { name: PLAIN, source })?;
+            programs.turn(Switch::OuterByXdp, true)?;
+        }
         Ok(Self { programs })
     }
 
@@ -71,24 +83,53 @@ impl Bench {
         self.programs.traffic(slot)
     }
 
+    /// What XDP makes of a frame that arrives at the underlay, in each of its programs.
+    ///
+    /// # Errors
+    /// The kernel does not run the program, or the programs differ.
+    pub fn xdp(&mut self, frame: &[u8]) -> io::Result<Fate> {
+        let fate = self.run_xdp(PLAIN, frame)?;
+        let other = self.run_xdp(FRAGS, frame)?;
+        if fate == other { Ok(fate) } else { Err(io::Error::other("the programs differ")) }
+    }
+
     fn run(&mut self, name: &'static str, packet: &[u8]) -> io::Result<Fate> {
         let mut frame = vec![0; ETHERNET_LEN];
         frame[12] = 8; // IPv4
         frame.extend_from_slice(packet);
-        let mut out = vec![0; frame.len() + 64];
-        let options = TestRunOptions {
-            data_in: Some(&frame),
-            data_out: Some(&mut out),
-            ..TestRunOptions::default()
-        };
         let program = self.programs.program(name).map_err(io::Error::other)?;
-        let result =
-            program.test_run(options).map_err(|error: ProgramError| io::Error::other(error))?;
-        out.truncate(result.data_size_out as usize);
-        Ok(match result.return_value {
+        let (result, mut out) = run(&frame, |options| program.test_run(options))?;
+        Ok(match result {
             PASSED if out == frame => Fate::Passed,
             REDIRECTED => Fate::Redirected(out.split_off(ETHERNET_LEN)),
             other => Fate::Other(other),
         })
     }
+
+    fn run_xdp(&mut self, name: &'static str, frame: &[u8]) -> io::Result<Fate> {
+        let mark = self.programs.config().xdp.as_ref().map_or(0, |xdp| xdp.mark).to_ne_bytes();
+        let program = self.programs.xdp_program(name).map_err(io::Error::other)?;
+        let (result, mut out) = run(frame, |options| program.test_run(options))?;
+        Ok(match result {
+            XDP_PASS if out == frame => Fate::Passed,
+            XDP_PASS if out.starts_with(&mark) => Fate::Marked(out.split_off(mark.len())),
+            other => Fate::Other(other),
+        })
+    }
+}
+
+/// Runs a program on `data`; what it returned, and what it made of it.
+fn run(
+    data: &[u8],
+    run: impl FnOnce(TestRunOptions<'_>) -> Result<TestRunResult, ProgramError>,
+) -> io::Result<(u32, Vec<u8>)> {
+    let mut out = vec![0; data.len() + 64];
+    let options = TestRunOptions {
+        data_in: Some(data),
+        data_out: Some(&mut out),
+        ..TestRunOptions::default()
+    };
+    let result = run(options).map_err(io::Error::other)?;
+    out.truncate(result.data_size_out as usize);
+    Ok((result.return_value, out))
 }

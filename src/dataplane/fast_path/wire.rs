@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::dataplane::io::sys::ethtool;
+use crate::dataplane::io::sys::{ethtool, link_addr};
 
 /// The driver of a pair of devices on one host, of which each gets the other's superpackets whole.
 const VETH: &str = "veth";
@@ -27,12 +27,28 @@ pub enum Wire {
 /// # Errors
 /// The device is gone.
 pub fn wire(device: &str) -> io::Result<Wire> {
-    let driver = match ethtool::driver(device) {
-        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => String::new(),
-        driver => driver?,
-    };
+    let driver = driver(device)?;
     if driver == VETH && ethtool::has_feature(device, TUNNEL_SEGMENTATION)? {
         return Ok(Wire::Superpackets);
     }
     Ok(Wire::Frames { driver })
+}
+
+/// Who drives `device`; empty for a device that nobody does.
+///
+/// # Errors
+/// The device is gone.
+pub fn driver(device: &str) -> io::Result<String> {
+    match ethtool::driver(device) {
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(String::new()),
+        driver => driver,
+    }
+}
+
+/// The link address of `device`; `None` if its packets have no Ethernet header.
+///
+/// # Errors
+/// The device is gone.
+pub fn ethernet_addr(device: &str) -> io::Result<Option<[u8; 6]>> {
+    link_addr::ethernet(device)
 }

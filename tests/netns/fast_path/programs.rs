@@ -1,5 +1,5 @@
 //! Each program on packets of all kinds, run by the kernel without a device: what it takes leaves
-//! as the workers would have sent or written it, and all else is left to them.
+//! as the workers would have sent or written it, and all else is left to them. XDP takes what tc takes.
 
 use std::net::Ipv4Addr;
 use std::process;
@@ -13,7 +13,9 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use twill::dataplane::fast_path::test_run::{Bench, Fate};
-use twill::dataplane::fast_path::{DeviceRef, FastConfig, FastPath, FastPathError, Gpe, Traffic};
+use twill::dataplane::fast_path::{
+    DeviceRef, FastConfig, FastPath, FastPathError, Gpe, Traffic, Xdp,
+};
 use twill::dataplane::ingress::filter::IngressFilter;
 use twill::dataplane::io::memory;
 use twill::dataplane::offload::Offloads;
@@ -31,6 +33,10 @@ const PEER_ADDR: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 16);
 const OWN_ADDR: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 15);
 const SOURCE_PORTS: [u16; 8] = [40001, 40002, 40003, 40004, 40005, 40006, 40007, 40008];
 const MTU: u16 = 1472;
+
+/// Destination, source and type of a frame to us.
+const ETHERNET: [u8; 14] = [2, 0, 0, 0, 0, 15, 2, 0, 0, 0, 0, 16, 8, 0];
+const XDP: Xdp = Xdp { mac: [2, 0, 0, 0, 0, 15], mark: 0x1234_5678 };
 const OUTER_LEN: usize = 28;
 
 /// Flags of a peer's word: it is there, it takes any source port, its kernel takes packets.
@@ -80,6 +86,10 @@ impl Host {
         self.run(|bench| bench.ingress(packet).unwrap())
     }
 
+    fn xdp(&mut self, frame: &[u8]) -> Fate {
+        self.run(|bench| bench.xdp(frame).unwrap())
+    }
+
     fn passed(&self, is_egress: bool) -> Vec<(&'static str, u64)> {
         let counters = self.bench.counters();
         let direction = if is_egress { counters.egress } else { counters.ingress };
@@ -109,6 +119,7 @@ fn config() -> FastConfig {
         port: 8285,
         source_ports: SOURCE_PORTS,
         gpe: None,
+        xdp: None,
     }
 }
 
@@ -118,7 +129,7 @@ fn bench(peer_flags: u64) -> Bench {
         (99, word(Ipv4Addr::new(192, 0, 2, 99), FAST)),
         (98, word(Ipv4Addr::new(203, 0, 113, 9), FAST)),
     ];
-    Bench::new(config(), &peers).unwrap()
+    Bench::new(FastConfig { xdp: Some(XDP), ..config() }, &peers).unwrap()
 }
 
 /// What a worker, to which nothing is special, sends of this packet, or writes of this datagram.
@@ -151,6 +162,10 @@ fn datagram(inner: &[u8]) -> Vec<u8> {
     let mut datagram = outer.build();
     datagram[26..28].fill(0);
     datagram
+}
+
+fn frame(datagram: &[u8]) -> Vec<u8> {
+    [&ETHERNET, datagram].concat()
 }
 
 fn payload(len: usize) -> Vec<u8> {
@@ -327,11 +342,15 @@ fn what_peers_send_arrives_as_the_workers_write_it() {
     for packet in &packets {
         let datagram = datagram(packet);
         let Fate::Redirected(bytes) = host.ingress(&datagram) else { panic!("{packet:x?}") };
+        assert_eq!(host.xdp(&frame(&datagram)), Fate::Marked(frame(&bytes)));
         assert_eq!(by_worker(false, packet), [bytes]);
     }
-    let counters = host.bench.counters().ingress;
+    let counters = host.bench.counters();
     let bytes: usize = packets.iter().map(Vec::len).sum();
-    assert_eq!((counters.packets, counters.bytes), (5, bytes as u64));
+    for (hook, num_programs) in [(counters.ingress, 1), (counters.xdp, 2)] {
+        assert_eq!(hook.packets, 5 * num_programs);
+        assert_eq!(hook.bytes, bytes as u64 * num_programs);
+    }
     let from = Traffic { from_packets: 5, from_bytes: bytes as u64, ..Traffic::default() };
     assert_eq!(host.bench.traffic(16), from);
 }
@@ -366,21 +385,44 @@ fn what_arrives_and_is_odd_is_left_to_the_socket() {
         ("no_peer", from("224.0.0.1:1")),
         ("too_long", datagram(&tcp(TO_US).payload(&payload(1433)).build())),
     ] {
-        let before = host.bench.counters().ingress.passed[reason];
+        let before = host.bench.counters();
         assert!(host.ingress(&packet) == Fate::Passed, "{reason}: {packet:x?}");
-        let after = host.bench.counters().ingress.passed[reason];
-        assert_eq!(after - before, 1, "{reason}: {:?}", host.passed(false));
+        assert!(host.xdp(&frame(&packet)) == Fate::Passed, "{reason}: {packet:x?}");
+        let after = host.bench.counters();
+        let num = after.ingress.passed[reason] - before.ingress.passed[reason];
+        let num_by_xdp = after.xdp.passed[reason] - before.xdp.passed[reason];
+        assert_eq!((num, num_by_xdp), (1, 2), "{reason}: {:?}", host.passed(false));
     }
     // What is none of the overlay's is not even counted.
-    let before = host.passed(false);
-    for (at, byte) in [(0, 0x46), (6, 0x20), (7, 1), (9, 6), (19, 16)] {
-        assert_eq!(host.ingress(&with_byte(datagram(&sound), at, byte)), Fate::Passed);
-    }
+    let before = host.bench.counters();
     let mut other_port = datagram(&sound);
     other_port[23] ^= 1;
-    assert_eq!(host.ingress(&other_port), Fate::Passed);
-    assert_eq!(host.ingress(&datagram(&sound)[..30]), Fate::Passed);
-    assert_eq!(host.passed(false), before);
+    let odd = [(0, 0x46), (6, 0x20), (7, 1), (9, 6), (19, 16)];
+    let odd = odd.map(|(at, byte)| with_byte(datagram(&sound), at, byte));
+    for packet in odd.into_iter().chain([other_port, datagram(&sound)[..30].to_vec()]) {
+        assert_eq!(host.ingress(&packet), Fate::Passed);
+        assert_eq!(host.xdp(&frame(&packet)), Fate::Passed);
+    }
+    assert_eq!(host.bench.counters(), before);
+}
+
+#[test]
+fn frames_of_others_and_of_other_networks_are_none_for_xdp() {
+    let mut host = Host::new("bpf-eth", FAST);
+    let sound = frame(&datagram(&tcp(TO_US).build()));
+    assert!(matches!(host.xdp(&sound), Fate::Marked(_)));
+    let before = host.bench.counters();
+    // Another host's address, a group's, a tag, another protocol.
+    for (at, byte) in [(5, 16), (0, 3), (2, 1), (12, 0x81), (12, 0x86), (13, 6)] {
+        let mut frame = sound.clone();
+        frame[at] = byte;
+        assert_eq!(host.xdp(&frame), Fate::Passed, "{at}: {byte:#x}");
+    }
+    let tagged = [&sound[..12], &[0x81, 0, 0, 5], &sound[12..]].concat();
+    for frame in [&tagged[..], &sound[..14], &sound[..61]] {
+        assert_eq!(host.xdp(frame), Fate::Passed, "{frame:x?}");
+    }
+    assert_eq!(host.bench.counters(), before);
 }
 
 #[test]
@@ -406,6 +448,30 @@ fn programs_take_the_place_of_those_that_a_killed_daemon_left() {
 }
 
 #[test]
+fn device_without_native_xdp_and_one_that_has_some_get_no_program() {
+    let host = Host::new("bpf-noxdp", FAST);
+    host.netns.ip("link add br0 type bridge").unwrap();
+    let run = || {
+        let path = || FastPath::new("10.1.0.0/16".parse().unwrap(), 24);
+        let with_xdp = || FastConfig { xdp: Some(XDP), ..config() };
+        let errno = |config| match path().start(config).unwrap_err() {
+            error @ FastPathError::NoXdp { .. } => error.errno(),
+            error => panic!("{error}"),
+        };
+        let bridge = DeviceRef { index: if_nametoindex("br0").unwrap(), name: "br0".to_owned() };
+        assert_eq!(errno(FastConfig { underlay: bridge, ..with_xdp() }), Some(libc::EOPNOTSUPP));
+        let first = path();
+        first.start(with_xdp()).unwrap();
+        assert_eq!(errno(with_xdp()), Some(libc::EBUSY));
+        assert_eq!(first.config(), Some(with_xdp()));
+        Ok(())
+    };
+    host.netns.enter(run).unwrap();
+    let left = host.netns.ip("link show").unwrap();
+    assert!(!left.contains("xdp"), "{left}");
+}
+
+#[test]
 fn two_capabilities_are_enough() {
     let host = Host::new("bpf-caps", FAST);
     let run = || -> Result<(), FastPathError> {
@@ -416,9 +482,10 @@ fn two_capabilities_are_enough() {
             }
         }
         let device = DeviceRef { index: if_nametoindex("lo").unwrap(), name: "lo".to_owned() };
-        for gpe in [None, Some(Gpe { device, port: 18285, vni: 77 })] {
+        let gpe = Some(Gpe { device, port: 18285, vni: 77 });
+        for (gpe, xdp) in [(None, None), (gpe, None), (None, Some(XDP))] {
             let path = FastPath::new("10.1.0.0/16".parse().unwrap(), 24);
-            path.start(FastConfig { gpe, ..config() })?;
+            path.start(FastConfig { gpe, xdp, ..config() })?;
             path.stop();
         }
         Ok(())
@@ -464,19 +531,24 @@ fn changed_packets_have_the_fate_that_the_workers_give_them_or_are_left_to_them(
             let packet = mutate(&mut rng, &out, &[0]);
             match host.bench.egress(&packet).unwrap() {
                 Fate::Passed => left += 1,
-                fate @ (Fate::Redirected(_) | Fate::Other(_)) => {
+                fate @ (Fate::Redirected(_) | Fate::Marked(_) | Fate::Other(_)) => {
                     taken[0] += 1;
                     assert_sent(&fate, &packet);
                 }
             }
             let datagram = mutate(&mut rng, &in_, &[0, OUTER_LEN]);
+            let by_xdp = host.bench.xdp(&frame(&datagram)).unwrap();
             match host.bench.ingress(&datagram).unwrap() {
-                Fate::Passed => left += 1,
+                Fate::Passed => {
+                    left += 1;
+                    assert_eq!(by_xdp, Fate::Passed, "{datagram:x?}");
+                }
                 Fate::Redirected(bytes) => {
                     taken[1] += 1;
+                    assert_eq!(by_xdp, Fate::Marked(frame(&bytes)), "{datagram:x?}");
                     assert_eq!(by_worker(false, &datagram[OUTER_LEN..]), [bytes]);
                 }
-                Fate::Other(value) => panic!("{value} of {datagram:x?}"),
+                fate @ (Fate::Marked(_) | Fate::Other(_)) => panic!("{fate:?} of {datagram:x?}"),
             }
         }
         Ok(())

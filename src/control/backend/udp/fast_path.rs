@@ -2,6 +2,7 @@
 //! send. See docs/adr/0026-fast-path.md.
 
 mod gpe;
+mod xdp;
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -22,7 +23,8 @@ use crate::control::host::net::{KernelError, Netlink};
 use crate::control::util::error_chain::error_chain;
 use crate::control::util::rng::rng;
 use crate::dataplane::fast_path::{
-    DeviceRef, FastConfig, FastCounters, FastPath, FastPathError, Wire, wire,
+    DeviceRef, FastConfig, FastCounters, FastPath, FastPathError, Gpe, Wire, Xdp, ethernet_addr,
+    wire,
 };
 
 /// How often it is looked at what arrives.
@@ -58,6 +60,30 @@ pub(super) struct Overlay {
     pub(super) port: u16,
 }
 
+/// How single packets become superpackets, or stay some, on their way from the underlay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Means {
+    /// They arrive as superpackets, which a vxlan device takes apart.
+    Gpe,
+    /// XDP removes the outer headers from what is sent to this link address, and GRO merges it.
+    Xdp([u8; 6]),
+}
+
+/// Why the fast path is not for an underlay.
+#[derive(Debug)]
+struct Unfit {
+    reason: String,
+    /// Whether the operator asked for something else.
+    is_fault: bool,
+}
+
+/// What the kernel does not do, and why.
+#[derive(Debug)]
+enum Refused {
+    All(String),
+    NoXdp(String),
+}
+
 /// What `/stats` says of the fast path.
 #[derive(Debug, Clone, Serialize)]
 pub struct FastPathStats {
@@ -82,7 +108,9 @@ pub(super) struct ShortCut {
     path: Arc<FastPath>,
     reason: Reason,
     /// What the programs were last started for, also if that failed.
-    place: Option<Place>,
+    place: Option<(Place, Means)>,
+    /// The underlay that does not take XDP, and why.
+    no_xdp: Option<(DeviceRef, String)>,
     gpe: Option<GpeDevice>,
     /// What arrived showed that the fast path is not for this host: it stays off.
     is_given_up: bool,
@@ -108,6 +136,8 @@ enum Trouble {
     Stuck,
     /// Bulk flows come in single frames.
     Frames,
+    /// XDP leaves them so: it cannot mark what it takes.
+    NoMetadata,
 }
 
 impl ShortCut {
@@ -119,6 +149,7 @@ impl ShortCut {
             path,
             reason: Arc::new(Mutex::new(reason)),
             place: None,
+            no_xdp: None,
             gpe: None,
             is_given_up: false,
             withdrawn_until: None,
@@ -142,28 +173,48 @@ impl ShortCut {
             self.stop();
             return false;
         };
-        if let Err(reason) = self.check(&place) {
-            self.withdraw(&reason, false);
-            return false;
-        }
+        let mut means = match self.means(&place) {
+            Ok(means) => means,
+            Err(unfit) => {
+                self.withdraw(&unfit.reason, unfit.is_fault);
+                return false;
+            }
+        };
         let is_whole = match &self.gpe {
             Some(gpe) => gpe.exists(net).await,
             None => true,
         };
         let is_whole = is_whole && self.withdrawn_until.is_none();
-        if is_whole && self.place.as_ref() == Some(&place) {
+        if is_whole && self.place.as_ref() == Some(&(place.clone(), means)) {
             return self.path.config().is_some();
         }
         self.stop();
-        self.place = Some(place.clone());
-        match self.start(net, &place).await {
+        let mut started = self.start(net, &place, means).await;
+        if let Err(Refused::NoXdp(reason)) = started {
+            self.no_xdp = Some((place.underlay.clone(), reason.clone()));
+            means = match self.means(&place) {
+                Ok(means) => means,
+                Err(unfit) => {
+                    self.withdraw(&unfit.reason, unfit.is_fault);
+                    return false;
+                }
+            };
+            warn!("fast path without XDP: {reason}");
+            started = self.start(net, &place, means).await;
+        }
+        self.place = Some((place.clone(), means));
+        match started {
             Ok(()) => {
                 let underlay = &place.underlay.name;
-                info!(%underlay, "fast path is on: the kernel carries TCP, ICMP and sparse UDP to such peers");
+                let by = if means == Means::Gpe { "" } else { ", by XDP" };
+                info!(
+                    %underlay,
+                    "fast path is on: the kernel carries TCP, ICMP and sparse UDP to such peers{by}"
+                );
                 self.set_reason(None, false);
                 true
             }
-            Err(reason) => {
+            Err(Refused::All(reason) | Refused::NoXdp(reason)) => {
                 self.stop_at(&reason);
                 false
             }
@@ -175,44 +226,76 @@ impl ShortCut {
         self.gpe.as_ref().map(GpeDevice::index)
     }
 
-    /// Whether the fast path is worth it there, or else why not.
-    fn check(&self, place: &Place) -> Result<(), String> {
+    /// How what arrives there is taken, or else why the fast path is not worth it.
+    fn means(&self, place: &Place) -> Result<Means, Unfit> {
+        let of_host = |reason| Unfit { reason, is_fault: false };
         if self.is_given_up {
-            return Err(self.current_reason().unwrap_or_default());
+            return Err(of_host(self.current_reason().unwrap_or_default()));
         }
         if self.path.num_slots() == 0 {
-            return Err("the network has too many subnets for one array".to_owned());
+            let reason = "the network has too many subnets for one array";
+            return Err(of_host(reason.to_owned()));
         }
         let name = &place.underlay.name;
-        match wire(name) {
-            Ok(Wire::Superpackets) => Ok(()),
-            Ok(Wire::Frames { driver }) => {
-                let driver = if driver.is_empty() { "no driver" } else { driver.as_str() };
-                Err(format!(
-                    "{name} ({driver}) carries single frames: the workers are faster there"
-                ))
+        let failed = |error: io::Error| of_host(format!("{name} does not say what it is: {error}"));
+        let no_xdp = self.no_xdp.as_ref().filter(|(underlay, _)| *underlay == place.underlay);
+        let no_xdp = no_xdp.map(|(_, reason)| reason.clone());
+        let wants_xdp = self.choice == FastPathChoice::Xdp && no_xdp.is_none();
+        if wants_xdp && let Some(mac) = ethernet_addr(name).map_err(failed)? {
+            return Ok(Means::Xdp(mac));
+        }
+        match wire(name).map_err(failed)? {
+            Wire::Superpackets => Ok(Means::Gpe),
+            Wire::Frames { .. } if wants_xdp => {
+                let reason = format!(
+                    "{name} has no Ethernet header, which XDP takes: leave out --fast-path=xdp, or \
+                     choose another underlay by --iface"
+                );
+                Err(Unfit { reason, is_fault: true })
             }
-            Err(error) => Err(format!("{name} does not say what it carries: {error}")),
+            Wire::Frames { driver } => Err(match no_xdp {
+                Some(reason) => Unfit { reason, is_fault: true },
+                None => {
+                    let driver = if driver.is_empty() { "no driver" } else { driver.as_str() };
+                    of_host(format!(
+                        "{name} ({driver}) carries single frames: the workers are faster there"
+                    ))
+                }
+            }),
         }
     }
 
-    async fn start(&mut self, net: &Netlink, place: &Place) -> Result<(), String> {
-        let gpe = GpeDevice::make(net, &place.overlay.name, self.overlay.port);
-        let gpe = gpe.await.map_err(|error: KernelError| {
-            format!("no vxlan device to take superpackets apart: {}", error_chain(&error))
-        })?;
+    async fn start(&mut self, net: &Netlink, place: &Place, means: Means) -> Result<(), Refused> {
+        let (gpe, xdp) = match means {
+            Means::Gpe => {
+                let gpe = GpeDevice::make(net, &place.overlay.name, self.overlay.port).await;
+                let gpe = gpe.map_err(|error: KernelError| {
+                    let error = error_chain(&error);
+                    Refused::All(format!("no vxlan device to take superpackets apart: {error}"))
+                })?;
+                (Some(gpe), None)
+            }
+            Means::Xdp(mac) => (None, Some(Xdp { mac, mark: rng().random_range(1..=u32::MAX) })),
+        };
         let vni = rng().random_range(1..1 << 24);
-        let config = self.config(place, &gpe, vni);
-        self.gpe = Some(gpe);
+        let config = self.config(place, gpe.as_ref().map(|gpe| gpe.as_config(vni)), xdp);
+        self.gpe = gpe;
         self.arrivals = Arrivals { counters: self.path.counters(), ..Arrivals::default() };
         // The verifier takes a tenth of a second, in which leases are to be followed.
         let path = Arc::clone(&self.path);
         let started = spawn_blocking(move || path.start(config)).await;
-        let started = started.map_err(|error| format!("load the BPF programs: {error}"))?;
-        started.map_err(|error| advice(&error))
+        match started {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error @ FastPathError::NoXdp { .. })) => {
+                debug!("fast path: {}", error_chain(&error));
+                Err(Refused::NoXdp(xdp::refusal(net, &place.underlay, &error).await))
+            }
+            Ok(Err(error)) => Err(Refused::All(advice(&error))),
+            Err(error) => Err(Refused::All(format!("load the BPF programs: {error}"))),
+        }
     }
 
-    fn config(&self, place: &Place, gpe: &GpeDevice, vni: u32) -> FastConfig {
+    fn config(&self, place: &Place, gpe: Option<Gpe>, xdp: Option<Xdp>) -> FastConfig {
         let Overlay { network: SubnetRange { network, subnet_len, .. }, own, port } = self.overlay;
         let Place { overlay, overlay_mtu, underlay, underlay_addr, source_ports } = place.clone();
         let own_mask = u32::MAX.checked_shl(32 - u32::from(own.prefix())).unwrap_or(0);
@@ -227,7 +310,8 @@ impl ShortCut {
             overlay_mtu,
             port,
             source_ports,
-            gpe: Some(gpe.as_config(vni)),
+            gpe,
+            xdp,
         }
     }
 
@@ -287,7 +371,8 @@ impl ShortCut {
             // Superpackets are taken as they are until peers know that they are to send none.
             self.path.bypass_gpe();
         }
-        self.withdraw(&reason, trouble == Trouble::Stuck);
+        let is_fault = trouble == Trouble::Stuck || config.xdp.is_some();
+        self.withdraw(&reason, is_fault);
     }
 
     fn current_reason(&self) -> Option<String> {
@@ -312,6 +397,7 @@ impl ShortCut {
 impl Trouble {
     /// The same in words, for a device that has it.
     fn reason(self, config: &FastConfig) -> Option<String> {
+        let name = &config.underlay.name;
         match self {
             Self::Stuck => config.gpe.as_ref().map(|gpe| {
                 format!(
@@ -320,9 +406,15 @@ impl Trouble {
                     gpe.device.name, gpe.port
                 )
             }),
+            Self::Frames if config.xdp.is_some() => Some(format!(
+                "what XDP takes stays in single frames on {name}: turn on its generic receive \
+                 offload (`ethtool -K {name} gro on`) and restart flanneld",
+            )),
             Self::Frames => Some(format!(
-                "peers' packets reach {} in single frames: the workers are faster there",
-                config.underlay.name
+                "peers' packets reach {name} in single frames: the workers are faster there",
+            )),
+            Self::NoMetadata => Some(format!(
+                "{name}'s driver has no room for what XDP says to tc: leave out --fast-path=xdp"
             )),
         }
     }
@@ -334,15 +426,21 @@ impl Arrivals {
         let before = std::mem::replace(&mut self.counters, now);
         let num_in = self.counters.gpe_in - before.gpe_in;
         let num_out = self.counters.gpe_out - before.gpe_out;
+        let num_merged = self.counters.merged - before.merged;
         let num_frames = self.counters.frames - before.frames;
         let is_stuck = num_in > 0 && num_out == 0;
-        let is_framed = num_frames >= MANY_FRAMES.max(FRAMES_TO_SUPERPACKETS * num_in);
+        let num_superpackets = num_in + num_merged;
+        let is_framed = num_frames >= MANY_FRAMES.max(FRAMES_TO_SUPERPACKETS * num_superpackets);
         self.stuck = if is_stuck { self.stuck + 1 } else { 0 };
         self.framed = if is_framed { self.framed + 1 } else { 0 };
         if self.stuck >= MAX_BAD_PERIODS {
             return Some(Trouble::Stuck);
         }
-        (self.framed >= MAX_BAD_PERIODS).then_some(Trouble::Frames)
+        let num_unmarked =
+            |counters: &FastCounters| counters.xdp.passed.get("no_metadata").copied();
+        let is_marked = num_unmarked(&self.counters) == num_unmarked(&before);
+        let trouble = if is_marked { Trouble::Frames } else { Trouble::NoMetadata };
+        (self.framed >= MAX_BAD_PERIODS).then_some(trouble)
     }
 }
 
@@ -393,5 +491,56 @@ mod tests {
         assert_eq!(trouble(&[(0, 0, 9000), (0, 0, 9100)]), None, "it was short");
         assert_eq!(trouble(&[(9000, 9000, 9000), (18_000, 18_000, 18_000)]), None);
         assert_eq!(trouble(&[(0, 0, 100), (0, 0, 200), (0, 0, 300)]), None, "hardly anything");
+    }
+
+    #[test]
+    fn xdp_that_gro_does_not_follow_is_noticed_and_why() {
+        let after = |merged, no_metadata| {
+            let mut arrivals = Arrivals::default();
+            let counters = |period: u64| {
+                let (frames, merged) = (9000 * period, merged * period);
+                let mut counters = FastCounters { frames, merged, ..FastCounters::default() };
+                counters.xdp.passed.insert("no_metadata", no_metadata * period);
+                arrivals.trouble(counters)
+            };
+            [1, 2].map(counters)[1]
+        };
+        assert_eq!(after(0, 0), Some(Trouble::Frames));
+        assert_eq!(after(0, 9000), Some(Trouble::NoMetadata));
+        assert_eq!(after(1000, 0), None);
+    }
+
+    #[test]
+    fn device_without_ethernet_header_gets_no_xdp() {
+        let network = "10.1.0.0/16".parse().unwrap();
+        let path = Arc::new(FastPath::new(network, 24));
+        let range = SubnetRange {
+            network,
+            subnet_len: 24,
+            subnet_min: network.network(),
+            subnet_max: network.broadcast(),
+        };
+        let overlay = Overlay { network: range, own: "10.1.15.0/24".parse().unwrap(), port: 8285 };
+        let device = |name: &str| DeviceRef { index: 1, name: name.to_owned() };
+        let place = Place {
+            overlay: device("flannel0"),
+            overlay_mtu: 1472,
+            underlay: device("lo"),
+            underlay_addr: Ipv4Addr::LOCALHOST,
+            source_ports: [0; 8],
+        };
+        for (choice, expected) in [
+            (FastPathChoice::Auto, "lo (no driver) carries single frames"),
+            (FastPathChoice::Xdp, "lo has no Ethernet header"),
+        ] {
+            let short_cut = ShortCut::new(choice, overlay.clone(), Arc::clone(&path));
+            let unfit = short_cut.means(&place).unwrap_err();
+            assert!(unfit.reason.contains(expected), "{}", unfit.reason);
+            assert_eq!(
+                unfit.is_fault,
+                choice == FastPathChoice::Xdp,
+                "a warning if it was asked for"
+            );
+        }
     }
 }

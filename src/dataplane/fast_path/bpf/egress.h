@@ -38,7 +38,7 @@ int fast_egress(struct __sk_buff *skb)
 	struct bpf_fib_lookup *fib;
 	struct scratch *mem;
 	struct traffic *traffic;
-	struct extent extent;
+	struct extent *extent;
 	struct iphdr *header, *ip, *outer;
 	struct udphdr *udp;
 	struct ethhdr *eth;
@@ -54,6 +54,7 @@ int fast_egress(struct __sk_buff *skb)
 	header = &mem->ip;
 	fib = &mem->fib;
 	hop = &mem->hop;
+	extent = &mem->extent;
 	/* A copy: without CAP_PERFMON packet pointers take no offset that is not in the code. */
 	if (bpf_skb_load_bytes(skb, LINK_LEN, header, sizeof(*header)))
 		return pass(EGRESS, HEADER);
@@ -81,11 +82,11 @@ int fast_egress(struct __sk_buff *skb)
 		return pass_sent(mem, WORKER_PEER);
 	if (mem->flow != NO_FLOW && (skb->gso_size != 0 || !is_sparse(mem->flow)))
 		return pass_sent(mem, BURST);
-	if (!measure(skb, mem, LINK_LEN, header->protocol, len, &extent))
+	if (!measure(skb, mem, LINK_LEN, header->protocol, len))
 		return pass(EGRESS, HEADER);
-	if (extent.longest > OVERLAY_MTU || len > LONGEST_INNER)
+	if (extent->longest > OVERLAY_MTU || len > LONGEST_INNER)
 		return pass_sent(mem, TOO_LONG);
-	way = route(skb, peer, extent.longest + OUTER_LEN, fib);
+	way = route(skb, peer, extent->longest + OUTER_LEN, fib);
 	if (way == BPF_FIB_LKUP_RET_FRAG_NEEDED)
 		return pass_sent(mem, TOO_LONG);
 	/* What waits for an answer to ARP goes on by the route that the skb has: that of the inner
@@ -130,12 +131,12 @@ int fast_egress(struct __sk_buff *skb)
 	/* It may have chosen the inner packet's route, and has no say in the outer one's. */
 	skb->mark = 0;
 
-	count(EGRESS + PACKETS, extent.num);
-	count(EGRESS + BYTES, extent.bytes);
+	count(EGRESS + PACKETS, extent->num);
+	count(EGRESS + BYTES, extent->bytes);
 	traffic = traffic_of(slot);
 	if (traffic) {
-		traffic->to_packets += extent.num;
-		traffic->to_bytes += extent.bytes;
+		traffic->to_packets += extent->num;
+		traffic->to_bytes += extent->bytes;
 	}
 	__builtin_memset(hop, 0, sizeof(*hop));
 	hop->nh_family = AF_INET;

@@ -30,9 +30,11 @@ struct gpe_header {
 
 #include "tables.h"
 #include "packet.h"
+#include "datagram.h"
 #include "flows.h"
 #include "egress.h"
 #include "ingress.h"
+#include "xdp.h"
 
 /* bpf_fib_lookup() is for programs under the GPL. */
 char LICENSE[] SEC("license") = "Dual MIT/GPL";

@@ -35,8 +35,8 @@ struct {
 
 /* Finds the flow of the packet with these addresses whose ports are at `offset`: the same one in
  * both directions. */
-static __always_inline bool find_flow(struct __sk_buff *skb, struct scratch *mem, __u32 offset,
-				      __be32 src, __be32 dst)
+static __noinline bool find_flow(struct __sk_buff *skb, struct scratch *mem, __u32 offset,
+				 __be32 src, __be32 dst)
 {
 	__u32 hash;
 

@@ -10,19 +10,6 @@
 /* From that length on a packet is part of a bulk flow, which would have come in superpackets. */
 #define LONG_FRAME 1000
 
-static __always_inline bool is_own(__be32 addr)
-{
-	return (bpf_ntohl(addr) & OWN_MASK) == OWN_SUBNET;
-}
-
-/* Whether the peer at `outer_src` has the subnet of `src`. Our own slot holds nobody. */
-static __always_inline bool is_from_peer(__u32 slot, __u32 outer_src)
-{
-	__u64 peer = peer_at(slot);
-
-	return peer & PEER_PRESENT && peer_addr(peer) == outer_src;
-}
-
 static __always_inline void count_from(__u32 slot, const struct extent *extent)
 {
 	struct traffic *traffic = traffic_of(slot);
@@ -69,16 +56,54 @@ static __always_inline int through_gpe(struct __sk_buff *skb)
 	return TC_ACT_UNSPEC;
 }
 
+/* Whether XDP removed the outer headers. It alone writes there, and what is on the wire does not
+ * get there. */
+static __always_inline bool is_marked(struct __sk_buff *skb)
+{
+	__u32 *mark = (void *)(long)skb->data_meta;
+
+	return XDP_MARK != 0 && (void *)(mark + 1) <= (void *)(long)skb->data && *mark == XDP_MARK;
+}
+
+/* An inner packet, or a superpacket of GRO's. XDP has checked it. */
+static __always_inline int from_xdp(struct __sk_buff *skb)
+{
+	struct scratch *mem = scratch();
+	struct iphdr *ip;
+	__u32 len;
+
+	/* XDP does not see a tag that the network card took off. */
+	if (!mem || (skb->vlan_present && bpf_skb_vlan_pop(skb)) ||
+	    bpf_skb_pull_data(skb, ETH_HLEN + IP_LEN))
+		return drop(INGRESS);
+	ip = (void *)(long)skb->data + ETH_HLEN;
+	if ((void *)(ip + 1) > (void *)(long)skb->data_end)
+		return drop(INGRESS);
+	len = skb->len - ETH_HLEN;
+	if (ip->protocol == IPPROTO_UDP &&
+	    find_flow(skb, mem, ETH_HLEN + IP_LEN, ip->saddr, ip->daddr))
+		answer(mem->flow);
+	/* A superpacket of UDP, which GRO makes if somebody turned that on, counts as one packet. */
+	measure(skb, mem, ETH_HLEN, ip->protocol, len);
+	if (skb->gso_size != 0)
+		count(MERGED, 1);
+	else if (len >= LONG_FRAME)
+		count(FRAMES, 1);
+	count_from(slot_of(ip->saddr), &mem->extent);
+	return bpf_redirect(OVERLAY_IFINDEX, BPF_F_INGRESS);
+}
+
 SEC("classifier")
 int fast_ingress(struct __sk_buff *skb)
 {
 	struct iphdr *ip, *outer;
 	struct scratch *mem;
-	struct extent extent;
 	struct udphdr *udp;
-	__u32 len, slot;
-	__be32 outer_src;
+	enum reason reason;
+	__u32 len;
 
+	if (is_marked(skb))
+		return from_xdp(skb);
 	if (skb->protocol != bpf_htons(ETH_P_IP) || skb->vlan_present ||
 	    skb->pkt_type != PACKET_HOST)
 		return TC_ACT_UNSPEC;
@@ -90,10 +115,7 @@ int fast_ingress(struct __sk_buff *skb)
 		if ((void *)(outer + 1) > (void *)(long)skb->data_end)
 			return TC_ACT_UNSPEC;
 	}
-	if (outer->protocol != IPPROTO_UDP || outer->daddr != bpf_htonl(UNDERLAY_ADDR) ||
-	    *(__u8 *)outer != 0x45 || outer->frag_off & bpf_htons(FRAGMENT_BITS))
-		return TC_ACT_UNSPEC;
-	if (bpf_skb_pull_data(skb, ETH_HLEN + OUTER_LEN + IP_LEN))
+	if (!is_for_us(outer) || bpf_skb_pull_data(skb, ETH_HLEN + OUTER_LEN + IP_LEN))
 		return TC_ACT_UNSPEC;
 	outer = (void *)(long)skb->data + ETH_HLEN;
 	udp = (void *)(outer + 1);
@@ -107,28 +129,12 @@ int fast_ingress(struct __sk_buff *skb)
 	if (ip->protocol == IPPROTO_UDP &&
 	    find_flow(skb, mem, ETH_HLEN + OUTER_LEN + IP_LEN, ip->saddr, ip->daddr))
 		answer(mem->flow);
-	if (udp->check != 0)
-		return pass(INGRESS, OUTER_CHECKSUM);
-	/* Datagrams that were merged, or are yet to be cut, have a first packet that is shorter. */
-	if (bpf_ntohs(outer->tot_len) != len + OUTER_LEN || bpf_ntohs(udp->len) != len + UDP_LEN ||
-	    bpf_ntohs(ip->tot_len) != len || *(__u8 *)ip != 0x45 ||
-	    header_sum(outer) != 0xffff || header_sum(ip) != 0xffff)
+	reason = refusal(outer, len);
+	if (reason != NUM_REASONS)
+		return pass(INGRESS, reason);
+	if (!measure(skb, mem, ETH_HLEN + OUTER_LEN, ip->protocol, len))
 		return pass(INGRESS, HEADER);
-	if (!is_carried(ip->protocol))
-		return pass(INGRESS, PROTOCOL);
-	if (ip->frag_off & bpf_htons(FRAGMENT_BITS))
-		return pass(INGRESS, FRAGMENT);
-	if (!is_own(ip->daddr))
-		return pass(INGRESS, OTHER_SUBNET);
-	slot = slot_of(ip->saddr);
-	outer_src = outer->saddr;
-	if (is_own(ip->saddr) || !is_from_peer(slot, bpf_ntohl(outer_src)))
-		return pass(INGRESS, NO_PEER);
-	if (ip->ttl <= 1)
-		return pass(INGRESS, TTL);
-	if (!measure(skb, mem, ETH_HLEN + OUTER_LEN, ip->protocol, len, &extent))
-		return pass(INGRESS, HEADER);
-	if (extent.longest > OVERLAY_MTU)
+	if (mem->extent.longest > OVERLAY_MTU)
 		return pass(INGRESS, TOO_LONG);
 
 	if (skb->gso_size != 0 && len <= LONGEST_INNER && is_on(SUPERPACKETS_BY_GPE))
@@ -141,9 +147,9 @@ int fast_ingress(struct __sk_buff *skb)
 	if ((void *)(ip + 1) > (void *)(long)skb->data_end)
 		return drop(INGRESS);
 	decrement_ttl(ip);
-	if (extent.num == 1 && len >= LONG_FRAME)
+	if (mem->extent.num == 1 && len >= LONG_FRAME)
 		count(FRAMES, 1);
-	count_from(slot, &extent);
+	count_from(slot_of(ip->saddr), &mem->extent);
 	return bpf_redirect(OVERLAY_IFINDEX, BPF_F_INGRESS);
 }
 
@@ -153,7 +159,6 @@ int gpe_ingress(struct __sk_buff *skb)
 {
 	struct bpf_tunnel_key *key;
 	struct scratch *mem;
-	struct extent extent;
 	struct iphdr *ip;
 	__u32 slot;
 
@@ -170,9 +175,9 @@ int gpe_ingress(struct __sk_buff *skb)
 	slot = slot_of(ip->saddr);
 	if (*(__u8 *)ip != 0x45 || !is_own(ip->daddr) || is_own(ip->saddr) ||
 	    !is_from_peer(slot, key->remote_ipv4) ||
-	    !measure(skb, mem, 0, ip->protocol, skb->len, &extent))
+	    !measure(skb, mem, 0, ip->protocol, skb->len))
 		return drop(INGRESS);
 	count(GPE_OUT, 1);
-	count_from(slot, &extent);
+	count_from(slot, &mem->extent);
 	return bpf_redirect(OVERLAY_IFINDEX, BPF_F_INGRESS);
 }

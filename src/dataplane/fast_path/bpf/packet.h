@@ -10,13 +10,6 @@
 #define IP_LEN sizeof(struct iphdr)
 #define OUTER_LEN (IP_LEN + UDP_LEN)
 
-/* Packets as they look on the wire, whatever the skb holds. */
-struct extent {
-	__u32 num;      /* packets */
-	__u32 bytes;    /* of all of them, each with its own headers */
-	__u32 longest;  /* bytes of the longest */
-};
-
 static __always_inline __u16 fold(__u32 sum)
 {
 	sum = (sum & 0xffff) + (sum >> 16);
@@ -50,11 +43,12 @@ static __always_inline bool is_carried(__u8 protocol)
 	return protocol == IPPROTO_TCP || protocol == IPPROTO_ICMP || protocol == IPPROTO_UDP;
 }
 
-/* Measures a packet of `len` bytes whose IPv4 header is at `offset`. Returns false if the skb is a
- * superpacket that is none of TCP. */
-static __always_inline bool measure(struct __sk_buff *skb, struct scratch *scratch, __u32 offset,
-				    __u8 protocol, __u32 len, struct extent *extent)
+/* Measures a packet of `len` bytes whose IPv4 header is at `offset`, into scratch->extent. Returns
+ * false if the skb is a superpacket that is none of TCP. */
+static __noinline bool measure(struct __sk_buff *skb, struct scratch *scratch, __u32 offset,
+			       __u8 protocol, __u32 len)
 {
+	struct extent *extent = &scratch->extent;
 	__u32 gso_size = skb->gso_size, headers;
 
 	extent->num = 1;

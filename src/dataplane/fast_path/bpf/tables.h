@@ -17,6 +17,8 @@ const volatile __u16 SOURCE_PORTS[8];  /* further ports of our own sockets */
 const volatile __u32 LINK_LEN;         /* bytes before the IP header at egress: 0 on a TUN */
 const volatile __u32 GPE_PORT;         /* where the vxlan device listens; 0 without one */
 const volatile __u32 GPE_VNI;          /* known to nobody else */
+const volatile __u16 UNDERLAY_MAC[3];  /* in network order */
+const volatile __u32 XDP_MARK;         /* known to nobody else; 0 without XDP */
 
 /* Slot -> the peer's address in bits 63..32, its port in 31..16, flags below; 0 without a peer.
  * One load sees one peer: user space replaces the word as a whole. */
@@ -46,6 +48,7 @@ enum reason {
 	OTHER_SUBNET,    /* not for our lease */
 	OUTER_CHECKSUM,  /* only the socket verifies it */
 	BURST,           /* of UDP, which the workers pack */
+	NO_METADATA,     /* the driver has no room for XDP's mark */
 	NUM_REASONS,
 };
 
@@ -61,9 +64,11 @@ enum {
 enum {
 	EGRESS = 0,
 	INGRESS = NUM_OF_DIRECTION,
-	GPE_IN = 2 * NUM_OF_DIRECTION,  /* superpackets given to the vxlan device */
+	XDP = 2 * NUM_OF_DIRECTION,     /* what INGRESS counts again */
+	GPE_IN = 3 * NUM_OF_DIRECTION,  /* superpackets given to the vxlan device */
 	GPE_OUT,                        /* those that came out of it */
 	FRAMES,                         /* long packets that came by themselves */
+	MERGED,                         /* superpackets that GRO made behind XDP */
 	NUM_COUNTERS,
 };
 
@@ -94,6 +99,7 @@ struct {
 /* What user space may change while the programs run. */
 enum {
 	SUPERPACKETS_BY_GPE,  /* whether superpackets take the way through the vxlan device */
+	OUTER_BY_XDP,         /* whether XDP removes outer headers: tc is there for what it marks */
 	NUM_SWITCHES,
 };
 
@@ -104,14 +110,23 @@ struct {
 	__uint(max_entries, NUM_SWITCHES);
 } SWITCHES SEC(".maps");
 
-/* What helpers read and write. It is not on the stack: below Linux 6.7 the verifier, without
- * CAP_PERFMON, refuses to overwrite a part of 8 bytes of stack that were set as a whole. One packet
- * at a time uses it, as programs here run with softirqs off. */
+/* Packets as they look on the wire, whatever the skb holds. */
+struct extent {
+	__u32 num;      /* packets */
+	__u32 bytes;    /* of all of them, each with its own headers */
+	__u32 longest;  /* bytes of the longest */
+};
+
+/* What helpers and measure() write. It is not on the stack: below Linux 6.7 the verifier, without
+ * CAP_PERFMON, refuses to write 4 bytes of stack where something is already. For the same reason
+ * some functions have stacks of their own: what is inlined makes the compiler use a place
+ * twice. One packet at a time uses this, as programs here run with softirqs off. */
 struct scratch {
 	struct bpf_fib_lookup fib;
 	struct bpf_redir_neigh hop;
 	struct bpf_tunnel_key tunnel;
 	struct iphdr ip;
+	struct extent extent;
 	__u8 data_offset;
 	__be16 ports[2];
 	__u32 flow;

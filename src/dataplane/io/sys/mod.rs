@@ -3,6 +3,7 @@
 
 pub(super) mod errqueue;
 pub(crate) mod ethtool;
+pub(crate) mod link_addr;
 pub(crate) mod mmap;
 pub(super) mod recvmmsg;
 pub(crate) mod sockopt;
