@@ -96,7 +96,7 @@ fn xdp_goes_with_its_daemon_and_comes_again_with_its_devices() {
         } else {
             assert!(node.terminate().unwrap().success());
         }
-        assert!(!has_xdp(node), "XDP goes with the process");
+        eventually("XDP goes with the process", || !has_xdp(node));
         node.netns().tool("ping").words("-c 1 -W 5 192.168.64.11").run().unwrap();
         node.start().unwrap();
         node.wait_ready().unwrap();
