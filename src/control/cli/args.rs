@@ -245,10 +245,10 @@ struct DataPlaneFlags {
     #[arg(long, value_name = "auto|shared", default_value = "auto", value_parser = SourcePorts::from_str)]
     source_ports: SourcePorts,
 
-    /// Whether the kernel carries TCP, ICMP and sparse UDP by itself, with BPF programs, to and from peers that
-    /// say they do so too: auto where it is faster and the kernel has what it takes; xdp also behind
-    /// network cards whose driver has native XDP (measure whether that is faster); off never. With
-    /// --offload=off it is off.
+    /// Whether the kernel carries TCP, ICMP and sparse UDP by itself, with BPF programs, to and from
+    /// peers that say they do so too: auto where it is faster and the kernel has what it takes; xdp
+    /// also behind network cards whose driver has native XDP (measure whether that is faster); off
+    /// never. With --offload=off it is off.
     #[arg(long, value_name = "auto|xdp|off", default_value = "auto", value_parser = FastPathChoice::from_str)]
     fast_path: FastPathChoice,
 
