@@ -39,14 +39,16 @@ pub(super) async fn refusal(net: &Netlink, underlay: &DeviceRef, error: &FastPat
 async fn holder(net: &Netlink, index: u32) -> Option<String> {
     let mut found = std::pin::pin!(net.handle().link().get().match_index(index).execute());
     let link = found.try_next().await.ok().flatten()?;
-    let xdp = link.attributes.into_iter().find_map(|attribute| match attribute {
-        LinkAttribute::Xdp(xdp) => Some(xdp),
-        _ => None,
-    })?;
-    let id = xdp.into_iter().find_map(|xdp| match xdp {
-        LinkXdp::ProgId(id) => Some(id),
-        _ => None,
-    })?;
+    let mut id = None;
+    for attribute in link.attributes {
+        let LinkAttribute::Xdp(xdp) = attribute else { continue };
+        for of_xdp in xdp {
+            if let LinkXdp::ProgId(of_program) = of_xdp {
+                id = Some(of_program);
+            }
+        }
+    }
+    let id = id?;
     Some(match fast_path::program_name(id) {
         Some(name) => format!("{id} ({name})"),
         None => id.to_string(),
