@@ -456,9 +456,10 @@ fn device_without_native_xdp_and_one_that_has_some_get_no_program() {
     let run = || {
         let path = || FastPath::new("10.1.0.0/16".parse().unwrap(), 24);
         let with_xdp = || FastConfig { xdp: Some(XDP), ..config() };
-        let errno = |config| match path().start(config).unwrap_err() {
-            error @ FastPathError::NoXdp { .. } => error.errno(),
-            error => panic!("{error}"),
+        let errno = |config| {
+            let error = path().start(config).unwrap_err();
+            assert!(matches!(error, FastPathError::NoXdp { .. }), "{error}");
+            error.errno()
         };
         let bridge = DeviceRef { index: if_nametoindex("br0").unwrap(), name: "br0".to_owned() };
         assert_eq!(errno(FastConfig { underlay: bridge, ..with_xdp() }), Some(libc::EOPNOTSUPP));
