@@ -17,7 +17,7 @@ pub(crate) fn ethernet(device: &str) -> io::Result<Option<[u8; 6]>> {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     for (to, from) in request.ifr_name.iter_mut().zip(device.bytes()) {
-        *to = from.cast_signed();
+        *to = libc::c_char::from_ne_bytes([from]);
     }
     // SAFETY: the kernel reads and writes the request, which is borrowed for as long as the call
     // takes; its name ends with a zero.
@@ -27,7 +27,7 @@ pub(crate) fn ethernet(device: &str) -> io::Result<Option<[u8; 6]>> {
     }
     // SAFETY: the call succeeded, so the kernel wrote this member of the union.
     let addr = unsafe { request.ifr_ifru.ifru_hwaddr };
-    let [a, b, c, d, e, f, ..] = addr.sa_data.map(libc::c_char::cast_unsigned);
+    let [a, b, c, d, e, f, ..] = addr.sa_data.map(|byte| byte.to_ne_bytes()[0]);
     Ok((addr.sa_family == libc::ARPHRD_ETHER).then_some([a, b, c, d, e, f]))
 }
 
