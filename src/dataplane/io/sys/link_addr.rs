@@ -5,6 +5,9 @@ use std::mem;
 use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 
+/// `SIOCGIFHWADDR` of `include/uapi/linux/sockios.h`; libc's has another type with musl.
+const SIOCGIFHWADDR: libc::Ioctl = 0x8927;
+
 /// The address of a device with Ethernet headers; `None` for one with others or none.
 ///
 /// # Errors
@@ -21,7 +24,7 @@ pub(crate) fn ethernet(device: &str) -> io::Result<Option<[u8; 6]>> {
     }
     // SAFETY: the kernel reads and writes the request, which is borrowed for as long as the call
     // takes; its name ends with a zero.
-    let status = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFHWADDR, &raw mut request) };
+    let status = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCGIFHWADDR, &raw mut request) };
     if status != 0 {
         return Err(io::Error::last_os_error());
     }
