@@ -15,8 +15,8 @@ use tracing::{error, info};
 
 use super::error::NodeError;
 use super::status::{
-    BEAT, CaptureJob, Loop, NodeFacts, NodeStatus, PING_TIMEOUT, PeerLeases, Report, ReportRequest,
-    SharedStatus, Stats,
+    BEAT, CaptureJob, LOOK_TIMEOUT, Loop, NodeFacts, NodeStatus, PING_TIMEOUT, PeerLeases, Report,
+    ReportRequest, SharedStatus, Stats,
 };
 use super::subnet_env::{SubnetEnv, SubnetFile, previous_network};
 use crate::control::backend::{Backend, Driver};
@@ -112,10 +112,10 @@ impl Node<'_> {
         let mut firewall = self.start_firewall(own);
         let mut subnet_file = None;
         let mut peers = PeerLeases::default();
+        let host = self.watches_host.then(|| self.watch_host(own, &*backend));
         // Reports that wait for the lease source.
         let mut pings = FuturesUnordered::new();
         let mut is_announced = false;
-        let host = self.watches_host.then(|| self.watch_host(own, &*backend));
         let (mut watchdog, mut beats) = (Watchdog::from_env(), interval(BEAT));
         let announce_by = Instant::now() + RULES_PATIENCE;
         loop {
@@ -137,7 +137,9 @@ impl Node<'_> {
                         backend.synced();
                     }
                 }
-                Some(request) = report_requests.recv() => pings.push(measure(held, request)),
+                Some(request) = report_requests.recv() => {
+                    pings.push(measure(held, host.as_ref(), request));
+                }
                 Some((reply, latency)) = pings.next() => {
                     let host = host.as_ref().map(HostWatch::found).unwrap_or_default();
                     let facts = self.facts(held, latency, peers.clone(), host);
@@ -223,12 +225,19 @@ impl Node<'_> {
 /// Asks the lease source first, if that is wanted. The other requests do not wait for it.
 async fn measure<L: HeldLease>(
     held: &L,
+    host: Option<&HostWatch>,
     request: ReportRequest,
 ) -> (oneshot::Sender<Report>, Option<Duration>) {
-    if !request.with_latency {
+    if !request.is_fresh {
         return (request.reply, None);
     }
-    let latency = timeout(PING_TIMEOUT, held.ping()).await;
+    let look = async {
+        if let Some(host) = host {
+            // What was found before is shown if this takes too long.
+            let _ = timeout(LOOK_TIMEOUT, host.look_again()).await;
+        }
+    };
+    let (latency, ()) = tokio::join!(timeout(PING_TIMEOUT, held.ping()), look);
     (request.reply, latency.ok().flatten())
 }
 

@@ -53,7 +53,7 @@ impl Endpoint {
     }
 
     async fn tool_status(&self) -> Status {
-        let report = self.status.report_with_latency().await;
+        let report = self.status.fresh_report().await;
         let underlay = match &report {
             Ok(report) => host_view::underlay(report).await,
             Err(_) => None,

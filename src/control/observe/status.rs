@@ -75,9 +75,9 @@ fn of_node(status: Status, report: &Report) -> Status {
 }
 
 /// The problem of a bridge is shown with the bridge.
-fn warnings(report: &Report) -> Vec<String> {
+fn warnings(report: &Report) -> BTreeMap<String, String> {
     let others = report.warnings.iter().filter(|(name, _)| **name != "bridge");
-    others.map(|(_, text)| text.clone()).collect()
+    others.map(|(name, text)| ((*name).to_owned(), text.clone())).collect()
 }
 
 fn bridge(facts: &BridgeFacts) -> Bridge {

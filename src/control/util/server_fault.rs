@@ -126,6 +126,14 @@ impl CertificateFault {
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
                 Self::NotValidYet
             }
+            CertificateError::Revoked => Self::Other("it has been revoked".to_owned()),
+            CertificateError::BadEncoding => {
+                Self::Other("it cannot be decoded as X.509".to_owned())
+            }
+            CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
+                Self::Other("its extended key usage does not name servers (serverAuth)".to_owned())
+            }
+            CertificateError::Other(error) => Self::Other(webpki_words(&error.to_string())),
             CertificateError::NotValidForName => Self::OtherName(Vec::new()),
             CertificateError::NotValidForNameContext { presented, .. } => {
                 Self::OtherName(presented.iter().map(|name| bare(name)).collect())
@@ -133,6 +141,22 @@ impl CertificateFault {
             error => Self::Other(error.to_string()),
         }
     }
+}
+
+/// What webpki calls by the names of its error type, in words.
+fn webpki_words(name: &str) -> String {
+    let known = [
+        ("CaUsedAsEndEntity", "it is that of an authority (CA:TRUE), not one of a server"),
+        ("EndEntityUsedAsCa", "it is signed by one that is no authority (CA:FALSE)"),
+        ("UnsupportedCertVersion", "it is of an old version of X.509: version 3 is needed"),
+        ("NameConstraintViolation", "its authority may not sign for this name"),
+        ("PathLenConstraintViolated", "its authority may not have others below it"),
+        ("RequiredEkuNotFound", "its extended key usage does not name servers (serverAuth)"),
+        ("UnsupportedCriticalExtension", "it has a critical extension that is not known here"),
+        ("UnsupportedSignatureAlgorithm", "it is signed by a method that is not supported here"),
+    ];
+    let found = known.into_iter().find(|(known, _)| name.contains(known));
+    found.map_or_else(|| name.to_owned(), |(_, words)| words.to_owned())
 }
 
 /// A name of a certificate, which rustls shows as `DnsName("etcd.example")` or
@@ -204,6 +228,15 @@ mod tests {
         assert_eq!(ServerFault::of(&route), Some(no_route));
         assert_eq!(ServerFault::of(&io::Error::other("something")), None);
         assert_eq!(ServerFault::of(&fmt::Error), None);
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_certificate_is_said_in_words() {
+        let error = rustls::OtherError(std::sync::Arc::new(io::Error::other("CaUsedAsEndEntity")));
+        let fault = CertificateFault::of(&CertificateError::Other(error));
+        let words = "cannot be used: it is that of an authority (CA:TRUE), not one of a server";
+        assert_eq!(fault.to_string(), words);
+        assert_eq!(webpki_words("SomethingNew"), "SomethingNew");
     }
 
     #[test]

@@ -24,6 +24,13 @@ pub(in crate::control::cli) struct Daemon {
     sockets: Vec<PathBuf>,
 }
 
+impl Daemon {
+    /// Whether it can be asked.
+    pub(in crate::control::cli) const fn has_socket(&self) -> bool {
+        !self.sockets.is_empty()
+    }
+}
+
 /// The socket of the one daemon in our network namespace.
 ///
 /// # Errors

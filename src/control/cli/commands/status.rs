@@ -76,7 +76,7 @@ fn describe(status: &Status, paint: Paint) -> String {
     for problem in status.problems() {
         line("problem", &problem, Paint::red);
     }
-    for warning in &status.warnings {
+    for warning in status.warnings.values() {
         line("warning", warning, Paint::yellow);
     }
     text
@@ -233,7 +233,8 @@ rules      forward by iptables, in place
         let check =
             CheckResult { ok: false, required: true, reason: Some(reason), valid_until: None };
         status.checks.insert("registry".to_owned(), check);
-        status.warnings.push("the network config is another one by now".to_owned());
+        let warning = "the network config is another one by now".to_owned();
+        status.warnings.insert("config".to_owned(), warning);
         let text = describe(&status, Paint::off());
         assert!(text.contains("\nproblem    registry: it does not answer"), "{text}");
         assert!(text.contains("\nwarning    the network config"), "{text}");

@@ -1,5 +1,7 @@
 //! Bridges of containers: whether they are on the overlay.
 
+mod ports;
+
 use std::net::Ipv4Addr;
 
 use super::{Harm, OverlayFacts, Problem};
@@ -27,7 +29,8 @@ pub fn bridges(links: &[LinkDetails], overlay: &OverlayFacts) -> Vec<BridgeFacts
     let facts = |it: &LinkDetails| {
         let is_on_it = ours.is_some_and(|ours| ours.link.index == it.link.index);
         let problem = elsewhere(it, overlay, ours);
-        let problem = problem.or_else(|| if is_on_it { own_problem(it, overlay) } else { None });
+        let own = || own_problem(it, links, overlay);
+        let problem = problem.or_else(|| if is_on_it { own() } else { None });
         let problem = problem.filter(|it| it.harm != Harm::NoneYet).map(|it| it.text);
         let (name, mtu) = (it.link.name.clone(), it.link.mtu);
         BridgeFacts { name, mtu, addrs: it.addrs.clone(), problem }
@@ -59,7 +62,7 @@ pub fn bridge_problem(
 ) -> (Option<String>, Option<Problem>) {
     let ours = of_containers(links, overlay).find(|it| is_ours(it, overlay));
     let elsewhere = of_containers(links, overlay).find_map(|it| elsewhere(it, overlay, ours));
-    let problem = elsewhere.or_else(|| ours.and_then(|it| own_problem(it, overlay)));
+    let problem = elsewhere.or_else(|| ours.and_then(|it| own_problem(it, links, overlay)));
     (ours.map(|it| it.link.name.clone()), problem)
 }
 
@@ -91,8 +94,8 @@ fn elsewhere(
 }
 
 /// What is wrong with the bridge on our subnet.
-fn own_problem(it: &LinkDetails, overlay: &OverlayFacts) -> Option<Problem> {
-    down(it).or_else(|| mtu(it, overlay))
+fn own_problem(it: &LinkDetails, links: &[LinkDetails], overlay: &OverlayFacts) -> Option<Problem> {
+    down(it).or_else(|| ports::problem(it, links, overlay)).or_else(|| mtu(it, overlay))
 }
 
 /// A bridge that is switched off, which is not one without a port.
@@ -140,6 +143,8 @@ mod tests {
             master: None,
             vxlan: None,
             addrs: vec![LinkAddr { addr: addr.ip(), prefix_len: addr.prefix() }],
+            queue_len: 1000,
+            far_end: None,
         }
     }
 
@@ -147,7 +152,10 @@ mod tests {
         let (network, subnet) = ("10.5.0.0/16".parse().unwrap(), "10.5.7.0/24".parse().unwrap());
         let device = "flannel0".to_owned();
         let overlay = OverlayFacts { network, subnet, device, mtu: 1472 };
-        let (bridge, problem) = bridge_problem(links, &overlay);
+        let mut port = bridge("veth1", "192.0.2.1/32", 1472);
+        (port.kind, port.master, port.link.index) = (Some("veth".to_owned()), Some(5), 6);
+        let links = [links, &[port]].concat();
+        let (bridge, problem) = bridge_problem(&links, &overlay);
         (bridge, problem.map(|it| it.text))
     }
 

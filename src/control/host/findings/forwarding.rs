@@ -43,6 +43,7 @@ pub fn dropped_forward(
             in_link: bridge.clone(),
             out_link: device.clone(),
             protocol,
+            src_port: None,
             dst_port: None,
         };
         let back =
@@ -56,6 +57,53 @@ pub fn dropped_forward(
                 );
                 return Some(Problem { text, advice, harm: Harm::Loss });
             }
+        }
+    }
+    None
+}
+
+/// The rule that drops what containers send to the bridge or to each other. `filters_bridged` says
+/// whether the rules for routed packets are asked about those between two ports of a bridge, too.
+pub fn dropped_bridged(
+    rules: &Rules,
+    overlay: &OverlayFacts,
+    bridge: &str,
+    filters_bridged: bool,
+) -> Option<Problem> {
+    let container = |number: u32| Ipv4Addr::from_bits(overlay.subnet.network().to_bits() + number);
+    let (peer, bridge) = (overlay.a_peer(), Some(bridge.to_owned()));
+    const OUT: &str = "what containers of this host send to other hosts";
+    const BACK: &str = "what other hosts send to containers of this host";
+    const AMONG: &str = "what containers of this host send to each other";
+    let ways = [
+        (Way::BridgeInput, container(2), peer, OUT),
+        (Way::BridgeOutput, peer, container(2), BACK),
+        (Way::BridgeForward, container(2), container(3), AMONG),
+        (Way::Forward, container(2), container(3), AMONG),
+    ];
+    let asked = ways.into_iter().filter(|(way, ..)| *way != Way::Forward || filters_bridged);
+    for (way, src, dst, what) in asked {
+        // The names of a bridge's ports are not compared: each has its own.
+        let link = || bridge.clone().filter(|_| way == Way::Forward);
+        let (in_link, out_link) = (link(), link());
+        let protocol = PROTOCOLS[0].0;
+        let (src_port, dst_port) = (None, None);
+        let packet = Packet { way, src, dst, in_link, out_link, protocol, src_port, dst_port };
+        if let Verdict::Dropped { by, shown_by, .. } = rules.verdict(&packet) {
+            let text = format!("{by} drops {what}");
+            let switch = match way {
+                Way::Forward => ", or sysctl -w net.bridge.bridge-nf-call-iptables=0",
+                Way::Input
+                | Way::Output
+                | Way::BridgeInput
+                | Way::BridgeOutput
+                | Way::BridgeForward => "",
+            };
+            let advice = format!(
+                "{shown_by}; remove it, or put a rule that accepts {} before it{switch}",
+                overlay.network
+            );
+            return Some(Problem { text, advice, harm: Harm::Loss });
         }
     }
     None
@@ -97,5 +145,22 @@ mod tests {
         assert!(out.starts_with("rule -A FORWARD -s 10.5.0.0/16 -j DROP"), "{out}");
         let back = problem("-A FORWARD -i flannel0 -p udp -j REJECT").unwrap();
         assert!(back.ends_with("drops UDP to the containers of this host"), "{back}");
+    }
+
+    #[test]
+    fn rule_about_bridged_packets_is_named() {
+        let chain = r#"{"chain":{"family":"bridge","table":"filter","name":"INPUT","type":"filter",
+            "hook":"input","policy":"drop"}}"#;
+        let nft = Some(format!(r#"{{"nftables":[{chain}]}}"#));
+        let found = |rules: &Rules, filters_bridged| {
+            Some(dropped_bridged(rules, &overlay(), "docker0", filters_bridged)?.text)
+        };
+        let text = found(&Rules { nft, ..Rules::default() }, false).unwrap();
+        assert!(text.ends_with("drops what containers of this host send to other hosts"), "{text}");
+        let text = "*filter\n:FORWARD DROP [0:0]\n-A FORWARD -o flannel0 -j ACCEPT\nCOMMIT\n";
+        let saved = vec![("iptables".to_owned(), text.to_owned())];
+        let rules = Rules { saved, ..Rules::default() };
+        assert_eq!(found(&rules, false), None);
+        assert!(found(&rules, true).unwrap().ends_with("of this host send to each other"));
     }
 }

@@ -9,7 +9,7 @@ mod watch;
 use std::net::Ipv4Addr;
 
 pub use self::bridges::{BridgeFacts, bridge_problem, bridges};
-pub use self::forwarding::{dropped_forward, no_forwarding};
+pub use self::forwarding::{dropped_bridged, dropped_forward, no_forwarding};
 pub use self::sysctl::sysctl;
 pub use self::watch::{HostFindings, HostWatch};
 

@@ -1,9 +1,10 @@
 //! [`HostWatch`]: looks for faults of the host while the daemon runs.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info, warn};
@@ -38,6 +39,7 @@ pub struct HostFindings {
 #[derive(Debug)]
 pub struct HostWatch {
     found: watch::Receiver<HostFindings>,
+    asked: Arc<Notify>,
     _tasks: JoinSet<()>,
 }
 
@@ -45,13 +47,23 @@ impl HostWatch {
     /// Starts to look, on the runtime the caller is in.
     pub fn start(overlay: OverlayFacts) -> Self {
         let (sender, found) = watch::channel(HostFindings::default());
-        let mut tasks = JoinSet::new();
+        let (mut tasks, asked) = (JoinSet::new(), Arc::new(Notify::new()));
+        let requests = Arc::clone(&asked);
         tasks.spawn(async move {
-            if let Err(error) = look_for_ever(overlay, &sender).await {
+            if let Err(error) = look_for_ever(overlay, &sender, &requests).await {
                 warn!("faults of this host are not looked for: {error}: {}", error.source);
             }
         });
-        Self { found, _tasks: tasks }
+        Self { found, asked, _tasks: tasks }
+    }
+
+    /// Looks now, and waits until that is done.
+    pub async fn look_again(&self) {
+        let mut found = self.found.clone();
+        found.mark_unchanged();
+        self.asked.notify_one();
+        // It fails only if nobody looks any more.
+        let _ = found.changed().await;
     }
 
     /// What was found at the last look.
@@ -63,21 +75,28 @@ impl HostWatch {
 async fn look_for_ever(
     overlay: OverlayFacts,
     sender: &watch::Sender<HostFindings>,
+    asked: &Notify,
 ) -> Result<(), KernelError> {
     let (connection, net) = net::connect()?;
     tokio::spawn(connection);
     let mut ticks = interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut dropped, mut rules_due) = (None, Instant::now());
+    let mut dropped = None;
+    // When the rules are due by themselves, and when they may be read for somebody who asks.
+    let (mut rules_due, mut rules_rested) = (Instant::now(), Instant::now());
     loop {
-        ticks.tick().await;
+        let is_asked = tokio::select! {
+            _ = ticks.tick() => false,
+            () = asked.notified() => true,
+        };
         let Some((mut found, overlay, bridge)) = switches_and_bridges(&net, &overlay).await else {
             continue;
         };
-        if Instant::now() >= rules_due {
-            let start = Instant::now();
+        let start = Instant::now();
+        if start >= rules_due || (is_asked && start >= rules_rested) {
             dropped = rule_that_drops(overlay, bridge).await;
-            rules_due = Instant::now() + RULES_PERIOD.max(start.elapsed() * RULES_SHARE);
+            rules_rested = Instant::now() + start.elapsed() * RULES_SHARE;
+            rules_due = rules_rested.max(start + RULES_PERIOD);
         }
         found.warnings.extend(dropped.clone().map(|it| ("forward_rules", it)));
         log_changes(&sender.borrow().warnings, &found.warnings);

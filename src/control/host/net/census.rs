@@ -23,6 +23,11 @@ pub struct LinkDetails {
     pub vxlan: Option<(u32, u16)>,
     /// Its IPv4 addresses.
     pub addrs: Vec<LinkAddr>,
+    /// Packets that wait in its queue at most; a TUN device without room takes none.
+    pub queue_len: u32,
+    /// The other end of a veth in another network namespace: the kernel's numbers for the namespace
+    /// and for the link there.
+    pub far_end: Option<(i32, u32)>,
 }
 
 impl LinkDetails {
@@ -67,10 +72,25 @@ pub async fn all_links(net: &Netlink) -> Result<Vec<LinkDetails>, KernelError> {
 
 fn details(message: &LinkMessage) -> LinkDetails {
     let link = link_of(message);
-    let mut found = LinkDetails { link, kind: None, master: None, vxlan: None, addrs: Vec::new() };
+    let mut found = LinkDetails {
+        link,
+        kind: None,
+        master: None,
+        vxlan: None,
+        addrs: Vec::new(),
+        queue_len: 0,
+        far_end: None,
+    };
+    let (mut namespace, mut far_link) = (None, None);
     for attribute in &message.attributes {
         if let LinkAttribute::Controller(master) = attribute {
             found.master = Some(*master);
+        } else if let LinkAttribute::TxQueueLen(len) = attribute {
+            found.queue_len = *len;
+        } else if let LinkAttribute::LinkNetNsId(id) = attribute {
+            namespace = Some(*id);
+        } else if let LinkAttribute::Link(index) = attribute {
+            far_link = Some(*index);
         } else if let LinkAttribute::LinkInfo(infos) = attribute {
             for info in infos {
                 if let LinkInfo::Kind(kind) = info {
@@ -81,6 +101,7 @@ fn details(message: &LinkMessage) -> LinkDetails {
             }
         }
     }
+    found.far_end = namespace.zip(far_link).filter(|_| found.is_kind("veth"));
     found
 }
 

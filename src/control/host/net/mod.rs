@@ -7,10 +7,13 @@
 
 mod census;
 mod changes;
+mod far_ends;
+mod forwarded;
 mod marked_routes;
 mod matched;
 #[cfg(test)]
 pub mod memory;
+mod neighbours;
 mod netlink;
 mod one_route;
 mod overlay;
@@ -24,8 +27,11 @@ use ipnetwork::Ipv4Network;
 
 pub use self::census::{LinkDetails, RouteDetails, all_links, routes_about};
 pub use self::changes::{HostChange, HostChanges, watch};
+pub use self::far_ends::{FarEnd, far_ends};
+pub use self::forwarded::{Forwarded, PolicyRule};
 pub use self::marked_routes::ROUTE_PROTOCOL;
 pub(crate) use self::marked_routes::any_main_route;
+pub use self::neighbours::{Mac, Neighbour, NeighbourKind};
 pub use self::netlink::{Netlink, connect};
 pub(crate) use self::netlink::{failed, link_of};
 pub use self::overlay::{Drift, OverlayLink, Reconciled, configure, reconcile};

@@ -62,11 +62,30 @@ pub fn default_routes() -> Result<Vec<KernelRoute>, KernelError> {
 
 /// Calls `each` for every IPv4 route.
 pub(super) fn dump(mut each: impl FnMut(&RouteMessage)) -> io::Result<()> {
+    let socket = open()?;
+    let all = RouteMessageBuilder::<Ipv4Addr>::new().build();
+    list(&socket, RouteNetlinkMessage::GetRoute(all), |message| {
+        if let RouteNetlinkMessage::NewRoute(route) = message {
+            each(route);
+        }
+    })
+}
+
+/// A socket for [`list`].
+pub(super) fn open() -> io::Result<Socket> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
-    let all = RouteMessageBuilder::<Ipv4Addr>::new().build();
-    let mut request = NetlinkMessage::from(RouteNetlinkMessage::GetRoute(all));
+    Ok(socket)
+}
+
+/// Calls `each` for every message of the list that `request` asks for.
+pub(super) fn list(
+    socket: &Socket,
+    request: RouteNetlinkMessage,
+    mut each: impl FnMut(&RouteNetlinkMessage),
+) -> io::Result<()> {
+    let mut request = NetlinkMessage::from(request);
     request.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
     request.finalize();
     let mut bytes = vec![0; request.buffer_len()];
@@ -80,10 +99,8 @@ pub(super) fn dump(mut each: impl FnMut(&RouteMessage)) -> io::Result<()> {
         while !rest.is_empty() {
             let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest);
             let message = message.map_err(io::Error::other)?;
-            if let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route)) =
-                &message.payload
-            {
-                each(route);
+            if let NetlinkPayload::InnerMessage(message) = &message.payload {
+                each(message);
             } else if let NetlinkPayload::Error(error) = &message.payload {
                 return Err(error.to_io());
             } else if let NetlinkPayload::Done(_) = &message.payload {

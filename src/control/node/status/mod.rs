@@ -39,8 +39,8 @@ pub struct SharedStatus {
 #[derive(Debug)]
 pub struct ReportRequest {
     pub(in crate::control) reply: oneshot::Sender<Report>,
-    /// Whether the lease source is to be asked first, to measure its latency.
-    pub(in crate::control) with_latency: bool,
+    /// Whether the lease source is to be asked first, to measure its latency, and the host looked at.
+    pub(in crate::control) is_fresh: bool,
 }
 
 /// Waits for a capture to begin.
@@ -61,6 +61,9 @@ pub(in crate::control) const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a report waits for the lease source.
 pub(in crate::control) const PING_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long a report waits for another look at the host.
+pub(in crate::control) const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Why there is no report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -149,14 +152,14 @@ impl SharedStatus {
         self.request(false).await
     }
 
-    /// The same with the latency of the lease source.
-    pub(in crate::control) async fn report_with_latency(&self) -> Result<Report, NoReport> {
+    /// The same with the latency of the lease source, and with what is found on the host now.
+    pub(in crate::control) async fn fresh_report(&self) -> Result<Report, NoReport> {
         self.request(true).await
     }
 
-    async fn request(&self, with_latency: bool) -> Result<Report, NoReport> {
+    async fn request(&self, is_fresh: bool) -> Result<Report, NoReport> {
         let (sender, reply) = oneshot::channel();
-        let request = ReportRequest { reply: sender, with_latency };
+        let request = ReportRequest { reply: sender, is_fresh };
         let no_node = || NoReport::NoNode(*lock(&self.phase));
         let node = lock(&self.node).clone().ok_or_else(no_node)?;
         node.try_send(request).map_err(|error| match error {

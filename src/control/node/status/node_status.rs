@@ -46,7 +46,7 @@ impl NodeStatus {
         }
         let lease_expires = self.lease.expires.map(|expires| wall_clock(expires, now));
         let (to_peers, from_peers) = backend.peer_counts();
-        warnings.extend(backend.peers_warning().map(|warning| ("peers", warning)));
+        warnings.extend(backend.peers_warning().map(|warning| ("silent_peers", warning)));
         warnings.extend(facts.host.warnings.clone());
         Report {
             stats,

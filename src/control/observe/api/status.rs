@@ -45,9 +45,9 @@ pub struct Status {
     /// The conditions of `/readyz`, by name.
     #[serde(default)]
     pub checks: BTreeMap<String, CheckResult>,
-    /// What is not as it should be though the node is ready, in plain words.
+    /// What is not as it should be though the node is ready, in plain words, by what it is about.
     #[serde(default)]
-    pub warnings: Vec<String>,
+    pub warnings: BTreeMap<String, String>,
     /// One for each lease of another node, by subnet.
     #[serde(default)]
     pub peers: Vec<Peer>,

@@ -10,13 +10,17 @@ use crate::control::cli::commands::survey::{Own, RegistryFacts};
 use crate::control::config::daemon::Config;
 use crate::control::host::findings::OverlayFacts;
 use crate::control::host::firewall::trace::Rules;
-use crate::control::host::net::{LinkDetails, RouteDetails};
+use crate::control::host::net::{
+    FarEnd, Forwarded, LinkDetails, Neighbour, PolicyRule, RouteDetails,
+};
 
 /// What is known of this host, of the registry and of the peers.
 #[derive(Debug)]
 pub(in crate::control::cli) struct Facts {
     /// The daemon's settings.
     pub(super) config: Config,
+    /// Whether nobody gave any: a daemon that does not run may have had others.
+    pub(super) are_defaults: bool,
     pub(super) user: User,
     pub(super) daemons: Vec<Daemon>,
     /// What the running daemon says of itself: what is wrong, a line each.
@@ -25,6 +29,13 @@ pub(in crate::control::cli) struct Facts {
     pub(super) links: Vec<LinkDetails>,
     /// Those that concern the network.
     pub(super) routes: Vec<RouteDetails>,
+    /// The operator's rules about tables.
+    pub(super) policy_rules: Vec<PolicyRule>,
+    /// What the kernel does with packets of containers, out and in.
+    pub(super) pod_ways: Vec<PodWay>,
+    /// The interfaces of the containers of this host.
+    pub(super) far_ends: Vec<FarEnd>,
+    pub(super) neighbours: Vec<Neighbour>,
     pub(super) udp_ports: Vec<UdpPort>,
     pub(super) rules: Rules,
     /// Services that are active: `firewalld`.
@@ -66,6 +77,8 @@ pub(super) struct Daemon {
 /// What the daemon says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Said {
+    /// What it is about, as in `/readyz`.
+    pub(super) name: String,
     /// Whether the node is not ready because of it.
     pub(super) is_failure: bool,
     pub(super) text: String,
@@ -128,6 +141,18 @@ pub(super) struct DockerFact {
     pub(super) place: String,
     pub(super) bip: Option<Ipv4Network>,
     pub(super) mtu: Option<u32>,
+}
+
+/// What the kernel does with a packet between a container of this host and one of a peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct PodWay {
+    pub(super) src: Ipv4Addr,
+    pub(super) dst: Ipv4Addr,
+    /// The link that it comes in by.
+    pub(super) in_link: String,
+    /// The link that it should leave by.
+    pub(super) out_link: String,
+    pub(super) found: Forwarded,
 }
 
 /// A peer that was asked.

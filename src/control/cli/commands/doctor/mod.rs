@@ -5,8 +5,10 @@ mod facts;
 mod finding;
 mod gather;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -54,9 +56,9 @@ impl DoctorArgs {
         let settings = settings.map_err(|error| local(&error))?;
         let status = status(socket).await;
         let registry = RegistryFacts::read(&settings.config, status.as_ref()).await;
-        let said = status.map(|status| said(&status)).unwrap_or_default();
+        let daemon = status.map(|status| Heard::of(&status)).unwrap_or_default();
         let max_peers = usize::try_from(self.peers).unwrap_or(usize::MAX);
-        let facts = gather::facts(&settings, &pids, said, registry, max_peers).await;
+        let facts = gather::facts(&settings, &pids, daemon, registry, max_peers).await;
         let facts = facts.map_err(|error| local(&error))?;
         let report = DoctorReport::new(settings.source.to_string(), checks::run(&facts));
         if self.ask.json {
@@ -68,16 +70,38 @@ impl DoctorArgs {
     }
 }
 
+/// What the running daemon knows.
+#[derive(Debug, Default)]
+struct Heard {
+    said: Vec<Said>,
+    /// The longest packets that pass to peers with narrow paths, by public IP.
+    path_mtus: BTreeMap<Ipv4Addr, u16>,
+}
+
+impl Heard {
+    fn of(status: &Status) -> Self {
+        let path_mtus = status.peers.iter().filter_map(|it| Some((it.public_ip, it.path_mtu?)));
+        Self { said: said(status), path_mtus: path_mtus.collect() }
+    }
+}
+
 /// What the daemon finds wrong, a line each.
 fn said(status: &Status) -> Vec<Said> {
     // What does not count is among the warnings.
     let failing = status.checks.iter().filter(|(_, check)| check.required && !check.ok);
     let failing = failing.map(|(name, check)| {
         let reason = check.reason.as_deref().unwrap_or("it does not hold");
-        Said { is_failure: true, text: format!("{name}: {reason}") }
+        Said { name: name.clone(), is_failure: true, text: format!("{name}: {reason}") }
     });
-    let phase = status.phase.iter().map(|phase| Said { is_failure: true, text: phase.clone() });
-    let warnings = status.warnings.iter();
-    let warnings = warnings.map(|text| Said { is_failure: false, text: text.clone() });
+    let phase = status.phase.iter().map(|phase| Said {
+        name: "phase".to_owned(),
+        is_failure: true,
+        text: phase.clone(),
+    });
+    let warnings = status.warnings.iter().map(|(name, text)| Said {
+        name: name.clone(),
+        is_failure: false,
+        text: text.clone(),
+    });
     failing.chain(phase).chain(warnings).collect()
 }

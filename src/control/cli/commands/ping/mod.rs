@@ -15,7 +15,7 @@ use tokio::task::spawn_blocking;
 use self::observe::{Plan, observe};
 use self::report::PingReport;
 use self::verdict::verdict;
-use super::survey::{Own, RegistryFacts, Settings, own_daemons, status, way_problem};
+use super::survey::{Own, RegistryFacts, Settings, fixed_mac, own_daemons, status, way_problem};
 use crate::control::cli::client::ToolError;
 use crate::control::cli::term::paint::Paint;
 use crate::control::cli::term::{print, print_json};
@@ -90,6 +90,10 @@ impl PingArgs {
         if let Some(lease) = &peer.lease {
             let ends = (own.node_addr(lease.subnet), peer.public_ip);
             peer.way_problem = way_problem(&netlink, &own, &links, ends).await;
+            peer.fixed_mac = fixed_mac(&netlink, &links, peer.public_ip).await;
+            let known = status.iter().flat_map(|status| &status.peers);
+            peer.path_mtu =
+                known.filter(|it| it.public_ip == peer.public_ip).find_map(|it| it.path_mtu);
         }
         let (count, wait) = (self.count, self.timeout);
         let plan = Plan { count, is_brief: false, wait, finds_mtu: self.mtu };

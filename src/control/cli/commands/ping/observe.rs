@@ -1,12 +1,14 @@
 //! Asks one peer, underlay and overlay apart. Blocks.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
+use std::thread;
 use std::time::Duration;
 
 use ipnetwork::Ipv4Network;
 use serde::{Serialize, Serializer};
 
-use crate::control::cli::commands::survey::{Own, Wire};
+use crate::control::cli::commands::survey::{FixedMac, Own, Wire};
 use crate::control::host::probe::{
     Answer, ECHO_HEADERS_LEN, Echo, IcmpError, Port, ProbeError, Question, ask_port, longest,
     vxlan_packet,
@@ -22,6 +24,10 @@ pub(in crate::control::cli) struct Peer {
     pub(in crate::control::cli) pod: Option<Ipv4Addr>,
     /// Why packets to it leave by another way.
     pub(in crate::control::cli) way_problem: Option<String>,
+    /// The neighbour entry that somebody has set for good, if its packets go to that.
+    pub(in crate::control::cli) fixed_mac: Option<FixedMac>,
+    /// The longest packet that passes to it, as the running daemon has found.
+    pub(in crate::control::cli) path_mtu: Option<u16>,
 }
 
 /// What counts of a lease.
@@ -76,6 +82,8 @@ pub(in crate::control::cli) struct Observed {
     pub(in crate::control::cli) port: Option<Port>,
     /// The peer's own address on the overlay; `None` if this host or the peer is not on it.
     pub(in crate::control::cli) overlay: Option<Series>,
+    /// Whether it answers TCP there; `None` if it was not asked.
+    pub(in crate::control::cli) tcp: Option<bool>,
     /// Whether the peer forwards packets to its containers.
     pub(in crate::control::cli) forwards: Option<bool>,
     /// Whether a packet for a container passes the peer's rules.
@@ -106,6 +114,9 @@ pub(in crate::control::cli) fn observe(
     let works = answers || forwards == Some(true);
     let underlay = asker.series(true, peer.public_ip);
     let port = if works { None } else { asker.port(peer.public_ip, on_overlay) };
+    let is_silent = port == Some(Port::Silent);
+    let tcp = on_overlay.filter(|_| is_silent);
+    let tcp = tcp.map(|subnet| answers_tcp(own.node_addr(subnet), plan.wait));
     let is_open = forwards == Some(true) && peer.pod.is_none();
     let passes = on_overlay.filter(|_| is_open).map(|subnet| asker.passes(subnet));
     let pod = peer.pod.filter(|_| own.overlay_addr().is_some());
@@ -116,7 +127,7 @@ pub(in crate::control::cli) fn observe(
     let overlay_mtu = long.map(|subnet| asker.overlay_mtu(subnet, answers, soon));
     // What is not known of a peer that is not reached.
     let forwards = forwards.filter(|_| works);
-    Ok(Observed { underlay, port, overlay, forwards, passes, pod, underlay_mtu, overlay_mtu })
+    Ok(Observed { underlay, port, overlay, tcp, forwards, passes, pod, underlay_mtu, overlay_mtu })
 }
 
 struct Asker<'a> {
@@ -165,11 +176,21 @@ impl Asker<'_> {
     /// that does not is silent (`ip_error` in net/ipv4/route.c), whatever its rules.
     fn forwards(&mut self, subnet: Ipv4Network, tries: u32, wait: Duration) -> Option<bool> {
         let question = self.to_kernel(subnet, wait)?;
-        let answers = (0..tries).any(|_| match self.echo.ask(question) {
+        let mut answers = |question| match self.echo.ask(question) {
             Answer::Reply { .. } | Answer::Refused { .. } => true,
             Answer::NotSent(_) | Answer::Silence => false,
-        });
-        Some(answers)
+        };
+        if (0..tries).any(|_| answers(question)) {
+            return Some(true);
+        }
+        // Of a peer that answers otherwise: it sends each host one such error a second, once a few were
+        // sent in a row (`net.ipv4.icmp_ratelimit`).
+        Some(
+            tries > 1 && {
+                thread::sleep(ICMP_PERIOD);
+                answers(Question { wait: self.plan.wait, ..question })
+            },
+        )
     }
 
     /// A packet for a container of which there is none, most likely, whose TTL ends at the peer.
@@ -213,6 +234,18 @@ impl Asker<'_> {
     }
 }
 
+/// A connection to the discard port, which hardly any host has: it is refused unless packets end on
+/// the way, whatever becomes of ICMP.
+fn answers_tcp(addr: Ipv4Addr, wait: Duration) -> bool {
+    const DISCARD: u16 = 9;
+    // A first packet that is lost is sent again after a second: RFC 6298.
+    const LEAST: Duration = Duration::from_millis(1500);
+    match TcpStream::connect_timeout(&(addr, DISCARD).into(), wait.max(LEAST)) {
+        Ok(_) => true,
+        Err(error) => error.kind() == io::ErrorKind::ConnectionRefused,
+    }
+}
+
 /// How long to wait for more answers of a node that took `time`: many times as long, as most of what
 /// is asked of it is lost if anything is.
 fn patience(time: Duration, most: Duration) -> Duration {
@@ -222,6 +255,9 @@ fn patience(time: Duration, most: Duration) -> Duration {
 
 /// After this time an answer of a node that did answer counts as lost.
 const LATE: Duration = Duration::from_millis(400);
+
+/// Default of `net.ipv4.icmp_ratelimit`: icmp(7).
+const ICMP_PERIOD: Duration = Duration::from_millis(1000);
 
 /// The longest packet of at most `max` bytes that arrives.
 fn passed(echo: &mut Echo, question: Question, max: u16) -> Option<u16> {

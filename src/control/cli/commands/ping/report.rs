@@ -32,8 +32,16 @@ impl PingReport {
                 text += &format!("{name:<INDENT$}{}\n", colour(paint, &part));
             }
         };
-        let subnet = peer.lease.as_ref().map(|lease| format!(", subnet {}", lease.subnet));
-        let whom = format!("{}{}, from {}", peer.public_ip, subnet.unwrap_or_default(), own.addr);
+        let colour = if verdict.ok { Paint::green } else { Paint::red };
+        let Some(lease) = &peer.lease else {
+            // It is no node: of what it answers only the verdict is of use.
+            line("verdict", &verdict.text, colour);
+            if let Some(advice) = &verdict.advice {
+                line("", &format!("-> {advice}"), plain);
+            }
+            return text;
+        };
+        let whom = format!("{}, subnet {}, from {}", peer.public_ip, lease.subnet, own.addr);
         line("node", &whom, plain);
         line("underlay", &describe(&seen.underlay), plain);
         if let (Some(port), Some(number)) = (&seen.port, own.wire.port()) {
@@ -42,6 +50,9 @@ impl PingReport {
         match &seen.overlay {
             Some(overlay) => line("overlay", &describe(overlay), plain),
             None => line("overlay", "not asked: one of the two nodes is not on it", plain),
+        }
+        if let Some(tcp) = seen.tcp {
+            line("tcp", if tcp { "answers" } else { "no answer" }, plain);
         }
         if let Some(forwards) = seen.forwards {
             line("forwards", if forwards { "yes" } else { "no" }, plain);
@@ -54,7 +65,6 @@ impl PingReport {
                 line(name, &length(longest), plain);
             }
         }
-        let colour = if verdict.ok { Paint::green } else { Paint::red };
         line("verdict", &verdict.text, colour);
         if let Some(advice) = &verdict.advice {
             line("", &format!("-> {advice}"), plain);
@@ -78,6 +88,7 @@ impl PingReport {
                 "state": port_state(port),
             })),
             "overlay": seen.overlay,
+            "tcp": seen.tcp,
             "forwards": seen.forwards,
             "container": seen.pod,
             "underlay_mtu": seen.underlay_mtu,

@@ -50,7 +50,15 @@ pub(in crate::control::cli) fn find(
         None if is_range || own.network.contains(addr) => {
             Err(TargetError::NotLeased { what: text.to_owned() })
         }
-        None => Ok(Peer { public_ip: addr, lease: None, pod: None, way_problem: None }),
+        None => Ok(Peer::at(addr)),
+    }
+}
+
+impl Peer {
+    /// A host of which no more is known than its address.
+    pub(in crate::control::cli) const fn at(public_ip: Ipv4Addr) -> Self {
+        let (fixed_mac, path_mtu) = (None, None);
+        Self { public_ip, lease: None, pod: None, way_problem: None, fixed_mac, path_mtu }
     }
 }
 
@@ -58,7 +66,7 @@ pub(in crate::control::cli) fn find(
 pub(in crate::control::cli) fn peer(lease: &LeaseFact, pod: Option<Ipv4Addr>, ours: &str) -> Peer {
     let other_backend = (lease.backend != ours).then(|| lease.backend.clone());
     let found = Lease { subnet: lease.subnet, other_backend };
-    Peer { public_ip: lease.public_ip, lease: Some(found), pod, way_problem: None }
+    Peer { lease: Some(found), pod, ..Peer::at(lease.public_ip) }
 }
 
 #[cfg(test)]

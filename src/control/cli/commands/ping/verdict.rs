@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use super::observe::{Observed, Peer, Series};
-use crate::control::cli::commands::survey::{Own, Wire};
+use crate::control::cli::commands::survey::{FixedMac, Own, Wire};
 use crate::control::host::probe::{Answer, IcmpError, Port, SendFault};
 
 /// One sentence, and what to do.
@@ -17,15 +17,17 @@ pub(in crate::control::cli) struct Verdict {
     pub(in crate::control::cli) advice: Option<String>,
     /// What may be wrong though all was answered, and what to do about that.
     pub(in crate::control::cli) doubt: Option<(String, String)>,
+    /// Whether the cause is on this host.
+    pub(in crate::control::cli) is_local: bool,
 }
 
 impl Verdict {
     fn well(text: String) -> Self {
-        Self { ok: true, text, advice: None, doubt: None }
+        Self { ok: true, text, advice: None, doubt: None, is_local: false }
     }
 
     fn bad(text: String, advice: impl Into<Option<String>>) -> Self {
-        Self { ok: false, text, advice: advice.into(), doubt: None }
+        Self { ok: false, text, advice: advice.into(), doubt: None, is_local: false }
     }
 }
 
@@ -43,7 +45,18 @@ pub(in crate::control::cli) fn verdict(own: &Own, peer: &Peer, seen: &Observed) 
             if let Some(problem) = &peer.way_problem {
                 let advice = "ip route get shows the way; remove that route, or take a Network \
                               that no other route is in";
-                return Verdict::bad(problem.clone(), advice.to_owned());
+                return Verdict {
+                    is_local: true,
+                    ..Verdict::bad(problem.clone(), advice.to_owned())
+                };
+            }
+            if seen.tcp == Some(true) {
+                return without_icmp(own, peer);
+            }
+            if let (Some(fixed), 0, Some(Port::Silent) | None) =
+                (&peer.fixed_mac, seen.underlay.received, &seen.port)
+            {
+                return to_fixed_mac(peer.public_ip, fixed);
             }
             of_underlay(own, peer, seen)
         }
@@ -63,11 +76,60 @@ fn other_backend(own: &Own, public_ip: Ipv4Addr, other: &str) -> Verdict {
     Verdict::bad(text, advice)
 }
 
+/// TCP passes both ways.
+fn without_icmp(own: &Own, peer: &Peer) -> Verdict {
+    let addr = peer.public_ip;
+    let most = own.device.as_ref().map_or(0, |device| device.mtu);
+    let advice = format!("at {addr}: iptables -L -nv; let ICMP pass in INPUT, OUTPUT and FORWARD");
+    match peer.path_mtu.filter(|mtu| *mtu < most) {
+        Some(mtu) => {
+            let outer = u32::from(most) + u32::from(own.wire.overhead());
+            let text = format!(
+                "packets reach {addr}, but its firewall drops ICMP, and packets of more than {mtu} bytes \
+                 are lost: an interface or a link between has an MTU below {outer}"
+            );
+            let advice = format!(
+                "{advice}; raise that MTU to {outer}, or set Backend.MTU (flanneld: --mtu) to {mtu} on \
+                 every node"
+            );
+            Verdict::bad(text, advice)
+        }
+        None => {
+            let text = format!("packets reach {addr} and come back");
+            let doubt = "no ICMP comes back, though TCP does: its firewall drops ICMP; so long packets \
+                         could not be tried, and senders do not learn how long packets may be";
+            let doubt = doubt.to_owned();
+            Verdict { doubt: Some((doubt, advice)), ..Verdict::well(text) }
+        }
+    }
+}
+
+fn to_fixed_mac(addr: Ipv4Addr, fixed: &FixedMac) -> Verdict {
+    let FixedMac { addr: of, mac, link } = fixed;
+    let whose = if *of == addr { String::new() } else { format!(" {of}, the router to") };
+    let text = format!(
+        "{addr} answers nothing, and a permanent neighbour entry sends what is for{whose} {addr} to MAC \
+         {mac} on {link}: most likely that is not its own"
+    );
+    let advice = format!("ip neigh show {of}; ip neigh del {of} dev {link}");
+    Verdict { is_local: true, ..Verdict::bad(text, advice) }
+}
+
 fn no_lease(own: &Own, peer: &Peer, seen: &Observed) -> Verdict {
     let addr = peer.public_ip;
-    let reached = if seen.underlay.received > 0 { "; the host itself answers" } else { "" };
-    let text = format!("no node of {} has leased a subnet as {addr}{reached}", own.network);
-    let advice = format!("is flanneld running at {addr}, with the same etcd and --etcd-prefix?");
+    let reached = match seen.underlay.received > 0 {
+        true => "a host answers there",
+        false => "no host answers there",
+    };
+    let text = format!(
+        "{addr} is neither in Network {} nor the public IP of a node: {reached}, and no packet of the \
+         overlay goes to it",
+        own.network
+    );
+    let advice = format!(
+        "flanneld peers lists the nodes; if {addr} is one: is flanneld running there, with the same etcd \
+         and --etcd-prefix?"
+    );
     Verdict::bad(text, advice)
 }
 
@@ -151,6 +213,16 @@ fn of_underlay(own: &Own, peer: &Peer, seen: &Observed) -> Verdict {
                 format!("at {addr}: systemctl status flanneld; or a firewall there rejects it");
             Verdict::bad(text, advice)
         }
+        Some(Port::Refused { by: Some(by), error: IcmpError::Unreachable(1) })
+            if *by == own.addr =>
+        {
+            let text = format!("{addr} does not answer ARP on this host's own link");
+            let advice = format!(
+                "its host or cable is down, or it has another address: ip neigh show {addr}; at {addr}: \
+                 ip -4 addr; sysctl net.ipv4.conf.all.arp_ignore"
+            );
+            Verdict::bad(text, advice)
+        }
         Some(Port::Refused { by, error }) => {
             let by = by.unwrap_or(addr);
             let text = format!("{asked} to {addr} is refused by {by}: {}", error.words());
@@ -162,7 +234,8 @@ fn of_underlay(own: &Own, peer: &Peer, seen: &Observed) -> Verdict {
                 "flanneld at {addr} answers a packet in a datagram of this command, but none that \
                  goes through this host's overlay device"
             );
-            Verdict::bad(text, "flanneld doctor, on this host".to_owned())
+            let advice = "flanneld doctor, on this host".to_owned();
+            Verdict { is_local: true, ..Verdict::bad(text, advice) }
         }
         Some(Port::Silent) if is_up && own.device.is_none() => Verdict::well(format!(
             "{addr} answers, and does not refuse {asked}; this host has no overlay device to ask \
@@ -184,7 +257,7 @@ fn of_underlay(own: &Own, peer: &Peer, seen: &Observed) -> Verdict {
 }
 
 fn not_sent(fault: &SendFault, asked: &str, addr: Ipv4Addr) -> Verdict {
-    match fault {
+    let found = match fault {
         SendFault::Forbidden => Verdict::bad(
             format!("this host's own firewall drops {asked} to {addr}"),
             "iptables -L OUTPUT -nv; nft list ruleset".to_owned(),
@@ -194,7 +267,8 @@ fn not_sent(fault: &SendFault, asked: &str, addr: Ipv4Addr) -> Verdict {
         }
         SendFault::TooLong => Verdict::bad(format!("{asked} to {addr}: packet too long"), None),
         SendFault::Other(reason) => Verdict::bad(format!("{asked} to {addr}: {reason}"), None),
-    }
+    };
+    Verdict { is_local: true, ..found }
 }
 
 fn silent(addr: Ipv4Addr, underlay: &Series, own: &Own) -> Verdict {

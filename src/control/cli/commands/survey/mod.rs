@@ -8,9 +8,7 @@ mod settings;
 mod ways;
 
 pub(in crate::control::cli) use self::daemon::{own_daemons, status};
-#[cfg(test)]
-pub(in crate::control::cli) use self::own::Device;
-pub(in crate::control::cli) use self::own::{Own, Wire};
+pub(in crate::control::cli) use self::own::{Device, Own, Wire};
 pub(in crate::control::cli) use self::registry::{LeaseFact, OtherNetwork, RegistryFacts};
-pub(in crate::control::cli) use self::settings::Settings;
-pub(in crate::control::cli) use self::ways::way_problem;
+pub(in crate::control::cli) use self::settings::{Settings, Source};
+pub(in crate::control::cli) use self::ways::{FixedMac, fixed_mac, way_problem};

@@ -105,7 +105,11 @@ impl Own {
         let ours = registry.leases.iter().filter(|lease| lease.public_ip == iface.public_ip);
         let ours: Vec<&LeaseFact> = ours.collect();
         let is_previous = |lease: &&&LeaseFact| Some(lease.subnet) == previous;
-        let lease = ours.iter().find(is_previous).or_else(|| ours.first());
+        // Another host may have our public IP: ours is the lease that a device of this host is for.
+        let has_device =
+            |lease: &&&LeaseFact| links.iter().any(|it| it.has(lease.subnet.network()));
+        let lease = ours.iter().find(is_previous).or_else(|| ours.iter().find(has_device));
+        let lease = lease.or_else(|| ours.first());
         let subnet = lease.map(|lease| lease.subnet).or(previous);
         let device = subnet.and_then(|subnet| device(wire, subnet, iface, links));
         let (addr, public_ip, network) = (iface.addr, iface.public_ip, network.v4.network);

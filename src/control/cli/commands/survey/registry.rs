@@ -60,10 +60,12 @@ pub(in crate::control::cli) struct LeaseFact {
     pub(in crate::control::cli) backend: String,
 }
 
-/// A network under another prefix.
+/// A network under another prefix, or in the store of etcd's other API.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::control::cli) struct OtherNetwork {
     pub(in crate::control::cli) prefix: String,
+    /// The number of its API, if that is not ours: each has a store of its own.
+    pub(in crate::control::cli) other_api: Option<u8>,
     /// `None` if its config cannot be read.
     pub(in crate::control::cli) network: Option<Ipv4Network>,
     /// The public IPs in its leases.
@@ -179,10 +181,17 @@ impl LeaseFact {
     }
 }
 
+/// The networks under other prefixes, and those in the store of etcd's other API.
 async fn others(config: &EtcdConfig, etcd: &AnyEtcd) -> Vec<OtherNetwork> {
+    let configs = timeout(DEADLINE, etcd.other_configs()).await.unwrap_or_default();
+    let mut places: Vec<(String, EtcdApi)> =
+        configs.into_iter().map(|other| (other.prefix, other.api)).collect();
+    places.extend(etcd.other_prefixes().await.into_iter().map(|prefix| (prefix, EtcdApi::V3)));
+    places.sort_by_key(|(prefix, api)| (prefix.clone(), *api == EtcdApi::V2));
+    places.dedup();
+    let ours = if etcd.is_v2() { EtcdApi::V2 } else { EtcdApi::V3 };
     let mut found = Vec::new();
-    let api = if etcd.is_v2() { EtcdApi::V2 } else { EtcdApi::V3 };
-    for prefix in etcd.other_prefixes().await.into_iter().take(MAX_OTHERS) {
+    for (prefix, api) in places.into_iter().take(MAX_OTHERS) {
         let config = EtcdConfig { prefix: prefix.clone(), api, ..config.clone() };
         let Ok(other) = AnyEtcd::connect(&config).await else { continue };
         let network = match timeout(DEADLINE, read_config(&other, None)).await {
@@ -194,7 +203,8 @@ async fn others(config: &EtcdConfig, etcd: &AnyEtcd) -> Vec<OtherNetwork> {
         let listed = listed.ok().and_then(Result::ok);
         let leases = listed.iter().flat_map(Snapshot::leases);
         let members = leases.map(|lease| lease.attrs.public_ip()).collect();
-        found.push(OtherNetwork { prefix, network, members });
+        let other_api = (api != ours).then_some(if api == EtcdApi::V2 { 2 } else { 3 });
+        found.push(OtherNetwork { prefix, other_api, network, members });
     }
     found
 }

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use super::{Own, Wire};
-use crate::control::host::net::{LinkDetails, Netlink, RouteFields};
+use crate::control::host::net::{LinkDetails, Neighbour, NeighbourKind, Netlink, RouteFields};
 
 /// Why packets to `addr`, which the node at `public_ip` has, take another way; `None` if they do not.
 pub(in crate::control::cli) async fn way_problem(
@@ -22,6 +22,31 @@ pub(in crate::control::cli) async fn way_problem(
         Ok(None) => Some(format!("no route leads to {addr}: {} should be routed", own.network)),
         Err(_) => None,
     }
+}
+
+/// A neighbour entry that somebody has set for good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::control::cli) struct FixedMac {
+    pub(in crate::control::cli) addr: Ipv4Addr,
+    pub(in crate::control::cli) mac: String,
+    pub(in crate::control::cli) link: String,
+}
+
+/// The permanent neighbour entry for `public_ip`, or for the router on the way to it.
+pub(in crate::control::cli) async fn fixed_mac(
+    net: &Netlink,
+    links: &[LinkDetails],
+    public_ip: Ipv4Addr,
+) -> Option<FixedMac> {
+    let route = net.matched_route(public_ip).await.ok().flatten()?;
+    let addr = route.gateway.unwrap_or(public_ip);
+    let neighbours = net.neighbours().await.ok()?;
+    let is_it = |it: &&Neighbour| {
+        it.addr == addr && Some(it.link) == route.link && it.kind == NeighbourKind::Permanent
+    };
+    let mac = neighbours.iter().find(is_it)?.mac?.to_string();
+    let link = links.iter().find(|it| Some(it.link.index) == route.link)?;
+    Some(FixedMac { addr, mac, link: link.link.name.clone() })
 }
 
 fn problem(

@@ -28,6 +28,7 @@ const fn chains(way: Way) -> &'static [(&'static str, &'static str)] {
             ("filter", "OUTPUT"),
             ("mangle", "POSTROUTING"),
         ],
+        Way::BridgeInput | Way::BridgeOutput | Way::BridgeForward => &[],
     }
 }
 
@@ -142,6 +143,13 @@ fn fits(option: &str, value: &str, packet: &Packet) -> Fit {
             .map_or(Fit::Unknown, |number| Fit::of(number == 0 || number == packet.protocol)),
         "--dport" | "--dports" => {
             Fit::of_known(packet.dst_port, |port| value.split(',').any(|it| is_port(it, port)))
+        }
+        "--sport" | "--sports" => {
+            Fit::of_known(packet.src_port, |port| value.split(',').any(|it| is_port(it, port)))
+        }
+        "--ports" => {
+            let is_it = |port| value.split(',').any(|it| is_port(it, port));
+            Fit::of_known(packet.src_port, is_it).or(Fit::of_known(packet.dst_port, is_it))
         }
         // The packet is the first of its connection.
         "--ctstate" | "--state" => Fit::of(value.split(',').any(|state| state == "NEW")),

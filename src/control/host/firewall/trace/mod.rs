@@ -28,6 +28,8 @@ pub struct Packet {
     pub out_link: Option<String>,
     /// The protocol's number: 1 ICMP, 6 TCP, 17 UDP.
     pub protocol: u8,
+    /// Source port, if that matters.
+    pub src_port: Option<u16>,
     /// Destination port, if that matters.
     pub dst_port: Option<u16>,
 }
@@ -41,6 +43,12 @@ pub enum Way {
     Input,
     /// From the host itself.
     Output,
+    /// From a port of a bridge to the bridge itself: only rules for Ethernet frames are asked.
+    BridgeInput,
+    /// From a bridge itself to one of its ports.
+    BridgeOutput,
+    /// From one port of a bridge to another.
+    BridgeForward,
 }
 
 /// What becomes of a packet.

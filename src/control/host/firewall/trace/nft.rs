@@ -12,9 +12,9 @@ use crate::routes::Prefix;
 /// The hooks that a packet passes.
 const fn hooks(way: Way) -> &'static [&'static str] {
     match way {
-        Way::Forward => &["prerouting", "forward", "postrouting"],
-        Way::Input => &["prerouting", "input"],
-        Way::Output => &["output", "postrouting"],
+        Way::Forward | Way::BridgeForward => &["prerouting", "forward", "postrouting"],
+        Way::Input | Way::BridgeInput => &["prerouting", "input"],
+        Way::Output | Way::BridgeOutput => &["output", "postrouting"],
     }
 }
 
@@ -24,7 +24,7 @@ pub(super) fn verdict(json: &str, packet: &Packet) -> Verdict {
     let ruleset: Value = serde_json::from_str(json).unwrap_or_default();
     let items = ruleset["nftables"].as_array().map_or(&[][..], Vec::as_slice);
     let chains = items.iter().filter_map(|item| item.get("chain"));
-    let base = chains.filter(|chain| is_passed(chain, packet.way) && !is_of_iptables(chain));
+    let base = chains.filter(|chain| is_passed(chain, packet) && !is_of_iptables(chain));
     let mut is_unsure = false;
     for chain in base {
         let (family, table, name) = place(chain);
@@ -46,11 +46,36 @@ pub(super) fn verdict(json: &str, packet: &Packet) -> Verdict {
     if is_unsure { Verdict::Unsure } else { Verdict::Accepted }
 }
 
-/// Whether `chain` is called for packets that go this way. Chains for NAT drop nothing.
-fn is_passed(chain: &Value, way: Way) -> bool {
-    let is_ipv4 = matches!(chain["family"].as_str(), Some("ip" | "inet"));
+/// Whether `chain` is called for `packet`. Chains for NAT drop nothing.
+fn is_passed(chain: &Value, packet: &Packet) -> bool {
     let hook = chain["hook"].as_str().unwrap_or_default();
-    is_ipv4 && chain["type"] != "nat" && hooks(way).contains(&hook)
+    let is_bridged =
+        matches!(packet.way, Way::BridgeInput | Way::BridgeOutput | Way::BridgeForward);
+    let has_hook = chain["type"] != "nat" && hooks(packet.way).contains(&hook);
+    match chain["family"].as_str() {
+        Some("bridge") => is_bridged && has_hook,
+        Some("ip") => !is_bridged && has_hook,
+        Some(family @ ("inet" | "netdev")) => {
+            let is_at_link = is_at_link(chain, hook, packet);
+            is_at_link || (family == "inet" && !is_bridged && has_hook)
+        }
+        Some(_) | None => false,
+    }
+}
+
+/// Whether `chain` sees all packets of a link that `packet` passes.
+fn is_at_link(chain: &Value, hook: &str, packet: &Packet) -> bool {
+    let link = match hook {
+        "ingress" => &packet.in_link,
+        "egress" => &packet.out_link,
+        _ => return false,
+    };
+    let Some(link) = link.as_deref() else { return false };
+    // nft before 1.0.8 does not print which device it is.
+    let devices = &chain["dev"];
+    devices.is_null()
+        || devices == link
+        || devices.as_array().is_some_and(|all| all.iter().any(|it| it == link))
 }
 
 fn is_of_iptables(chain: &Value) -> bool {
@@ -202,6 +227,7 @@ fn of_packet(left: &Value, right: &Value, packet: &Packet) -> Fit {
         (Some("ip"), Some("daddr")) => is_in(right, packet.dst),
         (Some("ip"), Some("protocol")) => is_protocol(right, packet),
         (Some("ip6"), Some(_)) => Fit::No,
+        (Some("ether"), Some("type")) => Fit::of(right == "ip"),
         (Some(protocol @ ("tcp" | "udp" | "th")), Some(field)) => {
             let is_other = (protocol == "tcp" && packet.protocol != 6)
                 || (protocol == "udp" && packet.protocol != 17);
@@ -209,6 +235,9 @@ fn of_packet(left: &Value, right: &Value, packet: &Packet) -> Fit {
                 (true, _) => Fit::No,
                 (false, "dport") => {
                     packet.dst_port.map_or(Fit::Unknown, |port| is_port(right, port))
+                }
+                (false, "sport") => {
+                    packet.src_port.map_or(Fit::Unknown, |port| is_port(right, port))
                 }
                 (false, _) => Fit::Unknown,
             }

@@ -8,6 +8,7 @@ fn pod_to_pod() -> Packet {
         in_link: Some("docker0".to_owned()),
         out_link: Some("flannel0".to_owned()),
         protocol: 6,
+        src_port: None,
         dst_port: None,
     }
 }
@@ -20,6 +21,7 @@ fn datagram() -> Packet {
         in_link: Some("eth0".to_owned()),
         out_link: None,
         protocol: 17,
+        src_port: Some(8285),
         dst_port: Some(8285),
     }
 }
@@ -104,6 +106,7 @@ fn nft(packet: &Packet, policy: &str, rules: &[&str]) -> Verdict {
         Way::Forward => "forward",
         Way::Input => "input",
         Way::Output => "output",
+        Way::BridgeInput | Way::BridgeOutput | Way::BridgeForward => panic!("no rules of inet"),
     };
     let json = format!(
         r#"{{"nftables":[{{"metainfo":{{}}}},{{"chain":{{"family":"inet","table":"fw","name":"f","type":"filter","hook":"{hook}","policy":"{policy}"}}}},{{"chain":{{"family":"ip","table":"filter","name":"FORWARD","type":"filter","hook":"forward","policy":"drop"}}}}{}]}}"#,
@@ -143,4 +146,36 @@ fn nft_ports_and_protocols_are_compared() {
         let verdict = nft(&datagram(), "accept", &[&drop(left, right)]);
         assert_eq!(matches!(verdict, Verdict::Dropped { .. }), drops, "{left} {right}");
     }
+}
+
+#[test]
+fn source_ports_are_compared() {
+    let verdict = |ports: &str| {
+        let rule = format!("-A INPUT -p udp -m udp {ports} -j REJECT --reject-with icmp-x");
+        matches!(saved(&datagram(), "ACCEPT", &rule), Verdict::Dropped { .. })
+    };
+    assert!(verdict("--sport 8285") && verdict("-m multiport --ports 1,8285"));
+    assert!(!verdict("--sport 8472") && !verdict("-m multiport --ports 1,2"));
+    let sport = r#"{"match":{"op":"==","left":{"payload":{"protocol":"udp","field":"sport"}},"right":8285}},{"drop":null}"#;
+    assert!(matches!(nft(&datagram(), "accept", &[sport]), Verdict::Dropped { .. }));
+}
+
+#[test]
+fn chains_for_ethernet_frames_and_of_a_link_count_where_they_are_passed() {
+    let verdict = |chain: &str, packet: &Packet| {
+        let chain =
+            format!(r#"{{"chain":{{{chain},"name":"c","type":"filter","policy":"drop"}}}}"#);
+        let json = format!(r#"{{"nftables":[{chain}]}}"#);
+        let verdict = Rules { nft: Some(json), ..Rules::default() }.verdict(packet);
+        matches!(verdict, Verdict::Dropped { .. })
+    };
+    let bridge = r#""family":"bridge","table":"filter","hook":"input""#;
+    let frame = Packet { way: Way::BridgeInput, ..pod_to_pod() };
+    assert!(verdict(bridge, &frame) && !verdict(bridge, &datagram()));
+    let frame = Packet { way: Way::BridgeForward, ..pod_to_pod() };
+    assert!(!verdict(bridge, &frame));
+    let link = r#""family":"netdev","table":"t","hook":"ingress","dev":"eth0""#;
+    assert!(verdict(link, &datagram()) && !verdict(link, &pod_to_pod()));
+    let link = r#""family":"netdev","table":"t","hook":"egress","dev":["a","flannel0"]"#;
+    assert!(verdict(link, &pod_to_pod()) && !verdict(link, &datagram()));
 }

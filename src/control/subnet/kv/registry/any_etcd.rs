@@ -41,6 +41,9 @@ pub struct AnyEtcd {
 pub(crate) struct OtherConfig {
     /// Its key: `etcd v2 key /coreos.com/network/config`.
     pub(crate) place: String,
+    /// Its prefix, and the API by which it is read.
+    pub(crate) prefix: String,
+    pub(crate) api: EtcdApi,
     /// The flags with which a node uses it.
     pub(crate) flags: String,
 }
@@ -56,6 +59,13 @@ impl Api {
         match self {
             Self::V3 => "--etcd-api=3",
             Self::V2 => "--etcd-api=2",
+        }
+    }
+
+    const fn config(self) -> EtcdApi {
+        match self {
+            Self::V3 => EtcdApi::V3,
+            Self::V2 => EtcdApi::V2,
         }
     }
 }
@@ -93,15 +103,11 @@ impl AnyEtcd {
         Ok(Self { v3, v2, prefix: clean_prefix(&config.prefix), chosen })
     }
 
-    /// Other prefixes that may hold a network config: the usual ones, and those of v3 that have leases.
+    /// Other prefixes under which the v3 store has leases.
     pub async fn other_prefixes(&self) -> Vec<String> {
-        let found = timeout(SEARCH_TIMEOUT, self.v3.prefixes()).await.unwrap_or_default();
-        let usual = USUAL_PREFIXES.into_iter().map(str::to_owned);
-        let mut others: Vec<String> = usual.chain(found).collect();
-        others.retain(|prefix| *prefix != self.prefix);
-        others.sort();
-        others.dedup();
-        others
+        let mut found = timeout(SEARCH_TIMEOUT, self.v3.prefixes()).await.unwrap_or_default();
+        found.retain(|prefix| *prefix != self.prefix);
+        found
     }
 
     /// The time by etcd's clock, in whole seconds.
@@ -181,11 +187,12 @@ impl AnyEtcd {
                     Err(_) => break, // this server, or our role there, has no more to say
                     Ok(Some(_)) => {}
                 }
-                let prefix = (prefix != self.prefix).then(|| format!("--etcd-prefix={prefix}"));
+                let of_prefix = (prefix != self.prefix).then(|| format!("--etcd-prefix={prefix}"));
                 let is_other = chosen.is_some_and(|chosen| chosen != api);
-                let api = is_other.then(|| api.flag().to_owned());
-                let flags: Vec<String> = prefix.into_iter().chain(api).collect();
-                others.push(OtherConfig { place, flags: flags.join(" ") });
+                let of_api = is_other.then(|| api.flag().to_owned());
+                let flags: Vec<String> = of_prefix.into_iter().chain(of_api).collect();
+                let (prefix, flags) = (prefix.to_owned(), flags.join(" "));
+                others.push(OtherConfig { place, prefix, api: api.config(), flags });
             }
         }
         others
@@ -217,7 +224,7 @@ impl Registry for AnyEtcd {
 
     async fn config_elsewhere(&self) -> Option<String> {
         let others = timeout(SEARCH_TIMEOUT, self.other_configs()).await.unwrap_or_default();
-        let OtherConfig { place, flags } = others.into_iter().next()?;
+        let OtherConfig { place, flags, .. } = others.into_iter().next()?;
         Some(format!("{place} does: use {flags}"))
     }
 

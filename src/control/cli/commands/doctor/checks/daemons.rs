@@ -2,6 +2,7 @@
 
 use super::super::facts::{Facts, Said};
 use super::super::finding::Finding;
+use super::leases::has_two_leases;
 use crate::control::cli::commands::survey::Wire;
 
 pub(super) fn privileges(facts: &Facts) -> Vec<Finding> {
@@ -35,8 +36,20 @@ pub(super) fn running(facts: &Facts) -> Vec<Finding> {
     }
 }
 
-/// What the running daemon says of itself.
+/// What the running daemon says of itself, and no other check looks at afresh: the daemon may have
+/// looked some seconds ago.
 pub(super) fn says(facts: &Facts) -> Vec<Finding> {
+    let is_checked = |said: &&Said| match said.name.as_str() {
+        "forwarding" | "bridge" | "malformed" => true,
+        "forward_rules" => facts.rules.unread.is_empty(),
+        "silent_peers" => facts.user.may_ping && facts.num_unasked == 0,
+        "registry" => !said.is_failure,
+        "peer_routes" => said.text.contains("away from the overlay") && facts.device().is_some(),
+        // It is part of the line about two leases.
+        "conflicts" | "lease" => has_two_leases(facts),
+        _ => false,
+    };
+
     let finding = |said: &Said| {
         let advice = "flanneld status";
         if said.is_failure {
@@ -45,7 +58,7 @@ pub(super) fn says(facts: &Facts) -> Vec<Finding> {
             Finding::warn("status", said.text.clone(), advice)
         }
     };
-    facts.said.iter().map(finding).collect()
+    facts.said.iter().filter(|said| !is_checked(said)).map(finding).collect()
 }
 
 pub(super) fn files(facts: &Facts) -> Vec<Finding> {
@@ -130,8 +143,8 @@ pub(super) fn others(facts: &Facts) -> Vec<Finding> {
     };
     let left = facts.links.iter().map(|it| it.link.name.as_str());
     for name in left.filter(|name| is_flannels(name) && Some(*name) != device) {
-        if facts.daemons.len() > 1 {
-            continue; // it may be another one's
+        if facts.daemons.len() > 1 || (device.is_none() && !facts.daemons.is_empty()) {
+            continue; // it may be that of one that runs
         }
         let text = format!("{name} is left of another backend or of an earlier run");
         let advice = format!("ip link del {name}, or flanneld --cleanup while flanneld is stopped");
@@ -186,9 +199,19 @@ mod tests {
     #[test]
     fn what_the_daemon_says_is_repeated() {
         let mut facts = facts();
-        let said = |is_failure, text: &str| Said { is_failure, text: text.to_owned() };
-        facts.said = vec![said(true, "lease: it has expired"), said(false, "etcd is silent")];
+        let said = |name: &str, is_failure, text: &str| Said {
+            name: name.to_owned(),
+            is_failure,
+            text: text.to_owned(),
+        };
+        let expired = said("lease", true, "lease: it has expired");
+        facts.said = vec![expired, said("config", false, "it is another one")];
         assert_eq!(levels(&says(&facts)), (1, 1));
+        let stale = said("silent_peers", false, "peer 192.0.2.9 does not answer");
+        facts.said = vec![stale, said("forwarding", false, "net.ipv4.ip_forward is 0")];
+        assert_eq!(levels(&says(&facts)), (0, 0), "other checks have looked");
+        facts.num_unasked = 1;
+        assert_eq!(levels(&says(&facts)), (1, 0));
         facts.config.warnings = vec!["flag -x is ignored".to_owned()];
         assert_eq!(levels(&files(&facts)), (1, 0));
     }
@@ -215,6 +238,9 @@ mod tests {
         let found = others(&facts);
         assert_eq!(levels(&found), (2, 0));
         assert!(found[1].advice.as_ref().unwrap().starts_with("ip link del flannel.1"));
+        let device = facts.own.as_mut().unwrap().device.take();
+        assert_eq!(levels(&others(&facts)), (1, 0), "flanneld runs, and it may be its device");
+        facts.own.as_mut().unwrap().device = device;
         facts.managed = vec![("flannel0".to_owned(), "NetworkManager")];
         assert!(only(managers(&facts)).advice.unwrap().contains("unmanaged-devices"));
         facts.files.unwritable = Some("/run/flannel: no space left on device".to_owned());

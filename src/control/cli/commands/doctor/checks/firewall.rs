@@ -5,7 +5,9 @@ use std::net::Ipv4Addr;
 use super::super::facts::Facts;
 use super::super::finding::Finding;
 use crate::control::cli::commands::survey::Own;
-use crate::control::host::findings::{bridge_problem, dropped_forward};
+use crate::control::host::findings::{
+    OverlayFacts, bridge_problem, dropped_bridged, dropped_forward,
+};
 use crate::control::host::firewall::trace::{Packet, Verdict, Way};
 
 /// IANA's protocol numbers.
@@ -23,12 +25,19 @@ pub(super) fn forward_rules(facts: &Facts) -> Vec<Finding> {
     let peer = Ipv4Addr::from_bits(facts.a_peers_subnet(&overlay).to_bits() + 2);
     match dropped_forward(&facts.rules, &overlay, bridge.as_deref(), peer) {
         Some(problem) => found.push(Finding::fail(NAME, problem.text, problem.advice)),
-        None if found.is_empty() => {
-            found.push(Finding::ok(NAME, "packets of containers pass, out and in"));
-        }
-        None => {}
+        None => found.extend(bridge.and_then(|bridge| bridged(facts, &overlay, &bridge))),
+    }
+    if found.is_empty() {
+        found.push(Finding::ok(NAME, "packets of containers pass, out and in"));
     }
     found
+}
+
+/// Rules about what is between the bridge and its ports.
+fn bridged(facts: &Facts, overlay: &OverlayFacts, bridge: &str) -> Option<Finding> {
+    let filters_bridged = facts.sysctl("net.bridge.bridge-nf-call-iptables") == Some("1");
+    let problem = dropped_bridged(&facts.rules, overlay, bridge, filters_bridged)?;
+    Some(Finding::fail("bridge rules", problem.text, problem.advice))
 }
 
 /// Rules about the datagrams between the nodes.
@@ -45,6 +54,7 @@ pub(super) fn outer_rules(facts: &Facts) -> Vec<Finding> {
         in_link: Some(iface.name.clone()),
         out_link: None,
         protocol: UDP,
+        src_port: Some(port),
         dst_port: Some(port),
     };
     let goes = Packet {
@@ -55,10 +65,15 @@ pub(super) fn outer_rules(facts: &Facts) -> Vec<Finding> {
         out_link: came.in_link.clone(),
         ..came.clone()
     };
-    let dropped = [(came, "from"), (goes, "to")].into_iter().find_map(|(packet, direction)| {
+    let dropped = [(came, false), (goes, true)].into_iter().find_map(|(packet, is_ours)| {
         match facts.rules.verdict(&packet) {
             Verdict::Dropped { by, shown_by, insert } => {
-                let text = format!("{by} drops UDP {port} {direction} {peer}, as all peers");
+                let what = if is_ours {
+                    format!("this host's own datagrams from and to UDP {port}, to {peer} as to all peers")
+                } else {
+                    format!("datagrams to UDP {port} of this host, from {peer} as from all peers")
+                };
+                let text = format!("{by} drops {what}");
                 let pass = accepting(
                     &insert,
                     &format!("-p udp --dport {port}"),
@@ -86,6 +101,7 @@ fn to_host(facts: &Facts, own: &Own) -> Option<Finding> {
         in_link: Some(overlay.device),
         out_link: None,
         protocol: ICMP,
+        src_port: None,
         dst_port: None,
     };
     let Verdict::Dropped { by, shown_by, insert } = facts.rules.verdict(&packet) else {
@@ -159,11 +175,13 @@ mod tests {
         assert!(found.text.starts_with("rule -A FORWARD -s 10.5.0.0/16 -j DROP"), "{found:?}");
         assert!(found.advice.unwrap().starts_with("iptables -t filter -L FORWARD -nv"));
         let found = only(outer_rules(&with_rules("-A INPUT -p udp -m udp --dport 8285 -j DROP")));
-        assert!(found.text.contains("drops UDP 8285 from 192.0.2.9"), "{found:?}");
+        assert!(found.text.contains("drops datagrams to UDP 8285 of this host, from 192.0.2.9"));
         let found = only(outer_rules(&with_rules("-A OUTPUT -o eth0 -p udp -j REJECT")));
-        assert!(found.text.contains("drops UDP 8285 to 192.0.2.9"), "{found:?}");
+        assert!(found.text.contains("drops this host's own datagrams from and to UDP 8285"));
         let accept = "; iptables -t filter -I OUTPUT -p udp --dport 8285 -j ACCEPT";
         assert!(found.advice.unwrap().ends_with(accept), "in the chain that drops");
+        let rule = "-A OUTPUT -p udp -m udp --sport 8285 -j REJECT";
+        assert!(only(outer_rules(&with_rules(rule))).text.starts_with(&format!("rule {rule}")));
     }
 
     #[test]

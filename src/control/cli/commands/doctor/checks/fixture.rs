@@ -5,7 +5,7 @@ use std::time::Duration;
 use ipnetwork::Ipv4Network;
 
 use crate::control::cli::commands::doctor::facts::{
-    Daemon, Facts, Files, Iface, Kernel, PeerFact, SubnetEnvFact, UdpPort, User,
+    Daemon, Facts, Files, Iface, Kernel, PeerFact, PodWay, SubnetEnvFact, UdpPort, User,
 };
 use crate::control::cli::commands::doctor::finding::{Finding, Level};
 use crate::control::cli::commands::ping::verdict::Verdict;
@@ -13,7 +13,9 @@ use crate::control::cli::commands::survey::{Device, LeaseFact, Own, RegistryFact
 use crate::control::cli::{Invocation, parse};
 use crate::control::config::daemon::Config;
 use crate::control::host::firewall::trace::Rules;
-use crate::control::host::net::{Link, LinkAddr, LinkDetails, RouteDetails, RouteFields};
+use crate::control::host::net::{
+    FarEnd, Forwarded, Link, LinkAddr, LinkDetails, Mac, RouteDetails, RouteFields,
+};
 
 /// Warnings and failures.
 pub(super) fn levels(found: &[Finding]) -> (usize, usize) {
@@ -59,6 +61,8 @@ pub(super) fn link(
         master: None,
         vxlan: None,
         addrs: vec![LinkAddr { addr: addr.ip(), prefix_len: addr.prefix() }],
+        queue_len: 1000,
+        far_end: None,
     }
 }
 
@@ -72,6 +76,13 @@ fn route(dst: &str, link: u32, protocol: u8) -> RouteDetails {
     let (gateway, has_gateway, link) = (None, false, Some(link));
     let fields = RouteFields { dst, table: 254, link, gateway, has_gateway, metric: 0 };
     RouteDetails { fields, protocol, is_end: false }
+}
+
+fn way(from: ([u8; 4], &str), to: ([u8; 4], &str), route: RouteDetails) -> PodWay {
+    let ((src, in_link), (dst, out_link)) = (from, to);
+    let [in_link, out_link] = [in_link, out_link].map(str::to_owned);
+    let found = Forwarded::By(route.fields);
+    PodWay { src: src.into(), dst: dst.into(), in_link, out_link, found }
 }
 
 /// A udp node at 192.0.2.1 with 10.5.7.0/24, and a peer at 192.0.2.9 with 10.5.9.0/24.
@@ -106,16 +117,18 @@ pub(super) fn facts() -> Facts {
     };
     let network = Some(own.network);
     let env = SubnetEnvFact { network, subnet, mtu: Some(1472) };
-    let verdict =
-        Verdict { ok: true, text: "packets reach it".to_owned(), advice: None, doubt: None };
+    let (text, advice, doubt) = ("packets reach it".to_owned(), None, None);
+    let verdict = Verdict { ok: true, text, advice, doubt, is_local: false };
     let peer = PeerFact {
         public_ip: [192, 0, 2, 9].into(),
         subnet: "10.5.9.0/24".parse().unwrap(),
         verdict,
     };
     let owner = Some(("flanneld".to_owned(), 7));
+    let (to_peers, to_bridge) = (route("10.5.0.0/16", 4, 3), route("10.5.7.0/24", 3, 2));
     Facts {
         config: config(),
+        are_defaults: false,
         user: User { has_net_admin: true, may_ping: true },
         daemons: vec![Daemon { pid: 7, open_files: Some(1024) }],
         said: Vec::new(),
@@ -125,8 +138,26 @@ pub(super) fn facts() -> Facts {
             link(2, "eth0", None, "192.0.2.1/24", 1500),
             link(3, "docker0", Some("bridge"), "10.5.7.1/24", 1472),
             link(4, "flannel0", Some("tun"), "10.5.7.0/32", 1472),
+            LinkDetails {
+                master: Some(3),
+                far_end: Some((0, 2)),
+                addrs: Vec::new(),
+                ..link(5, "veth1", Some("veth"), "0.0.0.0/0", 1472)
+            },
         ],
-        routes: vec![route("10.5.0.0/16", 4, 3), route("10.5.7.0/24", 3, 2)],
+        policy_rules: Vec::new(),
+        pod_ways: vec![
+            way(([10, 5, 7, 2], "docker0"), ([10, 5, 9, 2], "flannel0"), to_peers),
+            way(([10, 5, 9, 2], "flannel0"), ([10, 5, 7, 2], "docker0"), to_bridge),
+        ],
+        far_ends: vec![FarEnd {
+            near: 5,
+            link: link(2, "eth0", Some("veth"), "0.0.0.0/0", 1472).link,
+            mac: Some(Mac([2, 0, 0, 0, 0, 2])),
+            addrs: vec![LinkAddr { addr: [10, 5, 7, 2].into(), prefix_len: 24 }],
+        }],
+        neighbours: Vec::new(),
+        routes: vec![to_peers, to_bridge],
         udp_ports: vec![UdpPort { addr: public_ip, port: 8285, owner }],
         rules: Rules::default(),
         services: Vec::new(),

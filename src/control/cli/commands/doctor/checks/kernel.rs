@@ -80,6 +80,44 @@ pub(super) fn reverse_path(facts: &Facts) -> Vec<Finding> {
     }
 }
 
+/// Settings with which this host does not answer what its containers and peers ask.
+pub(super) fn answers(facts: &Facts) -> Vec<Finding> {
+    let number = |name: &str| facts.sysctl(name).and_then(|value| value.parse::<u8>().ok());
+    let mut found = Vec::new();
+    let overlay = facts.overlay();
+    let bridge = overlay.as_ref().and_then(|overlay| bridge_problem(&facts.links, overlay).0);
+    let iface = facts.iface.as_ref().map(|iface| iface.name.clone());
+    const ALL: &str = "net.ipv4.conf.all.arp_ignore";
+    // The larger of the two counts, and 8 answers nothing: ip-sysctl.rst.
+    const NOTHING: u8 = 8;
+    let names = [(bridge, "containers"), (iface, "peers")];
+    for (link, whom) in names.into_iter().filter_map(|(link, whom)| Some((link?, whom))) {
+        let name = format!("net.ipv4.conf.{}.arp_ignore", link.replace('.', "/"));
+        let name = if number(ALL) >= Some(NOTHING) { ALL } else { name.as_str() };
+        if number(name) >= Some(NOTHING) {
+            let text = format!("{name} is 8: this host answers no ARP on {link}, where {whom} ask");
+            found.push(Finding::fail("arp", text, format!("sysctl -w {name}=0")));
+        }
+    }
+    const ECHO: &str = "net.ipv4.icmp_echo_ignore_all";
+    if number(ECHO) == Some(1) {
+        let text = format!("{ECHO} is 1: peers that ask whether this host is alive get no answer");
+        found.push(Finding::warn("echo", text, format!("sysctl -w {ECHO}=0")));
+    }
+    found
+}
+
+/// The queue of the TUN device, which is where it keeps packets for flanneld.
+pub(super) fn queue(facts: &Facts) -> Vec<Finding> {
+    let Some(device) = facts.device().filter(|it| it.is_kind("tun")) else { return Vec::new() };
+    if device.queue_len > 0 {
+        return Vec::new();
+    }
+    let name = &device.link.name;
+    let text = format!("{name} has a queue of length 0: it drops each packet to a peer");
+    vec![Finding::fail("queue", text, format!("ip link set {name} txqueuelen 1000"))]
+}
+
 pub(super) fn tables(facts: &Facts) -> Vec<Finding> {
     let number = |name: &str| facts.sysctl(name).and_then(|value| value.parse::<u64>().ok());
     let mut found = Vec::new();
@@ -148,7 +186,9 @@ mod tests {
 
     #[test]
     fn healthy_host_has_no_fault() {
-        for check in [tun, modules, forwarding, reverse_path, tables, bridge_filter, ipv6] {
+        for check in
+            [tun, modules, forwarding, reverse_path, answers, queue, tables, bridge_filter, ipv6]
+        {
             assert_eq!(levels(&check(&facts())), (0, 0));
         }
     }
@@ -170,6 +210,27 @@ mod tests {
         assert_eq!(found.advice.as_deref(), Some("sysctl -w net.ipv4.conf.eth0.rp_filter=2"));
         facts.kernel.sysctls.insert("net.ipv4.conf.all.rp_filter".to_owned(), "2".to_owned());
         assert_eq!(levels(&reverse_path(&facts)), (0, 0), "the larger of the two counts");
+    }
+
+    #[test]
+    fn host_that_answers_no_arp_or_echo_is_named() {
+        let found = only(answers(&with_sysctl("net.ipv4.conf.docker0.arp_ignore", "8")));
+        assert!(found.text.ends_with("answers no ARP on docker0, where containers ask"));
+        let mut facts = with_sysctl("net.ipv4.conf.eth0.arp_ignore", "1");
+        assert!(answers(&facts).is_empty());
+        facts.kernel.sysctls.insert("net.ipv4.conf.all.arp_ignore".to_owned(), "8".to_owned());
+        let found = answers(&facts);
+        assert_eq!(levels(&found), (0, 2));
+        assert_eq!(found[1].advice.as_deref(), Some("sysctl -w net.ipv4.conf.all.arp_ignore=0"));
+        let facts = with_sysctl("net.ipv4.icmp_echo_ignore_all", "1");
+        assert_eq!(levels(&answers(&facts)), (1, 0));
+    }
+
+    #[test]
+    fn device_without_a_queue_fails() {
+        let mut facts = facts();
+        facts.links[3].queue_len = 0;
+        assert!(only(queue(&facts)).text.starts_with("flannel0 has a queue of length 0"));
     }
 
     #[test]

@@ -44,6 +44,21 @@ pub(super) fn backends(facts: &Facts) -> Vec<Finding> {
     others.map(finding).collect()
 }
 
+/// Whether another lease has our public IP.
+pub(super) fn has_two_leases(facts: &Facts) -> bool {
+    let Some(own) = &facts.own else { return false };
+    facts.registry.leases.iter().filter(|lease| lease.public_ip == own.public_ip).count() > 1
+}
+
+/// What the running daemon knows of the other host that has our public IP.
+fn rival(facts: &Facts) -> Option<&str> {
+    let said = |name: &str| {
+        let found = facts.said.iter().find(|said| said.name == name);
+        found.map(|said| said.text.as_str()).filter(|text| text.contains("public IP"))
+    };
+    said("lease").or(said("conflicts"))
+}
+
 /// Leases that cannot both be right.
 pub(super) fn duplicates(facts: &Facts) -> Vec<Finding> {
     const NAME: &str = "duplicates";
@@ -58,9 +73,11 @@ pub(super) fn duplicates(facts: &Facts) -> Vec<Finding> {
                 "{} has two leases, {} and {}: two hosts with one public IP, or an old lease",
                 one.public_ip, one.subnet, two.subnet
             );
+            let is_ours = facts.own.as_ref().is_some_and(|own| own.public_ip == one.public_ip);
+            let rival = rival(facts).filter(|_| is_ours).map(|said| format!(" ({said})"));
             let advice =
                 "give each host a --public-ip of its own; delete the lease that no host uses";
-            found.push(Finding::fail(NAME, text, advice));
+            found.push(Finding::fail(NAME, text + &rival.unwrap_or_default(), advice));
         }
     }
     leases.sort_by_key(|lease| lease.subnet);
@@ -111,6 +128,8 @@ pub(super) fn own(facts: &Facts) -> Vec<Finding> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::facts::Said;
+    use super::super::daemons::says;
     use super::super::fixture::{facts, lease, levels, only};
     use super::*;
 
@@ -134,6 +153,10 @@ mod tests {
         let mut facts = facts();
         facts.registry.leases.push(lease("10.5.11.0/24", "192.0.2.1", "udp"));
         assert!(only(duplicates(&facts)).text.starts_with("192.0.2.1 has two leases"));
+        let text = "lease: host b had our public IP first".to_owned();
+        facts.said = vec![Said { name: "lease".to_owned(), is_failure: true, text }];
+        assert!(only(duplicates(&facts)).text.ends_with("(lease: host b had our public IP first)"));
+        assert!(says(&facts).is_empty(), "one line");
         facts.registry.leases.pop();
         facts.registry.leases.push(lease("10.5.9.128/25", "192.0.2.11", "udp"));
         let text = "lease 10.5.9.0/24 of 192.0.2.9 overlaps 10.5.9.128/25 of 192.0.2.11";

@@ -1,25 +1,28 @@
 //! The checks: each looks at the [`Facts`] alone, and finds nothing, or a line or more.
 
+mod containers;
 mod daemons;
 mod firewall;
 mod kernel;
 mod leases;
 mod overlay;
 mod peers;
+mod pod_ways;
 mod registry;
 mod routes;
 
 #[cfg(test)]
 mod fixture;
 
+use self::peers::Explained;
 use super::facts::Facts;
-use super::finding::Finding;
+use super::finding::{Finding, Level};
 
 /// One check.
 type Check = fn(&Facts) -> Vec<Finding>;
 
 /// Every check, in the order of the table: this process, the host, the registry, the overlay, peers.
-const ALL: [Check; 32] = [
+const ALL: [Check; 36] = [
     daemons::privileges,
     daemons::running,
     daemons::says,
@@ -32,6 +35,8 @@ const ALL: [Check; 32] = [
     kernel::modules,
     kernel::forwarding,
     kernel::reverse_path,
+    kernel::answers,
+    kernel::queue,
     kernel::tables,
     kernel::bridge_filter,
     kernel::ipv6,
@@ -50,12 +55,45 @@ const ALL: [Check; 32] = [
     overlay::interface,
     overlay::device,
     overlay::bridge,
+    containers::containers,
     overlay::subnet_env,
     routes::ways,
+    routes::overlaps,
 ];
 
-/// What all checks find.
+/// Checks of this host whose failure keeps packets from peers: what peers answer then says no more.
+const CAUSES: [&str; 10] = [
+    "port",
+    "port rules",
+    "arp",
+    "queue",
+    "interface",
+    "device",
+    "duplicates",
+    "routes",
+    "overlap",
+    pod_ways::NAME,
+];
+
+/// Checks whose failure turns packets of containers elsewhere.
+const WAY_CAUSES: [&str; 4] = ["routes", "overlap", "bridge", "containers"];
+
+/// What all checks find. What follows from a fault of this host is not blamed on anything else.
 pub(super) fn run(facts: &Facts) -> Vec<Finding> {
-    let rest: [Check; 2] = [routes::overlaps, peers::answers];
-    ALL.iter().chain(&rest).flat_map(|check| check(facts)).collect()
+    let mut found: Vec<Finding> = ALL.iter().flat_map(|check| check(facts)).collect();
+    let has = |found: &[Finding], causes: &[&str]| {
+        found.iter().any(|it| it.level == Level::Fail && causes.contains(&it.check))
+    };
+    if !has(&found, &WAY_CAUSES) {
+        found.extend(pod_ways::pod_ways(facts));
+    }
+    let explained = if has(&found, &CAUSES) {
+        Explained::All
+    } else if found.iter().any(|it| it.check == "host rules") {
+        Explained::Icmp
+    } else {
+        Explained::Nothing
+    };
+    found.extend(peers::answers(facts, explained));
+    found
 }

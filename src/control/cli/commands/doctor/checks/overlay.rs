@@ -2,6 +2,7 @@
 
 use super::super::facts::{DockerFact, Facts, SubnetEnvFact};
 use super::super::finding::Finding;
+use crate::control::cli::commands::survey::Device;
 use crate::control::host::findings::{Harm, bridge_problem};
 
 pub(super) fn interface(facts: &Facts) -> Vec<Finding> {
@@ -34,11 +35,9 @@ pub(super) fn device(facts: &Facts) -> Vec<Finding> {
         let text = "flanneld runs, but no link that is up has the first address of its subnet";
         return vec![Finding::fail(NAME, text, "ip -4 addr; flanneld status")];
     };
-    // What containers were told counts: a running flanneld lowers the MTU of its device alone.
-    let told = facts.files.subnet_env.as_ref().and_then(|env| env.mtu).unwrap_or(0);
-    let most = device.mtu.max(told);
+    let most = mtu_of_containers(facts, device);
     let needed = u32::from(most) + u32::from(own.wire.overhead());
-    if needed > iface.mtu {
+    if shrank(facts) {
         let text = format!(
             "{} has MTU {}, and the overlay's {most} needs {needed}: the interface shrank; long \
              packets of containers are lost or fragmented",
@@ -54,6 +53,20 @@ pub(super) fn device(facts: &Facts) -> Vec<Finding> {
     vec![Finding::ok(NAME, format!("{}, MTU {}", device.name, device.mtu))]
 }
 
+/// What containers were told counts: a running flanneld lowers the MTU of its device alone.
+fn mtu_of_containers(facts: &Facts, device: &Device) -> u16 {
+    let told = facts.files.subnet_env.as_ref().and_then(|env| env.mtu).unwrap_or(0);
+    device.mtu.max(told)
+}
+
+/// Whether the external interface has a smaller MTU than the overlay needs.
+fn shrank(facts: &Facts) -> bool {
+    let (Some(own), Some(iface)) = (&facts.own, &facts.iface) else { return false };
+    let Some(device) = own.device.as_ref().filter(|_| own.wire.is_tunnel()) else { return false };
+    let most = mtu_of_containers(facts, device);
+    u32::from(most) + u32::from(own.wire.overhead()) > iface.mtu
+}
+
 pub(super) fn bridge(facts: &Facts) -> Vec<Finding> {
     const NAME: &str = "bridge";
     let Some(overlay) = facts.overlay() else { return Vec::new() };
@@ -61,6 +74,8 @@ pub(super) fn bridge(facts: &Facts) -> Vec<Finding> {
         (_, Some(problem)) if problem.harm == Harm::Loss => {
             vec![Finding::fail(NAME, problem.text, problem.advice)]
         }
+        // It has that MTU because the device had it before its interface shrank.
+        (_, Some(problem)) if problem.harm == Harm::LongPackets && shrank(facts) => Vec::new(),
         (_, Some(problem)) => vec![Finding::warn(NAME, problem.text, problem.advice)],
         (Some(name), None) => {
             vec![Finding::ok(NAME, format!("{name} is on {}", overlay.subnet))]
@@ -99,7 +114,9 @@ pub(super) fn subnet_env(facts: &Facts) -> Vec<Finding> {
 
 fn differs(facts: &Facts, env: &SubnetEnvFact) -> Option<String> {
     let own = facts.own.as_ref()?;
-    let lease = facts.registry.leases.iter().find(|it| it.public_ip == own.public_ip);
+    // Several have a line of their own.
+    let mut ours = facts.registry.leases.iter().filter(|it| it.public_ip == own.public_ip);
+    let lease = ours.next().filter(|_| ours.next().is_none());
     let Some(subnet) = env.subnet else { return Some("no FLANNEL_SUBNET".to_owned()) };
     if let Some(lease) = lease.filter(|lease| lease.subnet != subnet) {
         return Some(format!("FLANNEL_SUBNET {subnet}, and the lease is {}", lease.subnet));
@@ -107,7 +124,7 @@ fn differs(facts: &Facts, env: &SubnetEnvFact) -> Option<String> {
     if let Some(network) = env.network.filter(|network| *network != own.network) {
         return Some(format!("FLANNEL_NETWORK {network}, and the network is {}", own.network));
     }
-    let device = own.device.as_ref()?;
+    let device = own.device.as_ref().filter(|_| !shrank(facts))?;
     let mtu = env.mtu.filter(|mtu| *mtu != device.mtu)?;
     Some(format!("FLANNEL_MTU {mtu}, and {} has {}", device.name, device.mtu))
 }
@@ -143,6 +160,8 @@ mod tests {
         assert!(found.text.starts_with("eth0 has MTU 1400, and the overlay's 1472 needs 1500"));
         facts.own.as_mut().unwrap().device.as_mut().unwrap().mtu = 1372;
         assert!(only(device(&facts)).text.contains("the interface shrank"), "flanneld followed");
+        assert_eq!(levels(&subnet_env(&facts)), (0, 0), "it follows from that");
+        assert_eq!(levels(&bridge(&facts)), (0, 0), "so does the bridge's MTU");
     }
 
     #[test]

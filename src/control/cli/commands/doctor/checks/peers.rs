@@ -8,10 +8,26 @@ const MAX_SHOWN: usize = 10;
 /// The same if no peer is reached.
 const MAX_SHOWN_CUT_OFF: usize = 2;
 
-pub(super) fn answers(facts: &Facts) -> Vec<Finding> {
+/// What a fault of this host explains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Explained {
+    Nothing,
+    /// That ICMP echo is not answered.
+    Icmp,
+    /// That no peer answers, and that packets do not leave this host.
+    All,
+}
+
+pub(super) fn answers(facts: &Facts, explained: Explained) -> Vec<Finding> {
     const NAME: &str = "peers";
     let num_asked = facts.peers.len();
-    let bad: Vec<&PeerFact> = facts.peers.iter().filter(|peer| !peer.verdict.ok).collect();
+    let mut bad: Vec<&PeerFact> = facts.peers.iter().filter(|peer| !peer.verdict.ok).collect();
+    let num_bad = bad.len();
+    if explained == Explained::All {
+        let is_cut_off = num_bad == num_asked;
+        bad.retain(|peer| !is_cut_off && !peer.verdict.is_local);
+    }
+    let num_explained = num_bad - bad.len();
     let is_cut_off = bad.len() == num_asked && num_asked > 1;
     let mut found = Vec::new();
     if !facts.user.may_ping && !facts.registry.leases.is_empty() {
@@ -34,7 +50,12 @@ pub(super) fn answers(facts: &Facts) -> Vec<Finding> {
         let text = format!("{} more peers are not well", bad.len() - max_shown);
         found.push(Finding::fail(NAME, text, "flanneld peers; flanneld ping PEER"));
     }
-    let doubts = facts.peers.iter().filter_map(|peer| Some((peer, peer.verdict.doubt.clone()?)));
+    if num_explained > 0 {
+        let text = format!("{num_explained} of {num_asked}: see the line above that fails");
+        found.push(Finding::warn(NAME, text, "flanneld doctor again, once that is repaired"));
+    }
+    let doubts = facts.peers.iter().filter(|_| explained == Explained::Nothing);
+    let doubts = doubts.filter_map(|peer| Some((peer, peer.verdict.doubt.clone()?)));
     for (peer, (text, advice)) in doubts.take(MAX_SHOWN) {
         let text = format!("{} of {}: {text}", peer.subnet, peer.public_ip);
         found.push(Finding::warn(NAME, text, advice));
@@ -68,6 +89,10 @@ mod tests {
     use super::super::fixture::{facts, levels, only};
     use super::*;
 
+    fn answers(facts: &Facts) -> Vec<Finding> {
+        super::answers(facts, Explained::Nothing)
+    }
+
     #[test]
     fn peers_that_are_not_well_are_named_with_the_verdict() {
         let mut facts = facts();
@@ -100,5 +125,23 @@ mod tests {
         assert!(only(answers(&facts)).text.contains("no lease of another node"));
         facts.user.may_ping = false;
         assert!(only(answers(&facts)).text.contains("may not send ICMP"));
+    }
+
+    #[test]
+    fn what_a_fault_of_this_host_explains_is_not_blamed_on_peers() {
+        let mut facts = facts();
+        facts.peers[0].verdict.ok = false;
+        facts.peers[0].verdict.text = "UDP 8285 is filtered there".to_owned();
+        facts.peers[0].verdict.advice = Some("open it".to_owned());
+        let found = only(super::answers(&facts, Explained::All));
+        assert_eq!(found.text, "1 of 1: see the line above that fails");
+        facts.peers.push(facts.peers[0].clone());
+        facts.peers[1].verdict.ok = true;
+        let found = only(super::answers(&facts, Explained::All));
+        assert!(found.text.ends_with("filtered there"), "another is reached: {found:?}");
+        facts.peers[0].verdict.is_local = true;
+        assert_eq!(levels(&super::answers(&facts, Explained::All)), (1, 0));
+        facts.peers[1].verdict.doubt = Some(("silent".to_owned(), "look".to_owned()));
+        assert_eq!(levels(&super::answers(&facts, Explained::Icmp)), (0, 1));
     }
 }

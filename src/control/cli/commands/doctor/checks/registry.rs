@@ -39,8 +39,16 @@ pub(super) fn answers(facts: &Facts) -> Vec<Finding> {
                           system:serviceaccount:kube-flannel:flannel show whether it answers us";
             return vec![Finding::fail(NAME, problem.clone(), advice)];
         }
-        let advice = "curl ENDPOINT/version shows whether etcd answers; https needs --etcd-cafile, and \
-                      perhaps --etcd-certfile with --etcd-keyfile";
+        let advice = if facts.are_defaults && facts.daemons.is_empty() {
+            "if flanneld of this host has flags, doctor needs them, too: flanneld doctor -- \
+             --etcd-endpoints=URL …; curl ENDPOINT/version shows whether etcd answers"
+        } else if problem.contains("certificate") {
+            "openssl s_client -connect HOST:PORT </dev/null | openssl x509 -noout -subject -issuer \
+             -dates -ext subjectAltName shows the certificate; --etcd-cafile names its authority"
+        } else {
+            "curl ENDPOINT/version shows whether etcd answers; https needs --etcd-cafile, and perhaps \
+             --etcd-certfile with --etcd-keyfile"
+        };
         return vec![Finding::fail(NAME, problem.clone(), advice)];
     }
     let text = format!("{} answers within {millis} ms", registry.name);
@@ -94,21 +102,36 @@ pub(super) fn other_networks(facts: &Facts) -> Vec<Finding> {
             .zip(ours)
             .is_some_and(|(one, two)| one.contains(two.network()) || two.contains(one.network()))
     };
+    // A node that is alone may be in the wrong place.
+    let is_alone = facts.registry.leases.len() < 2;
     let finding = |other: &OtherNetwork| {
-        let OtherNetwork { prefix, network, members } = other;
-        if members.is_empty() {
+        let OtherNetwork { prefix, other_api, network, members } = other;
+        if members.is_empty() && !is_alone {
             return None;
         }
         let range = network.map_or("a network".to_owned(), |range| format!("network {range}"));
         let shown: Vec<String> = members.iter().take(3).map(ToString::to_string).collect();
         let more = if members.len() > 3 { ", …" } else { "" };
-        let text = format!(
-            "prefix {prefix} of the same etcd has {range} with the leases of {}{more}; this node is \
-             in {own}",
-            shown.join(", ")
-        );
-        let advice = "the same --etcd-prefix on all nodes that should reach each other";
-        Some(if overlaps(other) {
+        let leases = match members.is_empty() {
+            true => "without a lease".to_owned(),
+            false => format!("with the leases of {}{more}", shown.join(", ")),
+        };
+        let (place, here) = match other_api {
+            Some(number) => (
+                format!("the v{number} store of the same etcd has under {prefix}"),
+                format!("uses v{}", 5 - number),
+            ),
+            None => (format!("prefix {prefix} of the same etcd has"), format!("is in {own}")),
+        };
+        let text = format!("{place} {range} {leases}; this node {here}");
+        let advice = match other_api {
+            Some(number) => format!(
+                "one store for all nodes that should reach each other: --etcd-api={number} here, or \
+                 move the others (docs/migrating.md)"
+            ),
+            None => "the same --etcd-prefix on all nodes that should reach each other".to_owned(),
+        };
+        Some(if overlaps(other) && !members.is_empty() {
             Finding::fail(NAME, text, advice)
         } else {
             Finding::warn(NAME, text, advice)
@@ -149,6 +172,10 @@ mod tests {
         let mut facts = facts();
         facts.registry.problem = Some("read network config: refused".to_owned());
         assert_eq!(levels(&answers(&facts)), (0, 1));
+        facts.are_defaults = true;
+        facts.daemons.clear();
+        let found = only(answers(&facts));
+        assert!(found.advice.unwrap().contains("flanneld doctor -- --etcd-endpoints=URL"));
         facts.registry.took = Duration::from_secs(2);
         facts.registry.problem = None;
         assert_eq!(levels(&answers(&facts)), (1, 0));
@@ -183,6 +210,7 @@ mod tests {
         let mut facts = facts();
         let other = |network: &str, members: &[Ipv4Addr]| OtherNetwork {
             prefix: "/atomic.io/network".to_owned(),
+            other_api: None,
             network: Some(network.parse().unwrap()),
             members: members.to_vec(),
         };
@@ -194,6 +222,14 @@ mod tests {
         facts.registry.others = vec![other("10.0.0.0/8", &[[192, 0, 2, 5].into()])];
         let found = only(other_networks(&facts));
         assert!(found.text.contains("/atomic.io/network") && found.text.contains("192.0.2.5"));
+        facts.registry.others[0].other_api = Some(2);
+        let found = only(other_networks(&facts));
+        assert!(found.text.starts_with("the v2 store of the same etcd has under /atomic.io"));
+        assert!(found.text.ends_with("with the leases of 192.0.2.5; this node uses v3"));
+        assert!(found.advice.unwrap().contains("--etcd-api=2 here"));
+        facts.registry.others = vec![other("10.5.0.0/16", &[])];
+        facts.registry.leases.pop();
+        assert_eq!(levels(&other_networks(&facts)), (1, 0), "a node that is alone");
     }
 
     #[test]

@@ -5,7 +5,10 @@ use ipnetwork::Ipv4Network;
 use super::super::facts::Facts;
 use super::super::finding::Finding;
 use crate::control::cli::commands::survey::Wire;
-use crate::control::host::net::{ROUTE_PROTOCOL, RouteDetails};
+use crate::control::host::net::{LinkAddr, LinkDetails, ROUTE_PROTOCOL, RouteDetails};
+
+/// `RTPROT_KERNEL`: the route of an address, rtnetlink(7).
+const KERNEL_PROTOCOL: u8 = 2;
 
 /// Most findings of one kind.
 const MAX_SHOWN: usize = 8;
@@ -37,7 +40,12 @@ pub(super) fn ways(facts: &Facts) -> Vec<Finding> {
         let is_entry = has_entries && is_peers(dst) && !route.is_end;
         // Tables of the operator's own rules count where a peer is asked.
         let is_asked = route.fields.is_in_main_table();
-        if !is_asked || !is_inside || is_of_bridge || is_of_device || is_entry {
+        // Such a route goes with its address, which has a line of its own.
+        let is_of_address = route.protocol == KERNEL_PROTOCOL
+            && facts.links.iter().any(|it| {
+                it.link.name == link && it.addrs.iter().any(|own| dst.contains(own.addr))
+            });
+        if !is_asked || !is_inside || is_of_address || is_of_bridge || is_of_device || is_entry {
             continue;
         }
         let by = if route.is_end { "that drops".to_owned() } else { format!("by {link}") };
@@ -63,28 +71,72 @@ pub(super) fn ways(facts: &Facts) -> Vec<Finding> {
     found
 }
 
-/// Addresses of the underlay that the network covers.
+/// Addresses of the underlay that the network covers, and addresses of containers that this host has.
 pub(super) fn overlaps(facts: &Facts) -> Vec<Finding> {
     const NAME: &str = "overlap";
     let advice = "take a Network that no host and no router is in";
     let told = facts.overlaps.iter().map(|text| Finding::warn(NAME, text.clone(), advice));
     let mut found: Vec<Finding> = told.collect();
     let Some(own) = &facts.own else { return found };
-    let device = own.device.as_ref().map(|device| device.name.as_str());
     for it in &facts.links {
-        let is_overlays = Some(it.link.name.as_str()) == device || it.is_kind("bridge");
-        let inside = it.addrs.iter().find(|addr| own.network.contains(addr.addr));
-        if let (false, Some(addr)) = (is_overlays, inside)
-            && found.is_empty()
-        {
-            let text = format!(
-                "{} has {}/{}, which lies in Network {}",
-                it.link.name, addr.addr, addr.prefix_len, own.network
-            );
-            found.push(Finding::fail(NAME, text, advice));
+        let inside = it.addrs.iter().filter(|addr| own.network.contains(addr.addr));
+        for addr in inside.filter(|addr| !is_overlays(facts, it, addr)) {
+            if found.len() == MAX_SHOWN {
+                return found;
+            }
+            let (name, LinkAddr { addr, prefix_len }) = (&it.link.name, addr);
+            let lease = facts.registry.leases.iter().find(|lease| lease.subnet.contains(*addr));
+            found.extend(match lease {
+                // The usual check of the interface's address says it.
+                None if !facts.overlaps.is_empty() => None,
+                None => {
+                    let network = own.network;
+                    let text =
+                        format!("{name} has {addr}/{prefix_len}, which lies in Network {network}");
+                    Some(Finding::fail(NAME, text, advice))
+                }
+                Some(lease) => {
+                    let whose = match Some(lease.subnet) == own.subnet {
+                        true => "this node".to_owned(),
+                        false => lease.public_ip.to_string(),
+                    };
+                    let text = format!(
+                        "{name} of this host has {addr}/{prefix_len}, of the subnet {} of {whose}: \
+                         packets to a container with that address end here",
+                        lease.subnet
+                    );
+                    let advice = format!("ip addr del {addr}/{prefix_len} dev {name}");
+                    Some(Finding::fail(NAME, text, advice))
+                }
+            });
         }
     }
     found
+}
+
+/// Whether an address of the network is where it should be, or has a line of its own.
+fn is_overlays(facts: &Facts, link: &LinkDetails, addr: &LinkAddr) -> bool {
+    let Some(own) = &facts.own else { return true };
+    let is_device = own.device.as_ref().is_some_and(|device| device.name == link.link.name);
+    let is_in_ours = own.subnet.is_some_and(|subnet| subnet.contains(addr.addr));
+    if is_device || link.is_kind("vxlan") || link.link.name.starts_with("flannel") {
+        // The address that flannel gives it is the first one of the subnet.
+        return own.subnet.is_none_or(|subnet| subnet.network() == addr.addr);
+    }
+    let is_containers = facts.far_ends.iter().any(|end| end.has(addr.addr));
+    if is_in_ours && is_containers {
+        return true;
+    }
+    if link.is_kind("bridge") {
+        let first =
+            link.addrs.iter().find(|it| own.subnet.is_some_and(|our| our.contains(it.addr)));
+        return match first {
+            Some(first) => first == addr,
+            None => true,
+        };
+    }
+    // Point-to-point plugins give the host's end of each link the gateway's address.
+    is_in_ours && link.far_end.is_some()
 }
 
 #[cfg(test)]
@@ -131,5 +183,22 @@ mod tests {
         assert!(only(overlaps(&facts)).text.starts_with("eth1 has 10.5.200.3/24, which lies in"));
         facts.overlaps = vec!["Network 10.5.0.0/16 covers x".to_owned()];
         assert_eq!(levels(&overlaps(&facts)), (1, 0));
+    }
+
+    #[test]
+    fn address_of_a_container_that_the_host_has_fails() {
+        for (addr, whose) in [([10, 5, 9, 2], "192.0.2.9"), ([10, 5, 7, 77], "this node")] {
+            let mut facts = facts();
+            facts.links[2].addrs.push(LinkAddr { addr: addr.into(), prefix_len: 24 });
+            let found = only(overlaps(&facts));
+            assert!(
+                found.text.contains(&format!("of {whose}: packets to a container")),
+                "{found:?}"
+            );
+            assert!(found.advice.unwrap().starts_with("ip addr del 10.5."));
+        }
+        let mut facts = facts();
+        facts.links[2].addrs.push(LinkAddr { addr: [10, 5, 7, 2].into(), prefix_len: 24 });
+        assert!(overlaps(&facts).is_empty(), "the container has a line");
     }
 }

@@ -10,9 +10,11 @@ use crate::control::host::preflight;
 use crate::control::util::error_chain::error_chain;
 
 /// Settings of the whole host.
-const SETTINGS: [&str; 7] = [
+const SETTINGS: [&str; 9] = [
     "net.ipv4.ip_forward",
     "net.ipv4.conf.all.rp_filter",
+    "net.ipv4.conf.all.arp_ignore",
+    "net.ipv4.icmp_echo_ignore_all",
     "net.ipv4.neigh.default.gc_thresh3",
     "net.ipv6.conf.all.disable_ipv6",
     "net.netfilter.nf_conntrack_count",
@@ -26,7 +28,8 @@ const MODULES: [&str; 2] = ["tun", "vxlan"];
 pub(super) fn read(links: &[LinkDetails]) -> Kernel {
     let of_links = links.iter().flat_map(|it| {
         let name = it.link.name.replace('.', "/");
-        ["rp_filter", "forwarding"].map(|setting| format!("net.ipv4.conf.{name}.{setting}"))
+        ["rp_filter", "forwarding", "arp_ignore"]
+            .map(|setting| format!("net.ipv4.conf.{name}.{setting}"))
     });
     let names = SETTINGS.iter().map(|name| (*name).to_owned()).chain(of_links);
     let sysctls = names.filter_map(|name| Some((sysctl(&name)?, name)));

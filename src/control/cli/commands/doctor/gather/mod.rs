@@ -3,6 +3,7 @@
 mod files;
 mod kernel;
 mod peers;
+mod pod_ways;
 mod processes;
 
 use std::net::Ipv4Addr;
@@ -12,13 +13,14 @@ use ipnetwork::Ipv4Network;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use super::facts::{Facts, Iface, Said, User};
-use crate::control::cli::commands::survey::{Own, RegistryFacts, Settings};
+use super::Heard;
+use super::facts::{Facts, Iface, User};
+use crate::control::cli::commands::survey::{Own, RegistryFacts, Settings, Source};
 use crate::control::config::daemon::Config;
 use crate::control::external_interface;
 use crate::control::host::firewall::trace::Rules;
 use crate::control::host::iface::ExternalInterface;
-use crate::control::host::net::{self, LinkDetails, Netlink, RouteDetails};
+use crate::control::host::net::{self, FarEnd, LinkDetails, Netlink, RouteDetails};
 use crate::control::host::probe::Echo;
 use crate::control::host::{overlap, preflight};
 use crate::control::node::subnet_env::previous_subnet;
@@ -30,12 +32,12 @@ const MAX_ROUTES: usize = 4096;
 /// How long a name may take to be looked up.
 const LOOK_UP: Duration = Duration::from_secs(2);
 
-/// Reads everything, and asks up to `max_peers` peers. `said` is what the running daemon says, and
+/// Reads everything, and asks up to `max_peers` peers. `daemon` is what the running daemon says, and
 /// `registry` what is known of the registry.
 pub(super) async fn facts(
     settings: &Settings,
     pids: &[u32],
-    said: Vec<Said>,
+    daemon: Heard,
     registry: RegistryFacts,
     max_peers: usize,
 ) -> Result<Facts, net::KernelError> {
@@ -62,20 +64,34 @@ pub(super) async fn facts(
         may_ping: Echo::open(None).is_ok(),
     };
     let rules = Rules::read().await;
+    let far_ends = far_ends(&links).await;
+    let pod_ways = match &own {
+        Some(own) => pod_ways::read(&netlink, own, &links, &registry, &far_ends).await,
+        None => Vec::new(),
+    };
     let (peers, num_unasked) = match &own {
-        Some(own) if user.may_ping => peers::ask(&netlink, own, &links, &registry, max_peers).await,
+        Some(own) if user.may_ping => {
+            let known = (&registry, &daemon.path_mtus);
+            peers::ask(&netlink, own, &links, known, max_peers).await
+        }
         Some(_) | None => (Vec::new(), 0),
     };
     let ports: Vec<u16> = own.iter().filter_map(|own| own.wire.port()).collect();
     Ok(Facts {
         config: config.clone(),
+        are_defaults: settings.source == Source::Environment,
         user,
         daemons: processes::daemons(pids),
-        said,
+        said: daemon.said,
         kernel: kernel::read(&links),
         managed: processes::managed(&links),
         services: processes::services(&rules),
         udp_ports: processes::udp_ports(&ports),
+        policy_rules: netlink.policy_rules().await.unwrap_or_default(),
+        // After the peers were asked: whom they ask has an entry now.
+        neighbours: netlink.neighbours().await.unwrap_or_default(),
+        far_ends,
+        pod_ways,
         links,
         routes,
         rules,
@@ -108,6 +124,11 @@ fn own(
 async fn routes(network: Ipv4Network) -> Vec<RouteDetails> {
     let read = spawn_blocking(move || net::routes_about(network, MAX_ROUTES)).await;
     read.ok().and_then(Result::ok).unwrap_or_default()
+}
+
+async fn far_ends(links: &[LinkDetails]) -> Vec<FarEnd> {
+    let links = links.to_vec();
+    spawn_blocking(move || net::far_ends(&links)).await.unwrap_or_default()
 }
 
 async fn overlaps(

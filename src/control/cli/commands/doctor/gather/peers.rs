@@ -1,5 +1,7 @@
 //! Asks the peers, many at once, for a bounded time.
 
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,7 +12,9 @@ use super::super::facts::PeerFact;
 use crate::control::cli::commands::ping::observe::{Peer, Plan, observe};
 use crate::control::cli::commands::ping::target;
 use crate::control::cli::commands::ping::verdict::verdict;
-use crate::control::cli::commands::survey::{LeaseFact, Own, RegistryFacts, way_problem};
+use crate::control::cli::commands::survey::{
+    LeaseFact, Own, RegistryFacts, fixed_mac, way_problem,
+};
 use crate::control::host::net::{LinkDetails, Netlink};
 
 /// Peers that are asked at the same time: each has a thread and three sockets.
@@ -24,12 +28,13 @@ const BUDGET: Duration = Duration::from_secs(12);
 const PLAN: Plan =
     Plan { count: 2, is_brief: true, wait: Duration::from_millis(700), finds_mtu: false };
 
-/// Asks up to `max` of the other nodes in `registry`; returns how many were not.
+/// Asks up to `max` of the other nodes in the registry, with the path MTUs that the running daemon has
+/// found; returns how many were not.
 pub(super) async fn ask(
     netlink: &Netlink,
     own: &Own,
     links: &[LinkDetails],
-    registry: &RegistryFacts,
+    (registry, path_mtus): (&RegistryFacts, &BTreeMap<Ipv4Addr, u16>),
     max: usize,
 ) -> (Vec<PeerFact>, usize) {
     let Some(network) = &registry.network else { return (Vec::new(), 0) };
@@ -46,6 +51,8 @@ pub(super) async fn ask(
         let mut peer = target::peer(lease, None, &ours);
         let ends = (own.node_addr(lease.subnet), lease.public_ip);
         peer.way_problem = way_problem(netlink, own, links, ends).await;
+        peer.fixed_mac = fixed_mac(netlink, links, lease.public_ip).await;
+        peer.path_mtu = path_mtus.get(&lease.public_ip).copied();
         peers.push((peer, lease.subnet));
     }
     let own = own.clone();

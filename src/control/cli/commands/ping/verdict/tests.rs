@@ -1,6 +1,6 @@
 use super::*;
 use crate::control::cli::commands::ping::observe::{Lease, Longest};
-use crate::control::cli::commands::survey::Device;
+use crate::control::cli::commands::survey::{Device, FixedMac};
 
 const PEER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 9);
 const REFUSED: Port = Port::Refused { by: Some(PEER), error: IcmpError::Unreachable(3) };
@@ -18,7 +18,7 @@ fn own() -> Own {
 
 fn peer() -> Peer {
     let lease = Lease { subnet: "10.5.9.0/24".parse().unwrap(), other_backend: None };
-    Peer { public_ip: PEER, lease: Some(lease), pod: None, way_problem: None }
+    Peer { lease: Some(lease), ..Peer::at(PEER) }
 }
 
 fn series(to: Ipv4Addr, received: u32) -> Series {
@@ -32,6 +32,7 @@ fn well() -> Observed {
         underlay: series(PEER, 3),
         port: None,
         overlay: Some(series([10, 5, 9, 0].into(), 3)),
+        tcp: None,
         forwards: Some(true),
         passes: Some(true),
         pod: None,
@@ -72,6 +73,9 @@ fn closed_filtered_and_refused_ports_are_told_apart() {
         &silent(Port::NotSent(SendFault::Forbidden), 3),
         "this host's own firewall drops UDP 8285",
     );
+    let own_host = Some(own().addr);
+    let arp = Port::Refused { by: own_host, error: IcmpError::Unreachable(1) };
+    says(&silent(arp, 0), "192.0.2.9 does not answer ARP on this host's own link");
     says(&silent(Port::Answered, 3), "none that goes through this host's overlay device");
 }
 
@@ -85,7 +89,7 @@ fn lease_and_route_come_before_the_port() {
     assert_eq!(verdict(&own(), &shadowed, &silent(Port::Silent, 3)).text, "route x");
     let stranger = Peer { lease: None, ..peer() };
     let found = verdict(&own(), &stranger, &Observed { overlay: None, ..silent(REFUSED, 3) });
-    assert!(found.text.contains("no node of 10.5.0.0/16 has leased a subnet as 192.0.2.9"));
+    assert!(found.text.starts_with("192.0.2.9 is neither in Network 10.5.0.0/16 nor"));
 }
 
 #[test]
@@ -125,4 +129,29 @@ fn host_gw_has_no_port() {
     assert!(!found.ok && found.text.contains("no bridge for containers"), "{found:?}");
     let seen = Observed { port: None, ..silent(Port::Silent, 0) };
     assert!(verdict(&plain, &peer(), &seen).text.contains("does not answer ICMP echo"));
+}
+
+#[test]
+fn peer_that_drops_icmp_is_reached_by_tcp() {
+    let seen = Observed { tcp: Some(true), ..silent(Port::Silent, 0) };
+    let found = verdict(&own(), &peer(), &seen);
+    assert!(found.ok && found.doubt.unwrap().0.starts_with("no ICMP comes back, though TCP does"));
+    let narrow = Peer { path_mtu: Some(1372), ..peer() };
+    let found = verdict(&own(), &narrow, &seen);
+    assert!(!found.ok && found.text.contains("packets of more than 1372 bytes are lost"));
+    assert!(found.advice.unwrap().contains("raise that MTU to 1500"));
+}
+
+#[test]
+fn permanent_neighbour_entry_of_a_silent_peer_is_named() {
+    let (mac, link) = ("02:00:00:00:00:99".to_owned(), "eth0".to_owned());
+    let fixed = |addr| Some(FixedMac { addr, mac: mac.clone(), link: link.clone() });
+    let wrong = Peer { fixed_mac: fixed(PEER), ..peer() };
+    let found = verdict(&own(), &wrong, &silent(Port::Silent, 0));
+    assert!(found.text.contains("to MAC 02:00:00:00:00:99 on eth0"), "{found:?}");
+    assert!(found.advice.unwrap().ends_with("ip neigh del 192.0.2.9 dev eth0"));
+    let router = Peer { fixed_mac: fixed([192, 0, 2, 254].into()), ..peer() };
+    let found = verdict(&own(), &router, &silent(Port::Silent, 0));
+    assert!(found.text.contains("what is for 192.0.2.254, the router to 192.0.2.9"), "{found:?}");
+    assert!(verdict(&own(), &wrong, &well()).ok, "it is right where the peer answers");
 }

@@ -108,6 +108,11 @@ async fn config_elsewhere_is_found_with_the_flags_that_lead_there() {
     let flags: Vec<&str> = others.iter().map(|other| other.flags.as_str()).collect();
     let kube = "--etcd-prefix=/kube-centos/network --etcd-api=2";
     assert_eq!(flags, ["--etcd-prefix=/atomic.io/network", "--etcd-api=2", kube]);
+    let places = others.iter().map(|other| (other.prefix.as_str(), other.api));
+    let [atomic, coreos] = ["/atomic.io/network", "/coreos.com/network"];
+    let expected =
+        [(atomic, EtcdApi::V3), (coreos, EtcdApi::V2), ("/kube-centos/network", EtcdApi::V2)];
+    assert!(places.eq(expected));
 }
 
 #[tokio::test]
