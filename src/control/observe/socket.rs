@@ -8,7 +8,6 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use nix::unistd::Group;
 use socket2::{Domain, SockAddr, Socket, Type};
 use tracing::{debug, info};
 
@@ -127,13 +126,23 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
 
 /// Lets the group use it.
 fn share(path: &Path) -> io::Result<()> {
-    if let Ok(Some(group)) = Group::from_name(GROUP)
-        && let Err(error) = chown(path, None, Some(group.gid.as_raw()))
+    let groups = fs::read_to_string("/etc/group").unwrap_or_default();
+    if let Some(group) = group_id(&groups)
+        && let Err(error) = chown(path, None, Some(group))
     {
         // In a user namespace without that group.
         debug!(%error, "group {GROUP} gets no access to {}", path.display());
     }
     fs::set_permissions(path, Permissions::from_mode(0o660))
+}
+
+/// The number of the group in the text of `/etc/group`. The C library would ask the host's modules
+/// (nsswitch.conf), and a static program crashes in those.
+fn group_id(groups: &str) -> Option<u32> {
+    groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next() == Some(GROUP)).then(|| fields.nth(1)?.parse().ok())?
+    })
 }
 
 fn identity(path: &Path) -> io::Result<(u64, u64)> {
@@ -146,6 +155,14 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     use super::*;
+
+    #[test]
+    fn group_is_found_by_its_whole_name() {
+        let groups = "root:x:0:\nflannels:x:7:\nflannel:x:993:me,you\n";
+        assert_eq!(group_id(groups), Some(993));
+        assert_eq!(group_id("flannel:x:\nflannel"), None);
+        assert_eq!(group_id(""), None);
+    }
 
     fn start_at(path: &Path) -> Result<SocketFile, SocketError> {
         start(path, Arc::new(SharedStatus::default()))
