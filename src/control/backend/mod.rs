@@ -55,7 +55,7 @@ pub use self::error::BackendError;
 use self::gce::Gce;
 use self::host_gw::HostGwDriver;
 use self::udp::UdpDriver;
-pub use self::udp::{FastPathStats, UdpOptions};
+pub use self::udp::{FastPathStats, HookStats, UdpOptions};
 use self::vxlan::VxlanDriver;
 use super::conditions::Conditions;
 use super::config::backend::{BackendConfig, BackendType};

@@ -28,7 +28,7 @@ use tracing::info;
 
 use self::device::DeviceSpec;
 use self::engine_handle::EngineHandle;
-pub use self::fast_path::FastPathStats;
+pub use self::fast_path::{FastPathStats, HookStats};
 use self::fast_path::{Overlay, Reason, ShortCut};
 use self::peer_routes::{KernelRouteLookup, PeerRoutes};
 use self::peers::Peers;
@@ -329,11 +329,7 @@ impl Backend for UdpBackend {
     fn stats(&self) -> BackendStats {
         let fast_path = self.engine.fast_path();
         let reason = self.no_fast_path.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let fast_path = FastPathStats {
-            active: fast_path.config().is_some() && reason.is_none(),
-            reason,
-            counters: fast_path.counters(),
-        };
+        let fast_path = FastPathStats::of(fast_path, reason);
         let dataplane = self.engine.counters().snapshot();
         let peers = self.routes.health(&dataplane.narrow_paths, self.mtu);
         BackendStats {

@@ -15,7 +15,7 @@ use prometheus::process_collector::ProcessCollector;
 
 use self::exposition::Exposition;
 use self::top_peers::TopPeers;
-use crate::control::backend::{FastPathStats, PeerHealth};
+use crate::control::backend::{FastPathStats, HookStats, PeerHealth};
 use crate::control::host::firewall::RulesState;
 use crate::control::node::status::Report;
 use crate::control::subnet::conflict::ConflictKind;
@@ -166,6 +166,14 @@ fn by_kernel(name: &str, way: &FastDirection) -> Option<u64> {
 fn fast_path(out: &mut Exposition, fast_path: &FastPathStats) {
     out.gauge("flannel_fast_path_active", "Whether the kernel carries packets by itself: 1 or 0.")
         .sample(&[], fast_path.active.into());
+    let help = "Whether a program of the fast path is attached: 1 or 0.";
+    let mut hooks = out.gauge("flannel_fast_path_hook_attached", help);
+    for HookStats { name, used, .. } in &fast_path.hooks {
+        let place = used.as_ref().map(|it| (it.device.as_str(), it.attached_by.name()));
+        let (device, by) = place.unwrap_or_default();
+        let labels = [("hook", *name), ("device", device), ("attached_by", by)];
+        hooks.sample(&labels, used.is_some().into());
+    }
     let help = "Packets and superpackets that the fast path left to the workers.";
     let mut passed = out.counter("flannel_fast_path_passed_packets_total", help);
     let hooks = || {

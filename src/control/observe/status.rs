@@ -5,10 +5,11 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::api::{
-    Bridge, CheckResult, DataPath, Device, FastPath, Lease, Peer, PeerKind, Registry, Rules,
-    Status, Traffic, readiness,
+    Bridge, CheckResult, DataPath, Device, FastPath, FastPathHook, Lease, Peer, PeerKind, Registry,
+    Rules, Status, Traffic, readiness,
 };
 use super::without_report;
+use crate::control::backend::{FastPathStats, HookStats};
 use crate::control::host::findings::BridgeFacts;
 use crate::control::host::firewall::{RuleTool, RulesState};
 use crate::control::host::net::LinkAddr;
@@ -103,11 +104,28 @@ fn data_path(report: &Report) -> DataPath {
     let offloads = offloads.filter(|names| *names != "off").unwrap_or_default();
     let fast_path = report.stats.backend.fast_path.as_ref();
     DataPath {
-        fast_path: fast_path.map(|it| FastPath { active: it.active, reason: it.reason.clone() }),
+        fast_path: fast_path.map(of_fast_path),
         backend: report.facts.backend.clone(),
         carried_by: if workers.is_some() { "workers" } else { "kernel" }.to_owned(),
         workers: workers.map_or(0, <[_]>::len),
         offloads: offloads.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect(),
+    }
+}
+
+fn of_fast_path(stats: &FastPathStats) -> FastPath {
+    let hook = |hook: &HookStats| {
+        hook.used.as_ref().map(|used| FastPathHook {
+            name: hook.name.to_owned(),
+            device: used.device.clone(),
+            ifindex: used.ifindex,
+            program_id: used.program_id,
+            attached_by: used.attached_by.name().to_owned(),
+        })
+    };
+    FastPath {
+        active: stats.active,
+        reason: stats.reason.clone(),
+        hooks: stats.hooks.iter().filter_map(hook).collect(),
     }
 }
 

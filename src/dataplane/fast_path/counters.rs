@@ -27,12 +27,6 @@ const DIRECTION_LEN: usize = 3 + REASONS.len();
 /// All counters: `NUM_COUNTERS` in `bpf/tables.h`.
 pub(super) const NUM_COUNTERS: usize = 3 * DIRECTION_LEN + 4;
 
-/// Words of `struct traffic` in `bpf/tables.h`.
-const TRAFFIC_LEN: usize = 4;
-
-/// What one processor counted of a peer.
-pub(super) type TrafficWords = [u64; TRAFFIC_LEN];
-
 /// What was carried to a peer, and from it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Traffic {
@@ -47,21 +41,22 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// Adds up what the processors counted.
-    pub(super) fn sum<'a>(processors: impl IntoIterator<Item = &'a TrafficWords>) -> Self {
-        let mut sum = Self::default();
-        for &[to_packets, to_bytes, from_packets, from_bytes] in processors {
-            sum.add(&Self { to_packets, to_bytes, from_packets, from_bytes });
-        }
-        sum
-    }
-
     /// Adds what was counted elsewhere.
     pub(super) const fn add(&mut self, other: &Self) {
         self.to_packets += other.to_packets;
         self.to_bytes += other.to_bytes;
         self.from_packets += other.from_packets;
         self.from_bytes += other.from_bytes;
+    }
+
+    /// What was counted after `earlier`.
+    pub(super) const fn since(&self, earlier: &Self) -> Self {
+        Self {
+            to_packets: self.to_packets - earlier.to_packets,
+            to_bytes: self.to_bytes - earlier.to_bytes,
+            from_packets: self.from_packets - earlier.from_packets,
+            from_bytes: self.from_bytes - earlier.from_bytes,
+        }
     }
 }
 

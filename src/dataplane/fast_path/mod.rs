@@ -6,21 +6,26 @@
 //! bpf/flows.h     which flows of UDP are sparse
 //! bpf/ingress.h   underlay → overlay device
 //! bpf/xdp.h       before the underlay's GRO, if the operator asks for it
-//! programs.rs     loads, attaches and detaches them
+//! programs.rs     loads them
+//! hooks.rs        attaches them
 //! xdp.rs          the same for XDP
+//! traffic.rs      counters of each peer
 //! path.rs         the peers' table, and counters that outlive the programs
 //! wire.rs         which devices they are for
 //! ```
 
 mod counters;
+mod hooks;
 mod path;
 mod programs;
 pub mod test_run;
+mod traffic;
 mod wire;
 mod xdp;
 
 pub use counters::{FastCounters, FastDirection, Traffic};
-pub use path::{FastPath, FastPathSink};
-pub use programs::{DeviceRef, FastConfig, FastPathError, Gpe, remove_left_over};
+pub use hooks::{AttachedBy, HOOKS, Hook, remove_left_over, remove_own_left_over};
+pub use path::{FastPath, FastPathSink, MAX_SLOTS};
+pub use programs::{DeviceRef, FastConfig, FastPathError, Gpe};
 pub use wire::{Wire, driver, ethernet_addr, wire};
 pub use xdp::{Xdp, program_name};

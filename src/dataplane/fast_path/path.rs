@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use ipnetwork::Ipv4Network;
 
 use super::counters::{FastCounters, Traffic};
+use super::hooks::Hook;
 use super::programs::{FastConfig, FastPathError, Programs, Switch};
+use super::traffic::{PeerTraffic, TrafficReader, num_counters, num_processors};
 use crate::dataplane::io::sys::mmap::MappedWords;
 use crate::dataplane::stats::peers::PeerCount;
 use crate::routes::publish::{FibError, FibSink, RouteChange};
@@ -16,6 +18,9 @@ use crate::routes::{KERNEL_RECEIVE, NO_ROUTE, Prefix, pack};
 /// Most slots of the table: 1 Mi slots of 8 bytes are 8 MiB of the kernel's memory. A Network of more
 /// subnets has no fast path.
 const MAX_SLOT_BITS: u8 = 20;
+
+/// The same as a number.
+pub const MAX_SLOTS: usize = 1 << MAX_SLOT_BITS;
 
 /// Peers and counters, which outlive the programs: the next ones begin with all that is known.
 #[derive(Debug)]
@@ -36,14 +41,14 @@ struct State {
     num_stops: u64,
     /// What earlier programs counted.
     before: FastCounters,
-    /// The same by slot, for peers that are there still.
-    traffic_before: BTreeMap<u32, Traffic>,
+    traffic: PeerTraffic,
 }
 
 #[derive(Debug)]
 struct Running {
     programs: Programs,
     peers: MappedWords,
+    traffic: TrafficReader,
 }
 
 /// Takes the routes to the peers over.
@@ -65,7 +70,7 @@ impl FastPath {
             running: None,
             num_stops: 0,
             before: FastCounters::default(),
-            traffic_before: BTreeMap::new(),
+            traffic: PeerTraffic::new(num_counters(num_slots, num_processors())),
         };
         Self { network, subnet_len, state: Mutex::new(state) }
     }
@@ -83,9 +88,12 @@ impl FastPath {
     /// [`FastPathError`]; nothing is attached then.
     pub fn start(&self, config: FastConfig) -> Result<(), FastPathError> {
         self.stop();
-        let num_stops = self.lock().num_stops;
-        let mut programs = Programs::load(config)?;
-        let peers = programs.peers()?;
+        let (num_stops, num_counters) = {
+            let state = self.lock();
+            (state.num_stops, state.traffic.num_counters())
+        };
+        let mut programs = Programs::load(config, num_counters)?;
+        let (peers, traffic) = (programs.peers()?, programs.traffic()?);
         let mut state = self.lock();
         if state.num_stops != num_stops {
             return Err(FastPathError::Stopped);
@@ -94,7 +102,7 @@ impl FastPath {
             peers.store(slot, state.effective(slot, *word));
         }
         programs.attach()?;
-        state.running = Some(Running { programs, peers });
+        state.running = Some(Running { programs, peers, traffic });
         Ok(())
     }
 
@@ -104,7 +112,8 @@ impl FastPath {
         state.num_stops += 1;
         let Some(mut running) = state.running.take() else { return };
         running.programs.detach();
-        state.keep_counts(&running.programs);
+        state.before.add(&running.programs.counters());
+        state.traffic.keep(&running.traffic);
     }
 
     /// Sends nothing more, but goes on taking what arrives.
@@ -127,6 +136,17 @@ impl FastPath {
         self.lock().running.as_ref().map(|running| running.programs.config().clone())
     }
 
+    /// Where the running programs are attached.
+    pub fn hooks(&self) -> Vec<Hook> {
+        let state = self.lock();
+        state.running.as_ref().map_or_else(Vec::new, |it| it.programs.hooks().to_vec())
+    }
+
+    /// A device that somebody else took a program from, as far as that is known.
+    pub fn lost_hook(&self) -> Option<Hook> {
+        self.lock().running.as_ref()?.programs.lost_hook().cloned()
+    }
+
     /// What all programs counted.
     pub fn counters(&self) -> FastCounters {
         let state = self.lock();
@@ -137,20 +157,24 @@ impl FastPath {
         sum
     }
 
-    /// What was carried to each peer, and what came from it, by one entry for each subnet.
+    /// What was carried to each peer, and what came from it, by one entry for each subnet. 0.0.0.0 are
+    /// all peers without counters of their own.
     pub fn peer_counts(&self) -> (Vec<PeerCount>, Vec<PeerCount>) {
         let state = self.lock();
         let (mut to_peers, mut from_peers) = (Vec::new(), Vec::new());
-        for (slot, word) in (0..).zip(&state.words).filter(|(_, word)| **word != NO_ROUTE) {
-            let peer = addr(*word);
-            let Traffic { to_packets, to_bytes, from_packets, from_bytes } = state.traffic(slot);
+        let mut add = |peer, traffic: Traffic| {
+            let Traffic { to_packets, to_bytes, from_packets, from_bytes } = traffic;
             if to_packets > 0 {
                 to_peers.push(PeerCount { peer, packets: to_packets, bytes: to_bytes });
             }
             if from_packets > 0 {
                 from_peers.push(PeerCount { peer, packets: from_packets, bytes: from_bytes });
             }
+        };
+        for (slot, traffic) in state.traffic.of_peers(state.reader()) {
+            add(addr(state.words[slot]), traffic);
         }
+        add(Ipv4Addr::UNSPECIFIED, state.traffic.of_others(state.reader()));
         (to_peers, from_peers)
     }
 
@@ -185,6 +209,12 @@ impl FastPathSink {
             }
         }
         carried
+    }
+
+    /// Packets that came from peers without counters of their own.
+    pub fn received_from_others(&self) -> u64 {
+        let state = self.path.lock();
+        state.traffic.of_others(state.reader()).from_packets
     }
 
     /// All packets that the kernel carried, both ways.
@@ -225,15 +255,16 @@ impl State {
     fn set(&mut self, slot: usize, word: u64) {
         let Some(known) = self.words.get_mut(slot) else { return };
         let before = std::mem::replace(known, word);
-        self.store(slot);
-        if before != NO_ROUTE && addr(before) != addr(word) {
-            // The next peer begins at zero.
-            let Ok(slot) = u32::try_from(slot) else { return };
-            self.traffic_before.remove(&slot);
-            if let Some(running) = &mut self.running {
-                running.programs.clear_traffic(slot);
-            }
+        if word == NO_ROUTE {
+            // Programs lose sight of the peer before another gets its counters.
+            self.store(slot);
+            self.traffic.end(slot);
+            return;
         }
+        if before == NO_ROUTE || addr(before) != addr(word) {
+            self.traffic.begin(slot, self.running.as_ref().map(|running| &running.traffic));
+        }
+        self.store(slot);
     }
 
     fn set_cut(&mut self, slot: usize, is_cut: bool) {
@@ -246,33 +277,21 @@ impl State {
     }
 
     fn store(&self, slot: usize) {
-        if let (Some(running), Some(word)) = (&self.running, self.words.get(slot)) {
-            running.peers.store(slot, self.effective(slot, *word));
+        if let (Some(running), Some(&word)) = (&self.running, self.words.get(slot)) {
+            let seen = if word == NO_ROUTE { NO_ROUTE } else { self.effective(slot, word) };
+            running.peers.store(slot, seen);
         }
     }
 
-    /// The word that programs see.
+    /// The word that programs see: all peers have one port, so the number of the peer's counters is in
+    /// its place.
     fn effective(&self, slot: usize, word: u64) -> u64 {
+        let word = word & !(0xffff << 16) | u64::from(self.traffic.number(slot)) << 16;
         if self.cut.contains(&slot) { word & !KERNEL_RECEIVE } else { word }
     }
 
-    fn traffic(&self, slot: u32) -> Traffic {
-        let mut traffic = self.traffic_before.get(&slot).copied().unwrap_or_default();
-        if let Some(running) = &self.running {
-            traffic.add(&running.programs.traffic(slot));
-        }
-        traffic
-    }
-
-    /// Takes over what programs counted that are about to go.
-    fn keep_counts(&mut self, programs: &Programs) {
-        self.before.add(&programs.counters());
-        for (slot, _) in (0..).zip(&self.words).filter(|(_, word)| **word != NO_ROUTE) {
-            let traffic = programs.traffic(slot);
-            if traffic != Traffic::default() {
-                self.traffic_before.entry(slot).or_default().add(&traffic);
-            }
-        }
+    fn reader(&self) -> Option<&TrafficReader> {
+        self.running.as_ref().map(|running| &running.traffic)
     }
 }
 
@@ -307,8 +326,9 @@ mod tests {
         ] {
             sink.apply(&[RouteChange { subnet: subnet.parse().unwrap(), next_hop }]).unwrap();
             let state = path.lock();
-            let word = state.effective(2, state.words[2]);
-            let found = (word != NO_ROUTE).then_some(word & KERNEL_RECEIVE != 0);
+            let word = state.words[2];
+            let is_fast = state.effective(2, word) & KERNEL_RECEIVE != 0;
+            let found = (word != NO_ROUTE).then_some(is_fast);
             assert_eq!(found, is_kernel, "{subnet}");
             let others = (0..256).filter(|slot| *slot != 2 && state.words[*slot] != NO_ROUTE);
             assert_eq!(others.count(), 0, "{subnet}");

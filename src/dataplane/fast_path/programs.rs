@@ -5,14 +5,14 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 
-use aya::maps::{Array, Map, PerCpuArray, PerCpuValues};
-use aya::programs::links::Link;
-use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
-use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
-use aya::util::{KernelVersion, nr_cpus};
+use aya::maps::{Array, Map, PerCpuArray};
+use aya::programs::tc::TcError;
+use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 
-use super::counters::{FastCounters, NUM_COUNTERS, Traffic, TrafficWords};
+use super::counters::{FastCounters, NUM_COUNTERS};
+use super::hooks::{self, AttachedBy, HOOKS, Hook};
+use super::traffic::{TRAFFIC_LEN, TrafficReader, num_processors};
 use super::xdp::{self, Xdp};
 use crate::dataplane::io::sys::mmap::MappedWords;
 
@@ -24,17 +24,6 @@ pub(super) const EGRESS: &str = "fast_egress";
 pub(super) const INGRESS: &str = "fast_ingress";
 pub(super) const GPE_INGRESS: &str = "gpe_ingress";
 
-/// Priority of our filters where there is no tcx, and the upper half of their handles. The lower is the
-/// overlay's port: each daemon of a host has its own, and finds what an earlier one left.
-const PRIORITY: u16 = 1;
-const HANDLE_MAJOR: u16 = 0x7477;
-
-/// The programs stand first: one before them that lets packets pass would end their turn.
-const ORDER: fn() -> LinkOrder = LinkOrder::first;
-
-/// tcx came with this kernel; its links go with the process, however that ends.
-const TCX: KernelVersion = KernelVersion::new(6, 6, 0);
-
 /// A switch of `bpf/tables.h`.
 #[derive(Debug, Clone, Copy)]
 #[repr(u32)]
@@ -44,9 +33,6 @@ pub(super) enum Switch {
     /// XDP removes outer headers.
     OuterByXdp,
 }
-
-/// Slots of so many peers have counters of their own: 32 bytes for each on every processor.
-const MAX_TRAFFIC_SLOTS: u32 = 8192;
 
 /// What the programs must know of this node. Addresses in host order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,6 +61,8 @@ pub struct FastConfig {
     pub gpe: Option<Gpe>,
     /// Whether XDP removes the outer headers, and whose.
     pub xdp: Option<Xdp>,
+    /// How they are to be attached.
+    pub attach_by: AttachedBy,
 }
 
 /// A network device.
@@ -132,8 +120,8 @@ pub enum FastPathError {
         #[source]
         source: ProgramError,
     },
-    /// The table is not to be had as memory.
-    #[error("map the peers' table to memory")]
+    /// A table is not to be had as memory.
+    #[error("map the peers' tables to memory")]
     Memory(#[source] io::Error),
     /// They were to be detached before they were attached.
     #[error("the overlay device went away meanwhile")]
@@ -146,15 +134,26 @@ pub enum FastPathError {
 impl FastPathError {
     /// What the kernel said, if it said something.
     pub fn errno(&self) -> Option<i32> {
-        let mut error: Option<&(dyn Error + 'static)> = Some(self);
-        let mut errno = None;
-        while let Some(cause) = error {
-            let io_error = cause.downcast_ref::<io::Error>();
-            errno = io_error.and_then(io::Error::raw_os_error).or(errno);
-            error = cause.source();
-        }
-        errno
+        errno_of(self)
     }
+}
+
+/// The number that the kernel returned, of all causes the innermost.
+pub(super) fn errno_of(error: &(dyn Error + 'static)) -> Option<i32> {
+    let mut next = Some(error);
+    let mut errno = None;
+    while let Some(cause) = next {
+        // Some errors of aya do not name the one of the kernel as their source.
+        let io_error = match cause.downcast_ref::<ProgramError>() {
+            Some(ProgramError::IOError(error) | ProgramError::TcError(TcError::IoError(error))) => {
+                Some(error)
+            }
+            Some(_) | None => cause.downcast_ref::<io::Error>(),
+        };
+        errno = io_error.and_then(io::Error::raw_os_error).or(errno);
+        next = cause.source();
+    }
+    errno
 }
 
 /// The loaded programs. They are detached when the value is dropped.
@@ -164,6 +163,9 @@ pub(super) struct Programs {
     config: FastConfig,
     /// Which of the programs for XDP is loaded.
     xdp_program: Option<&'static str>,
+    /// Counters of peers that each processor has.
+    num_traffic: u16,
+    hooks: Vec<Hook>,
 }
 
 impl Programs {
@@ -171,12 +173,16 @@ impl Programs {
     ///
     /// # Errors
     /// [`FastPathError`].
-    pub(super) fn load(config: FastConfig) -> Result<Self, FastPathError> {
-        Self::load_behind(config, 0)
+    pub(super) fn load(config: FastConfig, num_traffic: u16) -> Result<Self, FastPathError> {
+        Self::load_behind(config, num_traffic, 0)
     }
 
     /// The same, for an overlay device on which `link_len` bytes stand before an IP header.
-    pub(super) fn load_behind(config: FastConfig, link_len: u32) -> Result<Self, FastPathError> {
+    pub(super) fn load_behind(
+        config: FastConfig,
+        num_traffic: u16,
+        link_len: u32,
+    ) -> Result<Self, FastPathError> {
         let network = config.network.to_bits();
         let (shift, own) = (u32::from(config.slot_shift), config.own_subnet.0.to_bits());
         let underlay_addr = config.underlay_addr.to_bits();
@@ -185,7 +191,8 @@ impl Programs {
             config.gpe.as_ref().map_or((0, 0), |gpe| (u32::from(gpe.port), gpe.vni));
         let (mac, mark) =
             config.xdp.as_ref().map_or(([0; 3], 0), |xdp| (xdp.mac_words(), xdp.mark));
-        let traffic_slots = config.num_slots.min(MAX_TRAFFIC_SLOTS);
+        let num_processors = u32::try_from(num_processors()).unwrap_or(1);
+        let all_traffic = num_processors.saturating_mul(num_traffic.into());
         let mut ebpf = EbpfLoader::new()
             .override_global("NETWORK", &network, true)
             .override_global("SLOT_SHIFT", &shift, true)
@@ -197,6 +204,7 @@ impl Programs {
             .override_global("OVERLAY_IFINDEX", &config.overlay.index, true)
             .override_global("OVERLAY_MTU", &mtu, true)
             .override_global("PORT", &port, true)
+            .override_global("NUM_TRAFFIC", &u32::from(num_traffic), true)
             .override_global("SOURCE_PORTS", &config.source_ports, true)
             .override_global("LINK_LEN", &link_len, true)
             .override_global("GPE_PORT", &gpe_port, true)
@@ -204,7 +212,7 @@ impl Programs {
             .override_global("UNDERLAY_MAC", &mac, true)
             .override_global("XDP_MARK", &mark, true)
             .map_max_entries("PEERS", config.num_slots)
-            .map_max_entries("TRAFFIC", traffic_slots)
+            .map_max_entries("TRAFFIC", all_traffic)
             .load(OBJECT)
             .map_err(FastPathError::Load)?;
         for name in [EGRESS, INGRESS, GPE_INGRESS] {
@@ -215,7 +223,7 @@ impl Programs {
             Some(_) => Some(xdp::load(&mut ebpf, &config.underlay)?),
             None => None,
         };
-        let mut programs = Self { ebpf, config, xdp_program };
+        let mut programs = Self { ebpf, config, xdp_program, num_traffic, hooks: Vec::new() };
         programs.turn(Switch::SuperpacketsByGpe, programs.config.gpe.is_some())?;
         Ok(programs)
     }
@@ -238,7 +246,7 @@ impl Programs {
     /// [`FastPathError::NoXdp`], [`FastPathError::Attach`].
     pub(super) fn attach(&mut self) -> Result<(), FastPathError> {
         if let Some(name) = self.xdp_program {
-            xdp::attach(&mut self.ebpf, name, &self.config.underlay)?;
+            self.hooks.push(xdp::attach(&mut self.ebpf, name, &self.config.underlay)?);
         }
         if let Some(device) = self.config.gpe.as_ref().map(|gpe| gpe.device.clone()) {
             self.attach_one(GPE_INGRESS, &device, TcAttachType::Ingress)?;
@@ -259,6 +267,7 @@ impl Programs {
         self.detach_these(&[EGRESS]);
         if let Some(name) = self.xdp_program {
             xdp::detach(&mut self.ebpf, name);
+            self.hooks.retain(|hook| hook.attached_by != AttachedBy::Xdp);
         }
         self.detach_these(&[INGRESS, GPE_INGRESS]);
     }
@@ -270,6 +279,7 @@ impl Programs {
             {
                 tracing::debug!(name, %error, "a BPF program was detached already");
             }
+            self.hooks.retain(|hook| hook.name != hook_name(name));
         }
     }
 
@@ -277,19 +287,26 @@ impl Programs {
         &mut self,
         name: &'static str,
         device: &DeviceRef,
-        hook: TcAttachType,
+        at: TcAttachType,
     ) -> Result<(), FastPathError> {
-        let options = if has_tcx() {
-            TcAttachOptions::TcxOrder(ORDER())
-        } else {
-            let handle = TcHandle::new(HANDLE_MAJOR, self.config.port);
-            make_room(device, hook, handle);
-            TcAttachOptions::Netlink(NlOptions { priority: PRIORITY, handle, classid: None })
-        };
-        let attached =
-            program(&mut self.ebpf, name)?.attach_with_options(&device.name, hook, options);
+        let how = (self.config.attach_by, self.config.port);
+        let program = program(&mut self.ebpf, name)?;
+        let attached = Hook::attach(hook_name(name), program, device, at, how);
         let failed = |source| FastPathError::Attach { name, device: device.name.clone(), source };
-        attached.map(drop).map_err(failed)
+        self.hooks.push(attached.map_err(failed)?);
+        Ok(())
+    }
+
+    /// Where they are attached.
+    pub(super) fn hooks(&self) -> &[Hook] {
+        &self.hooks
+    }
+
+    /// A hook that somebody else took a program from, as far as that is known.
+    pub(super) fn lost_hook(&self) -> Option<&Hook> {
+        // Without /proc nothing is known.
+        let links = hooks::links().ok()?;
+        self.hooks.iter().find(|hook| !hook.is_in_place(&links))
     }
 
     /// The peers' table, as memory.
@@ -297,11 +314,29 @@ impl Programs {
     /// # Errors
     /// [`FastPathError`].
     pub(super) fn peers(&self) -> Result<MappedWords, FastPathError> {
-        let Some(Map::Array(map)) = self.ebpf.map("PEERS") else {
-            return Err(FastPathError::Missing("PEERS"));
+        self.map_words("PEERS", self.config.num_slots as usize)
+    }
+
+    /// The peers' counters, to be read.
+    ///
+    /// # Errors
+    /// [`FastPathError`].
+    pub(super) fn traffic(&self) -> Result<TrafficReader, FastPathError> {
+        let num_processors = num_processors();
+        let num_words = num_processors * usize::from(self.num_traffic) * TRAFFIC_LEN;
+        let words = self.map_words("TRAFFIC", num_words)?;
+        Ok(TrafficReader::new(words, self.num_traffic, num_processors))
+    }
+
+    fn map_words(
+        &self,
+        name: &'static str,
+        num_words: usize,
+    ) -> Result<MappedWords, FastPathError> {
+        let Some(Map::Array(map)) = self.ebpf.map(name) else {
+            return Err(FastPathError::Missing(name));
         };
-        let num_slots = self.config.num_slots as usize;
-        MappedWords::new(map.fd().as_fd(), num_slots).map_err(FastPathError::Memory)
+        MappedWords::new(map.fd().as_fd(), num_words).map_err(FastPathError::Memory)
     }
 
     /// Reads what the programs counted.
@@ -313,29 +348,6 @@ impl Programs {
             *sum = map.get(&index, 0).map_or(0, |values| values.iter().sum());
         }
         FastCounters::of(&sum)
-    }
-
-    /// Reads what was carried to and from the peer in `slot`, as far as it is counted by peer.
-    pub(super) fn traffic(&self, slot: u32) -> Traffic {
-        if slot >= MAX_TRAFFIC_SLOTS {
-            return Traffic::default();
-        }
-        let map = self.ebpf.map("TRAFFIC").map(PerCpuArray::<_, TrafficWords>::try_from);
-        let values = map.and_then(|map| map.ok()?.get(&slot, 0).ok());
-        values.map_or_else(Traffic::default, |values| Traffic::sum(values.iter()))
-    }
-
-    /// Begins again at zero for the peer in `slot`.
-    pub(super) fn clear_traffic(&mut self, slot: u32) {
-        if slot >= MAX_TRAFFIC_SLOTS {
-            return;
-        }
-        let map = self.ebpf.map_mut("TRAFFIC").map(PerCpuArray::<_, TrafficWords>::try_from);
-        let Some(Ok(mut map)) = map else { return };
-        let num_processors = nr_cpus().unwrap_or_default();
-        if let Ok(zeros) = PerCpuValues::try_from(vec![TrafficWords::default(); num_processors]) {
-            drop(map.set(slot, zeros, 0));
-        }
     }
 
     /// What the programs know.
@@ -368,24 +380,12 @@ fn program<'a>(
     program.try_into().map_err(|source| FastPathError::Program { name, source })
 }
 
-/// Whether programs are attached by links, which go with the process.
-fn has_tcx() -> bool {
-    KernelVersion::current().is_ok_and(|kernel| kernel >= TCX)
-}
-
-/// Makes the qdisc that filters hang on, and removes a filter of ours that a process left when it
-/// was killed: it would redirect to a device that is gone.
-fn make_room(device: &DeviceRef, hook: TcAttachType, handle: TcHandle) {
-    // What fails here fails again, and is reported, when the filter is attached.
-    drop(tc::qdisc_add_clsact(&device.name));
-    // There is none as a rule.
-    if let Ok(left) = SchedClassifierLink::attached(&device.name, hook, PRIORITY, handle, None) {
-        drop(left.detach());
+/// The name of a program's hook.
+fn hook_name(program: &str) -> &'static str {
+    let [egress, ingress, gpe, _] = HOOKS;
+    match program {
+        EGRESS => egress,
+        INGRESS => ingress,
+        _ => gpe,
     }
-}
-
-/// Removes filters of ours, of any port, from where peers' packets arrive at `device`; whether there
-/// were some. Only killed processes leave them, on kernels without tcx.
-pub fn remove_left_over(device: &str) -> bool {
-    !has_tcx() && tc::qdisc_detach_program(device, TcAttachType::Ingress, INGRESS).is_ok()
 }

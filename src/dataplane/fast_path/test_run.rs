@@ -6,6 +6,7 @@ use aya::programs::{ProgramError, TestRun, TestRunOptions, TestRunResult};
 
 use super::counters::{FastCounters, Traffic};
 use super::programs::{EGRESS, FastConfig, FastPathError, INGRESS, Programs, Switch};
+use super::traffic::TrafficReader;
 use super::xdp::{FRAGS, PLAIN};
 
 /// Bytes of an Ethernet header, which the kernel wants before each packet.
@@ -36,7 +37,11 @@ pub enum Fate {
 #[derive(Debug)]
 pub struct Bench {
     programs: Programs,
+    traffic: TrafficReader,
 }
+
+/// Counters of peers that each processor has.
+const NUM_TRAFFIC: u16 = 32;
 
 impl Bench {
     /// Loads them with these peers: a slot, and its word, each.
@@ -45,8 +50,8 @@ impl Bench {
     /// [`FastPathError`].
     pub fn new(config: FastConfig, peers: &[(usize, u64)]) -> Result<Self, FastPathError> {
         let link_len = u32::try_from(ETHERNET_LEN).unwrap_or_default();
-        let mut programs = Programs::load_behind(config, link_len)?;
-        let table = programs.peers()?;
+        let mut programs = Programs::load_behind(config, NUM_TRAFFIC, link_len)?;
+        let (table, traffic) = (programs.peers()?, programs.traffic()?);
         peers.iter().for_each(|(slot, word)| table.store(*slot, *word));
         if programs.config().xdp.is_some() {
             // The kernel that tests run on has both; `load` loaded the other.
@@ -54,7 +59,7 @@ impl Bench {
             plain.load().map_err(|source| FastPathError::Program { name: PLAIN, source })?;
             programs.turn(Switch::OuterByXdp, true)?;
         }
-        Ok(Self { programs })
+        Ok(Self { programs, traffic })
     }
 
     /// What becomes of a packet that leaves by the overlay device.
@@ -78,9 +83,9 @@ impl Bench {
         self.programs.counters()
     }
 
-    /// What they counted of the peer in `slot`.
-    pub fn traffic(&self, slot: u32) -> Traffic {
-        self.programs.traffic(slot)
+    /// What they counted of the peer whose word has this number.
+    pub fn traffic(&self, number: u16) -> Traffic {
+        self.traffic.read(number)
     }
 
     /// What XDP makes of a frame that arrives at the underlay, in each of its programs.

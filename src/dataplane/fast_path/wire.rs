@@ -20,6 +20,8 @@ pub enum Wire {
         /// Who drives it.
         driver: String,
     },
+    /// Packets without an Ethernet header, as those of tunnels and of WireGuard are.
+    NoEthernet,
 }
 
 /// What the wire behind `device` carries.
@@ -27,6 +29,9 @@ pub enum Wire {
 /// # Errors
 /// The device is gone.
 pub fn wire(device: &str) -> io::Result<Wire> {
+    if ethernet_addr(device)?.is_none() {
+        return Ok(Wire::NoEthernet);
+    }
     let driver = driver(device)?;
     if driver == VETH && ethtool::has_feature(device, TUNNEL_SEGMENTATION)? {
         return Ok(Wire::Superpackets);
@@ -51,4 +56,15 @@ pub fn driver(device: &str) -> io::Result<String> {
 /// The device is gone.
 pub fn ethernet_addr(device: &str) -> io::Result<Option<[u8; 6]>> {
     link_addr::ethernet(device)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_has_no_ethernet_header_of_its_own() {
+        assert_eq!(wire("lo").unwrap(), Wire::NoEthernet);
+        assert!(wire("no-such-device").is_err());
+    }
 }

@@ -3,6 +3,7 @@
 use aya::Ebpf;
 use aya::programs::{self, ProgramError, XdpMode};
 
+use super::hooks::{AttachedBy, HOOKS, Hook};
 use super::programs::{DeviceRef, FastPathError};
 
 /// The program for frames in one piece and in several, and the one for kernels before 5.18, which
@@ -48,9 +49,14 @@ pub(super) fn attach(
     ebpf: &mut Ebpf,
     name: &'static str,
     underlay: &DeviceRef,
-) -> Result<(), FastPathError> {
-    let attached = program(ebpf, name)?.attach_to_if_index(underlay.index, XdpMode::Driver);
-    attached.map(drop).map_err(|source| no_xdp(underlay, source))
+) -> Result<Hook, FastPathError> {
+    let program = program(ebpf, name)?;
+    let attached = program.attach_to_if_index(underlay.index, XdpMode::Driver);
+    attached.map_err(|source| no_xdp(underlay, source))?;
+    let info = program.info().map_err(|source| no_xdp(underlay, source))?;
+    let [.., name] = HOOKS;
+    let (device, program_id) = (underlay.clone(), info.id());
+    Ok(Hook { name, device, program_id, attached_by: AttachedBy::Xdp })
 }
 
 /// Detaches it, if the device did not take it along.

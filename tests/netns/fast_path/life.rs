@@ -1,15 +1,33 @@
 //! How the fast path comes and goes.
 
+use std::fs;
+
 use twill::lab::host::netns::Netns;
 use twill::lab::network::daemon::Daemon;
+use twill::lab::network::node::Node;
 use twill::lab::{Lab, LabSpec};
 
-use super::{assert_nothing_dropped, count, stats, wait_for_it};
+use super::{assert_nothing_dropped, count, is_active, stats, wait_for_it};
 use crate::harness::{FLANNELD, assert_tcp_is_whole, eventually, ping, pod, spec, up};
 
 /// What is attached to devices in a node's namespace, as bpftool would show it.
-fn links(lab: &Lab, node: usize) -> String {
-    lab.nodes()[node].netns().ip("-br link show").unwrap()
+fn links(node: &Node) -> String {
+    node.netns().ip("-br link show").unwrap()
+}
+
+/// Every hook of the fast path is in use, on the device that has this name now.
+fn assert_hooks_are_alive(node: &Node) {
+    let stats = stats(node);
+    let hooks = stats["hooks"].as_array().unwrap();
+    assert_eq!(hooks.len(), 3, "{stats}");
+    for hook in hooks {
+        let device = hook["device"].as_str().unwrap();
+        let index = node.netns().ip(&format!("-o link show {device}")).unwrap();
+        let index = index.split(':').next().unwrap();
+        assert_eq!(hook["ifindex"].to_string(), index, "{hook}");
+        assert_eq!(hook["attached_by"], "tcx", "{hook}");
+        assert!(hook["program_id"].as_u64() > Some(0), "{hook}");
+    }
 }
 
 #[test]
@@ -24,6 +42,7 @@ fn device_that_is_deleted_and_interface_that_is_made_again_get_their_programs_ba
             lab.nodes()[0].netns().ip("route replace default via 192.168.64.1").unwrap();
         }
         wait_for_it(&lab);
+        assert_hooks_are_alive(&lab.nodes()[0]);
         assert_tcp_is_whole(&lab, pod(&lab, 0), pod(&lab, 1), 4);
         assert_tcp_is_whole(&lab, pod(&lab, 1), pod(&lab, 0), 4);
     }
@@ -42,7 +61,7 @@ fn daemon_that_is_killed_leaves_nothing_that_the_next_one_does_not_replace() {
         } else {
             assert!(node.terminate().unwrap().success());
         }
-        let left = links(&lab, 1);
+        let left = links(&lab.nodes()[1]);
         assert!(!left.contains("flannel0 "), "{left}");
         assert_eq!(left.contains("flannel0.gpe"), killed, "{left}");
         // Packets to the device that is gone must not stop the host's own stack.
@@ -78,20 +97,63 @@ fn firewall_that_keeps_superpackets_from_their_device_costs_the_fast_path_and_no
     assert_tcp_is_whole(&lab, pod(&lab, 1), pod(&lab, 0), 4);
 }
 
+/// Has every call of `bpf(2)` fail with EPERM, as seccomp's instructions: `include/uapi/linux/filter.h`.
+fn filter_without_bpf() -> Vec<u8> {
+    const BPF: u32 = if cfg!(target_arch = "aarch64") { 280 } else { 321 };
+    let steps =
+        [(0x20, 0, 0, 0), (0x15, 0, 1, BPF), (6, 0, 0, 0x0005_0001), (6, 0, 0, 0x7fff_0000)];
+    let bytes = |(code, yes, no, value): (u16, u8, u8, u32)| {
+        [&code.to_ne_bytes()[..], &[yes, no], &value.to_ne_bytes()].concat()
+    };
+    steps.into_iter().flat_map(bytes).collect()
+}
+
 #[test]
-fn daemon_that_may_not_load_programs_says_so_once_and_carries_everything_itself() {
-    let without = "--bounding-set=-bpf,-sys_admin --inh-caps=-bpf,-sys_admin";
-    let before = without.split(' ').map(str::to_owned).chain([FLANNELD.to_owned()]).collect();
-    let confined = Daemon { before, ..Daemon::flanneld("/usr/bin/setpriv") };
-    let daemons = [("n2".to_owned(), confined)].into();
-    let lab = Lab::up(LabSpec { daemons, ..spec("fast-caps", 2) }).unwrap();
-    let node = &lab.nodes()[1];
-    eventually("the reason is there", || stats(node)["reason"].is_string());
-    let reason = stats(node)["reason"].as_str().unwrap().to_owned();
-    assert!(reason.contains("CAP_BPF"), "{reason}");
-    assert_tcp_is_whole(&lab, pod(&lab, 0), pod(&lab, 1), 4);
-    assert_eq!(node.log_tail(1000).matches("fast path is off").count(), 1);
-    assert!(!links(&lab, 1).contains(".gpe"), "nothing is left of the attempt");
+fn daemon_that_may_not_load_programs_says_why_once_and_carries_everything_itself() {
+    let filter = tempfile::NamedTempFile::new().unwrap();
+    fs::write(filter.path(), filter_without_bpf()).unwrap();
+    let filtered = format!(
+        "exec bwrap --die-with-parent --dev-bind / / --cap-add ALL --seccomp 3 \"$@\" 3<{}",
+        filter.path().display()
+    );
+    let confined: [(&str, &[&str], Option<&str>); 3] = [
+        ("/usr/bin/prlimit", &["--memlock=0:0"], None),
+        (
+            "/usr/bin/setpriv",
+            &["--bounding-set=-bpf,-sys_admin", "--inh-caps=-bpf,-sys_admin"],
+            Some("it takes CAP_BPF: in systemd's unit"),
+        ),
+        (
+            "/bin/sh",
+            &["-c", &filtered, "sh"],
+            Some("allow it, in systemd's unit by SystemCallFilter"),
+        ),
+    ];
+    let daemons = (1..).zip(&confined).map(|(number, (program, args, _))| {
+        let before =
+            args.iter().map(|arg| (*arg).to_owned()).chain([FLANNELD.to_owned()]).collect();
+        (format!("n{number}"), Daemon { before, ..Daemon::flanneld(*program) })
+    });
+    let lab = Lab::up(LabSpec { daemons: daemons.collect(), ..spec("fast-caps", 3) }).unwrap();
+    for (node, (program, _, expected)) in lab.nodes().iter().zip(&confined) {
+        let Some(expected) = expected else {
+            eventually("locked memory is of no concern", || is_active(node));
+            continue;
+        };
+        eventually("the reason is there", || stats(node)["reason"].is_string());
+        let stats = stats(node);
+        let reason = stats["reason"].as_str().unwrap();
+        assert!(reason.contains(expected), "{program}: {reason}");
+        for hook in stats["hooks"].as_array().unwrap() {
+            assert_eq!(hook["reason"], reason, "{hook}");
+        }
+        let said = node.log_tail(1000).matches("fast path is off").count();
+        assert_eq!(said, 1, "{program}: one line");
+        assert!(!links(node).contains(".gpe"), "nothing is left of the attempt");
+    }
+    for (from, to) in [(0, 1), (1, 2)] {
+        assert_tcp_is_whole(&lab, pod(&lab, from), pod(&lab, to), 4);
+    }
 }
 
 #[test]

@@ -3,18 +3,21 @@
 
 use std::net::Ipv4Addr;
 use std::process;
+use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use caps::{CapSet, Capability};
+use ipnetwork::Ipv4Network;
 use nix::net::if_::if_nametoindex;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use twill::dataplane::fast_path::test_run::{Bench, Fate};
 use twill::dataplane::fast_path::{
-    DeviceRef, FastConfig, FastPath, FastPathError, Gpe, Traffic, Xdp,
+    AttachedBy, DeviceRef, FastConfig, FastPath, FastPathError, FastPathSink, Gpe, Traffic, Xdp,
+    remove_left_over, remove_own_left_over,
 };
 use twill::dataplane::ingress::filter::IngressFilter;
 use twill::dataplane::io::memory;
@@ -24,8 +27,8 @@ use twill::dataplane::packet::checksum::write_ipv4_checksum;
 use twill::dataplane::packet::vnet_hdr::VnetHdr;
 use twill::dataplane::worker::{Budget, Worker};
 use twill::lab::host::netns::Netns;
-use twill::routes::NextHop;
 use twill::routes::publish::{self, FibSink, RouteChange};
+use twill::routes::{NextHop, Prefix};
 
 use crate::harness::eventually;
 
@@ -47,8 +50,9 @@ const FAST: u64 = 7;
 const FROM_US: (&str, &str) = ("10.1.15.2:1000", "10.1.16.2:2000");
 const TO_US: (&str, &str) = ("10.1.16.2:1000", "10.1.15.2:2000");
 
+/// Its counters have the number 3.
 const fn word(peer: Ipv4Addr, flags: u64) -> u64 {
-    (peer.to_bits() as u64) << 32 | 8285 << 16 | flags
+    (peer.to_bits() as u64) << 32 | 3 << 16 | flags
 }
 
 /// A host with our address on a link of its own, and the programs there.
@@ -122,16 +126,21 @@ fn config() -> FastConfig {
         source_ports: SOURCE_PORTS,
         gpe: None,
         xdp: None,
+        attach_by: AttachedBy::best(),
     }
 }
 
 fn bench(peer_flags: u64) -> Bench {
+    bench_of(config(), peer_flags)
+}
+
+fn bench_of(config: FastConfig, peer_flags: u64) -> Bench {
     let peers = [
         (16, word(PEER_ADDR, peer_flags)),
         (99, word(Ipv4Addr::new(192, 0, 2, 99), FAST)),
         (98, word(Ipv4Addr::new(203, 0, 113, 9), FAST)),
     ];
-    Bench::new(FastConfig { xdp: Some(XDP), ..config() }, &peers).unwrap()
+    Bench::new(FastConfig { xdp: Some(XDP), ..config }, &peers).unwrap()
 }
 
 /// What a worker, to which nothing is special, sends of this packet, or writes of this datagram.
@@ -232,7 +241,7 @@ fn what_is_understood_leaves_as_the_workers_send_them() {
     let bytes: usize = packets.iter().map(Vec::len).sum();
     assert_eq!((counters.packets, counters.bytes), (8, bytes as u64));
     let to = Traffic { to_packets: 8, to_bytes: bytes as u64, ..Traffic::default() };
-    assert_eq!(host.bench.traffic(16), to);
+    assert_eq!(host.bench.traffic(3), to);
     assert_eq!(host.passed(true), []);
 }
 
@@ -354,7 +363,7 @@ fn what_peers_send_arrives_as_the_workers_write_it() {
         assert_eq!(hook.bytes, bytes as u64 * num_programs);
     }
     let from = Traffic { from_packets: 5, from_bytes: bytes as u64, ..Traffic::default() };
-    assert_eq!(host.bench.traffic(16), from);
+    assert_eq!(host.bench.traffic(3), from);
 }
 
 #[test]
@@ -427,26 +436,114 @@ fn frames_of_others_and_of_other_networks_are_none_for_xdp() {
     assert_eq!(host.bench.counters(), before);
 }
 
+/// Peers at 10.1.16.0/24 and so on for programs in the host's namespace, started.
+fn started(config: FastConfig) -> FastPath {
+    let path = FastPath::new("10.1.0.0/16".parse().unwrap(), 24);
+    path.start(config).unwrap();
+    path
+}
+
+/// Names of our filters, by handle, where peers' packets arrive.
+fn filters(host: &Host) -> Vec<String> {
+    let listed = host.netns.tool("tc").words("filter show dev eth0 ingress").run().unwrap();
+    let ours = listed.lines().filter_map(|line| line.split_once("handle "));
+    ours.map(|(_, rest)| rest.split_whitespace().take(2).collect::<Vec<_>>().join(" ")).collect()
+}
+
 #[test]
-fn programs_take_the_place_of_those_that_a_killed_daemon_left() {
-    let host = Host::new("bpf-left", FAST);
-    let start = || {
-        let path = FastPath::new("10.1.0.0/16".parse().unwrap(), 24);
-        path.start(config()).unwrap();
-        path
-    };
+fn programs_of_two_daemons_leave_each_other_alone_and_those_of_killed_ones_are_replaced() {
+    let host = Host::new("bpf-two", FAST);
+    for attach_by in [AttachedBy::Tcx, AttachedBy::Clsact] {
+        let first = || FastConfig { attach_by, ..config() };
+        let second = || FastConfig { port: 8286, ..first() };
+        let is_whole = |path: &FastPath| {
+            let hooks = path.hooks();
+            let by: Vec<_> = hooks.iter().map(|hook| (hook.name, hook.attached_by)).collect();
+            by == [("ingress", attach_by), ("egress", attach_by)] && path.lost_hook().is_none()
+        };
+        let run = || {
+            let other = started(second());
+            // As after SIGKILL, where filters do not go with the process.
+            std::mem::forget(started(first()));
+            let again = started(first());
+            assert!(is_whole(&other) && is_whole(&again), "{:?}", again.hooks());
+            let both = filters(&host);
+            again.stop();
+            assert!(is_whole(&other) && again.hooks().is_empty());
+            let one = filters(&host);
+            std::mem::forget(other);
+            let is_left = remove_own_left_over("eth0", 8286);
+            Ok((both, one, is_left, remove_left_over("eth0")))
+        };
+        let (both, one, is_left, is_more_left) = host.netns.enter(run).unwrap();
+        let is_clsact = attach_by == AttachedBy::Clsact;
+        let expected = if is_clsact { vec!["0x7477205d", "0x7477205e"] } else { vec![] };
+        let handles = |filters: Vec<String>| -> Vec<String> {
+            let names = filters.iter().map(|filter| filter.split(' ').next().unwrap().to_owned());
+            let mut names: Vec<_> = names.collect();
+            names.sort();
+            names
+        };
+        assert_eq!(handles(both), expected);
+        assert_eq!(handles(one), expected.into_iter().skip(1).collect::<Vec<_>>());
+        assert_eq!((is_left, is_more_left), (is_clsact, false));
+        assert!(filters(&host).is_empty());
+    }
+}
+
+#[test]
+fn program_that_somebody_took_away_is_missed() {
+    let host = Host::new("bpf-lost", FAST);
     let run = || {
-        // As after SIGKILL, on kernels where filters do not go with the process.
-        std::mem::forget(start());
-        let path = start();
-        assert_eq!(path.config(), Some(config()));
-        path.stop();
-        assert_eq!(path.config(), None);
-        Ok(())
+        let path = started(config());
+        assert_eq!(path.lost_hook(), None);
+        host.netns.ip("link del eth0").unwrap();
+        Ok(path.lost_hook().map(|hook| (hook.name, hook.device.name)))
     };
-    host.netns.enter(run).unwrap();
-    let filters = host.netns.tool("tc").words("filter show dev eth0 ingress").run().unwrap();
-    assert!(!filters.contains("fast_ingress"), "{filters}");
+    let lost = host.netns.enter(run).unwrap();
+    assert_eq!(lost, Some(("ingress", "eth0".to_owned())));
+}
+
+#[test]
+fn shortest_and_longest_mtu_are_kept() {
+    let host = Host::new("bpf-mtu", FAST);
+    let of_len = |len: usize| tcp(FROM_US).payload(&payload(len - 40)).build();
+    for (mtu, taken, left) in [(68, 68, 69), (1252, 1252, 1253), (65_507, 1472, 1473)] {
+        let run = || {
+            let mut bench = bench_of(FastConfig { overlay_mtu: mtu, ..config() }, FAST);
+            let fates = [taken, left].map(|len| bench.egress(&of_len(len)).unwrap());
+            Ok((fates, bench.counters().egress.passed["too_long"]))
+        };
+        let (fates, too_long) = host.netns.enter(run).unwrap();
+        assert!(matches!(fates, [Fate::Redirected(_), Fate::Passed]), "{mtu}: {fates:?}");
+        assert_eq!(too_long, 1, "MTU {mtu}");
+    }
+}
+
+#[test]
+fn largest_table_is_loaded_and_its_peers_are_read_in_no_time() {
+    let host = Host::new("bpf-large", FAST);
+    let path = Arc::new(FastPath::new("10.0.0.0/8".parse().unwrap(), 28));
+    let mut sink = FastPathSink::new(Arc::clone(&path));
+    let hop = NextHop { kernel_receive: true, ..NextHop::new(PEER.parse().unwrap()) };
+    let change = |number: u32| RouteChange {
+        subnet: Ipv4Network::containing((0x0a00_0000 + number * 0x800).into(), 28).unwrap(),
+        next_hop: Some(hop),
+    };
+    sink.apply(&(0..8192).map(change).collect::<Vec<_>>()).unwrap();
+    let num_slots = u32::try_from(path.num_slots()).unwrap();
+    let config =
+        || FastConfig { network: [10, 0, 0, 0].into(), slot_shift: 4, num_slots, ..config() };
+    host.netns.enter(|| Ok(path.start(config()).unwrap())).unwrap();
+    let fastest = (0..5).map(|_| {
+        let start = Instant::now();
+        assert_eq!(path.peer_counts(), (vec![], vec![]));
+        start.elapsed()
+    });
+    let fastest = fastest.min().unwrap();
+    println!("8,192 peers: {fastest:?}");
+    assert!(fastest < Duration::from_millis(10), "{fastest:?}; by system calls it was 14 ms");
+    host.netns.enter(|| Ok(path.stop())).unwrap();
 }
 
 #[test]

@@ -2,6 +2,8 @@
 //! send. See docs/adr/0026-fast-path.md.
 
 mod gpe;
+mod refusal;
+mod stats;
 mod xdp;
 
 use std::io;
@@ -11,20 +13,21 @@ use std::time::Duration;
 
 use ipnetwork::Ipv4Network;
 use rand::Rng;
-use serde::Serialize;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
 use self::gpe::GpeDevice;
+use self::refusal::advice;
+pub use self::stats::{FastPathStats, HookStats};
 use crate::control::config::daemon::FastPathChoice;
 use crate::control::config::network::SubnetRange;
 use crate::control::host::net::{KernelError, Netlink};
 use crate::control::util::error_chain::error_chain;
 use crate::control::util::rng::rng;
 use crate::dataplane::fast_path::{
-    DeviceRef, FastConfig, FastCounters, FastPath, FastPathError, Gpe, Wire, Xdp, ethernet_addr,
-    wire,
+    AttachedBy, DeviceRef, FastConfig, FastCounters, FastPath, FastPathError, Gpe, Hook, MAX_SLOTS,
+    Wire, Xdp, ethernet_addr, remove_own_left_over, wire,
 };
 
 /// How often it is looked at what arrives.
@@ -84,19 +87,6 @@ enum Refused {
     NoXdp(String),
 }
 
-/// What `/stats` says of the fast path.
-#[derive(Debug, Clone, Serialize)]
-pub struct FastPathStats {
-    /// Whether the kernel carries packets by itself.
-    pub active: bool,
-    /// Why it does not.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-    /// What it carried, and what it left to the workers.
-    #[serde(flatten)]
-    pub counters: FastCounters,
-}
-
 /// Why the fast path does not run; `None` while it does. Shared with who reports it.
 pub(super) type Reason = Arc<Mutex<Option<String>>>;
 
@@ -114,6 +104,8 @@ pub(super) struct ShortCut {
     gpe: Option<GpeDevice>,
     /// What arrived showed that the fast path is not for this host: it stays off.
     is_given_up: bool,
+    /// What a killed daemon left on the underlay is removed.
+    is_swept: bool,
     /// Our lease says no more that our kernel takes packets; until then it goes on taking them.
     withdrawn_until: Option<Instant>,
     arrivals: Arrivals,
@@ -152,6 +144,7 @@ impl ShortCut {
             no_xdp: None,
             gpe: None,
             is_given_up: false,
+            is_swept: false,
             withdrawn_until: None,
             arrivals: Arrivals::default(),
             next_check: Instant::now(),
@@ -166,6 +159,12 @@ impl ShortCut {
     /// Sees to it that the programs run at `place` if they may, and nowhere else. Returns whether our
     /// lease may say that our kernel takes packets.
     pub(super) async fn reconcile(&mut self, net: &Netlink, place: Option<Place>) -> bool {
+        if let Some(place) = &place
+            && !std::mem::replace(&mut self.is_swept, true)
+            && remove_own_left_over(&place.underlay.name, self.overlay.port)
+        {
+            info!("a filter that a killed flanneld left on {} is removed", place.underlay.name);
+        }
         if self.choice == FastPathChoice::Off {
             return false;
         }
@@ -184,7 +183,12 @@ impl ShortCut {
             Some(gpe) => gpe.exists(net).await,
             None => true,
         };
-        let is_whole = is_whole && self.withdrawn_until.is_none();
+        let lost = self.path.lost_hook();
+        if let Some(Hook { name, device, .. }) = &lost {
+            let device = &device.name;
+            warn!("somebody detached the {name} program of the fast path from {device}; restored");
+        }
+        let is_whole = is_whole && lost.is_none() && self.withdrawn_until.is_none();
         if is_whole && self.place.as_ref() == Some(&(place.clone(), means)) {
             return self.path.config().is_some();
         }
@@ -233,8 +237,11 @@ impl ShortCut {
             return Err(of_host(self.current_reason().unwrap_or_default()));
         }
         if self.path.num_slots() == 0 {
-            let reason = "the network has too many subnets for one array";
-            return Err(of_host(reason.to_owned()));
+            let SubnetRange { network, subnet_len, .. } = self.overlay.network;
+            return Err(of_host(format!(
+                "{network} has more subnets of length {subnet_len} than the {MAX_SLOTS} of its \
+                 table: it takes a smaller Network or SubnetLen"
+            )));
         }
         let name = &place.underlay.name;
         let failed = |error: io::Error| of_host(format!("{name} does not say what it is: {error}"));
@@ -246,13 +253,12 @@ impl ShortCut {
         }
         match wire(name).map_err(failed)? {
             Wire::Superpackets => Ok(Means::Gpe),
-            Wire::Frames { .. } if wants_xdp => {
-                let reason = format!(
-                    "{name} has no Ethernet header, which XDP takes: leave out --fast-path=xdp, or \
-                     choose another underlay by --iface"
-                );
-                Err(Unfit { reason, is_fault: true })
-            }
+            Wire::NoEthernet => Err(Unfit {
+                reason: format!(
+                    "{name} has no Ethernet header: it takes an Ethernet interface, by --iface"
+                ),
+                is_fault: wants_xdp,
+            }),
             Wire::Frames { driver } => Err(match no_xdp {
                 Some(reason) => Unfit { reason, is_fault: true },
                 None => {
@@ -270,8 +276,12 @@ impl ShortCut {
             Means::Gpe => {
                 let gpe = GpeDevice::make(net, &place.overlay.name, self.overlay.port).await;
                 let gpe = gpe.map_err(|error: KernelError| {
+                    let missing = error.source.raw_os_error() == Some(libc::EOPNOTSUPP);
+                    let help = if missing { "; it takes the kernel's module vxlan" } else { "" };
                     let error = error_chain(&error);
-                    Refused::All(format!("no vxlan device to take superpackets apart: {error}"))
+                    Refused::All(format!(
+                        "no vxlan device to take superpackets apart: {error}{help}"
+                    ))
                 })?;
                 (Some(gpe), None)
             }
@@ -312,6 +322,7 @@ impl ShortCut {
             source_ports,
             gpe,
             xdp,
+            attach_by: AttachedBy::best(),
         }
     }
 
@@ -442,26 +453,6 @@ impl Arrivals {
         let trouble = if is_marked { Trouble::Frames } else { Trouble::NoMetadata };
         (self.framed >= MAX_BAD_PERIODS).then_some(trouble)
     }
-}
-
-/// What the error says, and what would help.
-fn advice(error: &FastPathError) -> String {
-    // The whole of it holds what the verifier of the kernel says, which is many lines.
-    debug!("fast path: {}", error_chain(error));
-    let text = match error.errno() {
-        Some(errno) => format!("{error}: {}", io::Error::from_raw_os_error(errno)),
-        None => error.to_string(),
-    };
-    let help = match error.errno() {
-        Some(libc::EPERM | libc::EACCES) => {
-            "; it takes CAP_BPF and CAP_NET_ADMIN, in systemd's unit also SystemCallFilter=bpf, and \
-             no lockdown of the kernel"
-        }
-        Some(libc::ENOMEM) => "; it takes locked memory: see LimitMEMLOCK of systemd's unit",
-        Some(libc::ENOSYS | libc::EINVAL) => "; it takes Linux 5.12 with CONFIG_BPF_SYSCALL",
-        Some(_) | None => "",
-    };
-    text + help
 }
 
 #[cfg(test)]

@@ -268,7 +268,8 @@ impl<F: FibSink> PeerRoutes<F> {
             let [sent_too, received_too] = counters.carried(addr);
             [sent + sent_too, received + received_too]
         };
-        let from_others = counters.received_from_others();
+        let from_others = counters.received_from_others()
+            + fast_path.map_or(0, FastPathSink::received_from_others);
         let total = counters.total() + fast_path.map_or(0, FastPathSink::total);
         let reading = Reading { now, carried, from_others, total };
         let events = self.heard.tick(&reading, peers.addrs(), &errors);

@@ -7,7 +7,7 @@ use crate::control::cli::client::{Client, ToolError};
 use crate::control::cli::term::paint::Paint;
 use crate::control::cli::term::{WIDTH, print, print_json, units, wrap};
 use crate::control::cli::tools::{AskArgs, Exit};
-use crate::control::observe::api::{Status, Underlay, paths};
+use crate::control::observe::api::{FastPathHook, Status, Underlay, paths};
 
 /// Flags of `flanneld status`.
 #[derive(Debug, Args)]
@@ -121,11 +121,11 @@ fn rows(status: &Status) -> Vec<(&'static str, String)> {
         if let Some(fast_path) = &path.fast_path {
             let reason = fast_path.reason.as_deref().unwrap_or("it is not in use");
             let text = if fast_path.active {
-                "the kernel carries TCP, ICMP and sparse UDP"
+                format!("the kernel carries TCP, ICMP and sparse UDP: {}", hooks(&fast_path.hooks))
             } else {
-                reason
+                reason.to_owned()
             };
-            rows.push(("fast path", text.to_owned()));
+            rows.push(("fast path", text));
         }
     }
     if let Some(rules) = &status.rules {
@@ -145,6 +145,15 @@ fn rows(status: &Status) -> Vec<(&'static str, String)> {
         rows.push(("bridge", text));
     }
     rows
+}
+
+/// Which programs are where.
+fn hooks(hooks: &[FastPathHook]) -> String {
+    let place = |hook: &FastPathHook| {
+        let FastPathHook { name, device, program_id, attached_by, .. } = hook;
+        format!("{name} at {device} ({attached_by}, program {program_id})")
+    };
+    hooks.iter().map(place).collect::<Vec<_>>().join(", ")
 }
 
 impl Status {
@@ -167,7 +176,7 @@ impl Status {
 mod tests {
     use super::*;
     use crate::control::observe::api::{
-        Bridge, CheckResult, DataPath, Device, FastPath, Lease, Registry, Rules,
+        Bridge, CheckResult, DataPath, Device, FastPath, FastPathHook, Lease, Registry, Rules,
     };
 
     fn node() -> Status {
@@ -195,7 +204,19 @@ mod tests {
                 carried_by: "workers".to_owned(),
                 workers: 2,
                 offloads: ["tso", "uso", "gso", "gro"].map(str::to_owned).to_vec(),
-                fast_path: Some(FastPath { active: true, reason: None }),
+                fast_path: Some(FastPath {
+                    active: true,
+                    reason: None,
+                    hooks: [("egress", "flannel0", 7), ("ingress", "eth0", 2)]
+                        .map(|(name, device, ifindex)| FastPathHook {
+                            name: name.to_owned(),
+                            device: device.to_owned(),
+                            ifindex,
+                            program_id: 40 + ifindex,
+                            attached_by: "tcx".to_owned(),
+                        })
+                        .to_vec(),
+                }),
             }),
             rules: Some(Rules {
                 tool: "iptables".to_owned(),
@@ -219,7 +240,8 @@ lease      10.244.7.0/24 of 10.244.0.0/16, until 2026-08-14T09:30:00Z
 public IP  192.0.2.7
 device     flannel0, MTU 1472
 packets    udp, carried by 2 workers, offloads tso, uso, gso, gro
-fast path  the kernel carries TCP, ICMP and sparse UDP
+fast path  the kernel carries TCP, ICMP and sparse UDP: egress at flannel0 (tcx,
+           program 47), ingress at eth0 (tcx, program 42)
 rules      forward by iptables, in place
 ";
         assert_eq!(text, expected);

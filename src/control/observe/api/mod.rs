@@ -19,7 +19,8 @@ pub use self::capture::{
 pub use self::drops::{DropRow, Drops, Offender};
 pub use self::peer::{Peer, PeerKind, Peers, Traffic};
 pub use self::status::{
-    Bridge, CheckResult, DataPath, Device, FastPath, Lease, Registry, Rules, Status, Underlay,
+    Bridge, CheckResult, DataPath, Device, FastPath, FastPathHook, Lease, Registry, Rules, Status,
+    Underlay,
 };
 pub use self::workers::{Way, Worker, Workers};
 

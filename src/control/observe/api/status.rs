@@ -120,6 +120,21 @@ pub struct FastPath {
     /// Why it does not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Where its programs are attached.
+    #[serde(default)]
+    pub hooks: Vec<FastPathHook>,
+}
+
+/// A program of the fast path in its place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FastPathHook {
+    /// `egress`, `ingress`, `gpe` or `xdp`.
+    pub name: String,
+    pub device: String,
+    pub ifindex: u32,
+    pub program_id: u32,
+    /// `tcx`, `clsact` or `xdp`.
+    pub attached_by: String,
 }
 
 /// The rules of the host's firewall that are ours.

@@ -7,11 +7,9 @@ static __always_inline bool is_own(__be32 addr)
 	return (bpf_ntohl(addr) & OWN_MASK) == OWN_SUBNET;
 }
 
-/* Whether the peer at `outer_src` has the subnet of `src`. Our own slot holds nobody. */
-static __always_inline bool is_from_peer(__u32 slot, __u32 outer_src)
+/* Whether a peer with this word is the one at `outer_src`. Our own slot holds nobody. */
+static __always_inline bool is_at(__u64 peer, __u32 outer_src)
 {
-	__u64 peer = peer_at(slot);
-
 	return peer & PEER_PRESENT && peer_addr(peer) == outer_src;
 }
 
@@ -42,7 +40,7 @@ static __noinline enum reason refusal(const struct iphdr *outer, __u32 len)
 		return FRAGMENT;
 	if (!is_own(ip->daddr))
 		return OTHER_SUBNET;
-	if (is_own(ip->saddr) || !is_from_peer(slot_of(ip->saddr), bpf_ntohl(outer->saddr)))
+	if (is_own(ip->saddr) || !is_at(peer_at(slot_of(ip->saddr)), bpf_ntohl(outer->saddr)))
 		return NO_PEER;
 	if (ip->ttl <= 1)
 		return TTL;

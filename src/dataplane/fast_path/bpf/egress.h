@@ -42,7 +42,7 @@ int fast_egress(struct __sk_buff *skb)
 	struct iphdr *header, *ip, *outer;
 	struct udphdr *udp;
 	struct ethhdr *eth;
-	__u32 slot, len, port;
+	__u32 len, port;
 	__u64 peer;
 	long way;
 
@@ -74,8 +74,7 @@ int fast_egress(struct __sk_buff *skb)
 		return pass_sent(mem, FRAGMENT);
 	if (header->ttl <= 1)
 		return pass_sent(mem, TTL);
-	slot = slot_of(header->daddr);
-	peer = peer_at(slot);
+	peer = peer_at(slot_of(header->daddr));
 	if (!(peer & PEER_PRESENT))
 		return pass(EGRESS, NO_PEER);
 	if (!(peer & PEER_KERNEL_RECEIVE))
@@ -124,7 +123,7 @@ int fast_egress(struct __sk_buff *skb)
 	outer->daddr = bpf_htonl(peer_addr(peer));
 	outer->check = ~header_sum(outer);
 	udp->source = bpf_htons(port);
-	udp->dest = bpf_htons((__u16)(peer >> 16));
+	udp->dest = bpf_htons(PORT);
 	udp->len = bpf_htons(len + UDP_LEN);
 	/* The inner checksums may be missing as yet, so there is none to give. */
 	udp->check = 0;
@@ -133,7 +132,7 @@ int fast_egress(struct __sk_buff *skb)
 
 	count(EGRESS + PACKETS, extent->num);
 	count(EGRESS + BYTES, extent->bytes);
-	traffic = traffic_of(slot);
+	traffic = traffic_of(peer);
 	if (traffic) {
 		traffic->to_packets += extent->num;
 		traffic->to_bytes += extent->bytes;

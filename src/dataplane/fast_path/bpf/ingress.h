@@ -10,9 +10,9 @@
 /* From that length on a packet is part of a bulk flow, which would have come in superpackets. */
 #define LONG_FRAME 1000
 
-static __always_inline void count_from(__u32 slot, const struct extent *extent)
+static __always_inline void count_from(__u64 peer, const struct extent *extent)
 {
-	struct traffic *traffic = traffic_of(slot);
+	struct traffic *traffic = traffic_of(peer);
 
 	count(INGRESS + PACKETS, extent->num);
 	count(INGRESS + BYTES, extent->bytes);
@@ -89,7 +89,7 @@ static __always_inline int from_xdp(struct __sk_buff *skb)
 		count(MERGED, 1);
 	else if (len >= LONG_FRAME)
 		count(FRAMES, 1);
-	count_from(slot_of(ip->saddr), &mem->extent);
+	count_from(peer_at(slot_of(ip->saddr)), &mem->extent);
 	return bpf_redirect(OVERLAY_IFINDEX, BPF_F_INGRESS);
 }
 
@@ -149,7 +149,7 @@ int fast_ingress(struct __sk_buff *skb)
 	decrement_ttl(ip);
 	if (mem->extent.num == 1 && len >= LONG_FRAME)
 		count(FRAMES, 1);
-	count_from(slot_of(ip->saddr), &mem->extent);
+	count_from(peer_at(slot_of(ip->saddr)), &mem->extent);
 	return bpf_redirect(OVERLAY_IFINDEX, BPF_F_INGRESS);
 }
 
@@ -160,7 +160,7 @@ int gpe_ingress(struct __sk_buff *skb)
 	struct bpf_tunnel_key *key;
 	struct scratch *mem;
 	struct iphdr *ip;
-	__u32 slot;
+	__u64 peer;
 
 	mem = scratch();
 	if (!mem)
@@ -172,12 +172,12 @@ int gpe_ingress(struct __sk_buff *skb)
 	ip = (void *)(long)skb->data;
 	if ((void *)(ip + 1) > (void *)(long)skb->data_end)
 		return drop(INGRESS);
-	slot = slot_of(ip->saddr);
+	peer = peer_at(slot_of(ip->saddr));
 	if (*(__u8 *)ip != 0x45 || !is_own(ip->daddr) || is_own(ip->saddr) ||
-	    !is_from_peer(slot, key->remote_ipv4) ||
+	    !is_at(peer, key->remote_ipv4) ||
 	    !measure(skb, mem, 0, ip->protocol, skb->len))
 		return drop(INGRESS);
 	count(GPE_OUT, 1);
-	count_from(slot, &mem->extent);
+	count_from(peer, &mem->extent);
 	return bpf_redirect(OVERLAY_IFINDEX, BPF_F_INGRESS);
 }

@@ -13,6 +13,7 @@ const volatile __u32 UNDERLAY_IFINDEX;
 const volatile __u32 OVERLAY_IFINDEX;
 const volatile __u32 OVERLAY_MTU;
 const volatile __u32 PORT;             /* where we and all peers listen */
+const volatile __u32 NUM_TRAFFIC;      /* counters of peers that each processor has */
 const volatile __u16 SOURCE_PORTS[8];  /* further ports of our own sockets */
 const volatile __u32 LINK_LEN;         /* bytes before the IP header at egress: 0 on a TUN */
 const volatile __u32 GPE_PORT;         /* where the vxlan device listens; 0 without one */
@@ -20,8 +21,8 @@ const volatile __u32 GPE_VNI;          /* known to nobody else */
 const volatile __u16 UNDERLAY_MAC[3];  /* in network order */
 const volatile __u32 XDP_MARK;         /* known to nobody else; 0 without XDP */
 
-/* Slot -> the peer's address in bits 63..32, its port in 31..16, flags below; 0 without a peer.
- * One load sees one peer: user space replaces the word as a whole. */
+/* Slot -> the peer's address in bits 63..32, the number of its counters in 31..16, flags below; 0
+ * without a peer. One load sees one peer: user space replaces the word as a whole. */
 #define PEER_PRESENT 1
 #define PEER_ANY_SOURCE_PORT 2
 #define PEER_KERNEL_RECEIVE 4
@@ -81,7 +82,8 @@ struct {
 	__uint(max_entries, NUM_COUNTERS);
 } COUNTERS SEC(".maps");
 
-/* What was carried to and from each peer, by slot. */
+/* What was carried to and from each peer. User space reads it as memory, so it is no per-CPU array:
+ * all peers' counters of processor 0, then of processor 1 and so on. */
 struct traffic {
 	__u64 to_packets;
 	__u64 to_bytes;
@@ -90,7 +92,8 @@ struct traffic {
 };
 
 struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
 	__type(key, __u32);
 	__type(value, struct traffic);
 	__uint(max_entries, 1);
@@ -188,12 +191,14 @@ static __always_inline __u64 peer_at(__u32 slot)
 	return word ? *(volatile __u64 *)word : 0;
 }
 
-static __always_inline struct traffic *traffic_of(__u32 slot)
-{
-	return bpf_map_lookup_elem(&TRAFFIC, &KEY(slot));
-}
-
 static __always_inline __u32 peer_addr(__u64 peer)
 {
 	return peer >> 32;
+}
+
+static __always_inline struct traffic *traffic_of(__u64 peer)
+{
+	__u32 first = bpf_get_smp_processor_id() * NUM_TRAFFIC;
+
+	return bpf_map_lookup_elem(&TRAFFIC, &KEY(first + (__u16)(peer >> 16)));
 }

@@ -1,4 +1,5 @@
-//! `mmap` of a BPF array of 64-bit words: what user space stores there a program loads at once.
+//! `mmap` of a BPF array of 64-bit words: what user space stores there a program loads at once, and
+//! what a program stores user space loads without a call.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -19,7 +20,7 @@ unsafe impl Send for MappedWords {}
 unsafe impl Sync for MappedWords {}
 
 impl MappedWords {
-    /// Maps the `num_words` values of `map`.
+    /// Maps the `num_words` words of `map`.
     ///
     /// # Errors
     /// What the kernel says: the map has fewer, or is no such map.
@@ -39,15 +40,25 @@ impl MappedWords {
 
     /// Stores a word, which programs see as a whole. An index past the end is ignored.
     pub(crate) fn store(&self, index: usize, word: u64) {
+        if let Some(slot) = self.word(index) {
+            slot.store(word, Ordering::Relaxed);
+        }
+    }
+
+    /// Loads a word as a whole; 0 past the end.
+    pub(crate) fn load(&self, index: usize) -> u64 {
+        self.word(index).map_or(0, |word| word.load(Ordering::Relaxed))
+    }
+
+    fn word(&self, index: usize) -> Option<&AtomicU64> {
         if index >= self.num_words {
-            return;
+            return None;
         }
         // SAFETY: the index is below the number of words that are mapped.
-        let slot = unsafe { self.words.add(index) };
+        let word = unsafe { self.words.add(index) };
         // SAFETY: it is mapped for as long as we are borrowed, aligned to 8 bytes as all of a map's
         // values are, and nobody accesses it other than atomically.
-        let slot = unsafe { slot.as_ref() };
-        slot.store(word, Ordering::Relaxed);
+        Some(unsafe { word.as_ref() })
     }
 }
 

@@ -73,7 +73,8 @@ pub(super) fn outer_rules(facts: &Facts) -> Vec<Finding> {
                 } else {
                     format!("datagrams to UDP {port} of this host, from {peer} as from all peers")
                 };
-                let text = format!("{by} drops {what}");
+                let but = fast_path(facts);
+                let text = format!("{by} drops {what}{but}");
                 let pass = accepting(
                     &insert,
                     &format!("-p udp --dport {port}"),
@@ -89,6 +90,13 @@ pub(super) fn outer_rules(facts: &Facts) -> Vec<Finding> {
     let mut found = vec![dropped.unwrap_or_else(passes)];
     found.extend(to_host(facts, own));
     found
+}
+
+/// What passes in spite of a rule about the port. The fast path takes packets before INPUT and sends
+/// them after OUTPUT; while it is in use it has a device.
+fn fast_path(facts: &Facts) -> &'static str {
+    let is_on = facts.links.iter().any(|link| link.link.name.ends_with(".gpe"));
+    if is_on { "; the fast path passes it by: only bulk UDP of pods is lost" } else { "" }
 }
 
 /// Rules about what pods and peers send to this host itself.
@@ -176,6 +184,12 @@ mod tests {
         assert!(found.advice.unwrap().starts_with("iptables -t filter -L FORWARD -nv"));
         let found = only(outer_rules(&with_rules("-A INPUT -p udp -m udp --dport 8285 -j DROP")));
         assert!(found.text.contains("drops datagrams to UDP 8285 of this host, from 192.0.2.9"));
+        let mut fast = with_rules("-A INPUT -p udp -m udp --dport 8285 -j DROP");
+        fast.links[0].link.name = "flannel0.gpe".to_owned();
+        let found = only(outer_rules(&fast));
+        assert!(
+            found.text.ends_with("; the fast path passes it by: only bulk UDP of pods is lost")
+        );
         let found = only(outer_rules(&with_rules("-A OUTPUT -o eth0 -p udp -j REJECT")));
         assert!(found.text.contains("drops this host's own datagrams from and to UDP 8285"));
         let accept = "; iptables -t filter -I OUTPUT -p udp --dport 8285 -j ACCEPT";
