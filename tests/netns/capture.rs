@@ -6,10 +6,15 @@ use std::thread;
 
 use pcap_parser::traits::PcapReaderIterator;
 use pcap_parser::{Block, OptionCode, PcapBlockOwned, PcapError, PcapNGReader};
-use twill::lab::Lab;
+use twill::lab::host::process::Process;
+use twill::lab::network::daemon::Daemon;
 use twill::lab::network::node::Node;
+use twill::lab::{Lab, LabSpec};
 
-use crate::harness::{FLANNELD, eventually, ping, pod, up_on_workers};
+use crate::fast_path;
+use crate::harness::{
+    FLANNELD, assert_tcp_is_whole, eventually, ping, pod, spec, up, up_on_workers,
+};
 
 /// Flags and comment of each packet that another library reads in a file, and its bytes.
 fn read(path: &Path) -> Vec<(u8, Option<String>, Vec<u8>)> {
@@ -54,6 +59,61 @@ fn capture(lab: &Lab, args: &str) -> Output {
 
 fn log_has(node: &Node, text: &str) -> bool {
     node.log_tail(1000).contains(text)
+}
+
+/// Packet sockets in a node's namespace.
+fn packet_sockets(node: &Node) -> usize {
+    let listed = node.netns().tool("cat").arg("/proc/net/packet").run().unwrap();
+    listed.lines().count() - 1
+}
+
+#[test]
+fn capture_has_what_the_kernel_carries_and_what_workers_carry_each_packet_once() {
+    let lab = up("capture-fast", 2);
+    let (node, from, to) = (&lab.nodes()[0], pod(&lab, 0), pod(&lab, 1));
+    fast_path::wait_for_it(&lab);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("both.pcapng");
+    let args = format!("capture -w {} --snaplen 200 --peer {}", file.display(), to.addr);
+    let args: Vec<String> = args.split(' ').map(str::to_owned).collect();
+    let log = dir.path().join("log");
+    let mut client = Process::start(node.netns(), Path::new(FLANNELD), &args, log).unwrap();
+    eventually("the capture has begun", || packet_sockets(node) == 1);
+
+    // Two pings that the kernel carries, and one in fragments, which workers carry.
+    for args in ["-c 2 -i 0.2 -s 100", "-c 1 -s 2000"] {
+        assert!(ping(from, args, to.addr).0, "{args}");
+    }
+    assert_tcp_is_whole(&lab, from, to, 16);
+    eventually("the file has it all", || {
+        let kinds: Vec<_> = read(&file).into_iter().map(|(_, comment, _)| comment).collect();
+        kinds.iter().filter(|comment| comment.is_none()).count() == 4 && kinds.len() > 200
+    });
+    client.kill();
+    eventually("the capture ends with its client", || packet_sockets(node) == 0);
+    let packets = read(&file);
+    let pings = packets.iter().filter(|it| it.2[9] == 1 && it.2[2..4] == 128_u16.to_be_bytes());
+    let pings: Vec<_> = pings.map(|it| (it.0, it.1.as_deref())).collect();
+    assert_eq!(pings, [(2, Some("fast path")), (1, Some("fast path"))].repeat(2));
+    let by_tcp = |flags| packets.iter().any(|it| it.0 == flags && it.2[9] == 6);
+    assert!(by_tcp(1) && by_tcp(2), "both ways");
+    assert!(ping(from, "-c 2 -i 0.2", to.addr).0, "nothing else ends");
+}
+
+#[test]
+fn capture_without_a_packet_socket_says_what_it_takes() {
+    let without = ["--bounding-set=-net_raw", "--inh-caps=-net_raw", FLANNELD].map(str::to_owned);
+    let confined = Daemon { before: without.to_vec(), ..Daemon::flanneld("/usr/bin/setpriv") };
+    let daemons = [("n1".to_owned(), confined.with("--ip-masq=false"))].into();
+    let lab = Lab::up(LabSpec { daemons, ..spec("capture-raw", 2) }).unwrap();
+    let node = &lab.nodes()[0];
+    eventually("the fast path is on", || fast_path::is_active(node));
+    let output = capture(&lab, "--count 1 -w /dev/null");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("it takes CAP_NET_RAW"), "{text}");
+    let output = capture(&lab, "--count 1 -w /dev/null --dropped --duration 15s");
+    assert!(output.status.success(), "{output:?}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What a capture of inner packets is asked for, and why there is none.
 
+use std::io;
 use std::net::Ipv4Addr;
 
 use ipnetwork::Ipv4Network;
@@ -22,7 +23,7 @@ pub struct CaptureRequest {
 }
 
 /// Why there is no capture.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum CaptureError {
     /// No packet passes through this process.
     #[error(
@@ -36,6 +37,17 @@ pub enum CaptureError {
     /// No lease names this address.
     #[error("{0} is neither a peer's public IP nor in a peer's subnet: flanneld peers lists them")]
     UnknownPeer(Ipv4Addr),
+    /// What the kernel carries by itself cannot be seen.
+    #[error(
+        "the fast path carries packets, and a packet socket, which sees them, is refused: {source}; it \
+         takes CAP_NET_RAW, in systemd's unit also AF_PACKET in RestrictAddressFamilies=; --dropped \
+         does without"
+    )]
+    NoPacketSocket {
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
     /// As many run already as may.
     #[error(transparent)]
     TooMany(#[from] TooManyCaptures),

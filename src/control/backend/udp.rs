@@ -319,7 +319,9 @@ impl Backend for UdpBackend {
 
     fn capture(&self, request: &CaptureRequest) -> Result<Capture, CaptureError> {
         let filter = self.routes.capture_filter(request)?;
-        Ok(self.engine.counters().captures().start(filter)?)
+        let capture = self.engine.counters().captures().start(filter)?;
+        let path = Arc::clone(self.engine.fast_path());
+        capture.with_kernel(path).map_err(|source| CaptureError::NoPacketSocket { source })
     }
 
     fn peers_warning(&self) -> Option<String> {

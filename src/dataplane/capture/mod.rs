@@ -1,22 +1,26 @@
 //! Copies inner packets for captures while there are any: docs/adr/0028.
 //!
 //! ```text
-//! worker ──Tap──► bounded queue of copies ──► Capture (control) ──► file
+//! worker ──Tap─────────┬► bounded queue of copies ──► Capture (control) ──► file
+//! kernel ──KernelTap───┘
 //! ```
 //!
 //! Without a capture a worker reads one number in each turn. With one it copies the packets that
 //! match into a queue of limited length; what does not fit is counted as lost, and no worker waits.
 
+mod kernel;
 mod session;
 
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering, fence};
 
 use arc_swap::ArcSwap;
 
+use self::kernel::KernelTap;
 pub use self::session::{Captured, Direction, Filter};
 use self::session::{Session, SessionReceiver};
+use crate::dataplane::fast_path::FastPath;
 use crate::dataplane::stats::drop_reason::DropReason;
 
 /// Captures that may run at the same time.
@@ -48,6 +52,7 @@ pub struct Capture {
     captures: Captures,
     session: Arc<Session>,
     receiver: SessionReceiver,
+    kernel: Option<KernelTap>,
 }
 
 /// As many captures run already as may.
@@ -71,7 +76,7 @@ impl Captures {
             }
         });
         if has_room {
-            Ok(Capture { captures: self.clone(), session, receiver })
+            Ok(Capture { captures: self.clone(), session, receiver, kernel: None })
         } else {
             Err(TooManyCaptures)
         }
@@ -129,6 +134,17 @@ impl Tap {
 }
 
 impl Capture {
+    /// Takes what the programs of `path` carry, too.
+    ///
+    /// # Errors
+    /// The kernel refuses a packet socket.
+    pub fn with_kernel(mut self, path: Arc<FastPath>) -> io::Result<Self> {
+        if self.session.takes_all() {
+            self.kernel = Some(KernelTap::start(path, Arc::clone(&self.session))?);
+        }
+        Ok(self)
+    }
+
     /// Takes the packets that wait, oldest first.
     pub fn take(&self) -> impl Iterator<Item = Captured> {
         self.receiver.take()

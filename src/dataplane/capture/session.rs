@@ -49,6 +49,8 @@ pub struct Captured {
     pub direction: Direction,
     /// Why it was dropped.
     pub reason: Option<DropReason>,
+    /// Whether the kernel carried it, and no worker.
+    pub by_kernel: bool,
     /// Its first bytes.
     pub bytes: Vec<u8>,
     /// Its whole length, in bytes.
@@ -99,8 +101,50 @@ impl Session {
         if !self.filter.matches(direction, reason, pieces) {
             return;
         }
+        let len = pieces.iter().map(|piece| piece.len()).sum();
+        self.keep(direction, reason, pieces, (len, None));
+    }
+
+    /// Offers the first bytes of a packet of this `len` that the kernel carried.
+    pub(super) fn offer_from_kernel(
+        &self,
+        direction: Direction,
+        bytes: &[u8],
+        len: usize,
+        at: SystemTime,
+    ) {
+        let pieces = [IoSlice::new(bytes)];
+        if self.filter.matches(direction, None, &pieces) {
+            self.keep(direction, None, &pieces, (len, Some(at)));
+        }
+    }
+
+    /// Most bytes kept of a packet.
+    pub(super) const fn snap_len(&self) -> usize {
+        self.filter.snap_len
+    }
+
+    /// Whether packets that are not dropped are wanted.
+    pub(super) const fn takes_all(&self) -> bool {
+        !self.filter.only_dropped
+    }
+
+    /// Counts packets that were lost before they could be offered. Some may be of no concern.
+    pub(super) fn count_lost(&self, num: u64) {
+        self.num_matched.fetch_add(num, Ordering::Relaxed);
+        self.num_lost.fetch_add(num, Ordering::Relaxed);
+    }
+
+    /// Copies a packet that matches into the queue, if there is room. What the kernel carried has its
+    /// time.
+    fn keep(
+        &self,
+        direction: Direction,
+        reason: Option<DropReason>,
+        pieces: &[IoSlice<'_>],
+        (len, at): (usize, Option<SystemTime>),
+    ) {
         self.num_matched.fetch_add(1, Ordering::Relaxed);
-        let len = pieces.iter().map(|piece| piece.len()).sum::<usize>();
         let kept = len.min(self.filter.snap_len);
         // Each worker may exceed the limit by one packet.
         let has_room = self.waiting_bytes.load(Ordering::Relaxed) + kept <= MAX_WAITING_BYTES
@@ -109,8 +153,8 @@ impl Session {
             self.num_lost.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        let at = SystemTime::now();
-        let packet = Captured { at, direction, reason, bytes: head(pieces, kept), len };
+        let (by_kernel, at) = (at.is_some(), at.unwrap_or_else(SystemTime::now));
+        let packet = Captured { at, direction, reason, by_kernel, bytes: head(pieces, kept), len };
         self.waiting_bytes.fetch_add(kept, Ordering::Relaxed);
         if self.sender.try_send(packet).is_err() {
             self.waiting_bytes.fetch_sub(kept, Ordering::Relaxed);

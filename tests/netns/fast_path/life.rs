@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use serde_json::Value;
 use twill::lab::host::netns::Netns;
 use twill::lab::network::daemon::Daemon;
 use twill::lab::network::node::Node;
@@ -15,19 +16,18 @@ fn links(node: &Node) -> String {
     node.netns().ip("-br link show").unwrap()
 }
 
-/// Every hook of the fast path is in use, on the device that has this name now.
-fn assert_hooks_are_alive(node: &Node) {
+/// Whether every hook of the fast path is in use, on the device that has this name now.
+fn hooks_are_alive(node: &Node) -> bool {
     let stats = stats(node);
     let hooks = stats["hooks"].as_array().unwrap();
-    assert_eq!(hooks.len(), 3, "{stats}");
-    for hook in hooks {
-        let device = hook["device"].as_str().unwrap();
-        let index = node.netns().ip(&format!("-o link show {device}")).unwrap();
-        let index = index.split(':').next().unwrap();
-        assert_eq!(hook["ifindex"].to_string(), index, "{hook}");
-        assert_eq!(hook["attached_by"], "tcx", "{hook}");
-        assert!(hook["program_id"].as_u64() > Some(0), "{hook}");
-    }
+    let is_alive = |hook: &Value| {
+        let device = hook["device"].as_str()?;
+        let links = node.netns().ip(&format!("-o link show {device}")).ok()?;
+        let index = links.split(':').next()?.parse::<u64>().ok();
+        let is_whole = hook["attached_by"] == "tcx" && hook["program_id"].as_u64() > Some(0);
+        (hook["ifindex"].as_u64() == index && is_whole).then_some(())
+    };
+    hooks.len() == 3 && hooks.iter().all(|hook| is_alive(hook).is_some())
 }
 
 #[test]
@@ -41,8 +41,8 @@ fn device_that_is_deleted_and_interface_that_is_made_again_get_their_programs_ba
             lab.nodes()[0].netns().ip("link set eth0 up").unwrap();
             lab.nodes()[0].netns().ip("route replace default via 192.168.64.1").unwrap();
         }
+        eventually("hooks on the devices of now", || hooks_are_alive(&lab.nodes()[0]));
         wait_for_it(&lab);
-        assert_hooks_are_alive(&lab.nodes()[0]);
         assert_tcp_is_whole(&lab, pod(&lab, 0), pod(&lab, 1), 4);
         assert_tcp_is_whole(&lab, pod(&lab, 1), pod(&lab, 0), 4);
     }

@@ -73,6 +73,7 @@ impl SyscallFilter {
                 "AF_INET" => libc::AF_INET,
                 "AF_INET6" => libc::AF_INET6,
                 "AF_NETLINK" => libc::AF_NETLINK,
+                "AF_PACKET" => libc::AF_PACKET,
                 _ => panic!("what is {family}?"),
             };
             steps.extend([(JUMP_IF_EQUAL, 0, 1, family.cast_unsigned()), (RETURN, 0, 0, ALLOW)]);

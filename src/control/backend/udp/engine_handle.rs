@@ -53,7 +53,7 @@ impl EngineHandle {
     }
 
     /// What the kernel carries without the workers.
-    pub(super) fn fast_path(&self) -> &FastPath {
+    pub(super) const fn fast_path(&self) -> &Arc<FastPath> {
         &self.fast_path
     }
 

@@ -52,17 +52,19 @@ impl Encoder {
         encoder
     }
 
-    /// Adds a packet; one that was dropped has its reason as a comment.
+    /// Adds a packet; one that was dropped has its reason as a comment, and one that no worker saw the
+    /// words `fast path`.
     pub(super) fn packet(&mut self, packet: &Captured) {
         let direction = match packet.direction {
             Direction::Ingress => INBOUND,
             Direction::Egress => OUTBOUND,
         };
         let mut options = vec![EnhancedPacketOption::Flags(direction)];
-        if let Some(reason) = packet.reason {
-            let comment = format!("dropped: {}", reason.name());
-            options.push(EnhancedPacketOption::Comment(comment.into()));
-        }
+        let comment = match packet.reason {
+            Some(reason) => Some(format!("dropped: {}", reason.name())),
+            None => packet.by_kernel.then(|| "fast path".to_owned()),
+        };
+        options.extend(comment.map(|text| EnhancedPacketOption::Comment(text.into())));
         self.write(EnhancedPacketBlock {
             interface_id: 0,
             timestamp: since_epoch(packet.at),

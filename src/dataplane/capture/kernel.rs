@@ -1,0 +1,172 @@
+//! [`KernelTap`]: what the fast path carries, for a capture: docs/adr/0035.
+//!
+//! A packet socket at the underlay gets copies of the datagrams that the programs send and take; a
+//! filter in the kernel leaves out all others. It exists while its capture does.
+
+use std::io::{self, IoSliceMut};
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use nix::cmsg_space;
+use nix::sys::socket::sockopt::{RcvBufForce, ReceiveTimestampns};
+use nix::sys::socket::{ControlMessageOwned, LinkAddr, MsgFlags, recvmsg, setsockopt};
+use nix::sys::time::TimeSpec;
+use socket2::{Domain, SockFilter, Socket, Type};
+
+use super::session::{Direction, Session};
+use crate::dataplane::fast_path::{FastConfig, FastPath};
+use crate::dataplane::io::sys::packet_socket;
+use crate::dataplane::packet::headers::{ENCAP_OVERHEAD_V4, IPV4_HEADER_LEN, ipv4, ipv4_at};
+
+/// How often it is looked whether the capture has ended, and where the programs are.
+const PERIOD: Duration = Duration::from_millis(100);
+
+/// Packets between two such looks, at most.
+const MAX_IN_A_ROW: usize = 256;
+
+/// Bytes of packets that wait for us in the socket; more are lost, and counted.
+const RECEIVE_BUFFER: usize = 16 << 20;
+
+const ETHERNET_LEN: usize = 14;
+const OUTER_LEN: usize = ETHERNET_LEN + ENCAP_OVERHEAD_V4 as usize;
+
+/// `PACKET_HOST` and `PACKET_OUTGOING` of `include/uapi/linux/if_packet.h`.
+const TO_US: u8 = 0;
+const FROM_US: u8 = 4;
+
+/// A running tap. Dropping it ends it.
+#[derive(Debug)]
+pub(super) struct KernelTap(Arc<AtomicBool>);
+
+/// The socket, and for which programs it is.
+struct Socketed {
+    socket: Socket,
+    config: FastConfig,
+}
+
+impl KernelTap {
+    /// Offers to `session` what the programs of `path` carry, also those that start later.
+    ///
+    /// # Errors
+    /// There are programs, and the kernel gives us no packet socket.
+    pub(super) fn start(path: Arc<FastPath>, session: Arc<Session>) -> io::Result<Self> {
+        let first = path.config().map(open).transpose()?;
+        let is_over = Arc::new(AtomicBool::new(false));
+        let tap = Self(Arc::clone(&is_over));
+        let run = move || {
+            let mut current = first;
+            let kept = session.snap_len().clamp(IPV4_HEADER_LEN, usize::from(u16::MAX));
+            let mut buffer = vec![0; OUTER_LEN + kept];
+            while !is_over.load(Ordering::Relaxed) {
+                let wanted = path.config();
+                if current.as_ref().map(|it| &it.config) != wanted.as_ref() {
+                    current = wanted.and_then(|config| open(config).ok());
+                }
+                match &current {
+                    Some(socketed) => socketed.offer_to(&session, &mut buffer),
+                    None => thread::sleep(PERIOD),
+                }
+            }
+        };
+        thread::Builder::new().name("flannel-capture".to_owned()).spawn(run)?;
+        Ok(tap)
+    }
+}
+
+impl Drop for KernelTap {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A packet socket where the programs with this `config` send and receive.
+fn open(config: FastConfig) -> io::Result<Socketed> {
+    // Protocol 0: it gets nothing before it has its filter.
+    let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
+    socket.attach_filter(&filter(config.port))?;
+    socket.set_read_timeout(Some(PERIOD))?;
+    setsockopt(&socket, ReceiveTimestampns, &true)?;
+    // Without CAP_NET_ADMIN it is as large as the host allows.
+    let _ = setsockopt(&socket, RcvBufForce, &RECEIVE_BUFFER)
+        .or_else(|_| socket.set_recv_buffer_size(RECEIVE_BUFFER).map_err(|_| nix::Error::EPERM));
+    packet_socket::bind(socket.as_fd(), config.underlay.index)?;
+    Ok(Socketed { socket, config })
+}
+
+/// Classic BPF that takes datagrams to the overlay's `port` without a checksum: those of the programs.
+fn filter(port: u16) -> [SockFilter; 14] {
+    const LOAD_HALF: u16 = 0x28;
+    const LOAD_BYTE: u16 = 0x30;
+    const JUMP_IF_EQUAL: u16 = 0x15;
+    const JUMP_IF_ANY_BIT: u16 = 0x45;
+    const RETURN: u16 = 0x06;
+    [
+        (LOAD_HALF, 0, 0, 12),
+        (JUMP_IF_EQUAL, 0, 10, 0x0800), // IPv4
+        (LOAD_BYTE, 0, 0, 14),
+        (JUMP_IF_EQUAL, 0, 8, 0x45), // no options
+        (LOAD_HALF, 0, 0, 20),
+        (JUMP_IF_ANY_BIT, 6, 0, 0x3fff), // a fragment
+        (LOAD_BYTE, 0, 0, 23),
+        (JUMP_IF_EQUAL, 0, 4, 17), // UDP
+        (LOAD_HALF, 0, 0, 36),
+        (JUMP_IF_EQUAL, 0, 2, port.into()),
+        (LOAD_HALF, 0, 0, 40), // its checksum
+        (JUMP_IF_EQUAL, 1, 0, 0),
+        (RETURN, 0, 0, 0), // bytes of the packet that are taken
+        (RETURN, 0, 0, u32::MAX),
+    ]
+    .map(|(code, yes, no, value)| SockFilter::new(code, yes, no, value))
+}
+
+impl Socketed {
+    /// Offers what arrives, until nothing does or it is time to look around.
+    fn offer_to(&self, session: &Session, buffer: &mut [u8]) {
+        let mut control = cmsg_space!(TimeSpec);
+        for _ in 0..MAX_IN_A_ROW {
+            let (len, kind, at) = {
+                let mut pieces = [IoSliceMut::new(buffer)];
+                let fd = self.socket.as_raw_fd();
+                let received =
+                    recvmsg::<LinkAddr>(fd, &mut pieces, Some(&mut control), MsgFlags::MSG_TRUNC);
+                let Ok(received) = received else { break };
+                let kind = received.address.map_or(u8::MAX, |from| from.pkttype());
+                let at = received.cmsgs().ok().and_then(|mut all| all.find_map(time));
+                (received.bytes, kind, at)
+            };
+            let kept = &buffer[..len.min(buffer.len())];
+            if let Some(direction) = self.direction(kind, kept) {
+                let inner = &kept[OUTER_LEN..];
+                let at = at.unwrap_or_else(SystemTime::now);
+                session.offer_from_kernel(direction, inner, len - OUTER_LEN, at);
+            }
+        }
+        session.count_lost(packet_socket::take_lost(self.socket.as_fd()));
+    }
+
+    /// The way of a frame, if it is one that the programs carry: what they leave to a worker that
+    /// worker offers.
+    fn direction(&self, kind: u8, frame: &[u8]) -> Option<Direction> {
+        let inner = frame.get(OUTER_LEN..).filter(|inner| inner.len() >= IPV4_HEADER_LEN)?;
+        let outer = &frame[ETHERNET_LEN..];
+        let FastConfig { underlay_addr, own_subnet: (own, mask), .. } = self.config;
+        let is_own = |addr: Ipv4Addr| addr.to_bits() & mask == own.to_bits();
+        match kind {
+            FROM_US if ipv4_at(outer, ipv4::SRC) == underlay_addr => Some(Direction::Egress),
+            TO_US if ipv4_at(outer, ipv4::DST) == underlay_addr => {
+                let is_taken = is_own(ipv4_at(inner, ipv4::DST)) && inner[ipv4::TTL] > 1;
+                is_taken.then_some(Direction::Ingress)
+            }
+            _ => None,
+        }
+    }
+}
+
+fn time(message: ControlMessageOwned) -> Option<SystemTime> {
+    let ControlMessageOwned::ScmTimestampns(at) = message else { return None };
+    UNIX_EPOCH.checked_add(Duration::from(at))
+}
