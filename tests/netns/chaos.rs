@@ -3,7 +3,7 @@
 
 mod cluster;
 mod observer;
-mod stream;
+pub mod stream;
 
 use std::fs;
 use std::thread;

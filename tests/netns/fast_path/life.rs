@@ -17,7 +17,7 @@ fn links(node: &Node) -> String {
 }
 
 /// Whether every hook of the fast path is in use, on the device that has this name now.
-fn hooks_are_alive(node: &Node) -> bool {
+pub(super) fn hooks_are_alive(node: &Node) -> bool {
     let stats = stats(node);
     let hooks = stats["hooks"].as_array().unwrap();
     let is_alive = |hook: &Value| {

@@ -3,6 +3,7 @@
 
 mod life;
 mod mixes;
+mod order;
 mod programs;
 mod xdp;
 
