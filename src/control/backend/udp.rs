@@ -320,8 +320,11 @@ impl Backend for UdpBackend {
     fn capture(&self, request: &CaptureRequest) -> Result<Capture, CaptureError> {
         let filter = self.routes.capture_filter(request)?;
         let capture = self.engine.counters().captures().start(filter)?;
-        let path = Arc::clone(self.engine.fast_path());
-        capture.with_kernel(path).map_err(|source| CaptureError::NoPacketSocket { source })
+        if let Some(offer) = capture.of_kernel() {
+            let tapped = self.engine.fast_path().tap(offer);
+            tapped.map_err(|source| CaptureError::NoPacketSocket { source })?;
+        }
+        Ok(capture)
     }
 
     fn peers_warning(&self) -> Option<String> {

@@ -2,25 +2,23 @@
 //!
 //! ```text
 //! worker ──Tap─────────┬► bounded queue of copies ──► Capture (control) ──► file
-//! kernel ──KernelTap───┘
+//! kernel ──KernelOffer─┘
 //! ```
 //!
 //! Without a capture a worker reads one number in each turn. With one it copies the packets that
 //! match into a queue of limited length; what does not fit is counted as lost, and no worker waits.
 
-mod kernel;
 mod session;
 
-use std::io::{self, IoSlice};
+use std::io::IoSlice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering, fence};
+use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 
-use self::kernel::KernelTap;
 pub use self::session::{Captured, Direction, Filter};
 use self::session::{Session, SessionReceiver};
-use crate::dataplane::fast_path::FastPath;
 use crate::dataplane::stats::drop_reason::DropReason;
 
 /// Captures that may run at the same time.
@@ -52,8 +50,11 @@ pub struct Capture {
     captures: Captures,
     session: Arc<Session>,
     receiver: SessionReceiver,
-    kernel: Option<KernelTap>,
 }
+
+/// The end of a capture for packets that no worker sees.
+#[derive(Debug)]
+pub struct KernelOffer(Arc<Session>);
 
 /// As many captures run already as may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -76,7 +77,7 @@ impl Captures {
             }
         });
         if has_room {
-            Ok(Capture { captures: self.clone(), session, receiver, kernel: None })
+            Ok(Capture { captures: self.clone(), session, receiver })
         } else {
             Err(TooManyCaptures)
         }
@@ -134,15 +135,9 @@ impl Tap {
 }
 
 impl Capture {
-    /// Takes what the programs of `path` carry, too.
-    ///
-    /// # Errors
-    /// The kernel refuses a packet socket.
-    pub fn with_kernel(mut self, path: Arc<FastPath>) -> io::Result<Self> {
-        if self.session.takes_all() {
-            self.kernel = Some(KernelTap::start(path, Arc::clone(&self.session))?);
-        }
-        Ok(self)
+    /// For who copies what the kernel carries; `None` if only dropped packets are wanted.
+    pub fn of_kernel(&self) -> Option<KernelOffer> {
+        self.session.takes_all().then(|| KernelOffer(Arc::clone(&self.session)))
     }
 
     /// Takes the packets that wait, oldest first.
@@ -156,8 +151,31 @@ impl Capture {
     }
 }
 
+impl KernelOffer {
+    /// Offers the first bytes of a packet of this `len`.
+    pub fn offer(&self, direction: Direction, bytes: &[u8], len: usize, at: SystemTime) {
+        self.0.offer_from_kernel(direction, bytes, len, at);
+    }
+
+    /// Counts packets that were lost before they could be offered. Some may be of no concern.
+    pub fn count_lost(&self, num: u64) {
+        self.0.count_lost(num);
+    }
+
+    /// Most bytes kept of a packet.
+    pub fn snap_len(&self) -> usize {
+        self.0.snap_len()
+    }
+
+    /// Whether the capture has ended.
+    pub fn is_over(&self) -> bool {
+        self.0.is_over()
+    }
+}
+
 impl Drop for Capture {
     fn drop(&mut self) {
+        self.session.end();
         self.captures.change(|running| running.retain(|other| !Arc::ptr_eq(other, &self.session)));
     }
 }

@@ -3,7 +3,7 @@
 use std::io::IoSlice;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::SystemTime;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -65,6 +65,7 @@ pub(super) struct Session {
     waiting_bytes: Arc<AtomicUsize>,
     num_matched: AtomicU64,
     num_lost: AtomicU64,
+    is_over: AtomicBool,
 }
 
 /// Control's end.
@@ -84,6 +85,7 @@ impl Session {
             waiting_bytes: Arc::clone(&waiting_bytes),
             num_matched: AtomicU64::new(0),
             num_lost: AtomicU64::new(0),
+            is_over: AtomicBool::new(false),
         };
         (session, SessionReceiver { receiver, waiting_bytes })
     }
@@ -117,6 +119,15 @@ impl Session {
         if self.filter.matches(direction, None, &pieces) {
             self.keep(direction, None, &pieces, (len, Some(at)));
         }
+    }
+
+    /// The capture has ended.
+    pub(super) fn end(&self) {
+        self.is_over.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Relaxed)
     }
 
     /// Most bytes kept of a packet.

@@ -10,6 +10,7 @@
 //! hooks.rs        attaches them
 //! xdp.rs          the same for XDP
 //! traffic.rs      counters of each peer
+//! tap.rs          what they carry, for captures
 //! path.rs         the peers' table, and counters that outlive the programs
 //! wire.rs         which devices they are for
 //! ```
@@ -18,6 +19,7 @@ mod counters;
 mod hooks;
 mod path;
 mod programs;
+mod tap;
 pub mod test_run;
 mod traffic;
 mod wire;

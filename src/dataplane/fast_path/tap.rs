@@ -1,4 +1,4 @@
-//! [`KernelTap`]: what the fast path carries, for a capture: docs/adr/0035.
+//! [`FastPath::tap`]: copies of what the programs carry, for a capture: docs/adr/0035.
 //!
 //! A packet socket at the underlay gets copies of the datagrams that the programs send and take; a
 //! filter in the kernel leaves out all others. It exists while its capture does.
@@ -7,7 +7,6 @@ use std::io::{self, IoSliceMut};
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -17,8 +16,9 @@ use nix::sys::socket::{ControlMessageOwned, LinkAddr, MsgFlags, recvmsg, setsock
 use nix::sys::time::TimeSpec;
 use socket2::{Domain, SockFilter, Socket, Type};
 
-use super::session::{Direction, Session};
-use crate::dataplane::fast_path::{FastConfig, FastPath};
+use super::path::FastPath;
+use super::programs::FastConfig;
+use crate::dataplane::capture::{Direction, KernelOffer};
 use crate::dataplane::io::sys::packet_socket;
 use crate::dataplane::packet::headers::{ENCAP_OVERHEAD_V4, IPV4_HEADER_LEN, ipv4, ipv4_at};
 
@@ -38,48 +38,37 @@ const OUTER_LEN: usize = ETHERNET_LEN + ENCAP_OVERHEAD_V4 as usize;
 const TO_US: u8 = 0;
 const FROM_US: u8 = 4;
 
-/// A running tap. Dropping it ends it.
-#[derive(Debug)]
-pub(super) struct KernelTap(Arc<AtomicBool>);
-
 /// The socket, and for which programs it is.
 struct Socketed {
     socket: Socket,
     config: FastConfig,
 }
 
-impl KernelTap {
-    /// Offers to `session` what the programs of `path` carry, also those that start later.
+impl FastPath {
+    /// Offers what the programs carry, also those that start later, until the capture has ended.
     ///
     /// # Errors
     /// There are programs, and the kernel gives us no packet socket.
-    pub(super) fn start(path: Arc<FastPath>, session: Arc<Session>) -> io::Result<Self> {
+    pub fn tap(self: &Arc<Self>, capture: KernelOffer) -> io::Result<()> {
+        let path = Arc::clone(self);
         let first = path.config().map(open).transpose()?;
-        let is_over = Arc::new(AtomicBool::new(false));
-        let tap = Self(Arc::clone(&is_over));
         let run = move || {
             let mut current = first;
-            let kept = session.snap_len().clamp(IPV4_HEADER_LEN, usize::from(u16::MAX));
+            let kept = capture.snap_len().clamp(IPV4_HEADER_LEN, usize::from(u16::MAX));
             let mut buffer = vec![0; OUTER_LEN + kept];
-            while !is_over.load(Ordering::Relaxed) {
+            while !capture.is_over() {
                 let wanted = path.config();
                 if current.as_ref().map(|it| &it.config) != wanted.as_ref() {
                     current = wanted.and_then(|config| open(config).ok());
                 }
                 match &current {
-                    Some(socketed) => socketed.offer_to(&session, &mut buffer),
+                    Some(socketed) => socketed.offer_to(&capture, &mut buffer),
                     None => thread::sleep(PERIOD),
                 }
             }
         };
         thread::Builder::new().name("flannel-capture".to_owned()).spawn(run)?;
-        Ok(tap)
-    }
-}
-
-impl Drop for KernelTap {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
+        Ok(())
     }
 }
 
@@ -125,7 +114,7 @@ fn filter(port: u16) -> [SockFilter; 14] {
 
 impl Socketed {
     /// Offers what arrives, until nothing does or it is time to look around.
-    fn offer_to(&self, session: &Session, buffer: &mut [u8]) {
+    fn offer_to(&self, capture: &KernelOffer, buffer: &mut [u8]) {
         let mut control = cmsg_space!(TimeSpec);
         for _ in 0..MAX_IN_A_ROW {
             let (len, kind, at) = {
@@ -142,10 +131,10 @@ impl Socketed {
             if let Some(direction) = self.direction(kind, kept) {
                 let inner = &kept[OUTER_LEN..];
                 let at = at.unwrap_or_else(SystemTime::now);
-                session.offer_from_kernel(direction, inner, len - OUTER_LEN, at);
+                capture.offer(direction, inner, len - OUTER_LEN, at);
             }
         }
-        session.count_lost(packet_socket::take_lost(self.socket.as_fd()));
+        capture.count_lost(packet_socket::take_lost(self.socket.as_fd()));
     }
 
     /// The way of a frame, if it is one that the programs carry: what they leave to a worker that
