@@ -1,4 +1,4 @@
-//! `flanneld capture`: packets of the overlay as pcapng, as the workers see them.
+//! `flanneld capture`: packets of the overlay as pcapng, of the workers and of the fast path.
 
 mod blocks;
 mod output;
@@ -19,7 +19,7 @@ use crate::control::cli::client::{Client, ToolError};
 use crate::control::cli::term::print_json;
 use crate::control::cli::tools::{AskArgs, Exit};
 use crate::control::observe::api::{
-    CaptureDirection, CaptureQuery, DEFAULT_COUNT, DEFAULT_SNAP_LEN, MAX_DURATION, Status, paths,
+    CaptureDirection, CaptureQuery, DEFAULT_COUNT, DEFAULT_SNAP_LEN, MAX_DURATION, paths,
 };
 use crate::routes::Prefix;
 
@@ -75,11 +75,6 @@ impl CaptureArgs {
             self.count,
             self.duration.as_secs_f64()
         );
-        if has_fast_path(client).await {
-            eprintln!(
-                "without what the kernel carries: with --fast-path=off flanneld captures all packets"
-            );
-        }
         let mut terminate = signal(SignalKind::terminate())
             .map_err(|error| ToolError::Local(format!("cannot wait for signals: {error}")))?;
         let mut blocks = Blocks::default();
@@ -149,13 +144,6 @@ impl CaptureArgs {
         }
         Ok(())
     }
-}
-
-/// Whether there are packets that the workers do not see.
-async fn has_fast_path(client: &Client) -> bool {
-    let status = client.get::<Status>(paths::STATUS).await;
-    let fast_path = status.ok().and_then(|status| status.data_path?.fast_path);
-    fast_path.is_some_and(|it| it.active)
 }
 
 fn subnet(text: &str) -> Result<Ipv4Network, String> {
