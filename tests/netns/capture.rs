@@ -12,9 +12,7 @@ use twill::lab::network::node::Node;
 use twill::lab::{Lab, LabSpec};
 
 use crate::fast_path;
-use crate::harness::{
-    FLANNELD, assert_tcp_is_whole, eventually, ping, pod, spec, up, up_on_workers,
-};
+use crate::harness::{FLANNELD, assert_tcp_is_whole, eventually, ping, pod, spec, up_on_workers};
 
 /// Flags and comment of each packet that another library reads in a file, and its bytes.
 fn read(path: &Path) -> Vec<(u8, Option<String>, Vec<u8>)> {
@@ -69,9 +67,16 @@ fn packet_sockets(node: &Node) -> usize {
 
 #[test]
 fn capture_has_what_the_kernel_carries_and_what_workers_carry_each_packet_once() {
-    let lab = up("capture-fast", 2);
-    let (node, from, to) = (&lab.nodes()[0], pod(&lab, 0), pod(&lab, 1));
-    fast_path::wait_for_it(&lab);
+    let daemon = Daemon::flanneld(FLANNELD).with("--fast-path=xdp");
+    let by_xdp = LabSpec { daemon, frames_only: true, ..spec("capture-xdp", 2) };
+    for spec in [spec("capture-fast", 2), by_xdp] {
+        assert_captured_once(&Lab::up(spec).unwrap());
+    }
+}
+
+fn assert_captured_once(lab: &Lab) {
+    let (node, from, to) = (&lab.nodes()[0], pod(lab, 0), pod(lab, 1));
+    fast_path::wait_for_it(lab);
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("both.pcapng");
     let args = format!("capture -w {} --snaplen 200 --peer {}", file.display(), to.addr);
@@ -84,7 +89,7 @@ fn capture_has_what_the_kernel_carries_and_what_workers_carry_each_packet_once()
     for args in ["-c 2 -i 0.2 -s 100", "-c 1 -s 2000"] {
         assert!(ping(from, args, to.addr).0, "{args}");
     }
-    assert_tcp_is_whole(&lab, from, to, 16);
+    assert_tcp_is_whole(lab, from, to, 16);
     eventually("the file has it all", || {
         let kinds: Vec<_> = read(&file).into_iter().map(|(_, comment, _)| comment).collect();
         kinds.iter().filter(|comment| comment.is_none()).count() == 4 && kinds.len() > 200

@@ -1,7 +1,8 @@
 //! [`FastPath::tap`]: copies of what the programs carry, for a capture: docs/adr/0035.
 //!
 //! A packet socket at the underlay gets copies of the datagrams that the programs send and take; a
-//! filter in the kernel leaves out all others. It exists while its capture does.
+//! filter in the kernel leaves out all others. Where XDP has taken the outer headers off already, what
+//! arrives is the inner packet. The socket exists while its capture does.
 
 use std::io::{self, IoSliceMut};
 use std::net::Ipv4Addr;
@@ -76,7 +77,7 @@ impl FastPath {
 fn open(config: FastConfig) -> io::Result<Socketed> {
     // Protocol 0: it gets nothing before it has its filter.
     let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
-    socket.attach_filter(&filter(config.port))?;
+    socket.attach_filter(&filter(&config))?;
     socket.set_read_timeout(Some(PERIOD))?;
     setsockopt(&socket, ReceiveTimestampns, &true)?;
     // Without CAP_NET_ADMIN it is as large as the host allows.
@@ -86,16 +87,25 @@ fn open(config: FastConfig) -> io::Result<Socketed> {
     Ok(Socketed { socket, config })
 }
 
-/// Classic BPF that takes datagrams to the overlay's `port` without a checksum: those of the programs.
-fn filter(port: u16) -> [SockFilter; 14] {
+/// Classic BPF that takes datagrams to the overlay's port without a checksum: those of the programs.
+/// It also takes packets to our subnet: XDP's.
+fn filter(config: &FastConfig) -> [SockFilter; 17] {
+    const LOAD_WORD: u16 = 0x20;
     const LOAD_HALF: u16 = 0x28;
     const LOAD_BYTE: u16 = 0x30;
     const JUMP_IF_EQUAL: u16 = 0x15;
     const JUMP_IF_ANY_BIT: u16 = 0x45;
+    const AND: u16 = 0x54;
     const RETURN: u16 = 0x06;
+    let (own, mask) = config.own_subnet;
+    // Without XDP these never have the right destination.
+    let own = if config.xdp.is_some() { own.to_bits() } else { u32::MAX };
     [
         (LOAD_HALF, 0, 0, 12),
-        (JUMP_IF_EQUAL, 0, 10, 0x0800), // IPv4
+        (JUMP_IF_EQUAL, 0, 13, 0x0800), // IPv4
+        (LOAD_WORD, 0, 0, 30),          // its destination
+        (AND, 0, 0, mask),
+        (JUMP_IF_EQUAL, 11, 0, own),
         (LOAD_BYTE, 0, 0, 14),
         (JUMP_IF_EQUAL, 0, 8, 0x45), // no options
         (LOAD_HALF, 0, 0, 20),
@@ -103,7 +113,7 @@ fn filter(port: u16) -> [SockFilter; 14] {
         (LOAD_BYTE, 0, 0, 23),
         (JUMP_IF_EQUAL, 0, 4, 17), // UDP
         (LOAD_HALF, 0, 0, 36),
-        (JUMP_IF_EQUAL, 0, 2, port.into()),
+        (JUMP_IF_EQUAL, 0, 2, config.port.into()),
         (LOAD_HALF, 0, 0, 40), // its checksum
         (JUMP_IF_EQUAL, 1, 0, 0),
         (RETURN, 0, 0, 0), // bytes of the packet that are taken
@@ -128,30 +138,40 @@ impl Socketed {
                 (received.bytes, kind, at)
             };
             let kept = &buffer[..len.min(buffer.len())];
-            if let Some(direction) = self.direction(kind, kept) {
-                let inner = &kept[OUTER_LEN..];
+            if let Some((direction, start)) = self.direction(kind, kept) {
                 let at = at.unwrap_or_else(SystemTime::now);
-                capture.offer(direction, inner, len - OUTER_LEN, at);
+                capture.offer(direction, &kept[start..], len - start, at);
             }
         }
         capture.count_lost(packet_socket::take_lost(self.socket.as_fd()));
     }
 
-    /// The way of a frame, if it is one that the programs carry: what they leave to a worker that
-    /// worker offers.
-    fn direction(&self, kind: u8, frame: &[u8]) -> Option<Direction> {
-        let inner = frame.get(OUTER_LEN..).filter(|inner| inner.len() >= IPV4_HEADER_LEN)?;
-        let outer = &frame[ETHERNET_LEN..];
-        let FastConfig { underlay_addr, own_subnet: (own, mask), .. } = self.config;
+    /// The way of a frame, and where its inner packet begins, if it is one that the programs carry:
+    /// what they leave to a worker that worker offers.
+    fn direction(&self, kind: u8, frame: &[u8]) -> Option<(Direction, usize)> {
+        let packet = frame.get(ETHERNET_LEN..).filter(|packet| packet.len() >= IPV4_HEADER_LEN)?;
+        let (src, dst) = (ipv4_at(packet, ipv4::SRC), ipv4_at(packet, ipv4::DST));
+        let FastConfig { underlay_addr, own_subnet: (own, mask), xdp, .. } = &self.config;
         let is_own = |addr: Ipv4Addr| addr.to_bits() & mask == own.to_bits();
+        if xdp.is_some() && kind == TO_US && is_own(dst) {
+            return self.has_slot(src).then_some((Direction::Ingress, ETHERNET_LEN));
+        }
+        let inner = frame.get(OUTER_LEN..).filter(|inner| inner.len() >= IPV4_HEADER_LEN)?;
         match kind {
-            FROM_US if ipv4_at(outer, ipv4::SRC) == underlay_addr => Some(Direction::Egress),
-            TO_US if ipv4_at(outer, ipv4::DST) == underlay_addr => {
+            FROM_US if src == *underlay_addr => Some((Direction::Egress, OUTER_LEN)),
+            TO_US if dst == *underlay_addr => {
                 let is_taken = is_own(ipv4_at(inner, ipv4::DST)) && inner[ipv4::TTL] > 1;
-                is_taken.then_some(Direction::Ingress)
+                is_taken.then_some((Direction::Ingress, OUTER_LEN))
             }
             _ => None,
         }
+    }
+
+    /// Whether an address is one of the overlay's.
+    fn has_slot(&self, addr: Ipv4Addr) -> bool {
+        let FastConfig { network, slot_shift, num_slots, .. } = self.config;
+        let offset = addr.to_bits().wrapping_sub(network.to_bits());
+        offset.checked_shr(slot_shift.into()).unwrap_or(0) < num_slots
     }
 }
 
