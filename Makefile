@@ -100,7 +100,7 @@ check: setup bpf-check ## format, lints and documentation, warnings denied; comp
 
 test: setup target/prometheus target/docker target/moto ## every test: units and integration, then real namespaces
 	$(CARGO) test
-	$(CARGO) test --release --test docker --test netns -- --test-threads=1
+	$(CARGO) test --test docker --test netns -- --test-threads=1
 	$(MAKE) tutorials
 
 # What only tests need, unpacked from Debian's packages: installing them would start servers.
@@ -137,7 +137,7 @@ target/docker: # for flannel's tutorials
 	$(call unpack,docker.io containerd runc containernetworking-plugins,./usr,dockerd)
 
 netns: setup ## the namespace tests alone; needs root
-	$(CARGO) test --release --test netns -- --test-threads=1
+	$(CARGO) test --test netns -- --test-threads=1
 
 bench: setup ## the data plane's stages in memory: time, bytes, packets, allocations
 	$(CARGO) bench
@@ -254,7 +254,7 @@ arm64: ## flanneld for arm64 in target/arm64, and its unit tests on an emulated 
 	$(ARM64_ENV) $(CARGO) build --release --bins --target $(ARM64_TARGET) --target-dir $(ARM64_DIR)
 
 docker-test: setup target/docker ## flannel's tutorials, with real Docker daemons and CNI plugins; needs root
-	$(CARGO) test --release --test docker -- --test-threads=1
+	$(CARGO) test --test docker -- --test-threads=1
 
 # Each takes some five to ten seconds. VERBOSE=1 prints every command. The programs are those that
 # `make test` has built, so that nothing is compiled once more; BUILT names another directory.
