@@ -114,7 +114,7 @@ mod tests {
             (libc::EOPNOTSUPP, 1500, None, "eth0's driver, nic, has no native XDP"),
             (libc::ERANGE, 9000, None, "no XDP program with an MTU of 9000: to use XDP, try 3498"),
             (libc::EINVAL, 1500, None, "refuses XDP: Invalid argument"),
-            (libc::EPERM, 1500, None, "it takes CAP_BPF"),
+            (libc::EPERM, 1500, None, "attach XDP to eth0: Operation not permitted"),
         ] {
             let said = explained(errno, mtu, holder);
             assert!(said.contains(expected), "{said}");
