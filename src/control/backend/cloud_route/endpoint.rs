@@ -38,6 +38,7 @@ pub(in crate::control::backend) struct Answer {
     pub(in crate::control::backend) status: StatusCode,
     pub(in crate::control::backend) body: Bytes,
     /// When it was given, by the server's clock.
+    #[cfg_attr(not(feature = "aws"), expect(dead_code, reason = "only signatures need it"))]
     pub(in crate::control::backend) date: Option<SystemTime>,
 }
 
