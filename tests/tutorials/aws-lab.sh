@@ -78,7 +78,7 @@ eventually test -e /run/flannel/subnet.env
 test "$(grep -c 'Route added' $LOGS/flanneld.log)" = 1
 END
 
-# Somebody deletes the routes. flannel finds out within some ten minutes, or when it is told to look.
+# Somebody deletes the routes. flannel finds out within some ten minutes, or at SIGHUP.
 "$REPO/target/moto/bin/python" - <<'END'
 import boto3
 

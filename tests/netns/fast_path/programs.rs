@@ -304,34 +304,38 @@ fn flow_of_udp_is_the_kernels_while_few_packets_wait_for_an_answer() {
     let mut host = Host::new("bpf-flow", FAST);
     let (request, answer) = (udp(FROM_US).build(), udp((FROM_US.1, FROM_US.0)).build());
     let by_worker = PacketBuilder::udp(PEER, "192.0.2.15:8285").payload(&answer).build();
-    // The packets that the kernel takes of so many.
-    let taken = |host: &mut Host, num: usize, packet: &[u8]| {
-        (0..num).filter(|_| host.egress(packet) != Fate::Passed).count()
-    };
-    // Each answer makes room for more, by whichever way it comes.
-    for answer in [datagram(&answer), by_worker] {
-        assert_eq!(taken(&mut host, 8, &request), 8);
-        host.ingress(&answer);
-    }
-    assert_eq!(taken(&mut host, 20, &request), 8);
-    // The workers may have some of it still, so an answer changes nothing.
-    host.ingress(&datagram(&answer));
-    assert_eq!(taken(&mut host, 3, &request), 0);
-    assert_eq!(host.passed(true), [("burst", 15)]);
+    let fragment = udp(FROM_US).fragment(0x2000).build();
     let other = udp(("10.1.15.2:1001", FROM_US.1)).build();
-    assert_eq!(taken(&mut host, 1, &other), 1, "another flow");
-    // Silence does, and then a fragment is the workers', with what follows it.
-    sleep(Duration::from_millis(400));
-    assert_eq!(taken(&mut host, 2, &request), 2);
-    assert_eq!(taken(&mut host, 1, &udp(FROM_US).fragment(0x2000).build()), 0);
-    assert_eq!(taken(&mut host, 1, &request), 0);
-    // A flow that is always answered is a burst if there is much of it.
-    let answer = datagram(&udp((FROM_US.1, "10.1.15.2:1001")).build());
+    let to_other = datagram(&udp((FROM_US.1, "10.1.15.2:1001")).build());
+    // All at once: a pause would be one of the flow.
     host.run(|bench| {
+        // The packets that the kernel takes of so many.
+        let taken = |bench: &mut Bench, num: usize, packet: &[u8]| {
+            (0..num).filter(|_| bench.egress(packet).unwrap() != Fate::Passed).count()
+        };
+        // Each answer makes room for more, by whichever way it comes.
+        for answer in [datagram(&answer), by_worker] {
+            assert_eq!(taken(bench, 8, &request), 8);
+            bench.ingress(&answer).unwrap();
+        }
+        assert_eq!(taken(bench, 20, &request), 8);
+        // The workers may have some of it still, so an answer changes nothing.
+        bench.ingress(&datagram(&answer)).unwrap();
+        assert_eq!(taken(bench, 3, &request), 0);
+        assert_eq!(bench.counters().egress.passed["burst"], 15);
+        assert_eq!(taken(bench, 1, &other), 1, "another flow");
+        // Silence does; fragments are none, though the workers have them.
+        sleep(Duration::from_millis(400));
+        assert_eq!(taken(bench, 2, &request), 2);
+        for _ in 0..8 {
+            assert_eq!(taken(bench, 1, &fragment), 0);
+            sleep(Duration::from_millis(50));
+        }
+        assert_eq!(taken(bench, 1, &request), 0);
+        // A flow that is always answered is a burst if there is much of it.
         let mut is_taken = || {
-            let num_taken = (0..8).filter(|_| bench.egress(&other).unwrap() != Fate::Passed);
-            let is_taken = num_taken.count() == 8;
-            assert!(matches!(bench.ingress(&answer).unwrap(), Fate::Redirected(_)));
+            let is_taken = taken(bench, 8, &other) == 8;
+            assert!(matches!(bench.ingress(&to_other).unwrap(), Fate::Redirected(_)));
             is_taken
         };
         let num_taken = (0..20_000).take_while(|_| is_taken()).count();

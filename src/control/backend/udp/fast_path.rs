@@ -186,7 +186,9 @@ impl ShortCut {
         let lost = self.path.lost_hook();
         if let Some(Hook { name, device, .. }) = &lost {
             let device = &device.name;
-            warn!("somebody detached the {name} program of the fast path from {device}; restored");
+            warn!(
+                "somebody detached the {name} program of the fast path from {device}: attaching it again"
+            );
         }
         let is_whole = is_whole && lost.is_none() && self.withdrawn_until.is_none();
         if is_whole && self.place.as_ref() == Some(&(place.clone(), means)) {

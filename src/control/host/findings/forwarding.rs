@@ -91,19 +91,17 @@ pub fn dropped_bridged(
         let packet = Packet { way, src, dst, in_link, out_link, protocol, src_port, dst_port };
         if let Verdict::Dropped { by, shown_by, .. } = rules.verdict(&packet) {
             let text = format!("{by} drops {what}");
-            let switch = match way {
-                Way::Forward => ", or sysctl -w net.bridge.bridge-nf-call-iptables=0",
-                Way::Input
-                | Way::Output
-                | Way::BridgeInput
-                | Way::BridgeOutput
-                | Way::BridgeForward => "",
+            // As with dockerd's --icc=false.
+            let (harm, unless) = if what == AMONG {
+                (Harm::OnThisHost, "unless that is intended, ")
+            } else {
+                (Harm::Loss, "")
             };
             let advice = format!(
-                "{shown_by}; remove it, or put a rule that accepts {} before it{switch}",
+                "{shown_by}; {unless}remove it, or put a rule that accepts {} before it",
                 overlay.network
             );
-            return Some(Problem { text, advice, harm: Harm::Loss });
+            return Some(Problem { text, advice, harm });
         }
     }
     None

@@ -48,6 +48,8 @@ pub enum Harm {
     LongPackets,
     /// None, until a container is started.
     NoneYet,
+    /// Packets between containers of this host are lost, and no others.
+    OnThisHost,
 }
 
 impl OverlayFacts {

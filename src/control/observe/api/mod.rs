@@ -1,8 +1,8 @@
 //! What the tools and the running daemon say to each other: JSON over the daemon's unix socket.
 //!
 //! The types are those of both sides, so `--json` prints what the daemon answers. A member that is
-//! not known, or does not apply to the backend, is absent. Members are added, never renamed: a tool
-//! of another version ignores those that it does not know.
+//! not known, or does not apply to the backend, is absent. After the first release members are added,
+//! never renamed: a tool of another version ignores those that it does not know.
 
 #![expect(missing_docs, reason = "the names of most members say what they are")]
 

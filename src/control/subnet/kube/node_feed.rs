@@ -150,8 +150,11 @@ impl Reflector {
                     }
                     return Ok(());
                 }
-                // The server may come back with the same versions.
-                Some(error) if error.is_unreachable() => self.failed(&error).await?,
+                // The server may come back with the same versions; a list would cost a busy one more
+                // than a watch.
+                Some(error) if error.is_unreachable() || error.is_busy() => {
+                    self.failed(&error).await?;
+                }
                 Some(error) => {
                     self.failed(&error).await?;
                     return Ok(());

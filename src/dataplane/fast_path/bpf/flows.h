@@ -64,13 +64,15 @@ static __always_inline bool is_sparse(__u32 number)
 
 	if (!flow)
 		return false;
-	since = now - flow->last;
-	flow->last = now;
+	/* Another processor may have had a later tick. */
+	since = now > flow->last ? now - flow->last : 0;
+	if (since != 0)
+		flow->last = now;
 	if (since > SILENCE)
 		flow->is_burst = 0;
 	if (since > WINDOW)
 		flow->unanswered = 0;
-	if (now - flow->window > WINDOW) {
+	if (now > flow->window && now - flow->window > WINDOW) {
 		flow->window = now;
 		flow->in_window = 0;
 	}
@@ -95,7 +97,9 @@ static __always_inline int pass_sent(struct scratch *mem, enum reason reason)
 {
 	struct flow *flow = mem->flow != NO_FLOW ? flow_at(mem->flow) : NULL;
 
-	if (flow)
+	if (flow) {
 		flow->is_burst = 1;
+		flow->last = bpf_ktime_get_coarse_ns();
+	}
 	return pass(EGRESS, reason);
 }

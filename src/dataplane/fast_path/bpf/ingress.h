@@ -87,7 +87,7 @@ static __always_inline int from_xdp(struct __sk_buff *skb)
 	measure(skb, mem, ETH_HLEN, ip->protocol, len);
 	if (skb->gso_size != 0)
 		count(MERGED, 1);
-	else if (len >= LONG_FRAME)
+	else if (len >= LONG_FRAME && ip->protocol == IPPROTO_TCP)
 		count(FRAMES, 1);
 	count_from(peer_at(slot_of(ip->saddr)), &mem->extent);
 	return bpf_redirect(OVERLAY_IFINDEX, BPF_F_INGRESS);
@@ -147,7 +147,7 @@ int fast_ingress(struct __sk_buff *skb)
 	if ((void *)(ip + 1) > (void *)(long)skb->data_end)
 		return drop(INGRESS);
 	decrement_ttl(ip);
-	if (mem->extent.num == 1 && len >= LONG_FRAME)
+	if (mem->extent.num == 1 && len >= LONG_FRAME && ip->protocol == IPPROTO_TCP)
 		count(FRAMES, 1);
 	count_from(peer_at(slot_of(ip->saddr)), &mem->extent);
 	return bpf_redirect(OVERLAY_IFINDEX, BPF_F_INGRESS);

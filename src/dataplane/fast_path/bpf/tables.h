@@ -68,7 +68,7 @@ enum {
 	XDP = 2 * NUM_OF_DIRECTION,     /* what INGRESS counts again */
 	GPE_IN = 3 * NUM_OF_DIRECTION,  /* superpackets given to the vxlan device */
 	GPE_OUT,                        /* those that came out of it */
-	FRAMES,                         /* long packets that came by themselves */
+	FRAMES,                         /* long packets of TCP that came by themselves */
 	MERGED,                         /* superpackets that GRO made behind XDP */
 	NUM_COUNTERS,
 };

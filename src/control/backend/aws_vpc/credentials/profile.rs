@@ -152,7 +152,9 @@ fn resolve(sections: &Sections, name: &str) -> Result<Option<ProfilePlan>, Strin
                 )));
             }
             (None, None) => {
-                return Err(at("role_arn needs source_profile or credential_source beside it"));
+                return Err(at(
+                    "role_arn needs source_profile or credential_source in the same section",
+                ));
             }
         };
         roles.reverse();

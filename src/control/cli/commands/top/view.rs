@@ -33,7 +33,8 @@ impl View {
     pub(super) fn update(&mut self, news: Result<(Reading, Option<Status>), ToolError>) {
         match news {
             Ok((reading, status)) => {
-                let is_other_run = reading.peers.at_millis < self.last.peers.at_millis;
+                let is_other_run =
+                    self.problem.is_some() || reading.peers.at_millis < self.last.peers.at_millis;
                 // Counters of another run have grown since its start, at an unknown time.
                 let before = if is_other_run { &reading } else { &self.last };
                 self.rates = TopRates::new(before, &reading);

@@ -33,9 +33,15 @@ pub(super) fn verdict(json: &str, packet: &Packet) -> Verdict {
             End::Returned if chain["policy"] == "drop" => End::Dropped("policy drop".to_owned()),
             end @ (End::Accepted | End::Dropped(_) | End::Returned) => end,
         };
+        let is_device_unknown = family == "netdev" && chain["dev"].is_null();
         if let End::Dropped(rule) = end
             && !walk.may_accept
         {
+            // nft before 1.0.8 does not print which device it is: perhaps none that the packet passes.
+            if is_device_unknown {
+                is_unsure = true;
+                continue;
+            }
             let by = format!("{rule} (chain {name} of table {family} {table})");
             let shown_by = format!("nft -a list table {family} {table}");
             let insert = format!("nft insert rule {family} {table} {name}");
@@ -71,7 +77,6 @@ fn is_at_link(chain: &Value, hook: &str, packet: &Packet) -> bool {
         _ => return false,
     };
     let Some(link) = link.as_deref() else { return false };
-    // nft before 1.0.8 does not print which device it is.
     let devices = &chain["dev"];
     devices.is_null()
         || devices == link

@@ -4,9 +4,9 @@ use std::net::Ipv4Addr;
 
 use super::super::facts::Facts;
 use super::super::finding::Finding;
-use crate::control::cli::commands::survey::Own;
+use crate::control::cli::commands::survey::{Own, Wire};
 use crate::control::host::findings::{
-    OverlayFacts, bridge_problem, dropped_bridged, dropped_forward,
+    Harm, OverlayFacts, Problem, bridge_problem, dropped_bridged, dropped_forward,
 };
 use crate::control::host::firewall::trace::{Packet, Verdict, Way};
 
@@ -37,7 +37,13 @@ pub(super) fn forward_rules(facts: &Facts) -> Vec<Finding> {
 fn bridged(facts: &Facts, overlay: &OverlayFacts, bridge: &str) -> Option<Finding> {
     let filters_bridged = facts.sysctl("net.bridge.bridge-nf-call-iptables") == Some("1");
     let problem = dropped_bridged(&facts.rules, overlay, bridge, filters_bridged)?;
-    Some(Finding::fail("bridge rules", problem.text, problem.advice))
+    let Problem { text, advice, harm } = problem;
+    Some(match harm {
+        Harm::OnThisHost => Finding::warn("bridge rules", text, advice),
+        Harm::Loss | Harm::LongPackets | Harm::NoneYet => {
+            Finding::fail("bridge rules", text, advice)
+        }
+    })
 }
 
 /// Rules about the datagrams between the nodes.
@@ -45,6 +51,8 @@ pub(super) fn outer_rules(facts: &Facts) -> Vec<Finding> {
     const NAME: &str = "port rules";
     let (Some(own), Some(iface)) = (&facts.own, &facts.iface) else { return Vec::new() };
     let Some(port) = own.wire.port() else { return Vec::new() };
+    // vxlan has another source port for each flow.
+    let src_port = if matches!(own.wire, Wire::Vxlan { .. }) { 49_152 } else { port };
     let a_peer = facts.registry.leases.iter().find(|lease| lease.public_ip != own.public_ip);
     let peer = a_peer.map_or(Ipv4Addr::new(192, 0, 2, 1), |lease| lease.public_ip);
     let came = Packet {
@@ -54,7 +62,7 @@ pub(super) fn outer_rules(facts: &Facts) -> Vec<Finding> {
         in_link: Some(iface.name.clone()),
         out_link: None,
         protocol: UDP,
-        src_port: Some(port),
+        src_port: Some(src_port),
         dst_port: Some(port),
     };
     let goes = Packet {
@@ -65,27 +73,32 @@ pub(super) fn outer_rules(facts: &Facts) -> Vec<Finding> {
         out_link: came.in_link.clone(),
         ..came.clone()
     };
-    let dropped = [(came, false), (goes, true)].into_iter().find_map(|(packet, is_ours)| {
-        match facts.rules.verdict(&packet) {
-            Verdict::Dropped { by, shown_by, insert } => {
-                let what = if is_ours {
-                    format!("this host's own datagrams from and to UDP {port}, to {peer} as to all peers")
-                } else {
-                    format!("datagrams to UDP {port} of this host, from {peer} as from all peers")
-                };
-                let but = fast_path(facts);
-                let text = format!("{by} drops {what}{but}");
-                let pass = accepting(
-                    &insert,
-                    &format!("-p udp --dport {port}"),
-                    &format!("udp dport {port}"),
-                );
-                let advice = format!("{shown_by}; {pass}");
-                Some(Finding::fail(NAME, text, advice))
+    let dropped =
+        [(came, false), (goes, true)].into_iter().find_map(|(packet, is_ours)| {
+            match facts.rules.verdict(&packet) {
+                Verdict::Dropped { by, shown_by, insert } => {
+                    let what = if is_ours {
+                        format!(
+                            "this host's own datagrams to UDP {port}, to {peer} as to all peers"
+                        )
+                    } else {
+                        format!(
+                            "datagrams to UDP {port} of this host, from {peer} as from all peers"
+                        )
+                    };
+                    let but = fast_path(facts);
+                    let text = format!("{by} drops {what}{but}");
+                    let pass = accepting(
+                        &insert,
+                        &format!("-p udp --dport {port}"),
+                        &format!("udp dport {port}"),
+                    );
+                    let advice = format!("{shown_by}; {pass}");
+                    Some(Finding::fail(NAME, text, advice))
+                }
+                Verdict::Accepted | Verdict::Unsure => None,
             }
-            Verdict::Accepted | Verdict::Unsure => None,
-        }
-    });
+        });
     let passes = || Finding::ok(NAME, format!("UDP {port} passes, out and in"));
     let mut found = vec![dropped.unwrap_or_else(passes)];
     found.extend(to_host(facts, own));
@@ -191,7 +204,7 @@ mod tests {
             found.text.ends_with("; the fast path passes it by: only bulk UDP of pods is lost")
         );
         let found = only(outer_rules(&with_rules("-A OUTPUT -o eth0 -p udp -j REJECT")));
-        assert!(found.text.contains("drops this host's own datagrams from and to UDP 8285"));
+        assert!(found.text.contains("drops this host's own datagrams to UDP 8285"));
         let accept = "; iptables -t filter -I OUTPUT -p udp --dport 8285 -j ACCEPT";
         assert!(found.advice.unwrap().ends_with(accept), "in the chain that drops");
         let rule = "-A OUTPUT -p udp -m udp --sport 8285 -j REJECT";

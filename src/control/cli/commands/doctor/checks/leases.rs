@@ -50,6 +50,20 @@ pub(super) fn has_two_leases(facts: &Facts) -> bool {
     facts.registry.leases.iter().filter(|lease| lease.public_ip == own.public_ip).count() > 1
 }
 
+/// Whether our own lease is one of two that cannot both be right.
+pub(super) fn is_ours_doubtful(facts: &Facts) -> bool {
+    let own = facts.own.as_ref().and_then(|own| Some((own.public_ip, own.subnet?)));
+    let overlaps = own.is_some_and(|(public_ip, subnet)| {
+        facts.registry.leases.iter().any(|lease| {
+            let is_other = lease.public_ip != public_ip;
+            let overlaps =
+                lease.subnet.contains(subnet.network()) || subnet.contains(lease.subnet.network());
+            is_other && overlaps
+        })
+    });
+    overlaps || has_two_leases(facts)
+}
+
 /// What the running daemon knows of the other host that has our public IP.
 fn rival(facts: &Facts) -> Option<&str> {
     let said = |name: &str| {

@@ -62,14 +62,13 @@ const ALL: [Check; 36] = [
 ];
 
 /// Checks of this host whose failure keeps packets from peers: what peers answer then says no more.
-const CAUSES: [&str; 10] = [
+const CAUSES: [&str; 9] = [
     "port",
     "port rules",
     "arp",
     "queue",
     "interface",
     "device",
-    "duplicates",
     "routes",
     "overlap",
     pod_ways::NAME,
@@ -87,7 +86,9 @@ pub(super) fn run(facts: &Facts) -> Vec<Finding> {
     if !has(&found, &WAY_CAUSES) {
         found.extend(pod_ways::pod_ways(facts));
     }
-    let explained = if has(&found, &CAUSES) {
+    let explained = if has(&found, &CAUSES)
+        || has(&found, &["duplicates"]) && leases::is_ours_doubtful(facts)
+    {
         Explained::All
     } else if found.iter().any(|it| it.check == "host rules") {
         Explained::Icmp

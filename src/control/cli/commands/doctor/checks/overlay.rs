@@ -53,10 +53,10 @@ pub(super) fn device(facts: &Facts) -> Vec<Finding> {
     vec![Finding::ok(NAME, format!("{}, MTU {}", device.name, device.mtu))]
 }
 
-/// What containers were told counts: a running flanneld lowers the MTU of its device alone.
+/// What subnet.env says counts: a running flanneld lowers the MTU of its device alone.
 fn mtu_of_containers(facts: &Facts, device: &Device) -> u16 {
-    let told = facts.files.subnet_env.as_ref().and_then(|env| env.mtu).unwrap_or(0);
-    device.mtu.max(told)
+    let written = facts.files.subnet_env.as_ref().and_then(|env| env.mtu).unwrap_or(0);
+    device.mtu.max(written)
 }
 
 /// Whether the external interface has a smaller MTU than the overlay needs.

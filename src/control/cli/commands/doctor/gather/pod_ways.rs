@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use super::super::facts::PodWay;
 use crate::control::cli::commands::survey::{Own, RegistryFacts};
 use crate::control::host::findings::{OverlayFacts, bridge_problem};
-use crate::control::host::net::{FarEnd, LinkDetails, Netlink};
+use crate::control::host::net::{FarEnd, Forwarded, LinkDetails, Netlink};
 
 /// Most peers whose containers are asked about.
 const MAX_PEERS: usize = 256;
@@ -39,18 +39,31 @@ pub(super) async fn read(
     let others = registry.leases.iter().filter(|lease| lease.subnet != subnet);
     let peers: Vec<Ipv4Addr> =
         others.take(MAX_PEERS).map(|lease| a_container(lease.subnet.network())).collect();
-    let out = peers.iter().map(|peer| (pods[0], *peer, bridge, device));
-    let back = peers
-        .first()
-        .into_iter()
-        .flat_map(|peer| pods.iter().map(move |pod| (*peer, *pod, device, bridge)));
-    let mut found = Vec::new();
-    for (src, dst, from, to) in out.chain(back) {
-        let way = netlink.forwarded(src, dst, from.link.index).await;
-        let (in_link, out_link) = (from.link.name.clone(), to.link.name.clone());
-        found.extend(way.ok().map(|found| PodWay { src, dst, in_link, out_link, found }));
+    let (mut found, mut through_device) = (Vec::new(), None);
+    for peer in peers {
+        let Ok(way) = netlink.forwarded(pods[0], peer, bridge.link.index).await else { continue };
+        if matches!(&way, Forwarded::By(route) if route.link == Some(device.link.index)) {
+            through_device = through_device.or(Some(peer));
+        }
+        found.push(pod_way((pods[0], bridge), (peer, device), way));
+    }
+    // What a peer sends comes in where packets to it go out: vxlan's DirectRouting has peers of both
+    // kinds.
+    let Some(peer) = through_device else { return found };
+    for pod in pods {
+        let Ok(way) = netlink.forwarded(peer, pod, device.link.index).await else { continue };
+        found.push(pod_way((peer, device), (pod, bridge), way));
     }
     found
+}
+
+fn pod_way(
+    (src, from): (Ipv4Addr, &LinkDetails),
+    (dst, to): (Ipv4Addr, &LinkDetails),
+    found: Forwarded,
+) -> PodWay {
+    let (in_link, out_link) = (from.link.name.clone(), to.link.name.clone());
+    PodWay { src, dst, in_link, out_link, found }
 }
 
 /// Most bridges give the first container the second address.
