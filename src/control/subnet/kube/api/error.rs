@@ -199,10 +199,9 @@ impl ApiError {
         matches!(self, Self::Http(_))
     }
 
-    /// Whether the server sheds load, or has a fault of its own: what was asked for can be asked for
-    /// again.
+    /// Whether the server sheds load: what was asked for can be asked for again.
     pub(in crate::control::subnet::kube) const fn is_busy(&self) -> bool {
-        matches!(self, Self::Refused { code: 429 | 500..=599, .. })
+        matches!(self, Self::Refused { code: 429, .. })
     }
 
     /// Whether what was asked about does not exist.
