@@ -31,7 +31,7 @@ pub(super) struct ExecPlugin {
     pub(super) args: Vec<String>,
     pub(super) env: BTreeMap<String, String>,
     pub(super) api_version: String,
-    /// What the program is told of the cluster, if it asks for that.
+    /// What the program learns about the cluster, if it asks for that.
     pub(super) cluster: Option<Value>,
     pub(super) install_hint: Option<String>,
     pub(super) issued: Issued,

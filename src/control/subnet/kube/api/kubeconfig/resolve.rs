@@ -64,7 +64,7 @@ impl Cluster {
         Ok(self)
     }
 
-    /// What a plug-in is told of the cluster.
+    /// What a plug-in learns about the cluster.
     fn info(&self, server: &str, directory: &Path) -> Result<serde_json::Value, String> {
         let ca = pem(
             self.certificate_authority.clone(),
