@@ -193,8 +193,8 @@ fn fast_path(out: &mut Exposition, fast_path: &FastPathStats) {
     let FastCounters { xdp, merged, .. } = &fast_path.counters;
     let help = "Packets from which XDP removed the outer headers; path=\"kernel\" counts them too.";
     out.counter("flannel_fast_path_xdp_packets_total", help).sample(&[], xdp.packets as f64);
-    let help = "Superpackets that GRO made of packets that XDP took.";
-    out.counter("flannel_fast_path_xdp_superpackets_total", help).sample(&[], *merged as f64);
+    let help = "Superpackets that GRO made of what XDP or the decapsulating device took.";
+    out.counter("flannel_fast_path_merged_superpackets_total", help).sample(&[], *merged as f64);
 }
 
 const fn fast_directions(counters: &FastCounters) -> [(&'static str, &FastDirection); 2] {

@@ -82,13 +82,13 @@ pub struct FastCounters {
     pub ingress: FastDirection,
     /// What XDP made of frames before GRO, all of which `ingress` counts again.
     pub xdp: FastDirection,
-    /// Superpackets given to the decapsulating device.
+    /// Superpackets, and packets to be merged, that were given to the decapsulating device.
     pub gpe_in: u64,
-    /// Those that came out of it.
+    /// Packets and superpackets that came out of it.
     pub gpe_out: u64,
     /// Long packets that came from peers by themselves.
     pub frames: u64,
-    /// Superpackets that GRO made of what XDP took.
+    /// Superpackets that GRO made of what XDP or the decapsulating device took.
     pub merged: u64,
 }
 

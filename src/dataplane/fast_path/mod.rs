@@ -29,5 +29,5 @@ pub use counters::{FastCounters, FastDirection, Traffic};
 pub use hooks::{AttachedBy, HOOKS, Hook, remove_left_over, remove_own_left_over};
 pub use path::{FastPath, FastPathSink, MAX_SLOTS};
 pub use programs::{DeviceRef, FastConfig, FastPathError, Gpe};
-pub use wire::{Wire, driver, ethernet_addr, wire};
+pub use wire::{VETH, Wire, driver, ethernet_addr, wire};
 pub use xdp::{Xdp, program_name};

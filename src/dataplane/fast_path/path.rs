@@ -123,11 +123,11 @@ impl FastPath {
         }
     }
 
-    /// Takes superpackets as they arrive from now on, without the vxlan device.
+    /// Takes packets as they arrive from now on, without the vxlan device.
     pub fn bypass_gpe(&self) {
         if let Some(running) = &mut self.lock().running {
             // It was set when the programs were loaded, so it can be set.
-            drop(running.programs.turn(Switch::SuperpacketsByGpe, false));
+            drop(running.programs.turn(Switch::ByGpe, false));
         }
     }
 

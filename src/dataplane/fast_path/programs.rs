@@ -28,8 +28,8 @@ pub(super) const GPE_INGRESS: &str = "gpe_ingress";
 #[derive(Debug, Clone, Copy)]
 #[repr(u32)]
 pub(super) enum Switch {
-    /// Superpackets go through the vxlan device.
-    SuperpacketsByGpe,
+    /// What a bridge would cut, or GRO is to merge, goes through the vxlan device.
+    ByGpe,
     /// XDP removes outer headers.
     OuterByXdp,
 }
@@ -74,7 +74,7 @@ pub struct DeviceRef {
     pub name: String,
 }
 
-/// A VXLAN-GPE device for what arrives from peers in superpackets.
+/// A VXLAN-GPE device for what arrives from peers in superpackets, or is to become such.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gpe {
     /// The device.
@@ -83,6 +83,8 @@ pub struct Gpe {
     pub port: u16,
     /// 24 bits by which we know our own packets.
     pub vni: u32,
+    /// Whether TCP arrives in single frames, all of which its GRO is to merge.
+    pub merges: bool,
 }
 
 /// Why there is no fast path.
@@ -187,8 +189,10 @@ impl Programs {
         let (shift, own) = (u32::from(config.slot_shift), config.own_subnet.0.to_bits());
         let underlay_addr = config.underlay_addr.to_bits();
         let (mtu, port) = (u32::from(config.overlay_mtu), u32::from(config.port));
-        let (gpe_port, gpe_vni) =
-            config.gpe.as_ref().map_or((0, 0), |gpe| (u32::from(gpe.port), gpe.vni));
+        let (gpe_port, gpe_vni, gpe_merges) = config
+            .gpe
+            .as_ref()
+            .map_or((0, 0, 0), |gpe| (u32::from(gpe.port), gpe.vni, u32::from(gpe.merges)));
         let (mac, mark) =
             config.xdp.as_ref().map_or(([0; 3], 0), |xdp| (xdp.mac_words(), xdp.mark));
         let num_processors = u32::try_from(num_processors()).unwrap_or(1);
@@ -209,6 +213,7 @@ impl Programs {
             .override_global("LINK_LEN", &link_len, true)
             .override_global("GPE_PORT", &gpe_port, true)
             .override_global("GPE_VNI", &gpe_vni, true)
+            .override_global("GPE_MERGES", &gpe_merges, true)
             .override_global("UNDERLAY_MAC", &mac, true)
             .override_global("XDP_MARK", &mark, true)
             .map_max_entries("PEERS", config.num_slots)
@@ -224,7 +229,7 @@ impl Programs {
             None => None,
         };
         let mut programs = Self { ebpf, config, xdp_program, num_traffic, hooks: Vec::new() };
-        programs.turn(Switch::SuperpacketsByGpe, programs.config.gpe.is_some())?;
+        programs.turn(Switch::ByGpe, programs.config.gpe.is_some())?;
         Ok(programs)
     }
 

@@ -5,7 +5,7 @@ use std::io;
 use crate::dataplane::io::sys::{ethtool, link_addr};
 
 /// The driver of a pair of devices on one host, of which each gets the other's superpackets whole.
-const VETH: &str = "veth";
+pub const VETH: &str = "veth";
 
 /// What a device must do to take a superpacket with outer headers as it is.
 const TUNNEL_SEGMENTATION: &str = "tx-udp_tnl-segmentation";
@@ -15,7 +15,7 @@ const TUNNEL_SEGMENTATION: &str = "tx-udp_tnl-segmentation";
 pub enum Wire {
     /// Superpackets of TCP in the overlay's datagrams: the kernel alone is fastest.
     Superpackets,
-    /// Frames, which only the sockets of the workers merge again before they are forwarded.
+    /// Frames, which the sockets of the workers merge again before they are forwarded.
     Frames {
         /// Who drives it.
         driver: String,

@@ -1,6 +1,7 @@
 //! The short cut in the kernel: what it carries, what it leaves to the workers, and how it comes and
 //! goes.
 
+mod jumbo;
 mod life;
 mod mixes;
 mod order;

@@ -27,7 +27,7 @@ use crate::control::util::error_chain::error_chain;
 use crate::control::util::rng::rng;
 use crate::dataplane::fast_path::{
     AttachedBy, DeviceRef, FastConfig, FastCounters, FastPath, FastPathError, Gpe, Hook, MAX_SLOTS,
-    Wire, Xdp, ethernet_addr, remove_own_left_over, wire,
+    VETH, Wire, Xdp, ethernet_addr, remove_own_left_over, wire,
 };
 
 /// How often it is looked at what arrives.
@@ -40,6 +40,10 @@ const MAX_BAD_PERIODS: u32 = 2;
 /// superpackets: where superpackets come, a flow ends one with a shorter frame now and then.
 const MANY_FRAMES: u64 = 5000;
 const FRAMES_TO_SUPERPACKETS: u64 = 10;
+
+/// From that MTU on, the kernel is faster than the workers with single frames of TCP as well: it merges
+/// them without copying them.
+const JUMBO_MTU: u16 = 8000;
 
 /// How long peers may take to learn that our kernel takes nothing any more.
 const WITHDRAWAL: Duration = Duration::from_secs(10);
@@ -66,8 +70,11 @@ pub(super) struct Overlay {
 /// How single packets become superpackets, or stay some, on their way from the underlay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Means {
-    /// They arrive as superpackets, which a vxlan device takes apart.
-    Gpe,
+    /// A vxlan device removes the outer headers.
+    Gpe {
+        /// They arrive as single packets, which its GRO merges; else as superpackets.
+        merges: bool,
+    },
     /// XDP removes the outer headers from what is sent to this link address, and GRO merges it.
     Xdp([u8; 6]),
 }
@@ -117,6 +124,8 @@ pub(super) struct ShortCut {
 #[derive(Debug, Default, Clone)]
 struct Arrivals {
     counters: FastCounters,
+    /// Whether GRO is to make superpackets of single frames.
+    gro_merges: bool,
     stuck: u32,
     framed: u32,
 }
@@ -124,7 +133,7 @@ struct Arrivals {
 /// What is wrong with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Trouble {
-    /// Superpackets go into the device that takes them apart, and none comes out.
+    /// Packets go into the vxlan device, and none comes out.
     Stuck,
     /// Bulk flows come in single frames.
     Frames,
@@ -212,7 +221,7 @@ impl ShortCut {
         match started {
             Ok(()) => {
                 let underlay = &place.underlay.name;
-                let by = if means == Means::Gpe { "" } else { ", by XDP" };
+                let by = if matches!(means, Means::Gpe { .. }) { "" } else { ", by XDP" };
                 info!(
                     %underlay,
                     "fast path is on: the kernel carries TCP, ICMP and sparse UDP to such peers{by}"
@@ -227,7 +236,7 @@ impl ShortCut {
         }
     }
 
-    /// Number of the device that takes superpackets apart.
+    /// Number of the vxlan device.
     pub(super) fn gpe_index(&self) -> Option<u32> {
         self.gpe.as_ref().map(GpeDevice::index)
     }
@@ -254,7 +263,10 @@ impl ShortCut {
             return Ok(Means::Xdp(mac));
         }
         match wire(name).map_err(failed)? {
-            Wire::Superpackets => Ok(Means::Gpe),
+            Wire::Superpackets => Ok(Means::Gpe { merges: false }),
+            Wire::Frames { driver } if driver == VETH && place.overlay_mtu >= JUMBO_MTU => {
+                Ok(Means::Gpe { merges: true })
+            }
             Wire::NoEthernet => Err(Unfit {
                 reason: format!(
                     "{name} has no Ethernet header: it takes an Ethernet interface, by --iface"
@@ -274,8 +286,10 @@ impl ShortCut {
     }
 
     async fn start(&mut self, net: &Netlink, place: &Place, means: Means) -> Result<(), Refused> {
-        let (gpe, xdp) = match means {
-            Means::Gpe => {
+        let vni = rng().random_range(1..1 << 24);
+        let mut xdp = None;
+        let gpe = match means {
+            Means::Gpe { merges } => {
                 let gpe = GpeDevice::make(net, &place.overlay.name, self.overlay.port).await;
                 let gpe = gpe.map_err(|error: KernelError| {
                     let missing = error.source.raw_os_error() == Some(libc::EOPNOTSUPP);
@@ -285,14 +299,21 @@ impl ShortCut {
                         "no vxlan device to take superpackets apart: {error}{help}"
                     ))
                 })?;
-                (Some(gpe), None)
+                Some((gpe, merges))
             }
-            Means::Xdp(mac) => (None, Some(Xdp { mac, mark: rng().random_range(1..=u32::MAX) })),
+            Means::Xdp(mac) => {
+                xdp = Some(Xdp { mac, mark: rng().random_range(1..=u32::MAX) });
+                None
+            }
         };
-        let vni = rng().random_range(1..1 << 24);
-        let config = self.config(place, gpe.as_ref().map(|gpe| gpe.as_config(vni)), xdp);
-        self.gpe = gpe;
-        self.arrivals = Arrivals { counters: self.path.counters(), ..Arrivals::default() };
+        let gpe_config = gpe.as_ref().map(|(gpe, merges)| gpe.as_config(vni, *merges));
+        let config = self.config(place, gpe_config, xdp);
+        self.gpe = gpe.map(|(gpe, _)| gpe);
+        self.arrivals = Arrivals {
+            counters: self.path.counters(),
+            gro_merges: means != Means::Gpe { merges: false },
+            ..Arrivals::default()
+        };
         // The verifier takes a tenth of a second, in which leases are to be followed.
         let path = Arc::clone(&self.path);
         let started = spawn_blocking(move || path.start(config)).await;
@@ -381,10 +402,10 @@ impl ShortCut {
         };
         self.is_given_up = true;
         if trouble == Trouble::Stuck {
-            // Superpackets are taken as they are until peers know that they are to send none.
+            // Packets are taken as they come until peers know that they are to send none.
             self.path.bypass_gpe();
         }
-        let is_fault = trouble == Trouble::Stuck || config.xdp.is_some();
+        let is_fault = trouble == Trouble::Stuck || merging_device(&config).is_some();
         self.withdraw(&reason, is_fault);
     }
 
@@ -414,23 +435,31 @@ impl Trouble {
         match self {
             Self::Stuck => config.gpe.as_ref().map(|gpe| {
                 format!(
-                    "superpackets from peers do not reach {}: let UDP port {} in from the peers, and \
+                    "packets from peers do not reach {}: let UDP port {} in from the peers, and \
                      restart flanneld",
                     gpe.device.name, gpe.port
                 )
             }),
-            Self::Frames if config.xdp.is_some() => Some(format!(
-                "what XDP takes stays in single frames on {name}: turn on its generic receive \
-                 offload (`ethtool -K {name} gro on`) and restart flanneld",
-            )),
-            Self::Frames => Some(format!(
-                "peers' packets reach {name} in single frames: the workers are faster there",
-            )),
+            Self::Frames => Some(match merging_device(config) {
+                Some(name) => format!(
+                    "packets from peers stay single frames on {name}: turn on its generic receive \
+                     offload (`ethtool -K {name} gro on`) and restart flanneld",
+                ),
+                None => format!(
+                    "peers' packets reach {name} in single frames: the workers are faster there",
+                ),
+            }),
             Self::NoMetadata => Some(format!(
                 "{name}'s driver has no room for what XDP says to tc: leave out --fast-path=xdp"
             )),
         }
     }
+}
+
+/// The device whose GRO is to make superpackets.
+fn merging_device(config: &FastConfig) -> Option<&str> {
+    let gpe = config.gpe.as_ref().filter(|gpe| gpe.merges).map(|gpe| &gpe.device);
+    gpe.or(config.xdp.as_ref().map(|_| &config.underlay)).map(|device| device.name.as_str())
 }
 
 impl Arrivals {
@@ -442,7 +471,7 @@ impl Arrivals {
         let num_merged = self.counters.merged - before.merged;
         let num_frames = self.counters.frames - before.frames;
         let is_stuck = num_in > 0 && num_out == 0;
-        let num_superpackets = num_in + num_merged;
+        let num_superpackets = if self.gro_merges { num_merged } else { num_in };
         let is_framed = num_frames >= MANY_FRAMES.max(FRAMES_TO_SUPERPACKETS * num_superpackets);
         self.stuck = if is_stuck { self.stuck + 1 } else { 0 };
         self.framed = if is_framed { self.framed + 1 } else { 0 };
@@ -489,7 +518,7 @@ mod tests {
     #[test]
     fn xdp_that_gro_does_not_follow_is_noticed_and_why() {
         let after = |merged, no_metadata| {
-            let mut arrivals = Arrivals::default();
+            let mut arrivals = Arrivals { gro_merges: true, ..Arrivals::default() };
             let counters = |period: u64| {
                 let (frames, merged) = (9000 * period, merged * period);
                 let mut counters = FastCounters { frames, merged, ..FastCounters::default() };

@@ -4,7 +4,8 @@
  * Linux up to 6.18 keeps the mark of a tunnel on a superpacket whose outer headers a program took
  * away; a bridge behind the overlay device then cuts it in software. Where the wire carries
  * superpackets, as veths do, they are made VXLAN-GPE for a device of the kernel's on this host,
- * whose decapsulation leaves no mark. */
+ * whose decapsulation leaves no mark. That device has GRO as well, which merges what came in
+ * single frames. */
 #pragma once
 
 /* From that length on a packet is part of a bulk flow, which would have come in superpackets. */
@@ -65,6 +66,23 @@ static __always_inline bool is_marked(struct __sk_buff *skb)
 	return XDP_MARK != 0 && (void *)(mark + 1) <= (void *)(long)skb->data && *mark == XDP_MARK;
 }
 
+/* What GRO made of a packet of `len` bytes whose outer headers were removed before it. */
+static __always_inline void count_merging(const struct __sk_buff *skb, __u8 protocol, __u32 len)
+{
+	if (skb->gso_size != 0)
+		count(MERGED, 1);
+	else if (len >= LONG_FRAME && protocol == IPPROTO_TCP)
+		count(FRAMES, 1);
+}
+
+/* Whether the vxlan device takes it: all of TCP where it merges, so that no flow has two ways. */
+static __always_inline bool is_for_gpe(const struct __sk_buff *skb, __u8 protocol, __u32 len)
+{
+	bool is_fit = skb->gso_size != 0 || (GPE_MERGES && protocol == IPPROTO_TCP);
+
+	return is_fit && len <= LONGEST_INNER && is_on(BY_GPE);
+}
+
 /* An inner packet, or a superpacket of GRO's. XDP has checked it. */
 static __always_inline int from_xdp(struct __sk_buff *skb)
 {
@@ -85,10 +103,7 @@ static __always_inline int from_xdp(struct __sk_buff *skb)
 		answer(mem->flow);
 	/* A superpacket of UDP, which GRO makes if somebody turned that on, counts as one packet. */
 	measure(skb, mem, ETH_HLEN, ip->protocol, len);
-	if (skb->gso_size != 0)
-		count(MERGED, 1);
-	else if (len >= LONG_FRAME && ip->protocol == IPPROTO_TCP)
-		count(FRAMES, 1);
+	count_merging(skb, ip->protocol, len);
 	count_from(peer_at(slot_of(ip->saddr)), &mem->extent);
 	return bpf_redirect(OVERLAY_IFINDEX, BPF_F_INGRESS);
 }
@@ -137,7 +152,7 @@ int fast_ingress(struct __sk_buff *skb)
 	if (mem->extent.longest > OVERLAY_MTU)
 		return pass(INGRESS, TOO_LONG);
 
-	if (skb->gso_size != 0 && len <= LONGEST_INNER && is_on(SUPERPACKETS_BY_GPE))
+	if (is_for_gpe(skb, ip->protocol, len))
 		return through_gpe(skb);
 	/* The network card may have verified the outer checksum, which says nothing of the inner:
 	 * NO_CSUM_RESET would say that it did. */
@@ -153,7 +168,7 @@ int fast_ingress(struct __sk_buff *skb)
 	return bpf_redirect(OVERLAY_IFINDEX, BPF_F_INGRESS);
 }
 
-/* What leaves the vxlan device: superpackets of ours, and whatever somebody sent to its port. */
+/* What leaves the vxlan device: packets of ours, and whatever somebody sent to its port. */
 SEC("classifier")
 int gpe_ingress(struct __sk_buff *skb)
 {
@@ -178,6 +193,8 @@ int gpe_ingress(struct __sk_buff *skb)
 	    !measure(skb, mem, 0, ip->protocol, skb->len))
 		return drop(INGRESS);
 	count(GPE_OUT, 1);
+	if (GPE_MERGES)
+		count_merging(skb, ip->protocol, skb->len);
 	count_from(peer, &mem->extent);
 	return bpf_redirect(OVERLAY_IFINDEX, BPF_F_INGRESS);
 }

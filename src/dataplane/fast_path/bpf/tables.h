@@ -18,6 +18,7 @@ const volatile __u16 SOURCE_PORTS[8];  /* further ports of our own sockets */
 const volatile __u32 LINK_LEN;         /* bytes before the IP header at egress: 0 on a TUN */
 const volatile __u32 GPE_PORT;         /* where the vxlan device listens; 0 without one */
 const volatile __u32 GPE_VNI;          /* known to nobody else */
+const volatile __u32 GPE_MERGES;       /* whether it gets single frames of TCP, for GRO to merge */
 const volatile __u16 UNDERLAY_MAC[3];  /* in network order */
 const volatile __u32 XDP_MARK;         /* known to nobody else; 0 without XDP */
 
@@ -66,10 +67,10 @@ enum {
 	EGRESS = 0,
 	INGRESS = NUM_OF_DIRECTION,
 	XDP = 2 * NUM_OF_DIRECTION,     /* what INGRESS counts again */
-	GPE_IN = 3 * NUM_OF_DIRECTION,  /* superpackets given to the vxlan device */
+	GPE_IN = 3 * NUM_OF_DIRECTION,  /* packets and superpackets given to the vxlan device */
 	GPE_OUT,                        /* those that came out of it */
 	FRAMES,                         /* long packets of TCP that came by themselves */
-	MERGED,                         /* superpackets that GRO made behind XDP */
+	MERGED,                         /* superpackets that GRO made behind XDP or the vxlan device */
 	NUM_COUNTERS,
 };
 
@@ -101,7 +102,7 @@ struct {
 
 /* What user space may change while the programs run. */
 enum {
-	SUPERPACKETS_BY_GPE,  /* whether superpackets take the way through the vxlan device */
+	BY_GPE,               /* whether the vxlan device may be used */
 	OUTER_BY_XDP,         /* whether XDP removes outer headers: tc is there for what it marks */
 	NUM_SWITCHES,
 };

@@ -152,7 +152,7 @@ fn two_capabilities_are_enough() {
             }
         }
         let device = DeviceRef { index: if_nametoindex("lo").unwrap(), name: "lo".to_owned() };
-        let gpe = Some(Gpe { device, port: 18285, vni: 77 });
+        let gpe = Some(Gpe { device, port: 18285, vni: 77, merges: false });
         for (gpe, xdp) in [(None, None), (gpe, None), (None, Some(XDP))] {
             let path = FastPath::new("10.1.0.0/16".parse().unwrap(), 24);
             path.start(FastConfig { gpe, xdp, ..config() })?;

@@ -59,8 +59,8 @@ impl GpeDevice {
         !matches!(netlink.link_at(self.device.index).await, Ok(None))
     }
 
-    pub(super) fn as_config(&self, vni: u32) -> Gpe {
-        Gpe { device: self.device.clone(), port: self.port, vni }
+    pub(super) fn as_config(&self, vni: u32, merges: bool) -> Gpe {
+        Gpe { device: self.device.clone(), port: self.port, vni, merges }
     }
 }
 
