@@ -36,7 +36,7 @@ fn readiness_comes_and_goes_with_registry_and_rules() {
     host.put_config(CONFIG);
     let body = await_status(&host, 200);
     assert_eq!(body["message"], "flanneld is ready");
-    assert!(daemon.log().contains("flannel is ready"));
+    daemon.wait_for("flannel is ready");
     let until = body["checks"]["lease"]["valid_until"].as_str().unwrap();
     assert!(until.ends_with('Z') && until > "2020", "{until}");
 
@@ -65,7 +65,8 @@ fn readiness_comes_and_goes_with_registry_and_rules() {
     await_status(&host, 200);
     assert_eq!(get(&host, "/healthz"), Some((200, "flanneld is running".to_owned())));
     let metrics = get(&host, "/metrics").unwrap().1;
-    assert_eq!(value(&metrics, "flannel_registry_reconnects_total"), Some(1.0), "{metrics}");
+    let reconnects = value(&metrics, "flannel_registry_reconnects_total");
+    assert!(reconnects.is_some_and(|num| num >= 1.0), "{metrics}");
 
     daemon.stop();
     let daemon = start(&host, &["-readiness-needs-registry"]);
@@ -100,7 +101,8 @@ fn metrics_under_traffic_are_sound_and_are_what_docs_and_dashboard_say() {
             sum(&metrics, "flannel_dropped_packets_total", &reason) > 0.0
         };
         let is_heard = value(&metrics, r#"flannel_peer_last_heard_seconds{peer="10.0.0.8"}"#);
-        let is_all = carried("egress")
+        let is_all = value(&metrics, "flannel_rule_writes_total") == Some(2.0)
+            && carried("egress")
             && carried("ingress")
             && is_dropped("too_short")
             && is_heard.is_some();
@@ -118,7 +120,6 @@ fn metrics_under_traffic_are_sound_and_are_what_docs_and_dashboard_say() {
         assert!(by_worker >= by_peer && by_peer > 0.0, "{metrics}");
     }
     assert_eq!(value(&metrics, "flannel_ready"), Some(1.0));
-    assert_eq!(value(&metrics, "flannel_rule_writes_total"), Some(2.0));
 
     promtool::check_metrics(&metrics);
     promtool::check_dashboard(&metrics);
@@ -409,7 +410,10 @@ fn healthz_answers_in_a_crowd_of_silent_connections_that_come_again() {
     let raised = Command::new("prlimit").args(["--nofile=4096:", "--pid", &pid]).status();
     assert!(raised.unwrap().success());
     let host = Host::new();
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    // Below the ports of clients, of which there are a thousand.
+    let first = 10_000 + u16::try_from(std::process::id() % 10_000).unwrap();
+    let mut ports = first..32_000;
+    let port = ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap();
     // In our own network, so that we can reach it; it waits for a config, and changes nothing.
     let mut daemon = host::clean(Command::new("unshare"));
     daemon.args(["--user", "--map-root-user", host::FLANNELD, "-healthz-ip", "127.0.0.1"]);
@@ -422,7 +426,7 @@ fn healthz_answers_in_a_crowd_of_silent_connections_that_come_again() {
     let connect = |source: u8| {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         socket.bind(&SocketAddr::from(([127, 0, 1, source], 0)).into()).unwrap();
-        socket.connect_timeout(&endpoint.into(), Duration::from_secs(15)).unwrap();
+        socket.connect_timeout(&endpoint.into(), Duration::from_secs(60)).unwrap();
         socket
     };
     let mut crowd: Vec<Socket> = (0..1000_u32).map(|n| connect((n % 5) as u8 + 1)).collect();
@@ -437,7 +441,7 @@ fn healthz_answers_in_a_crowd_of_silent_connections_that_come_again() {
             crowd[(round * 10 + usize::from(n)) % len] = socket;
         }
         let mut probe = TcpStream::connect(endpoint).unwrap();
-        probe.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
+        probe.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         probe.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
         let mut answer = String::new();
         probe.read_to_string(&mut answer).unwrap();

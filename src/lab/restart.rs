@@ -11,7 +11,7 @@ use super::network::topology::Names;
 use super::state::LabState;
 
 /// How long a flanneld may take to end.
-const END: Duration = Duration::from_secs(10);
+const END: Duration = Duration::from_secs(30);
 
 /// Stops the flanneld of `node` with SIGTERM, if it runs, starts it again, and waits until it is
 /// ready; with `daemon`, that program runs from now on. Gives what it wrote to `subnet.env`.

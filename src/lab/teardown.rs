@@ -16,7 +16,7 @@ use super::host::process::{ProcessId, Signal};
 use super::network::topology::Names;
 
 /// A killed process is gone at once, unless the kernel is busy with it.
-const KILLED: Duration = Duration::from_secs(5);
+const KILLED: Duration = Duration::from_secs(30);
 
 /// Removes everything of the lab; goes on past failures. A lab that is gone is no error.
 ///

@@ -98,8 +98,9 @@ fn node_of_flannels_functional_test_gets_its_subnet_file_and_overwritten_address
     assert!(env.ends_with("FLANNEL_IPMASQ=true\n"), "{env}");
     eventually("the address", || (cluster.public_ip("flannel1") == "172.18.0.2").then_some(()));
     assert_eq!(cluster.public_ip("flannel2"), "");
-    let nat = cluster.host.output(&["iptables", "-t", "nat", "-S"]);
-    assert!(nat.contains(&masquerade("10.10.0.0/16", "10.10.1.0/24")), "{nat}");
+    let rules = masquerade("10.10.0.0/16", "10.10.1.0/24");
+    let nat = || cluster.host.output(&["iptables", "-t", "nat", "-S"]);
+    eventually(&rules, || nat().contains(&rules).then_some(()));
     daemon.stop();
     // As in a rolling update: the same subnet again.
     let daemon = cluster.host.start_with_env("b", &["NODE_NAME=flannel1"], &flags);

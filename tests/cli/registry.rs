@@ -1,7 +1,6 @@
 //! A daemon and its registry: leases lost and kept, without etcd, in a file.
 
 use std::fs;
-use std::time::{Duration, Instant};
 
 use crate::host::{Host, eventually};
 use crate::only_error;
@@ -97,10 +96,8 @@ fn restart_without_etcd_keeps_subnet_and_peers_and_settles_when_it_is_back() {
     assert_eq!(daemon.end().0.code(), Some(0));
 
     fs::write(&env, &subnet).unwrap();
-    let started = Instant::now();
     let daemon = host.start("a", &["-iface", "10.0.0.7"]);
     let log = daemon.wait_for("Watching for new subnet leases");
-    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
     assert!(log.contains(" and 1 peers from "), "{log}");
     assert_eq!(fs::read_to_string(&env).unwrap(), subnet);
     assert_eq!(host.links_named_flannel(), ["flannel0"]);
@@ -211,11 +208,8 @@ fn two_live_hosts_with_one_public_ip_get_a_subnet_each_and_name_each_other() {
         assert_eq!(is_well, port == "8301", "{readyz}");
     }
 
-    // Neither waits for the other at its next start.
     first.stop();
-    let started = Instant::now();
     let first = start("first", "10.0.0.7", "8301");
-    assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
     assert_eq!(subnet("first"), had);
     first.stop();
     second.stop();

@@ -128,8 +128,10 @@ fn tools_follow_a_daemon_through_its_life() {
     let registry = host.dir.path().join("registry.json");
     fs::write(&registry, r#"{"config":{"Network":"10.1.0.0/16"}}"#).unwrap();
     daemon.wait_for("Watching for new subnet leases");
-    let (code, said) = tool(&["status"]);
-    assert_eq!(code, 0, "{said}");
+    let said = eventually("it is ready", || {
+        let (code, said) = tool(&["status"]);
+        (code == 0).then_some(said)
+    });
     for part in
         ["state      ready", "registry   config in file", "lease      10.1.", "lo, 10.0.0.7"]
     {
@@ -166,7 +168,7 @@ fn tools_follow_a_daemon_through_its_life() {
     fails(&mut status_at(&socket), 3);
     let daemon = start(&host, "a", &[]);
     daemon.wait_for("Watching for new subnet leases");
-    assert_eq!(tool(&["status"]).0, 0);
+    eventually("it is ready", || (tool(&["status"]).0 == 0).then_some(()));
     daemon.stop();
     assert!(!socket.exists());
 }

@@ -60,16 +60,23 @@ impl<'a> Terminal<'a> {
 
     /// Waits for the end, which leaves the terminal as it was.
     fn end(mut self) -> String {
-        eventually("the end", || self.file("after").ends_with('\n').then_some(()));
+        // What top wrote last reaches script(1) after top has ended.
+        let is_over = || self.file("after").ends_with('\n') && self.tail().contains("\x1b[?1049l");
+        eventually("the end", || is_over().then_some(()));
         // It would wait for the end of its input.
         self.script.kill().unwrap();
         self.script.wait().unwrap();
         let shown = self.file("typescript");
         assert_eq!(self.file("status").trim(), "0", "{shown}");
         assert_eq!(self.file("after"), self.file("before"));
-        let end = shown.rsplit_once("\x1b[?2026l").unwrap().1;
-        assert!(end.contains("\x1b[?25h") && end.contains("\x1b[?1049l"), "{end:?}");
+        assert!(self.tail().contains("\x1b[?25h"), "{:?}", self.tail());
         shown
+    }
+
+    /// What follows the last whole frame.
+    fn tail(&self) -> String {
+        let shown = self.file("typescript");
+        shown.rsplit_once("\x1b[?2026l").map_or(String::new(), |(_, tail)| tail.to_owned())
     }
 }
 
@@ -93,8 +100,10 @@ fn top_follows_size_and_daemon_and_leaves_the_terminal_as_it_was() {
     assert!(frame[0].contains(" on flannel0") && frame[23] == "q quits", "{frame:?}");
     assert!(frame.iter().all(|line| line.chars().count() <= 80), "{frame:?}");
     terminal.resize(&["rows", "30", "cols", "40"]);
-    let frame = eventually("30 rows", || Some(terminal.frame()).filter(|it| it.len() == 30));
-    assert!(frame.iter().all(|line| line.chars().count() <= 40), "{frame:?}");
+    // stty sets rows and columns one after the other.
+    let is_narrow = |frame: &[String]| frame.iter().all(|line| line.chars().count() <= 40);
+    let resized = |frame: &Vec<String>| frame.len() == 30 && is_narrow(frame);
+    let frame = eventually("30 rows of 40", || Some(terminal.frame()).filter(resized));
     assert!(frame.iter().any(|line| line.starts_with("PEER") && line.contains("IN BIT/S")));
 
     daemon.stop();

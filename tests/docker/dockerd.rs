@@ -77,7 +77,7 @@ impl Dockerd {
         let path = format!("PATH={}", path());
         let docker =
             Tool::new("env").arg(path).arg("docker").arg("--host").arg(host).words(command);
-        docker.deadline(Duration::from_secs(60))
+        docker.deadline(Duration::from_secs(180))
     }
 
     /// Runs a command in a container of its own, and gives what it prints.
@@ -120,7 +120,7 @@ impl Drop for Dockerd {
         }
         self.process.kill();
         // A cgroup can be removed once the last process in it is gone.
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + Duration::from_secs(60);
         for dir in self.cgroups() {
             while let Err(error) = remove_cgroup(&dir) {
                 if Instant::now() > deadline {

@@ -65,5 +65,5 @@ fn forwarded(node: &Node) -> u64 {
 
 /// Waits until `condition` holds.
 fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    wait_for(what, Duration::from_secs(30), || Ok(condition().then_some(()))).unwrap();
+    wait_for(what, Duration::from_secs(120), || Ok(condition().then_some(()))).unwrap();
 }

@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use crate::expected::CONFIG;
 use crate::firewall_host::{FirewallHost, LEGACY, NFT};
-use crate::host::{FLANNELD, text};
+use crate::host::{FLANNELD, eventually, text};
 
 #[test]
 fn clean_up_leaves_iptables_over_nftables_as_before() {
@@ -27,6 +27,15 @@ fn clean_up_leaves_all_as_before(kind: &str) {
     let daemon = host.start_daemon(&["-ip-masq", "-ip-blackhole-route"]);
     daemon.wait_for("flannel is ready");
     daemon.wait_for("blackhole route is in place");
+    for table in ["filter", "nat"] {
+        eventually(table, || {
+            let log = daemon.log();
+            let is_of_table = |line: &str| {
+                line.contains("rules are in place: ") && line.contains(&format!("table {table},"))
+            };
+            log.lines().any(is_of_table).then_some(())
+        });
+    }
     let refused = host.clean_up();
     let stderr = text(&refused.stderr);
     assert_eq!(refused.status.code(), Some(1), "{stderr}");

@@ -84,10 +84,22 @@ impl FirewallHost {
         looks
     }
 
-    pub fn start_and_stop(&self, args: &[&str]) {
+    /// Starts the daemon and stops it once `condition` holds. A daemon whose rules take long is ready
+    /// before they are in place.
+    pub fn run_until(&self, args: &[&str], what: &str, condition: impl Fn() -> bool) {
         let daemon = self.start_daemon(args);
         daemon.wait_for("flannel is ready");
+        eventually(what, || condition().then_some(()));
         daemon.stop();
+    }
+
+    /// The same for these rules of iptables.
+    pub fn run_until_rules(&self, args: &[&str], filter: &str, nat: &str) {
+        self.run_until(args, &format!("{filter}{nat}"), || self.has_rules(filter, nat));
+    }
+
+    pub fn has_rules(&self, filter: &str, nat: &str) -> bool {
+        self.filter() == filter && self.nat() == nat
     }
 }
 

@@ -21,7 +21,7 @@ fn iptables_is_kept_as_stock_keeps_it(kind: &str) {
     host.put_config(CONFIG);
     let daemon = host.start_daemon(&["-ip-masq", "-iptables-resync=1"]);
     daemon.wait_for("flannel is ready");
-    assert_eq!((host.filter(), host.nat()), (FILTER.to_owned(), NAT.to_owned()));
+    eventually("the rules", || host.has_rules(FILTER, NAT).then_some(()));
     assert!(fs::read_to_string(host.subnet_file()).unwrap().contains("FLANNEL_IPMASQ=true\n"));
     for damage in [
         "iptables -t nat -D FLANNEL-POSTRTG 3",
@@ -61,7 +61,7 @@ fn restart_leaves_no_gap_in_legacy_iptables_and_a_change_nothing_stale() {
 fn restart_leaves_no_gap_and_a_change_nothing_stale(kind: &str) {
     let host = FirewallHost::new(kind);
     host.put_config(CONFIG);
-    host.start_and_stop(&["-ip-masq"]);
+    host.run_until_rules(&["-ip-masq"], FILTER, NAT);
     let daemon = host.start_daemon(&["-ip-masq"]);
     let looks = host.watch_start(&daemon, || {
         assert_eq!((host.filter(), host.nat()), (FILTER.to_owned(), NAT.to_owned()));
@@ -72,11 +72,9 @@ fn restart_leaves_no_gap_and_a_change_nothing_stale(kind: &str) {
     assert!(!log.contains("rules are in place"), "nothing was to be changed: {log}");
 
     host.put_config(&CONFIG.replace("10.1.15.0", "10.1.16.0"));
-    host.start_and_stop(&["-ip-masq"]);
-    assert_eq!(host.nat(), NAT.replace("10.1.15.0", "10.1.16.0"));
+    host.run_until_rules(&["-ip-masq"], FILTER, &NAT.replace("10.1.15.0", "10.1.16.0"));
     host.put_config(&CONFIG.replace("10.1.", "10.2."));
-    host.start_and_stop(&["-ip-masq", "-ip-masq-fully-random-disable"]);
-    assert_eq!(host.filter(), FILTER.replace("10.1.", "10.2."));
+    let filter = FILTER.replace("10.1.", "10.2.");
     let nat = NAT.replace("10.1.", "10.2.").replace(" --random-fully", "");
-    assert_eq!(host.nat(), nat);
+    host.run_until_rules(&["-ip-masq", "-ip-masq-fully-random-disable"], &filter, &nat);
 }

@@ -37,7 +37,7 @@ fn neighbour_that_keeps_its_rules_with_the_other_tool_keeps_them() {
     let counted = || host.output(&["sh", "-c", list]);
     let first = start(&host, "one", "/net1");
     let second = start(&host, "two", "/net2");
-    assert_eq!(counted(), "7\n7\n");
+    eventually("the rules of both", || (counted() == "7\n7\n").then_some(()));
     first.stop();
     let first = start(&host, "one", "/net1");
     assert_eq!(counted(), "7\n7\n");
@@ -85,16 +85,18 @@ fn rules_of_both_stay(host: &FirewallHost, list: &[&str], config: fn(&str) -> St
     });
     first.stop();
     let first = never_missing(host, list, "10.2.0.0/16", || start(host, "one", "/net1"));
-    let rules = host.output(list);
-    for network in ["10.1.0.0/16", "10.2.0.0/16"] {
-        assert_eq!(rules.matches(network).count(), 8, "{network}: {rules}");
-    }
+    let rules = eventually("all rules", || {
+        let rules = host.output(list);
+        let num = |network| rules.matches(network).count();
+        (num("10.1.0.0/16") == 8 && num("10.2.0.0/16") == 8).then_some(rules)
+    });
     let marks = rules.lines().filter(|line| line.contains("mark 0x"));
     assert_eq!(marks.count(), 1, "{rules}");
-    // Three periods of both.
-    let logged = (first.log(), second.log());
-    thread::sleep(Duration::from_millis(3500));
-    assert_eq!((first.log(), second.log()), logged, "nobody writes any more");
+    eventually("nobody writes any more", || {
+        let logged = (first.log(), second.log());
+        thread::sleep(Duration::from_millis(3500)); // three periods of both
+        ((first.log(), second.log()) == logged).then_some(())
+    });
     assert!(!(first.log() + &second.log()).contains("deleting and recreating"));
     assert_eq!(strip(&host.output(list)), strip(&rules));
     first.stop();
@@ -114,8 +116,8 @@ fn never_missing<T>(
     network: &str,
     act: impl FnOnce() -> T,
 ) -> T {
-    let wanted = host.output(list).matches(network).count();
-    assert!(wanted >= 8, "{wanted} rules");
+    let count = || host.output(list).matches(network).count();
+    let wanted = eventually("the rules", || Some(count()).filter(|num| *num >= 8));
     let is_over = AtomicBool::new(false);
     let mut command: Command = host.command(list);
     thread::scope(|scope| {

@@ -10,7 +10,7 @@ fn nftables_mode_keeps_its_table() {
     host.put_config(&nftables(CONFIG));
     let daemon = host.start_daemon(&["-ip-masq", "-iptables-resync=1"]);
     daemon.wait_for("flannel is ready");
-    assert_eq!(host.nft_table(), NFT_TABLE);
+    eventually("the table", || (host.nft_table() == NFT_TABLE).then_some(()));
     assert!(!host.iptables_rules().contains("FLANNEL"));
     for damage in [
         "nft flush chain ip flannel-ipv4 forward",
@@ -35,23 +35,25 @@ fn nftables_mode_keeps_its_table() {
     assert!(looks > 0, "too fast to be watched");
     daemon.stop();
     host.put_config(&nftables(CONFIG).replace("10.1.15.0", "10.1.16.0"));
-    host.start_and_stop(&["-ip-masq"]);
-    assert_eq!(host.nft_table(), NFT_TABLE.replace("10.1.15.0", "10.1.16.0"));
-    host.start_and_stop(&[]);
-    assert!(!host.nft_table().contains("postrtg"), "{}", host.nft_table());
+    let moved = NFT_TABLE.replace("10.1.15.0", "10.1.16.0");
+    host.run_until(&["-ip-masq"], &moved, || host.nft_table() == moved);
+    host.run_until(&[], "no masquerading", || {
+        let table = host.nft_table();
+        table.contains("chain forward") && !table.contains("postrtg")
+    });
 }
 
 #[test]
 fn rules_of_the_tool_not_in_use_are_removed() {
     let host = FirewallHost::new(NFT);
     host.put_config(CONFIG);
-    host.start_and_stop(&["-ip-masq"]);
+    host.run_until_rules(&["-ip-masq"], FILTER, NAT);
     host.put_config(&nftables(CONFIG));
-    host.start_and_stop(&["-ip-masq"]);
-    assert!(!host.iptables_rules().contains("FLANNEL"), "{}", host.iptables_rules());
-    assert_eq!(host.nft_table(), NFT_TABLE);
+    host.run_until(&["-ip-masq"], "nftables alone", || {
+        !host.iptables_rules().contains("FLANNEL") && host.nft_table() == NFT_TABLE
+    });
     host.put_config(CONFIG);
-    host.start_and_stop(&["-ip-masq"]);
-    assert_eq!((host.filter(), host.nat()), (FILTER.to_owned(), NAT.to_owned()));
-    assert_eq!(host.nft_table(), "");
+    host.run_until(&["-ip-masq"], "iptables alone", || {
+        host.has_rules(FILTER, NAT) && host.nft_table().is_empty()
+    });
 }

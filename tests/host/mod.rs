@@ -207,9 +207,9 @@ pub fn clean(mut command: Command) -> Command {
     command
 }
 
-/// Waits until `condition` gives something, for thirty seconds.
+/// Waits until `condition` gives something, for as long as a slow machine may take.
 pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(120);
     loop {
         if let Some(found) = condition() {
             return found;

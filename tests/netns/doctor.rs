@@ -27,17 +27,29 @@ fn doctor(node: &Node) -> Vec<(String, String)> {
     bad.iter().map(|it| (text(&it["check"]), text(&it["text"]))).collect()
 }
 
+/// Runs `doctor` until it finds this. One run is enough, unless an answer came too late on a busy
+/// machine.
 #[track_caller]
 fn finds(node: &Node, check: &str, text: &str) {
-    let found = doctor(node);
     let is_it = |(name, said): &(String, String)| name == check && said.contains(text);
-    assert!(found.iter().any(is_it), "no {check} with {text:?} in {found:#?}");
+    let runs = runs(node, |found| found.iter().any(is_it));
+    assert!(runs.len() < RUNS, "no {check} with {text:?} in {runs:#?}");
 }
 
 #[track_caller]
 fn finds_nothing(node: &Node) {
-    let found = doctor(node);
-    assert!(found.is_empty(), "{found:#?}");
+    let runs = runs(node, |found| found.is_empty());
+    assert!(runs.len() < RUNS, "{runs:#?}");
+}
+
+const RUNS: usize = 4;
+
+/// What the runs of `doctor` found before the one that found what it is to, [`RUNS`] at most.
+fn runs(node: &Node, is_right: impl Fn(&[(String, String)]) -> bool) -> Vec<Vec<(String, String)>> {
+    std::iter::repeat_with(|| doctor(node))
+        .take(RUNS)
+        .take_while(|found| !is_right(found))
+        .collect()
 }
 
 fn etcd(lab: &Lab, args: &[&str]) -> String {
@@ -214,7 +226,7 @@ fn ping_asks_a_stock_node_and_says_what_is_the_matter_with_it() {
     assert_eq!((status, &report["container"]["received"]), (Some(0), &1.into()), "{report:#}");
 
     lab.nodes_mut()[1].kill();
-    let (status, report, _) = ping(&lab, &format!("--count=1 --timeout=0.6 {pod}"));
+    let (status, report, _) = ping(&lab, &format!("--count=1 --timeout=3 {pod}"));
     let verdict = report["verdict"].as_str().unwrap();
     assert_eq!((status, &report["port"]["state"]), (Some(1), &"refused".into()), "{report:#}");
     assert!(verdict.ends_with("flanneld is not running there"), "{verdict}");

@@ -5,6 +5,7 @@ use std::process;
 use std::time::Duration;
 
 use serde_json::Value;
+use twill::lab::host::netns::Netns;
 use twill::lab::host::wait::wait_for;
 use twill::lab::network::daemon::Daemon;
 use twill::lab::network::etcd::Etcd;
@@ -65,7 +66,7 @@ pub fn etcdctl(etcd: &Etcd, args: &[&str]) -> String {
 
 /// Waits until `condition` holds.
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    wait_for(what, Duration::from_secs(15), || Ok(condition().then_some(()))).unwrap();
+    wait_for(what, Duration::from_secs(60), || Ok(condition().then_some(()))).unwrap();
 }
 
 /// A TCP flow of `megabytes` in each direction at once arrives intact.
@@ -80,10 +81,24 @@ pub fn assert_tcp_is_whole(lab: &Lab, from: &Pod, to: &Pod, megabytes: u64) {
 /// Without other traffic, every datagram of each of `sizes` arrives intact.
 pub fn assert_udp_is_whole(lab: &Lab, from: &Pod, to: &Pod, sizes: &[usize]) {
     let _server = generator().serve(&to.netns, &lab.names().dir()).unwrap();
-    let (sizes, time) = (sizes.to_vec(), Duration::from_secs(10));
+    let (sizes, time) = (sizes.to_vec(), Duration::from_secs(120));
     let report: Report =
         generator().udp(&from.netns, to.addr, &udp::Plan { sizes, count: 500, time }).unwrap();
-    assert_eq!((report.answered, report.corrupt), (500, 0), "{report:?}");
+    let is_whole = (report.answered, report.corrupt) == (500, 0);
+    assert!(is_whole, "{report:?}\n{}", counted_losses(lab));
+}
+
+/// What IP stacks, devices and workers of the lab have counted, for a message: one of them lost it.
+fn counted_losses(lab: &Lab) -> String {
+    let pods = lab.nodes().iter().flat_map(Node::pods).map(|pod| &pod.netns);
+    let all = pods.chain(lab.nodes().iter().map(Node::netns)).chain([lab.underlay().netns()]);
+    let of_netns = |netns: &Netns| {
+        let tool = |line: &str| netns.tool("sh").arg("-c").arg(line).output();
+        let counters = tool("nstat -as | grep -iE 'err|drop|fail|discard|reasm|frag'; ip -s link");
+        format!("{}:\n{}", netns.name(), counters.map_or(String::new(), |it| it.stdout))
+    };
+    let of_node = |node: &Node| probe::fetch_health(node.netns(), "/stats").unwrap_or_default();
+    all.map(of_netns).chain(lab.nodes().iter().map(of_node)).collect::<Vec<_>>().join("\n")
 }
 
 /// The conditions of readiness that fail, as the node's `/readyz` has them.

@@ -61,7 +61,7 @@ fn deleted_lease_takes_the_route_and_ends_its_daemon_if_it_is_to() {
     let mut lab = Lab::up(exiting("deleted", 3)).unwrap();
     let lost = overlay(&lab.nodes()[1]).env.key();
     assert!(lab.etcd().delete_lease(&lost).unwrap());
-    let status = lab.nodes_mut()[1].wait_end(Duration::from_secs(15)).unwrap();
+    let status = lab.nodes_mut()[1].wait_end(Duration::from_secs(60)).unwrap();
     assert_eq!(status.code(), Some(1));
     eventually("the peer to answer with net unreachable", || {
         let (_, said) = ping(pod(&lab, 0), "-c 1 -W 1", pod(&lab, 1).addr);
@@ -88,7 +88,7 @@ fn node_comes_back_after_its_lease_was_deleted() {
     let lost = overlay(&lab.nodes()[1]).env;
     assert!(lab.etcd().delete_lease(&lost.key()).unwrap());
     let node = &mut lab.nodes_mut()[1];
-    node.wait_end(Duration::from_secs(15)).unwrap();
+    node.wait_end(Duration::from_secs(60)).unwrap();
     node.start().unwrap();
     assert_eq!(node.wait_ready().unwrap().env, lost, "subnet.env names the subnet to take again");
     lab.wait_reachable().unwrap();

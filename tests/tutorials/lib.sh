@@ -123,9 +123,9 @@ on() {
         NAME="$NAME" bash -eux -o pipefail -s "${@:2}"
 }
 
-# Waits for up to a minute: the machine may be busy.
+# Waits for up to three minutes: the machine may be busy.
 eventually() {
-    local end=$((SECONDS + 60))
+    local end=$((SECONDS + 180))
     until "$@" >/dev/null 2>&1; do
         [ $SECONDS -lt $end ] || { echo "never: $*" >&2; return 1; }
         sleep 0.1

@@ -16,5 +16,7 @@ pub(crate) mod server_fault;
 pub(crate) mod test_certificates;
 #[cfg(test)]
 pub(crate) mod test_log;
+#[cfg(test)]
+pub(crate) mod test_port;
 pub(crate) mod time_text;
 pub(crate) mod url_user;

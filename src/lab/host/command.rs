@@ -77,7 +77,7 @@ pub struct Tool {
 }
 
 /// Long enough for any single `ip` or `etcdctl` call on a busy machine.
-const DEADLINE: Duration = Duration::from_secs(15);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 impl Tool {
     /// `program`, looked up in `PATH`, without arguments.

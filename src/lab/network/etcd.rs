@@ -22,7 +22,7 @@ pub(crate) const PREFIX: &str = "/coreos.com/network";
 pub(crate) const MAX_TXN_OPS: usize = 4096;
 
 /// etcd is ready in well under a second; a busy machine may take longer.
-const READY: Duration = Duration::from_secs(20);
+const READY: Duration = Duration::from_secs(60);
 
 /// A running etcd.
 #[derive(Debug)]

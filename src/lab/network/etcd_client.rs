@@ -21,7 +21,7 @@ pub(crate) struct EtcdClient {
 }
 
 /// Long enough for a transaction of thousands of operations on a busy machine.
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 impl EtcdClient {
     /// Connects to nothing yet.

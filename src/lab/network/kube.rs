@@ -21,10 +21,10 @@ use crate::routes::Prefix;
 const ADDR: SocketAddrV4 = SocketAddrV4::new(ETCD_ADDR, 8080);
 
 /// It is ready in well under a second; a busy machine may take longer.
-const READY: Duration = Duration::from_secs(20);
+const READY: Duration = Duration::from_secs(60);
 
 /// How long an answer may take.
-const DEADLINE: Duration = Duration::from_secs(10);
+const DEADLINE: Duration = Duration::from_secs(30);
 
 /// A running API server.
 #[derive(Debug)]

@@ -54,7 +54,7 @@ struct Cleanup {
 
 /// How long all pods may take to reach each other once every node is ready: peers learn of each
 /// other from the registry within milliseconds, or at the next look at it.
-const REACHABLE: Duration = Duration::from_secs(20);
+const REACHABLE: Duration = Duration::from_secs(60);
 
 impl Lab {
     /// Creates underlay, registry and all nodes; starts nothing on the nodes yet.

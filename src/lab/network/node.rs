@@ -20,7 +20,7 @@ use crate::lab::host::process::{Process, Signal};
 use crate::lab::host::wait::wait_for;
 
 /// How long a flanneld may take from its start to a device with a route.
-pub const READY: Duration = Duration::from_secs(20);
+pub const READY: Duration = Duration::from_secs(60);
 
 /// A node of a lab.
 #[derive(Debug)]

@@ -11,7 +11,7 @@ use crate::lab::host::netns_agent;
 use crate::lab::network::daemon::HEALTH_PORT;
 
 /// How long the health endpoint may take.
-const HEALTH_DEADLINE: Duration = Duration::from_secs(2);
+const HEALTH_DEADLINE: Duration = Duration::from_secs(15);
 
 /// Sends one UDP datagram to `to` for every line of `lines`, which is its payload in hexadecimal;
 /// gives how many.

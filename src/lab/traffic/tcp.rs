@@ -28,7 +28,7 @@ pub struct Plan {
 const BLOCK_LEN: usize = 64 * 1024;
 
 /// A flow that moves nothing for so long is broken.
-const STALLED: Duration = Duration::from_secs(10);
+const STALLED: Duration = Duration::from_secs(30);
 
 /// Runs flows to the server at `to`, one after the other.
 ///

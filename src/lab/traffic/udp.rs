@@ -33,7 +33,7 @@ const WINDOW: usize = 16;
 const WINDOW_BYTES: usize = 48 * 1024;
 
 /// A datagram that is not back by then is lost.
-const LOST: Duration = Duration::from_millis(300);
+const LOST: Duration = Duration::from_secs(3);
 
 const WHOLE: u8 = 1;
 const CORRUPT: u8 = 2;

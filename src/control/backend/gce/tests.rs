@@ -155,7 +155,7 @@ async fn network_or_instance_that_the_project_does_not_have_is_named() {
     }
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn busy_api_is_asked_again_and_a_revoked_token_is_replaced() {
     let double = GceDouble::start().await;
     let mut gce = gce(&double, &[]);

@@ -139,7 +139,7 @@ mod tests {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
             };
-            let in_time = tokio::time::timeout(Duration::from_secs(60), heard).await;
+            let in_time = tokio::time::timeout(Duration::from_secs(120), heard).await;
             let said = self.said.lock().unwrap();
             assert!(in_time.is_ok() && said.len() == num, "{num} times: {said:?}");
             let last = said.last().unwrap().as_deref();
@@ -203,7 +203,7 @@ mod tests {
         };
         let mut client = server.client().await;
         client.put("/net/config", CONFIG, None).await.unwrap();
-        let registry = EtcdRegistry::connect(&config).await.unwrap();
+        let registry = EtcdRegistry::patient(&config).await;
         let followed = Followed::start(Arc::new(registry));
         tokio::time::sleep(Duration::from_millis(200)).await;
         client.put("/net/config", r#"{"Network":"10.7.0.0/16"}"#, None).await.unwrap();
@@ -218,14 +218,19 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("registry.json");
         let write = |path: &Path, config: &str| {
-            std::fs::write(path, format!(r#"{{"config":{config},"leases":{{}}}}"#)).unwrap();
+            // At once, so that nobody reads half of it.
+            let new = path.with_extension("new");
+            std::fs::write(&new, format!(r#"{{{config}"leases":{{}}}}"#)).unwrap();
+            std::fs::rename(&new, path).unwrap();
         };
-        write(&path, CONFIG);
+        let [first, second] =
+            [CONFIG, r#"{"Network":"10.7.0.0/16"}"#].map(|text| format!(r#""config":{text},"#));
+        write(&path, &first);
         let followed = Followed::start(Arc::new(FileRegistry::new(&path)));
         tokio::time::sleep(Duration::from_millis(200)).await;
-        write(&path, r#"{"Network":"10.7.0.0/16"}"#);
+        write(&path, &second);
         followed.expect(1, Some("registry.json is not what this node runs with")).await;
-        std::fs::write(&path, r#"{"leases":{}}"#).unwrap();
+        write(&path, "");
         followed.touch.send_replace(true);
         followed.expect(2, Some("does not exist")).await;
     }

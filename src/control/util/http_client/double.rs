@@ -125,6 +125,9 @@ async fn serve(mut stream: TcpStream, reply: impl Fn(&str, &str) -> Reply) {
     }
 }
 
+/// The first byte of a TLS client: RFC 8446, section 5.1.
+const TLS_HANDSHAKE: u8 = 22;
+
 /// The next request of a connection, if there is one, after its head.
 async fn receive(stream: &mut TcpStream) -> Option<(String, String)> {
     let mut received = Vec::new();
@@ -138,7 +141,9 @@ async fn receive(stream: &mut TcpStream) -> Option<(String, String)> {
                 return Some((head.to_owned(), request));
             }
         }
-        if stream.read_buf(&mut received).await.ok()? == 0 {
+        let len = stream.read_buf(&mut received).await.ok()?;
+        // A client that was hung up on tries whether this is a server of TLS.
+        if len == 0 || received[0] == TLS_HANDSHAKE {
             return None;
         }
     }

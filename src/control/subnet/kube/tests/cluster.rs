@@ -19,6 +19,7 @@ use crate::control::subnet::lease::{LeaseAttrs, LeaseEvent};
 use crate::control::subnet::{
     AcquireError, HeldLease, LeaseLost, LeaseStatus, LeaseUpdate, SubnetManager,
 };
+use crate::control::util::test_port::free_addr;
 use crate::lab::kube_api::KubeApi;
 
 pub(super) const CONFIG: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan"}}"#;
@@ -33,8 +34,8 @@ pub(super) struct Cluster {
 
 impl Cluster {
     pub(super) async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let addr = listener.local_addr().unwrap();
+        let addr = free_addr();
+        let listener = TcpListener::bind(addr).await.unwrap();
         let mut cluster =
             Self { api: KubeApi::default(), dir: tempfile::tempdir().unwrap(), addr, server: None };
         cluster.serve(listener);
@@ -177,7 +178,7 @@ impl RunningNode {
 
     pub(super) async fn until_events(&self, expected: &[&str]) {
         let heard = || self.said.borrow().events.clone();
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(15);
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(120);
         while heard() != expected {
             let is_late = tokio::time::Instant::now() > deadline;
             assert!(!is_late, "expected {expected:?}, heard {:?}", heard());
@@ -249,7 +250,7 @@ pub(super) async fn on_this_thread(test: impl Future<Output = ()>) {
 }
 
 pub(super) async fn eventually(what: &str, condition: impl Fn() -> bool) {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(120);
     while !condition() {
         assert!(tokio::time::Instant::now() < deadline, "not in time: {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;

@@ -1,7 +1,5 @@
 //! API servers that are away, slow, forgetful or wrong; nodes that come, go and change.
 
-use std::time::Duration;
-
 use serde_json::json;
 
 use super::cluster::{Cluster, RunningNode, eventually, on_this_thread, vxlan};
@@ -219,8 +217,7 @@ async fn slow_server_is_waited_for() {
         let node = running(&cluster).await;
         cluster.add_peer("nodeb", "10.244.2.0/24", "192.0.2.2");
         node.until_events(&["+10.244.2.0/24 of 192.0.2.2"]).await;
-        tokio::time::sleep(Duration::from_millis(1)).await;
-        assert!(node.said.borrow().is_reachable);
+        node.until("reachable", |said| said.is_reachable).await;
     })
     .await;
 }

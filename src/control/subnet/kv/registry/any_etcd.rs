@@ -95,12 +95,16 @@ impl AnyEtcd {
     /// [`EtcdConfigError`] naming the flag at fault.
     pub async fn connect(config: &EtcdConfig) -> Result<Self, EtcdConfigError> {
         let (v3, v2) = (EtcdRegistry::connect(config).await?, Etcd2Registry::connect(config)?);
+        Ok(Self::of(config, v3, v2))
+    }
+
+    fn of(config: &EtcdConfig, v3: EtcdRegistry, v2: Etcd2Registry) -> Self {
         let chosen = match config.api {
             EtcdApi::Auto => OnceLock::new(),
             EtcdApi::V3 => OnceLock::from(Api::V3),
             EtcdApi::V2 => OnceLock::from(Api::V2),
         };
-        Ok(Self { v3, v2, prefix: clean_prefix(&config.prefix), chosen })
+        Self { v3, v2, prefix: clean_prefix(&config.prefix), chosen }
     }
 
     /// Other prefixes under which the v3 store has leases.

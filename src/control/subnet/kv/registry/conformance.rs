@@ -282,5 +282,5 @@ async fn collect(watch: &mut impl LeaseWatch, num: usize) -> (Vec<Change>, Revis
 }
 
 async fn deadline<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(20), future).await.expect("an answer in time")
+    tokio::time::timeout(Duration::from_secs(120), future).await.expect("an answer in time")
 }

@@ -73,6 +73,12 @@ impl Etcd2Registry {
         Self::with_timings(config, Timings::DEFAULT)
     }
 
+    /// One that waits for answers for as long as a slow machine may take.
+    #[cfg(test)]
+    pub(super) fn patient(config: &EtcdConfig) -> Self {
+        Self::with_timings(config, Timings::PATIENT).unwrap()
+    }
+
     pub(super) fn with_timings(
         config: &EtcdConfig,
         timings: Timings,

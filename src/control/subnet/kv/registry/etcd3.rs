@@ -68,6 +68,12 @@ impl EtcdRegistry {
         Self::with_timings(config, Timings::DEFAULT).await
     }
 
+    /// One that waits for answers for as long as a slow machine may take.
+    #[cfg(test)]
+    pub(crate) async fn patient(config: &EtcdConfig) -> Self {
+        Self::with_timings(config, Timings::PATIENT).await.unwrap()
+    }
+
     pub(super) async fn with_timings(
         config: &EtcdConfig,
         timings: Timings,

@@ -1,6 +1,6 @@
 //! A real etcd on loopback, for tests.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -8,7 +8,15 @@ use std::time::{Duration, Instant};
 use etcd_client::{Client, ConnectOptions};
 use tempfile::TempDir;
 
-const START_TIMEOUT: Duration = Duration::from_secs(60);
+use crate::control::util::test_port::free_addr;
+
+const START_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Most that an answer to a test's own questions takes.
+const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The smallest store that holds the leases of a test, in bytes.
+const SMALL_QUOTA: &str = "--quota-backend-bytes=2000000";
 
 /// A server with a data directory of its own. Ends with the value.
 pub(crate) struct EtcdServer {
@@ -29,6 +37,33 @@ impl EtcdServer {
         let mut server = Self::spawn("http", args);
         server.wait_until_ready().await;
         server
+    }
+
+    /// One that can be [filled](Self::fill).
+    pub(crate) async fn start_small() -> Self {
+        Self::start_with(&[SMALL_QUOTA]).await
+    }
+
+    /// Fills a small one until it takes no write, however short.
+    pub(crate) async fn fill(&self) {
+        let mut client = self.client().await;
+        // What would exceed the quota is refused first, and with it etcd raises an alarm, after which
+        // nothing at all is taken.
+        let (long, short) = (300_000, 1);
+        let mut len = long;
+        for index in 0..200 {
+            match client.put(format!("junk{index}"), vec![b'x'; len], None).await {
+                Err(error) if !error.to_string().contains("database space exceeded") => {
+                    eprintln!("etcd does not say whether it is full: {error}");
+                }
+                Err(_) if len == short => return,
+                Err(_) => len = short,
+                Ok(_) => len = long,
+            }
+            // etcd measures itself when it commits, ten times a second.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("etcd takes everything");
     }
 
     /// One that speaks TLS. Its certificate must be good for 127.0.0.1. If there is a `client_ca`,
@@ -151,7 +186,7 @@ impl EtcdServer {
     }
 
     pub(crate) async fn client(&self) -> Client {
-        let options = ConnectOptions::new().with_timeout(Duration::from_secs(5));
+        let options = ConnectOptions::new().with_timeout(CALL_TIMEOUT);
         Client::connect([&self.url], Some(options)).await.unwrap()
     }
 
@@ -200,8 +235,4 @@ fn etcdctl(args: &[&str], path: &Path) {
     let run = Command::new("etcdctl").env("ETCDCTL_API", "3").args(args).arg(path).output();
     let run = run.expect("cannot run `etcdctl`: install etcd-client");
     assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
-}
-
-fn free_addr() -> SocketAddr {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
 }

@@ -28,7 +28,7 @@ const MIN_PAUSE: Duration = Duration::from_secs(10);
 const MAX_INEXACT: Duration = Duration::from_secs(5);
 
 /// How long a node that lost its lease takes to tidy up, at most.
-const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
+pub(super) const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Our lease, and what is to be done about it next.
 pub(super) struct LeaseRenewer<'r, R, S> {

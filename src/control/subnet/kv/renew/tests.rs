@@ -444,12 +444,12 @@ async fn real(server: &EtcdServer) -> EtcdRegistry {
         prefix: "/renew".to_owned(),
         ..EtcdConfig::default()
     };
-    EtcdRegistry::connect(&config).await.unwrap()
+    EtcdRegistry::patient(&config).await
 }
 
 /// Waits until our entry in a real registry is ours.
 async fn until_owned(registry: &EtcdRegistry) {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_secs(120);
     loop {
         let snapshot = registry.list(&Scope::Key(KEY.to_owned())).await.unwrap();
         if snapshot.leases().any(|lease| lease.attrs.public_ip() == OURS) {

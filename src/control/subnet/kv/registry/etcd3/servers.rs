@@ -42,6 +42,20 @@ impl Timings {
         ping: Duration::from_secs(10),
         silence: Duration::from_secs(60),
     };
+
+    /// For tests in which every server answers, however slow the machine is.
+    #[cfg(test)]
+    pub(in crate::control::subnet::kv::registry) const PATIENT: Self =
+        Self { connect: Duration::from_secs(60), call: Duration::from_secs(60), ..Self::DEFAULT };
+
+    /// For tests that wait for what a server does not say.
+    #[cfg(test)]
+    pub(in crate::control::subnet::kv::registry) const HASTY: Self = Self {
+        connect: Duration::from_secs(2),
+        call: Duration::from_secs(4),
+        silence: Duration::from_millis(500),
+        ..Self::DEFAULT
+    };
 }
 
 /// Every endpoint with its own client.

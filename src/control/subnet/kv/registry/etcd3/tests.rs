@@ -160,7 +160,7 @@ async fn dead_and_silent_endpoints_among_living_ones_are_passed_over() {
     let server = EtcdServer::start().await;
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let silent_url = format!("http://{}", silent.local_addr().unwrap());
-    let registry = registry(&["http://127.0.0.1:1", &silent_url, &server.url]).await;
+    let registry = hasty(&["http://127.0.0.1:1", &silent_url, &server.url]).await;
     create(&registry, "10.1.1.0/24").await;
     assert_eq!(registry.list(&Scope::All).await.unwrap().entries.len(), 1);
 }
@@ -172,13 +172,13 @@ async fn first_answer_does_not_wait_for_a_silent_server() {
     let silent_url = format!("http://{}", silent.local_addr().unwrap());
     let hour = Duration::from_secs(3600);
     // A server that takes as long as it likes, as when nobody answers for its name.
-    let timings = Timings { connect: hour, call: hour, ..FAST };
+    let timings = Timings { connect: hour, call: hour, ..Timings::HASTY };
     let config = config(&[&silent_url, &silent_url, &server.url]);
     let registry = EtcdRegistry::with_timings(&config, timings).await.unwrap();
-    let first = tokio::time::timeout(Duration::from_secs(30), registry.config()).await;
+    let first = tokio::time::timeout(hour / 30, registry.config()).await;
     assert_eq!(first.unwrap(), Ok(None));
     // The one that answered is asked from here on.
-    let listed = tokio::time::timeout(Duration::from_secs(30), registry.list(&Scope::All)).await;
+    let listed = tokio::time::timeout(hour / 30, registry.list(&Scope::All)).await;
     assert_eq!(listed.unwrap().unwrap().entries.len(), 0);
 }
 
@@ -186,11 +186,12 @@ async fn first_answer_does_not_wait_for_a_silent_server() {
 async fn connection_that_fell_silent_is_not_used_again() {
     let server = EtcdServer::start().await;
     let (url, frozen) = proxy(server.url.trim_start_matches("http://").to_owned()).await;
-    let registry = registry(&[&url]).await;
+    let registry = hasty(&[&url]).await;
     assert_eq!(registry.config().await, Ok(None));
     frozen.send_replace(1); // the connections made so far, as when a router forgets them
     let error = registry.config().await.unwrap_err().to_string();
-    assert!(error.contains(" (no answer within 2s); "), "{error}");
+    let late = format!(" (no answer within {:?}); ", Timings::HASTY.call);
+    assert!(error.contains(&late), "{error}");
     assert_eq!(registry.config().await, Ok(None));
 }
 
@@ -202,9 +203,8 @@ async fn reconnecting_leaves_a_silent_connection_behind_at_once() {
     registry.config().await.unwrap();
     num_frozen.send_replace(1);
     registry.reconnect().await;
-    let start = Instant::now();
-    registry.config().await.unwrap();
-    assert!(start.elapsed() < FAST.call, "{:?}", start.elapsed());
+    // On the silent connection it would be an error.
+    assert_eq!(registry.config().await, Ok(None));
 }
 
 #[tokio::test]
@@ -212,8 +212,8 @@ async fn slow_server_is_waited_for_and_a_sluggish_one_passed_over() {
     let server = EtcdServer::start().await;
     let addr = server.url.trim_start_matches("http://");
     let slow = slow_proxy(addr.to_owned(), Duration::from_millis(100)).await;
-    let sluggish = slow_proxy(addr.to_owned(), FAST.call * 2).await;
-    let registry = registry(&[&sluggish, &slow]).await;
+    let sluggish = slow_proxy(addr.to_owned(), Timings::HASTY.call * 2).await;
+    let registry = hasty(&[&sluggish, &slow]).await;
     let lease = create(&registry, "10.1.1.0/24").await;
     let before = Revision(lease.entry.revision.0 - 1);
     let mut watch = registry.watch(&Scope::All, before).await.unwrap();
@@ -291,16 +291,16 @@ async fn no_endpoint_that_answers_is_an_error_that_names_each() {
 #[tokio::test]
 async fn hung_server_ends_a_watch_and_answers_again_later() {
     let server = EtcdServer::start().await;
-    let registry = registry(&[&server.url]).await;
+    let registry = hasty(&[&server.url]).await;
     let lease = create(&registry, "10.1.1.0/24").await;
     let after = lease.entry.revision;
     let mut watch = registry.watch(&Scope::All, after).await.unwrap();
     server.signal("STOP");
-    let end = tokio::time::timeout(Duration::from_secs(20), watch.next()).await;
+    let end = tokio::time::timeout(Duration::from_secs(60), watch.next()).await;
     assert!(matches!(end, Ok(Err(RegistryError::WatchEnded { .. }))), "{end:?}");
     assert!(registry.list(&Scope::All).await.is_err());
     server.signal("CONT");
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(120);
     while registry.list(&Scope::All).await.is_err() {
         assert!(Instant::now() < deadline, "the server is back");
     }
@@ -309,22 +309,18 @@ async fn hung_server_ends_a_watch_and_answers_again_later() {
 #[tokio::test]
 async fn silent_watch_stays_open_while_the_server_shows_life() {
     let server = EtcdServer::start().await;
-    let registry = registry(&[&server.url]).await;
+    let timings = Timings { silence: Timings::HASTY.silence, ..Timings::PATIENT };
+    let config = config(&[&server.url]);
+    let registry = EtcdRegistry::with_timings(&config, timings).await.unwrap();
     let lease = create(&registry, "10.1.1.0/24").await;
     let mut watch = registry.watch(&Scope::All, lease.entry.revision).await.unwrap();
-    let silence = FAST.silence * 4;
-    assert!(tokio::time::timeout(silence, watch.next()).await.is_err(), "nothing to tell");
+    assert!(
+        tokio::time::timeout(timings.silence * 4, watch.next()).await.is_err(),
+        "nothing to tell"
+    );
     create(&registry, "10.1.2.0/24").await;
     assert_eq!(watch.next().await.unwrap().changes.len(), 1);
 }
-
-/// Short enough for tests, long enough for a busy machine.
-const FAST: Timings = Timings {
-    connect: Duration::from_secs(1),
-    call: Duration::from_secs(2),
-    ping: Duration::from_secs(10),
-    silence: Duration::from_millis(500),
-};
 
 fn config(urls: &[&str]) -> EtcdConfig {
     EtcdConfig {
@@ -335,7 +331,12 @@ fn config(urls: &[&str]) -> EtcdConfig {
 }
 
 async fn registry(urls: &[&str]) -> EtcdRegistry {
-    EtcdRegistry::with_timings(&config(urls), FAST).await.unwrap()
+    EtcdRegistry::patient(&config(urls)).await
+}
+
+/// One that does not wait for long, as there is a server that does not answer.
+async fn hasty(urls: &[&str]) -> EtcdRegistry {
+    EtcdRegistry::with_timings(&config(urls), Timings::HASTY).await.unwrap()
 }
 
 fn attrs() -> LeaseAttrs {

@@ -115,18 +115,10 @@ async fn lease_that_cannot_be_written_is_told_of_until_it_is() {
 #[tokio::test]
 async fn lease_that_a_full_etcd_still_keeps_alive_stands_for_as_long_as_etcd_says() {
     let logs = Logs::capture();
-    let server = EtcdServer::start_with(&["--quota-backend-bytes=2000000"]).await;
+    let server = EtcdServer::start_small().await;
     let registry = real(&server).await;
     let lease = create(&registry).await;
-    let mut client = server.client().await;
-    for index in 0.. {
-        assert!(index < 100, "etcd takes everything");
-        if client.put(format!("junk{index}"), vec![b'x'; 300_000], None).await.is_err() {
-            break;
-        }
-        // etcd measures itself when it commits, ten times a second.
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    server.fill().await;
     let nearly_over =
         lease.map(|it| Lease { expires: Some(Instant::now() + Duration::from_secs(60)), ..it });
     let (claim, mut held) = (claim(), Vec::new());

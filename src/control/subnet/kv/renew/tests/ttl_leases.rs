@@ -1,6 +1,7 @@
 //! No etcd lease is left behind, however our entry is deleted, overwritten or fought for.
 
 use super::*;
+use crate::control::subnet::kv::renew::renewer::RELEASE_TIMEOUT;
 
 /// How many etcd leases there are.
 async fn num_ttl_leases(server: &EtcdServer) -> usize {
@@ -68,6 +69,7 @@ async fn renewals_restarts_and_lost_leases_leave_no_etcd_lease_behind() {
     let config = parse(r#"{"Network":"10.1.0.0/16"}"#, None).unwrap();
     let other_config = parse(r#"{"Network":"10.2.0.0/16"}"#, None).unwrap();
     let mut client = server.client().await;
+    let mut num_late = 0;
     for turn in 0..12 {
         // A process of its own, each time.
         let registry = real(&server).await;
@@ -90,7 +92,8 @@ async fn renewals_restarts_and_lost_leases_leave_no_etcd_lease_behind() {
             }
             std::future::pending::<()>().await;
         };
-        let limit = Duration::from_millis(if turn % 3 == 2 { 50 } else { 30_000 });
+        let limit = Duration::from_millis(if turn % 3 == 2 { 50 } else { 120_000 });
+        let start = Instant::now();
         let keep = keep_lease(&registry, &lease, EXIT, &claim, |_| {});
         let lost = tokio::time::timeout(limit, async {
             tokio::select! {
@@ -99,9 +102,11 @@ async fn renewals_restarts_and_lost_leases_leave_no_etcd_lease_behind() {
             }
         });
         assert_eq!(lost.await.is_ok(), turn % 3 != 2, "turn {turn}");
+        // Tidying up has its limit, which a slow machine may reach.
+        num_late += usize::from(turn % 3 != 2 && start.elapsed() >= RELEASE_TIMEOUT);
     }
     let num = num_ttl_leases(&server).await;
-    assert!(num <= 2, "{num} etcd leases");
+    assert!(num <= 2 + num_late, "{num} etcd leases");
 }
 
 /// Of another writer's entry, the etcd lease is none of ours to revoke.
@@ -133,9 +138,9 @@ async fn registry_knows(registry: &EtcdRegistry, revision: i64) -> bool {
 }
 
 async fn eventually<F: Future<Output = bool>>(condition: impl Fn() -> F) {
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(120);
     while !condition().await {
-        assert!(Instant::now() < deadline, "not within 30 s");
+        assert!(Instant::now() < deadline, "not within two minutes");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

@@ -11,18 +11,18 @@ async fn user_is_shown_to_etcd_and_refused_without_the_password() {
     let server = EtcdServer::start().await;
     let mut config = with_user(&server).await;
 
-    let early = EtcdRegistry::with_timings(&config, FAST).await.unwrap();
+    let early = EtcdRegistry::patient(&config).await;
     assert_eq!(early.config().await, Ok(None), "etcd without authentication takes everybody");
 
     server.client().await.auth_enable().await.unwrap();
-    let registry = EtcdRegistry::with_timings(&config, FAST).await.unwrap();
+    let registry = EtcdRegistry::patient(&config).await;
     let lease = create(&registry, "10.1.1.0/24").await;
     let mut watch =
         registry.watch(&Scope::All, Revision(lease.entry.revision.0 - 1)).await.unwrap();
     assert_eq!(watch.next().await.unwrap().changes.len(), 1);
 
     config.password = Some("wr0ng".to_owned());
-    let stranger = EtcdRegistry::with_timings(&config, FAST).await.unwrap();
+    let stranger = EtcdRegistry::patient(&config).await;
     let error = stranger.config().await.unwrap_err().to_string();
     assert!(error.contains(" refuses user \"root\" or its password; "), "{error}");
     assert!(!error.contains("wr0ng"), "{error}");
@@ -40,7 +40,7 @@ async fn role_for_the_subnets_alone_is_enough_to_watch_them() {
     client.role_grant_permission("node", subnets).await.unwrap();
     client.auth_enable().await.unwrap();
     let config = EtcdConfig { username: Some("node".to_owned()), ..config };
-    let registry = EtcdRegistry::with_timings(&config, FAST).await.unwrap();
+    let registry = EtcdRegistry::patient(&config).await;
     let lease = create(&registry, "10.1.1.0/24").await;
     let mut watch = registry.watch(&Scope::All, lease.entry.revision).await.unwrap();
     create(&registry, "10.1.2.0/24").await;
@@ -49,14 +49,14 @@ async fn role_for_the_subnets_alone_is_enough_to_watch_them() {
 
 #[tokio::test]
 async fn token_that_ran_out_is_fetched_anew_whatever_is_asked() {
-    let mut server = EtcdServer::start_with(&["--auth-token-ttl=1"]).await;
+    let mut server = EtcdServer::start_with(&["--auth-token-ttl=3"]).await;
     let config = with_user(&server).await;
     server.client().await.auth_enable().await.unwrap();
-    let registry = EtcdRegistry::with_timings(&config, FAST).await.unwrap();
+    let registry = EtcdRegistry::patient(&config).await;
     let lease = create(&registry, "10.1.1.0/24").await;
     let mut watch = registry.watch(&Scope::All, lease.entry.revision).await.unwrap();
-    // The token lives for a second, and is looked at once a second.
-    let run_out = || tokio::time::sleep(Duration::from_secs(3));
+    // The token lives for three seconds, and is looked at once a second.
+    let run_out = || tokio::time::sleep(Duration::from_secs(5));
 
     run_out().await;
     assert!(matches!(registry.renew(&lease, &attrs()).await, Ok(Write::Done(_))));
@@ -87,12 +87,12 @@ async fn ca_file_alone_is_enough_for_tls() {
     let server = EtcdServer::start_with_tls(&cert, &key, None).await;
 
     let mut config = config(&[&server.url]);
-    let stranger = EtcdRegistry::with_timings(&config, FAST).await.unwrap();
+    let stranger = EtcdRegistry::patient(&config).await;
     let error = stranger.config().await.unwrap_err().to_string();
     assert!(error.contains("certificate"), "{error}");
 
     config.ca_file = Some(files.ca());
-    let registry = EtcdRegistry::with_timings(&config, FAST).await.unwrap();
+    let registry = EtcdRegistry::patient(&config).await;
     assert_eq!(registry.config().await, Ok(None));
 }
 
@@ -104,13 +104,13 @@ async fn certificate_is_shown_to_a_server_that_asks_for_one() {
 
     let mut config = config(&[&server.url]);
     config.ca_file = Some(files.ca());
-    let stranger = EtcdRegistry::with_timings(&config, FAST).await.unwrap();
+    let stranger = EtcdRegistry::patient(&config).await;
     let error = stranger.config().await.unwrap_err().to_string();
     assert!(error.contains(" refuses this host: it wants a client certificate"), "{error}");
 
     let (cert, key) = files.pair("client");
     (config.cert_file, config.key_file) = (Some(cert), Some(key));
-    let registry = EtcdRegistry::with_timings(&config, FAST).await.unwrap();
+    let registry = EtcdRegistry::patient(&config).await;
     let lease = create(&registry, "10.1.1.0/24").await;
     let before = Revision(lease.entry.revision.0 - 1);
     let mut watch = registry.watch(&Scope::All, before).await.unwrap();
@@ -129,7 +129,7 @@ async fn certificates_replaced_in_place_are_used_from_the_next_call_on() {
     let mut config = config(&[&server.url]);
     config.ca_file = Some(ca.clone());
     (config.cert_file, config.key_file) = (Some(ours.clone()), Some(our_key.clone()));
-    let registry = EtcdRegistry::with_timings(&config, FAST).await.unwrap();
+    let registry = EtcdRegistry::patient(&config).await;
     let lease = create(&registry, "10.1.1.0/24").await;
 
     // Files that are being written, or do not fit together, are not used yet.
@@ -168,7 +168,7 @@ async fn certificates_replaced_in_place_are_used_from_the_next_call_on() {
 
 /// What the registry says of the config, once it answers.
 async fn answer(registry: &EtcdRegistry) -> Option<String> {
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(120);
     loop {
         match registry.config().await {
             Ok(config) => return config,

@@ -108,7 +108,7 @@ async fn put_values(
 /// Waits until the feed has reported the lease of `key`.
 async fn learns(feed: &mut ListWatch<'_, EtcdRegistry>, key: &str) {
     loop {
-        let update = tokio::time::timeout(Duration::from_secs(60), feed.next()).await;
+        let update = tokio::time::timeout(Duration::from_secs(120), feed.next()).await;
         let entries: Vec<Read> = match update.expect("news in time") {
             Update::Changes(changes) => changes
                 .into_iter()
