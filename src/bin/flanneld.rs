@@ -15,6 +15,7 @@ use twill::control::cli::tools::Exit;
 use twill::control::config::daemon::Config;
 use twill::control::util::build_info;
 use twill::control::util::log;
+use twill::control::util::name_service;
 
 fn main() -> ExitCode {
     match try_main() {
@@ -38,6 +39,7 @@ fn try_main() -> anyhow::Result<ExitCode> {
         install_conf::install(args)?;
         return Ok(ExitCode::SUCCESS);
     }
+    name_service::use_built_in_sources().context("choose where to look names up")?;
     match cli::parse(args, std::env::vars_os())? {
         Invocation::Version => print(&(build_info::version_line() + "\n"))?,
         Invocation::Help(text) => print(&text)?,

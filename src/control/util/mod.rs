@@ -20,3 +20,5 @@ pub(crate) mod test_log;
 pub(crate) mod test_port;
 pub(crate) mod time_text;
 pub(crate) mod url_user;
+
+pub use crate::dataplane::io::sys::name_service;

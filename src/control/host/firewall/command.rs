@@ -119,6 +119,10 @@ mod tests {
         assert_eq!(error.line(), "sh: first");
         let error = run("false", &[], "").await.unwrap_err();
         assert_eq!(error.line(), "false: exit status: 1");
+    }
+
+    #[tokio::test]
+    async fn program_that_cannot_start_is_one_line() {
         let error = run("no-such-tool", &[], "").await.unwrap_err();
         assert!(error.is_missing());
         assert_eq!(error.line(), "run no-such-tool: it is not in PATH");

@@ -5,6 +5,7 @@ pub(super) mod errqueue;
 pub(crate) mod ethtool;
 pub(crate) mod link_addr;
 pub(crate) mod mmap;
+pub mod name_service;
 pub(crate) mod packet_socket;
 pub(super) mod recvmmsg;
 pub(crate) mod sockopt;

@@ -250,6 +250,12 @@ async fn program_that_fails_is_named_with_what_it_says() {
         assert!(error.starts_with("no credentials for the Kubernetes API server: "), "{error}");
         assert!(error.contains(line), "{error}");
     }
+}
+
+#[tokio::test]
+async fn program_that_is_missing_is_named_with_its_hint() {
+    let server = Server::start(false, Some("x")).await;
+    let ca = format!("certificate-authority-data: {}", server.ca_data());
     let absent = "exec: {apiVersion: client.authentication.k8s.io/v1beta1, command: no-such-program, \
                   installHint: get it}";
     let error = ask(&server.kubeconfig(&ca, absent)).await.unwrap_err();
