@@ -101,6 +101,7 @@ fn each_everyday_fault_of_the_host_is_led_to_its_cause() {
     netns.ip("addr add 172.17.0.1/16 dev docker0").unwrap();
     finds(here, "bridge", "docker0 has 172.17.0.1/16, outside of this node's subnet");
     netns.ip("addr del 172.17.0.1/16 dev docker0").unwrap();
+    finds(here, "bridge", "docker0 has no IPv4 address");
     netns.ip(&format!("addr add {bridge}/24 dev docker0")).unwrap();
 
     let pod = here.pods()[0].addr;
@@ -116,6 +117,14 @@ fn each_everyday_fault_of_the_host_is_led_to_its_cause() {
     here.pods()[0].netns.ip("link set eth0 mtu 1500").unwrap();
     finds(here, "containers", &format!("container {pod} at p1 has MTU 1500"));
     here.pods()[0].netns.ip("link set eth0 mtu 1472").unwrap();
+
+    here.pods()[0].netns.ip("route del default").unwrap();
+    finds(here, "containers", &format!("container {pod} at p1 has no route to other nodes"));
+    here.pods()[0].netns.ip(&format!("route add default via {bridge}")).unwrap();
+
+    netns.ip(&format!("route add blackhole {addr}/32")).unwrap();
+    finds(here, "peers", &format!("a blackhole route drops what is for {addr}"));
+    netns.ip(&format!("route del blackhole {addr}/32")).unwrap();
 
     netns.ip("route add default dev eth0 table 100").unwrap();
     netns.ip(&format!("rule add from {pod} lookup 100 pref 500")).unwrap();

@@ -87,9 +87,14 @@ pub(in crate::control::cli) fn running() -> Vec<Daemon> {
 
 fn is_daemon(process: &Process) -> bool {
     // The name may be that of a thread group whose arguments cannot be read any more.
-    let is_flanneld = fs::read(format!("/proc/{}/comm", process.pid));
-    is_flanneld.is_ok_and(|name| name == b"flanneld\n")
+    let name = fs::read_to_string(format!("/proc/{}/comm", process.pid));
+    name.is_ok_and(|name| is_name(name.trim_end()))
         && process.cmdline().is_ok_and(|words| !ends_by_itself(words.get(1..).unwrap_or_default()))
+}
+
+/// Flannel's releases call it `flanneld-amd64`, and so on.
+fn is_name(name: &str) -> bool {
+    name.strip_prefix("flanneld").is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
 }
 
 /// Whether `flanneld` with these words is no daemon: a tool, or a flag that prints something.
@@ -140,6 +145,12 @@ mod tests {
 
     fn daemon(pid: i32, is_here: bool, sockets: &[&str]) -> Daemon {
         Daemon { pid, is_here, sockets: sockets.iter().map(PathBuf::from).collect() }
+    }
+
+    #[test]
+    fn program_may_have_its_architecture_in_its_name() {
+        assert!(["flanneld", "flanneld-amd64"].into_iter().all(is_name));
+        assert!(!["flannel", "flanneldx", "flannel-lab", ""].into_iter().any(is_name));
     }
 
     #[test]

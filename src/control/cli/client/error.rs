@@ -63,7 +63,7 @@ impl ToolError {
     }
 
     pub(super) fn no_answer(error: HttpError) -> Self {
-        Self::NoAnswer(error.to_string())
+        Self::NoAnswer(format!("{error}; flanneld doctor says more"))
     }
 }
 
@@ -81,7 +81,9 @@ pub(super) async fn check(socket: &Path) -> Result<(), ToolError> {
         Ok(Ok(_)) => return Ok(()),
         Ok(Err(error)) => error,
         Err(_) => {
-            let reason = format!("flanneld at {shown} does not accept connections: it hangs");
+            let reason = format!(
+                "flanneld at {shown} does not accept connections: it hangs; flanneld doctor says more"
+            );
             return Err(ToolError::NoAnswer(reason));
         }
     };

@@ -141,7 +141,11 @@ fn rows(status: &Status) -> Vec<(&'static str, String)> {
     for bridge in &status.bridges {
         let addresses: Vec<String> = bridge.addresses.iter().map(ToString::to_string).collect();
         let fits = if bridge.problem.is_none() { "fits" } else { "does not fit" };
-        let text = format!("{}, {}, MTU {}: {fits}", bridge.name, addresses.join(", "), bridge.mtu);
+        let addresses = match addresses.as_slice() {
+            [] => "no address".to_owned(),
+            some => some.join(", "),
+        };
+        let text = format!("{}, {addresses}, MTU {}: {fits}", bridge.name, bridge.mtu);
         rows.push(("bridge", text));
     }
     rows

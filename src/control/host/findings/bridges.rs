@@ -31,6 +31,7 @@ pub fn bridges(links: &[LinkDetails], overlay: &OverlayFacts) -> Vec<BridgeFacts
         let problem = elsewhere(it, overlay, ours);
         let own = || own_problem(it, links, overlay);
         let problem = problem.or_else(|| if is_on_it { own() } else { None });
+        let problem = problem.or_else(|| without_address(it, overlay, ours));
         let problem = problem.filter(|it| it.harm != Harm::NoneYet).map(|it| it.text);
         let (name, mtu) = (it.link.name.clone(), it.link.mtu);
         BridgeFacts { name, mtu, addrs: it.addrs.clone(), problem }
@@ -63,6 +64,9 @@ pub fn bridge_problem(
     let ours = of_containers(links, overlay).find(|it| is_ours(it, overlay));
     let elsewhere = of_containers(links, overlay).find_map(|it| elsewhere(it, overlay, ours));
     let problem = elsewhere.or_else(|| ours.and_then(|it| own_problem(it, links, overlay)));
+    let without =
+        || of_containers(links, overlay).find_map(|it| without_address(it, overlay, ours));
+    let problem = problem.or_else(without);
     (ours.map(|it| it.link.name.clone()), problem)
 }
 
@@ -91,6 +95,24 @@ fn elsewhere(
     );
     let harm = if it.link.has_carrier { Harm::Loss } else { Harm::NoneYet };
     Some(Problem { text, advice, harm })
+}
+
+/// A bridge that is no router for its containers, while no other one is.
+fn without_address(
+    it: &LinkDetails,
+    overlay: &OverlayFacts,
+    ours: Option<&LinkDetails>,
+) -> Option<Problem> {
+    // Without a port, it is not in use yet.
+    if ours.is_some() || !it.addrs.is_empty() || !it.link.has_carrier {
+        return None;
+    }
+    let (name, subnet) = (&it.link.name, overlay.subnet);
+    let addr = Ipv4Addr::from_bits(subnet.network().to_bits() | 1);
+    let text = format!("{name} has no IPv4 address: its containers reach no other host");
+    let advice =
+        format!("ip addr add {addr}/{} dev {name}, or restart what makes {name}", subnet.prefix());
+    Some(Problem { text, advice, harm: Harm::Loss })
 }
 
 /// What is wrong with the bridge on our subnet.
@@ -140,11 +162,9 @@ mod tests {
         LinkDetails {
             link: Link { index: 5, name, mtu, is_up: true, has_carrier: true },
             kind: Some("bridge".to_owned()),
-            master: None,
-            vxlan: None,
             addrs: vec![LinkAddr { addr: addr.ip(), prefix_len: addr.prefix() }],
             queue_len: 1000,
-            far_end: None,
+            ..LinkDetails::default()
         }
     }
 
@@ -193,6 +213,18 @@ mod tests {
         ours.link.is_up = false;
         let text = found(&[ours]).1.unwrap();
         assert_eq!(text, "docker0 is down: its containers reach nobody");
+    }
+
+    #[test]
+    fn bridge_without_an_address_is_a_problem_unless_another_one_is_ours() {
+        let mut docker = bridge("docker0", "10.5.7.1/24", 1472);
+        docker.addrs.clear();
+        let text = found(std::slice::from_ref(&docker)).1.unwrap();
+        assert_eq!(text, "docker0 has no IPv4 address: its containers reach no other host");
+        let ours = bridge("cni0", "10.5.7.1/24", 1472);
+        assert_eq!(found(&[docker.clone(), ours]).1, None);
+        docker.link.has_carrier = false;
+        assert_eq!(found(&[docker]), (None, None));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use super::{Harm, OverlayFacts, Problem};
-use crate::control::host::firewall::trace::{Packet, Rules, Verdict, Way};
+use crate::control::host::firewall::trace::{Packet, Rules, Verdict, Way, accepting};
 
 /// Protocols of the packets that are followed through the rules.
 const PROTOCOLS: [(u8, &str); 3] = [(1, "ICMP"), (6, "TCP"), (17, "UDP")];
@@ -49,12 +49,18 @@ pub fn dropped_forward(
         let back =
             Packet { src: peer, dst: container, in_link: device, out_link: bridge, ..out.clone() };
         for (packet, direction) in [(out, "from"), (back, "to")] {
-            if let Verdict::Dropped { by, shown_by, .. } = rules.verdict(&packet) {
+            if let Verdict::Dropped { by, shown_by, insert } = rules.verdict(&packet) {
                 let text = format!("{by} drops {word} {direction} the containers of this host");
-                let advice = format!(
-                    "{shown_by}; remove it, or put a rule that accepts {} before it",
-                    overlay.network
+                let (src, dst) = match direction {
+                    "from" => (overlay.subnet, overlay.network),
+                    _ => (overlay.network, overlay.subnet),
+                };
+                let pass = accepting(
+                    &insert,
+                    &format!("-s {src} -d {dst}"),
+                    &format!("ip saddr {src} ip daddr {dst}"),
                 );
+                let advice = format!("{shown_by}; remove it, or {pass}");
                 return Some(Problem { text, advice, harm: Harm::Loss });
             }
         }

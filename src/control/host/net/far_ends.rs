@@ -1,5 +1,5 @@
 //! The other ends of veths, in the network namespaces of containers. The kernel lists links and
-//! addresses of a namespace that has a link with one of ours: nobody has to enter it.
+//! addresses of a namespace that has a link with one of ours: only for its routes it must be entered.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -10,10 +10,11 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 
+use super::container_routes::container_routes;
 use super::neighbours::Mac;
 use super::netlink::{link_of, local_addr};
 use super::scan::{list, open};
-use super::{Link, LinkAddr, LinkDetails};
+use super::{ContainerRoutes, Link, LinkAddr, LinkDetails};
 
 /// The interface of a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +27,8 @@ pub struct FarEnd {
     pub mac: Option<Mac>,
     /// Its IPv4 addresses.
     pub addrs: Vec<LinkAddr>,
+    /// The routes of its namespace, if that could be entered.
+    pub routes: Option<ContainerRoutes>,
 }
 
 impl FarEnd {
@@ -47,9 +50,11 @@ pub fn far_ends(links: &[LinkDetails]) -> Vec<FarEnd> {
     {
         let known =
             namespaces.entry(namespace).or_insert_with(|| read(namespace).unwrap_or_default());
-        found.extend(known.get(&far).map(|end| FarEnd { near, ..end.clone() }));
+        found.extend(known.get(&far).map(|end| (namespace, FarEnd { near, ..end.clone() })));
     }
-    found
+    let routes = container_routes(&namespaces.into_keys().collect());
+    let with_routes = |(id, end): (i32, FarEnd)| FarEnd { routes: routes.get(&id).cloned(), ..end };
+    found.into_iter().map(with_routes).collect()
 }
 
 fn read(namespace: i32) -> io::Result<Namespace> {
@@ -65,7 +70,7 @@ fn read(namespace: i32) -> io::Result<Namespace> {
             if let LinkAttribute::Address(bytes) = attribute { Mac::of(bytes) } else { None }
         });
         let (link, addrs) = (link_of(message), Vec::new());
-        found.insert(link.index, FarEnd { near: 0, link, mac, addrs });
+        found.insert(link.index, FarEnd { near: 0, link, mac, addrs, routes: None });
     })?;
     let mut request = AddressMessage::default();
     request.header.family = AddressFamily::Inet;

@@ -7,6 +7,7 @@
 
 mod census;
 mod changes;
+mod container_routes;
 mod far_ends;
 mod forwarded;
 mod marked_routes;
@@ -19,6 +20,7 @@ mod one_route;
 mod overlay;
 mod route_message;
 mod scan;
+mod traffic_control;
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -27,6 +29,7 @@ use ipnetwork::Ipv4Network;
 
 pub use self::census::{LinkDetails, RouteDetails, all_links, routes_about};
 pub use self::changes::{HostChange, HostChanges, watch};
+pub use self::container_routes::ContainerRoutes;
 pub use self::far_ends::{FarEnd, far_ends};
 pub use self::forwarded::{Forwarded, PolicyRule};
 pub use self::marked_routes::ROUTE_PROTOCOL;
@@ -37,9 +40,10 @@ pub(crate) use self::netlink::{failed, link_of};
 pub use self::overlay::{Drift, OverlayLink, Reconciled, configure, reconcile};
 pub use self::route_message::RouteFields;
 pub use self::scan::{RoutesInside, default_routes, routes_inside};
+pub use self::traffic_control::{TrafficControl, TrafficHook};
 
 /// A link of this host.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Link {
     /// The kernel's number for it.
     pub index: u32,

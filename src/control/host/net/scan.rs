@@ -79,18 +79,39 @@ pub(super) fn open() -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// The answer to a request that is not for a list.
+pub(super) fn ask(
+    socket: &Socket,
+    request: RouteNetlinkMessage,
+) -> io::Result<Option<RouteNetlinkMessage>> {
+    send(socket, request, NLM_F_REQUEST)?;
+    let mut buffer = Vec::with_capacity(BUFFER_LEN);
+    socket.recv(&mut buffer, 0)?;
+    let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&buffer);
+    let payload = message.map_err(io::Error::other)?.payload;
+    if let NetlinkPayload::Error(error) = &payload {
+        return Err(error.to_io());
+    }
+    Ok(if let NetlinkPayload::InnerMessage(message) = payload { Some(message) } else { None })
+}
+
+fn send(socket: &Socket, request: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
+    let mut request = NetlinkMessage::from(request);
+    request.header.flags = flags;
+    request.finalize();
+    let mut bytes = vec![0; request.buffer_len()];
+    request.serialize(&mut bytes);
+    socket.send(&bytes, 0)?;
+    Ok(())
+}
+
 /// Calls `each` for every message of the list that `request` asks for.
 pub(super) fn list(
     socket: &Socket,
     request: RouteNetlinkMessage,
     mut each: impl FnMut(&RouteNetlinkMessage),
 ) -> io::Result<()> {
-    let mut request = NetlinkMessage::from(request);
-    request.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-    request.finalize();
-    let mut bytes = vec![0; request.buffer_len()];
-    request.serialize(&mut bytes);
-    socket.send(&bytes, 0)?;
+    send(socket, request, NLM_F_REQUEST | NLM_F_DUMP)?;
     let mut buffer = Vec::with_capacity(BUFFER_LEN);
     loop {
         buffer.clear();

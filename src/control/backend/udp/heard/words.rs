@@ -154,7 +154,12 @@ fn error_in_words(kind: PeerErrorKind, from: &str, port: u16) -> String {
         PeerErrorKind::ProtocolUnreachable => {
             format!("cannot be reached: ICMP protocol unreachable{from}")
         }
-        PeerErrorKind::SendRefused(libc::EPERM | libc::EACCES) => format!(
+        PeerErrorKind::SendRefused(libc::EACCES) => {
+            "cannot be reached: a prohibit route or rule of this host refuses datagrams to it: ip \
+             route get shows which"
+                .to_owned()
+        }
+        PeerErrorKind::SendRefused(libc::EPERM) => format!(
             "cannot be reached: this host's own firewall refuses datagrams to it: look for a rule \
              about UDP {port} in OUTPUT"
         ),

@@ -11,7 +11,7 @@ use crate::control::config::daemon::Config;
 use crate::control::host::findings::OverlayFacts;
 use crate::control::host::firewall::trace::Rules;
 use crate::control::host::net::{
-    FarEnd, Forwarded, LinkDetails, Neighbour, PolicyRule, RouteDetails,
+    FarEnd, Forwarded, LinkDetails, Neighbour, PolicyRule, RouteDetails, TrafficControl,
 };
 
 /// What is known of this host, of the registry and of the peers.
@@ -35,7 +35,13 @@ pub(in crate::control::cli) struct Facts {
     pub(super) pod_ways: Vec<PodWay>,
     /// The interfaces of the containers of this host.
     pub(super) far_ends: Vec<FarEnd>,
+    /// Those of its containers that do not answer this host.
+    pub(super) silent_containers: Vec<Ipv4Addr>,
     pub(super) neighbours: Vec<Neighbour>,
+    /// Queues and filters at the links of the overlay.
+    pub(super) traffic_control: Vec<TrafficControl>,
+    /// The numbers of the fast path's BPF programs.
+    pub(super) own_programs: Vec<u32>,
     pub(super) udp_ports: Vec<UdpPort>,
     pub(super) rules: Rules,
     /// Services that are active: `firewalld`.
@@ -67,11 +73,24 @@ pub(super) struct User {
 }
 
 /// A running flanneld in this network namespace.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Daemon {
     pub(super) pid: u32,
+    /// Whether a signal has stopped it, or a debugger.
+    pub(super) is_stopped: bool,
+    /// Its share of CPU time, if its control group limits that and has made it wait.
+    pub(super) cpu_limit: Option<CpuLimit>,
     /// Most files that it may have open.
     pub(super) open_files: Option<u64>,
+}
+
+/// A limit of CPU time that counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct CpuLimit {
+    /// Percent of one CPU.
+    pub(super) percent: u64,
+    /// Percent of the periods in which it had to wait.
+    pub(super) waited: u64,
 }
 
 /// What the daemon says.

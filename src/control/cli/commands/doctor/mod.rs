@@ -76,12 +76,16 @@ struct Heard {
     said: Vec<Said>,
     /// The longest packets that pass to peers with narrow paths, by public IP.
     path_mtus: BTreeMap<Ipv4Addr, u16>,
+    /// The numbers of the fast path's BPF programs.
+    programs: Vec<u32>,
 }
 
 impl Heard {
     fn of(status: &Status) -> Self {
         let path_mtus = status.peers.iter().filter_map(|it| Some((it.public_ip, it.path_mtu?)));
-        Self { said: said(status), path_mtus: path_mtus.collect() }
+        let fast_path = status.data_path.iter().flat_map(|path| &path.fast_path);
+        let programs = fast_path.flat_map(|it| &it.hooks).map(|hook| hook.program_id).collect();
+        Self { said: said(status), path_mtus: path_mtus.collect(), programs }
     }
 }
 

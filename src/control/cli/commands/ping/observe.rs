@@ -8,7 +8,7 @@ use std::time::Duration;
 use ipnetwork::Ipv4Network;
 use serde::{Serialize, Serializer};
 
-use crate::control::cli::commands::survey::{FixedMac, Own, Wire};
+use crate::control::cli::commands::survey::{FixedMac, Own, WayProblem, Wire};
 use crate::control::host::probe::{
     Answer, ECHO_HEADERS_LEN, Echo, IcmpError, Port, ProbeError, Question, ask_port, longest,
     vxlan_packet,
@@ -23,7 +23,7 @@ pub(in crate::control::cli) struct Peer {
     /// A container of it that is to be asked, too.
     pub(in crate::control::cli) pod: Option<Ipv4Addr>,
     /// Why packets to it leave by another way.
-    pub(in crate::control::cli) way_problem: Option<String>,
+    pub(in crate::control::cli) way_problem: Option<WayProblem>,
     /// The neighbour entry that somebody has set for good, if its packets go to that.
     pub(in crate::control::cli) fixed_mac: Option<FixedMac>,
     /// The longest packet that passes to it, as the running daemon has found.

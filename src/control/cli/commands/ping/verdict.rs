@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use super::observe::{Observed, Peer, Series};
-use crate::control::cli::commands::survey::{FixedMac, Own, Wire};
+use crate::control::cli::commands::survey::{FixedMac, Own, WayProblem, Wire};
 use crate::control::host::probe::{Answer, IcmpError, Port, SendFault};
 
 /// One sentence, and what to do.
@@ -42,13 +42,8 @@ pub(in crate::control::cli) fn verdict(own: &Own, peer: &Peer, seen: &Observed) 
             if let Some(other) = &lease.other_backend {
                 return other_backend(own, peer.public_ip, other);
             }
-            if let Some(problem) = &peer.way_problem {
-                let advice = "ip route get shows the way; remove that route, or take a Network \
-                              that no other route is in";
-                return Verdict {
-                    is_local: true,
-                    ..Verdict::bad(problem.clone(), advice.to_owned())
-                };
+            if let Some(WayProblem { text, advice }) = peer.way_problem.clone() {
+                return Verdict { is_local: true, ..Verdict::bad(text, advice) };
             }
             if seen.tcp == Some(true) {
                 return without_icmp(own, peer);
@@ -216,12 +211,7 @@ fn of_underlay(own: &Own, peer: &Peer, seen: &Observed) -> Verdict {
         Some(Port::Refused { by: Some(by), error: IcmpError::Unreachable(1) })
             if *by == own.addr =>
         {
-            let text = format!("{addr} does not answer ARP on this host's own link");
-            let advice = format!(
-                "its host or cable is down, or it has another address: ip neigh show {addr}; at {addr}: \
-                 ip -4 addr; sysctl net.ipv4.conf.all.arp_ignore"
-            );
-            Verdict::bad(text, advice)
+            without_arp(addr)
         }
         Some(Port::Refused { by, error }) => {
             let by = by.unwrap_or(addr);
@@ -256,6 +246,16 @@ fn of_underlay(own: &Own, peer: &Peer, seen: &Observed) -> Verdict {
     }
 }
 
+/// The host itself says that the peer, which is on its own link, cannot be reached.
+fn without_arp(addr: Ipv4Addr) -> Verdict {
+    let text = format!("{addr} does not answer ARP on this host's own link");
+    let advice = format!(
+        "its host or cable is down, or it has another address, or a rule drops ARP: ip neigh show {addr}; at \
+         {addr}: ip -4 addr; sysctl net.ipv4.conf.all.arp_ignore; nft list ruleset arp"
+    );
+    Verdict::bad(text, advice)
+}
+
 fn not_sent(fault: &SendFault, asked: &str, addr: Ipv4Addr) -> Verdict {
     let found = match fault {
         SendFault::Forbidden => Verdict::bad(
@@ -273,6 +273,9 @@ fn not_sent(fault: &SendFault, asked: &str, addr: Ipv4Addr) -> Verdict {
 
 fn silent(addr: Ipv4Addr, underlay: &Series, own: &Own) -> Verdict {
     match &underlay.failure {
+        Some(Answer::Refused { by, error: IcmpError::Unreachable(1) }) if *by == own.addr => {
+            without_arp(addr)
+        }
         Some(Answer::Refused { by, error }) => Verdict::bad(
             format!("{addr} cannot be reached: {} says {}", by, error.words()),
             "its host is down, or the lease is an old one of a host that is gone".to_owned(),
@@ -280,9 +283,11 @@ fn silent(addr: Ipv4Addr, underlay: &Series, own: &Own) -> Verdict {
         Some(Answer::NotSent(fault)) => not_sent(fault, "ICMP echo", addr),
         Some(Answer::Silence | Answer::Reply { .. }) | None => Verdict::bad(
             format!("{addr} answers nothing at all, neither ICMP echo nor {}", asked(own)),
-            "its host is down, or a firewall drops all, or the lease is an old one of a host that is \
-             gone"
-                .to_owned(),
+            format!(
+                "its host is down, or a firewall drops all, or it has no route back to {}, or the lease is \
+                 an old one of a host that is gone",
+                own.addr
+            ),
         ),
     }
 }

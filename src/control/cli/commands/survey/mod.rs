@@ -11,4 +11,4 @@ pub(in crate::control::cli) use self::daemon::{own_daemons, status};
 pub(in crate::control::cli) use self::own::{Device, Own, Wire};
 pub(in crate::control::cli) use self::registry::{LeaseFact, OtherNetwork, RegistryFacts};
 pub(in crate::control::cli) use self::settings::{Settings, Source};
-pub(in crate::control::cli) use self::ways::{FixedMac, fixed_mac, way_problem};
+pub(in crate::control::cli) use self::ways::{FixedMac, WayProblem, fixed_mac, way_problem};

@@ -2,18 +2,31 @@
 
 use std::net::Ipv4Addr;
 
-use super::{Own, Wire};
-use crate::control::host::net::{LinkDetails, Neighbour, NeighbourKind, Netlink, RouteFields};
+use ipnetwork::Ipv4Network;
 
-/// Why packets to `addr`, which the node at `public_ip` has, take another way; `None` if they do not.
+use super::{Own, Wire};
+use crate::control::host::net::{
+    Forwarded, LinkAddr, LinkDetails, Neighbour, NeighbourKind, Netlink, RouteFields,
+};
+use crate::routes::Prefix;
+
+/// Why packets do not go where they should.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::control::cli) struct WayProblem {
+    pub(in crate::control::cli) text: String,
+    pub(in crate::control::cli) advice: String,
+}
+
+/// Why packets to `addr`, which the node at `public_ip` has, take another way, or the outer ones to
+/// `public_ip` do; `None` if neither does.
 pub(in crate::control::cli) async fn way_problem(
     net: &Netlink,
     own: &Own,
     links: &[LinkDetails],
     (addr, public_ip): (Ipv4Addr, Ipv4Addr),
-) -> Option<String> {
+) -> Option<WayProblem> {
     let device = own.device.as_ref()?;
-    match net.matched_route(addr).await {
+    let text = match net.matched_route(addr).await {
         Ok(Some(route)) => {
             let name = links.iter().find(|it| Some(it.link.index) == route.link);
             let name = name.map_or("", |it| it.link.name.as_str());
@@ -21,7 +34,73 @@ pub(in crate::control::cli) async fn way_problem(
         }
         Ok(None) => Some(format!("no route leads to {addr}: {} should be routed", own.network)),
         Err(_) => None,
+    };
+    const ADVICE: &str = "ip route get shows the way; remove that route, or take a Network that no other route is in";
+    let inner = text.map(|text| WayProblem { text, advice: ADVICE.to_owned() });
+    match (inner, net.sent(own.addr, public_ip).await) {
+        (Some(inner), _) => Some(inner),
+        (None, Ok(way)) => outer_problem(own.addr, public_ip, way, links),
+        (None, Err(_)) => None,
     }
+}
+
+/// What is wrong with the way of packets from `own`, the address of the external interface, to a node.
+fn outer_problem(
+    own: Ipv4Addr,
+    public_ip: Ipv4Addr,
+    way: Forwarded,
+    links: &[LinkDetails],
+) -> Option<WayProblem> {
+    let iface = links.iter().find(|it| it.has(own))?;
+    let shown = format!("ip route get {public_ip} from {own}");
+    let route = match way {
+        Forwarded::By(route) => route,
+        Forwarded::Here => {
+            let owner = links.iter().find(|it| it.has(public_ip));
+            let owner = owner.map_or("a local route", |it| it.link.name.as_str());
+            let text = format!(
+                "{owner} of this host has {public_ip}, the public IP of that node: packets to it end here"
+            );
+            let advice = format!("{shown}; ip addr del {public_ip} dev {owner}");
+            return Some(WayProblem { text, advice });
+        }
+        Forwarded::Refused(number) => {
+            let text = match number {
+                libc::EINVAL => format!("a blackhole route drops what is for {public_ip}"),
+                libc::EACCES => format!("a prohibit route or rule drops what is for {public_ip}"),
+                libc::EHOSTUNREACH => format!("an unreachable route drops what is for {public_ip}"),
+                _ => format!("this host has no route to {public_ip}"),
+            };
+            let advice = format!("{shown}; ip rule; ip route show table all");
+            return Some(WayProblem { text, advice });
+        }
+    };
+    let link = links.iter().find(|it| Some(it.link.index) == route.link)?;
+    let (dst, by) = (route.dst, &link.link.name);
+    let table = match route.is_in_main_table() {
+        true => String::new(),
+        false => format!(" of table {}", route.table),
+    };
+    // A host may announce an address of `lo` by whatever links it has.
+    let is_elsewhere = link.link.index != iface.link.index && iface.is_a_wire();
+    let is_on_link = |it: &LinkAddr| {
+        Ipv4Network::containing(it.addr, it.prefix_len).is_ok_and(|net| net.contains(public_ip))
+    };
+    let iface_name = &iface.link.name;
+    if is_elsewhere {
+        let text = format!(
+            "route {dst} by {by}{table} takes what this host sends to {public_ip}, and flanneld's \
+             interface is {iface_name}"
+        );
+        let advice = format!("{shown}; remove that route, or flanneld --iface={by} on every node");
+        return Some(WayProblem { text, advice });
+    }
+    let via = route.gateway.filter(|_| iface.addrs.iter().any(is_on_link))?;
+    let text = format!(
+        "route {dst}{table} sends what is for {public_ip} to {via}, and {public_ip} is on the link of \
+         {iface_name} itself"
+    );
+    Some(WayProblem { text, advice: format!("{shown}; ip route del {dst} via {via}") })
 }
 
 /// A neighbour entry that somebody has set for good.
@@ -84,6 +163,7 @@ fn problem(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::host::net::Link;
 
     fn found(wire: Wire, dst: &str, link: &str, gateway: Option<&str>) -> Option<String> {
         let gateway = gateway.map(|text| text.parse().unwrap());
@@ -97,6 +177,40 @@ mod tests {
         };
         let ends = ("10.5.9.0".parse().unwrap(), "192.0.2.9".parse().unwrap());
         problem(wire, "flannel0", ends, &route, link)
+    }
+
+    fn outer(way: Forwarded) -> Option<String> {
+        let link = |index, name: &str, addr: [u8; 4]| LinkDetails {
+            link: Link { index, name: name.to_owned(), ..Link::default() },
+            addrs: vec![LinkAddr { addr: addr.into(), prefix_len: 24 }],
+            ..LinkDetails::default()
+        };
+        let links = [link(2, "eth0", [192, 0, 2, 1]), link(5, "tun9", [198, 51, 100, 1])];
+        let peer = [192, 0, 2, 9].into();
+        outer_problem([192, 0, 2, 1].into(), peer, way, &links).map(|it| it.text)
+    }
+
+    #[test]
+    fn outer_packets_must_leave_by_the_interface_of_flanneld() {
+        let by = |link, gateway: Option<[u8; 4]>| {
+            Forwarded::By(RouteFields {
+                dst: "192.0.2.0/25".parse().unwrap(),
+                table: 254,
+                link: Some(link),
+                gateway: gateway.map(Into::into),
+                has_gateway: gateway.is_some(),
+                metric: 0,
+            })
+        };
+        assert_eq!(outer(by(2, None)), None);
+        let text = "route 192.0.2.0/25 by tun9 takes what this host sends to 192.0.2.9, and flanneld's \
+                    interface is eth0";
+        assert_eq!(outer(by(5, None)).as_deref(), Some(text));
+        let text = outer(by(2, Some([192, 0, 2, 254]))).unwrap();
+        assert!(text.starts_with("route 192.0.2.0/25 sends what is for 192.0.2.9 to 192.0.2.254"));
+        let text = outer(Forwarded::Refused(libc::EINVAL)).unwrap();
+        assert_eq!(text, "a blackhole route drops what is for 192.0.2.9");
+        assert!(outer(Forwarded::Here).unwrap().starts_with("a local route of this host has"));
     }
 
     #[test]

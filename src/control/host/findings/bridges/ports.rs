@@ -40,6 +40,9 @@ fn without_ports(bridge: &LinkDetails, links: &[LinkDetails]) -> Problem {
 
 /// A port that passes nothing.
 fn cut_off(port: &LinkDetails, bridge: &LinkDetails) -> Option<Problem> {
+    let vlan = |it: &LinkDetails| it.pvid.map_or("none".to_owned(), |vlan| vlan.to_string());
+    let is_apart = bridge.filters_vlans && port.pvid != bridge.pvid;
+    let apart = is_apart.then(|| (vlan(port), vlan(bridge)));
     let (name, bridge) = (&port.link.name, &bridge.link.name);
     let (text, advice) = if !port.link.is_up {
         let text = format!("{name}, a port of {bridge}, is down: its container is cut off");
@@ -47,6 +50,24 @@ fn cut_off(port: &LinkDetails, bridge: &LinkDetails) -> Option<Problem> {
     } else if !port.link.has_carrier && port.is_kind("veth") {
         let text = format!("the other end of {name}, a port of {bridge}, is down in its container");
         (text, "in the container: ip link set eth0 up; or restart it".to_owned())
+    } else if let Some(state) = port.port_state {
+        let text =
+            format!("{name}, a port of {bridge}, is in state {state}: its container is cut off");
+        let advice = format!(
+            "bridge -d link show dev {name}; bridge link set dev {name} state 3; if STP did it: ip link \
+             set {bridge} type bridge stp_state 0"
+        );
+        (text, advice)
+    } else if let Some((of_port, of_bridge)) = apart {
+        let text = format!(
+            "{name}, a port of {bridge}, is in VLAN {of_port}, and {bridge} itself in VLAN {of_bridge}: \
+             its container is cut off"
+        );
+        let advice = format!(
+            "bridge vlan show; bridge vlan add dev {name} vid {of_bridge} pvid untagged; or ip link set \
+             {bridge} type bridge vlan_filtering 0"
+        );
+        (text, advice)
     } else {
         return None;
     };
@@ -79,10 +100,8 @@ mod tests {
             link: Link { index, name: name.to_owned(), mtu: 1472, is_up: true, has_carrier: true },
             kind: Some(kind.to_owned()),
             master,
-            vxlan: None,
-            addrs: Vec::new(),
             queue_len: 1000,
-            far_end: None,
+            ..LinkDetails::default()
         }
     }
 
@@ -111,6 +130,20 @@ mod tests {
         links[1].link.is_up = false;
         let (text, _) = found(&links).unwrap();
         assert_eq!(text, "veth1, a port of docker0, is down: its container is cut off");
+    }
+
+    #[test]
+    fn port_that_its_bridge_keeps_apart_cuts_its_container_off() {
+        let mut links = well();
+        links[1].pvid = Some(20);
+        assert_eq!(found(&links), None);
+        (links[0].filters_vlans, links[0].pvid) = (true, Some(1));
+        let (text, _) = found(&links).unwrap();
+        assert!(text.contains("is in VLAN 20, and docker0 itself in VLAN 1"), "{text}");
+        links[1].port_state = Some("blocking");
+        let (text, harm) = found(&links).unwrap();
+        assert_eq!(harm, Harm::Loss);
+        assert!(text.starts_with("veth1, a port of docker0, is in state blocking"), "{text}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use ipnetwork::Ipv4Network;
 
 use super::words::{is_link, words};
-use super::{End, Fit, MAX_DEPTH, Packet, Verdict, Way};
+use super::{Doubts, End, Fit, MAX_DEPTH, Packet, Rewrite, Rewritten, Verdict, Way};
 use crate::control::host::firewall::iptables::saved::SavedTable;
 
 /// The built-in chains that a packet passes, in order, by table.
@@ -35,34 +35,71 @@ const fn chains(way: Way) -> &'static [(&'static str, &'static str)] {
 /// What the rules that `tool` saved as `text` do with `packet`.
 pub(super) fn verdict(tool: &str, text: &str, packet: &Packet) -> Verdict {
     let tables = SavedTable::parse_all(text);
-    let mut is_unsure = false;
+    let mut found = Verdict::Accepted;
     for (name, chain) in chains(packet.way) {
         let Some(table) = tables.iter().find(|table| table.name == *name) else { continue };
-        let mut walk = Walk { table, packet, may_accept: false };
+        let mut walk = Walk { table, packet, doubts: Doubts::default() };
         let end = match walk.chain(chain, 0) {
             End::Returned if table.policy(chain) == Some("DROP") => {
                 End::Dropped(format!("policy DROP of chain {chain}"))
             }
-            end @ (End::Accepted | End::Dropped(_) | End::Returned) => end,
+            end @ (End::Accepted | End::Dropped(_) | End::Rewritten(..) | End::Returned) => end,
         };
-        if let End::Dropped(rule) = end
-            && !walk.may_accept
-        {
-            let by = format!("{rule} (table {name})");
-            let shown_by = format!("{tool} -t {name} -L {chain} -nv --line-numbers");
-            let insert = format!("{tool} -t {name} -I {chain}");
-            return Verdict::Dropped { by, shown_by, insert };
+        let shown_by = format!("{tool} -t {name} -L {chain} -nv --line-numbers");
+        let Doubts { may_accept, mut may_drop } = walk.doubts;
+        if let End::Dropped(rule) = end {
+            if !may_accept {
+                let by = format!("{rule} (table {name})");
+                let insert = format!("{tool} -t {name} -I {chain}");
+                return Verdict::Dropped { by, shown_by, insert };
+            }
+            may_drop.get_or_insert(rule);
         }
-        is_unsure |= walk.may_accept;
+        if let Some(rule) = may_drop.filter(|_| found == Verdict::Accepted) {
+            found = Verdict::Unsure { by: format!("{rule} (table {name})"), shown_by };
+        }
     }
-    if is_unsure { Verdict::Unsure } else { Verdict::Accepted }
+    found
+}
+
+/// The first rule that `tool` saved in `text` and that changes `packet`.
+pub(super) fn rewrite(tool: &str, text: &str, packet: &Packet) -> Option<Rewrite> {
+    let chains: &[&str] = match packet.way {
+        Way::Forward => &["PREROUTING", "POSTROUTING"],
+        Way::Input => &["PREROUTING", "INPUT"],
+        Way::Output => &["OUTPUT", "POSTROUTING"],
+        Way::BridgeInput | Way::BridgeOutput | Way::BridgeForward => &[],
+    };
+    let tables = SavedTable::parse_all(text);
+    let table = tables.iter().find(|table| table.name == "nat")?;
+    chains.iter().find_map(|chain| {
+        let mut walk = Walk { table, packet, doubts: Doubts::default() };
+        let End::Rewritten(rule, what) = walk.chain(chain, 0) else { return None };
+        let shown_by = format!("{tool} -t nat -L {chain} -nv --line-numbers");
+        (!walk.doubts.may_accept).then(|| Rewrite {
+            by: format!("{rule} (table nat)"),
+            shown_by,
+            what,
+        })
+    })
+}
+
+/// What the target of `rule` changes.
+fn rewritten(target: &str, rule: &str) -> Rewritten {
+    let words = words(rule);
+    let source = words.iter().skip_while(|word| *word != "--to-source").nth(1);
+    let source = source.and_then(|text| text.split([':', '-']).next()?.parse().ok());
+    match (target, source) {
+        ("SNAT", Some(source)) => Rewritten::Source(source),
+        ("SNAT" | "MASQUERADE", _) => Rewritten::Masquerade,
+        (_, _) => Rewritten::Destination,
+    }
 }
 
 struct Walk<'a> {
     table: &'a SavedTable,
     packet: &'a Packet,
-    /// Whether a rule that may or may not match accepts.
-    may_accept: bool,
+    doubts: Doubts,
 }
 
 impl Walk<'_> {
@@ -75,6 +112,9 @@ impl Walk<'_> {
             let end = match rule.target.as_deref() {
                 Some("ACCEPT" | "NFQUEUE" | "QUEUE") => End::Accepted,
                 Some("DROP" | "REJECT") => End::Dropped(format!("rule -A {name} {text}")),
+                Some(target @ ("DNAT" | "REDIRECT" | "SNAT" | "MASQUERADE" | "NETMAP")) => {
+                    End::Rewritten(format!("rule -A {name} {text}"), rewritten(target, text))
+                }
                 Some("RETURN") if rule.fit == Fit::Yes => return End::Returned,
                 Some(target) if depth < MAX_DEPTH && self.table.chains.contains_key(target) => {
                     self.chain(target, depth + 1)
@@ -85,8 +125,7 @@ impl Walk<'_> {
                 (End::Returned, Fit::Yes) if rule.is_goto => return End::Returned,
                 (End::Returned, _) => {}
                 (end, Fit::Yes) => return end,
-                (End::Accepted, _) => self.may_accept = true,
-                (End::Dropped(_), _) => {}
+                (end, _) => self.doubts.take(end, text.contains("--mark ")),
             }
         }
         End::Returned
@@ -153,6 +192,11 @@ fn fits(option: &str, value: &str, packet: &Packet) -> Fit {
         }
         // The packet is the first of its connection.
         "--ctstate" | "--state" => Fit::of(value.split(',').any(|state| state == "NEW")),
+        "--dst-type" if value == "LOCAL" => match packet.way {
+            Way::Input => Fit::Yes,
+            Way::Forward => Fit::No,
+            Way::Output | Way::BridgeInput | Way::BridgeOutput | Way::BridgeForward => Fit::Unknown,
+        },
         "--comment" => Fit::Yes,
         "-m" if MODULES.contains(&value) => Fit::Yes,
         "-f" => Fit::No,

@@ -1,8 +1,8 @@
 //! What the host's filter rules do with one packet: read the rules, change nothing.
 //!
 //! Only rules that certainly match count. A rule with a match that is not known here, such as one of
-//! a set or a rate, may or may not match: if it could accept the packet, the answer is
-//! [`Verdict::Unsure`], and if it could drop it, it is passed over.
+//! a rate, may or may not match: if it could drop the packet, or accept one that would be dropped
+//! later, the answer is [`Verdict::Unsure`].
 
 mod iptables;
 mod nft;
@@ -65,8 +65,45 @@ pub enum Verdict {
         /// The command that puts a rule before it; what the rule matches comes after.
         insert: String,
     },
-    /// That depends on matches that are not known here.
-    Unsure,
+    /// It may end: that depends on matches that are not known here.
+    Unsure {
+        /// The first rule that may drop it.
+        by: String,
+        /// The command that shows it.
+        shown_by: String,
+    },
+}
+
+/// A rule that changes an address or a port of a packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rewrite {
+    /// The rule, and where it is.
+    pub by: String,
+    /// The command that shows it.
+    pub shown_by: String,
+    /// What it changes.
+    pub what: Rewritten,
+}
+
+/// What a rule changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rewritten {
+    /// Where the packet goes.
+    Destination,
+    /// Where it comes from: this address.
+    Source(Ipv4Addr),
+    /// Where it comes from: an address of this host, or one that is not known here.
+    Masquerade,
+}
+
+/// The command for a rule that accepts before the one that drops: in the same chain, since a packet
+/// that one chain accepts is still dropped by another. `insert` is that of [`Verdict::Dropped`].
+pub fn accepting(insert: &str, of_iptables: &str, of_nft: &str) -> String {
+    if insert.starts_with("nft ") {
+        format!("{insert} {of_nft} accept")
+    } else {
+        format!("{insert} {of_iptables} -j ACCEPT")
+    }
 }
 
 /// The host's rules, as its tools print them.
@@ -84,11 +121,17 @@ impl Rules {
     /// Reads the rules. Tools that are not installed have made none.
     pub async fn read() -> Self {
         let mut rules = Self::default();
+        let printed = run("nft", &["-j", "list", "ruleset"], "").await;
+        rules.nft = rules.take(printed);
+        rules.add_devices().await;
         // The legacy tool would load its modules, so it is asked only if they are in use.
         let legacy = fs::read_to_string("/proc/net/ip_tables_names").unwrap_or_default();
         let mut tools = vec!["iptables"];
         if !legacy.trim().is_empty() {
             tools.push("iptables-legacy");
+        }
+        if rules.nft.as_ref().is_some_and(|json| nft::has_tables_of_iptables(json)) {
+            tools.push("iptables-nft");
         }
         for tool in tools {
             let printed = run(&format!("{tool}-save"), &[], "").await;
@@ -98,9 +141,17 @@ impl Rules {
                 rules.saved.push((tool.to_owned(), text));
             }
         }
-        let printed = run("nft", &["-j", "list", "ruleset"], "").await;
-        rules.nft = rules.take(printed);
         rules
+    }
+
+    /// nft before 1.0.8 prints in JSON no devices of chains, but as text it does.
+    async fn add_devices(&mut self) {
+        let Some(json) = self.nft.as_mut().filter(|json| nft::is_without_devices(json)) else {
+            return;
+        };
+        if let Ok(text) = run("nft", &["list", "ruleset"], "").await {
+            *json = nft::with_devices(json, &text);
+        }
     }
 
     fn take(&mut self, printed: Result<String, CommandError>) -> Option<String> {
@@ -117,16 +168,30 @@ impl Rules {
     /// What becomes of `packet`. Every table and every tool's rules must let it pass.
     pub fn verdict(&self, packet: &Packet) -> Verdict {
         let saved = self.saved.iter().map(|(tool, text)| iptables::verdict(tool, text, packet));
-        let nft = self.nft.iter().map(|json| nft::verdict(json, packet));
+        let nft = self.nft.iter().map(|json| nft::verdict(json, packet, &self.saved_tables()));
         let mut found = Verdict::Accepted;
         for verdict in saved.chain(nft) {
             match verdict {
                 Verdict::Dropped { .. } => return verdict,
-                Verdict::Unsure => found = Verdict::Unsure,
-                Verdict::Accepted => {}
+                Verdict::Unsure { .. } if found == Verdict::Accepted => found = verdict,
+                Verdict::Unsure { .. } | Verdict::Accepted => {}
             }
         }
         found
+    }
+
+    /// The first rule that certainly changes addresses or ports of `packet`.
+    pub fn rewrite(&self, packet: &Packet) -> Option<Rewrite> {
+        let saved =
+            self.saved.iter().find_map(|(tool, text)| iptables::rewrite(tool, text, packet));
+        let of_nft = || nft::rewrite(self.nft.as_ref()?, packet, &self.saved_tables());
+        saved.or_else(of_nft)
+    }
+
+    /// Names of the tables that `iptables-save` printed.
+    fn saved_tables(&self) -> Vec<&str> {
+        let lines = self.saved.iter().flat_map(|(_, text)| text.lines());
+        lines.filter_map(|line| line.strip_prefix('*')).collect()
     }
 }
 
@@ -188,8 +253,31 @@ impl Fit {
 enum End {
     Accepted,
     Dropped(String),
+    Rewritten(String, Rewritten),
     /// Nothing in it decided.
     Returned,
+}
+
+/// What a walk through a chain found besides its end.
+#[derive(Debug, Default)]
+struct Doubts {
+    /// Whether a rule that may or may not match accepts.
+    may_accept: bool,
+    /// The first rule that may or may not match and drops.
+    may_drop: Option<String>,
+}
+
+impl Doubts {
+    /// Takes the end of a rule that may or may not match. Marks are set by rules that are not followed.
+    fn take(&mut self, end: End, is_about_mark: bool) {
+        match end {
+            End::Accepted => self.may_accept = true,
+            End::Dropped(rule) if !is_about_mark => {
+                self.may_drop.get_or_insert(rule);
+            }
+            End::Dropped(_) | End::Rewritten(..) | End::Returned => {}
+        }
+    }
 }
 
 /// Deepest jump from chain to chain that is followed: the kernel allows no loops, and few people

@@ -38,7 +38,7 @@ fn dropped_by(verdict: &Verdict) -> &str {
     match verdict {
         Verdict::Dropped { by, .. } => by,
         Verdict::Accepted => "accepted",
-        Verdict::Unsure => "unsure",
+        Verdict::Unsure { .. } => "unsure",
     }
 }
 
@@ -62,7 +62,8 @@ fn rules_for_other_packets_do_not_count() {
         "-A FORWARD -o eth+ -j DROP",
         "-A FORWARD -p udp -m udp --dport 53 -j REJECT --reject-with icmp-port-unreachable",
         "-A FORWARD -m conntrack --ctstate INVALID -j DROP",
-        "-A FORWARD -m set --match-set banned src -j DROP",
+        "-A FORWARD -m mark --mark 0x8000/0x8000 -j DROP",
+        "-A FORWARD -m addrtype --dst-type LOCAL -j DROP",
         "-A FORWARD -d 10.5.0.0/16 -i docker0 -j LOG --log-prefix \"-j DROP\"",
         "-A FORWARD -s 10.5.0.0/16 -j RETURN\n-A FORWARD -j DROP",
         "-A INPUT -j DROP",
@@ -74,7 +75,98 @@ fn rules_for_other_packets_do_not_count() {
 #[test]
 fn rule_that_may_accept_leaves_it_open() {
     let rules = "-A FORWARD -m set --match-set allowed src -j ACCEPT\n-A FORWARD -j DROP";
-    assert_eq!(saved(&pod_to_pod(), "ACCEPT", rules), Verdict::Unsure);
+    let unsure = |verdict: Verdict| {
+        let Verdict::Unsure { by, .. } = verdict else { panic!("{verdict:?}") };
+        by
+    };
+    assert_eq!(
+        unsure(saved(&pod_to_pod(), "ACCEPT", rules)),
+        "rule -A FORWARD -j DROP (table filter)"
+    );
+    let rule = "-A FORWARD -m set --match-set banned src -j DROP";
+    let found = unsure(saved(&pod_to_pod(), "ACCEPT", rule));
+    assert_eq!(found, format!("rule {rule} (table filter)"));
+    let limit = r#"{"limit":{"rate":1,"per":"second","inv":true}},{"drop":null}"#;
+    let found = unsure(nft(&datagram(), "accept", &[limit]));
+    assert!(found.starts_with("drop rule with handle 1 in chain f"), "{found}");
+}
+
+#[test]
+fn rules_that_change_addresses_are_found() {
+    let found = |packet: &Packet, rules: &str| {
+        let text = format!(
+            "*nat\n:PREROUTING ACCEPT [0:0]\n:POSTROUTING ACCEPT [0:0]\n:X - [0:0]\n{rules}\nCOMMIT\n"
+        );
+        let rules = Rules { saved: vec![("iptables".to_owned(), text)], ..Rules::default() };
+        rules.rewrite(packet).map(|it| it.what)
+    };
+    let masquerade = "-A POSTROUTING -s 10.5.7.0/24 ! -o docker0 -j MASQUERADE";
+    assert_eq!(found(&pod_to_pod(), masquerade), Some(Rewritten::Masquerade));
+    assert_eq!(found(&pod_to_pod(), "-A POSTROUTING -o eth0 -j MASQUERADE"), None);
+    let ours = format!("-A POSTROUTING -d 10.5.0.0/16 -j RETURN\n{masquerade}");
+    assert_eq!(found(&pod_to_pod(), &ours), None);
+    let snat = "-A POSTROUTING -j X\n-A X -o flannel+ -j SNAT --to-source 192.0.2.77:1-9 --random";
+    let source = Rewritten::Source([192, 0, 2, 77].into());
+    assert_eq!(found(&pod_to_pod(), snat), Some(source));
+    let redirect = "-A PREROUTING -p udp -m udp --dport 8285 -j REDIRECT --to-ports 9999";
+    assert_eq!(found(&datagram(), redirect), Some(Rewritten::Destination));
+    let chain = |kind: &str| {
+        format!(
+            r#"{{"chain":{{"family":"inet","table":"n","name":"c","type":"{kind}","hook":"postrouting"}}}}"#
+        )
+    };
+    let rule = r#"{"rule":{"family":"inet","table":"n","chain":"c","handle":2,"expr":[{"snat":{"addr":"192.0.2.77"}}]}}"#;
+    let of_nft = |kind: &str| {
+        let nft = Some(format!(r#"{{"nftables":[{},{rule}]}}"#, chain(kind)));
+        Rules { nft, ..Rules::default() }.rewrite(&pod_to_pod()).map(|it| it.what)
+    };
+    assert_eq!(of_nft("nat"), Some(source));
+    assert_eq!(of_nft("filter"), None);
+}
+
+#[test]
+fn sets_and_maps_with_a_name_are_looked_up() {
+    let verdict = |elements: &str, rule: &str| {
+        let json = format!(
+            r#"{{"nftables":[{{"set":{{"family":"inet","table":"fw","name":"s","elem":{elements}}}}},
+            {{"map":{{"family":"inet","table":"fw","name":"m","map":"verdict","elem":[["eth0",{{"drop":null}}]]}}}},
+            {{"chain":{{"family":"inet","table":"fw","name":"f","type":"filter","hook":"input"}}}},
+            {{"rule":{{"family":"inet","table":"fw","chain":"f","handle":3,"expr":[{rule}]}}}}]}}"#
+        );
+        Rules { nft: Some(json), ..Rules::default() }.verdict(&datagram())
+    };
+    let banned = r#"{"match":{"op":"==","left":{"payload":{"protocol":"ip","field":"saddr"}},"right":"@s"}},{"drop":null}"#;
+    let timed = r#"[{"elem":{"val":"192.0.2.2","timeout":9}}]"#;
+    assert!(matches!(verdict(timed, banned), Verdict::Dropped { .. }));
+    let range = r#"["1.2.3.4",{"prefix":{"addr":"192.0.2.0","len":24}}]"#;
+    assert!(matches!(verdict(range, banned), Verdict::Dropped { .. }));
+    assert_eq!(verdict(r#"["192.0.2.3"]"#, banned), Verdict::Accepted);
+    let map = r#"{"vmap":{"key":{"meta":{"key":"iifname"}},"data":"@m"}}"#;
+    assert!(matches!(verdict("[]", map), Verdict::Dropped { .. }));
+}
+
+#[test]
+fn table_of_iptables_counts_unless_iptables_save_printed_it() {
+    let chain = r#"{"chain":{"family":"ip","table":"filter","name":"INPUT","type":"filter","hook":"input","policy":"drop"}}"#;
+    let nft = Some(format!(r#"{{"nftables":[{chain}]}}"#));
+    let mut rules = Rules { nft, ..Rules::default() };
+    assert!(matches!(rules.verdict(&datagram()), Verdict::Dropped { .. }));
+    rules.saved =
+        vec![("iptables".to_owned(), "*filter\n:INPUT ACCEPT [0:0]\nCOMMIT\n".to_owned())];
+    assert_eq!(rules.verdict(&datagram()), Verdict::Accepted);
+}
+
+#[test]
+fn devices_are_read_from_the_text_of_an_old_nft() {
+    let json = r#"{"nftables":[{"chain":{"family":"netdev","table":"t","name":"c","type":"filter","hook":"ingress","policy":"drop"}}]}"#;
+    assert!(nft::is_without_devices(json));
+    let text = "table inet t {\n\tchain c {\n\t}\n}\ntable netdev t {\n\tchain c {\n\t\ttype filter hook \
+                ingress device \"eth0\" priority filter; policy drop;\n\t}\n}\n";
+    let json = nft::with_devices(json, text);
+    assert!(!nft::is_without_devices(&json));
+    let rules = Rules { nft: Some(json), ..Rules::default() };
+    assert!(matches!(rules.verdict(&datagram()), Verdict::Dropped { .. }));
+    assert_eq!(rules.verdict(&pod_to_pod()), Verdict::Accepted);
 }
 
 #[test]
@@ -112,7 +204,8 @@ fn nft(packet: &Packet, policy: &str, rules: &[&str]) -> Verdict {
         r#"{{"nftables":[{{"metainfo":{{}}}},{{"chain":{{"family":"inet","table":"fw","name":"f","type":"filter","hook":"{hook}","policy":"{policy}"}}}},{{"chain":{{"family":"ip","table":"filter","name":"FORWARD","type":"filter","hook":"forward","policy":"drop"}}}}{}]}}"#,
         rules.collect::<String>()
     );
-    Rules { nft: Some(json), ..Rules::default() }.verdict(packet)
+    let saved = vec![("iptables".to_owned(), "*filter\nCOMMIT\n".to_owned())];
+    Rules { nft: Some(json), saved, ..Rules::default() }.verdict(packet)
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! The interfaces of this host's containers, as far as the kernel lets us see them.
 
+mod outbound;
+
 use std::net::Ipv4Addr;
 
 use super::super::facts::Facts;
@@ -30,7 +32,9 @@ pub(super) fn containers(facts: &Facts) -> Vec<Finding> {
             found.extend(of_address(facts, &overlay, end, near, own, bridge));
         }
         found.extend(too_long(&overlay, end, near, bridge));
+        found.extend(outbound::elsewhere(facts, &overlay, (end, near), bridge));
     }
+    found.extend(outbound::same_mac(&ends.clone().collect::<Vec<_>>(), bridge));
     let mut addrs: Vec<(Ipv4Addr, &str)> = ends
         .clone()
         .flat_map(|(end, near)| end.addrs.iter().map(|own| (own.addr, near.link.name.as_str())))
@@ -47,6 +51,9 @@ pub(super) fn containers(facts: &Facts) -> Vec<Finding> {
                 "restart one of the two, for an address of its own",
             ));
         }
+    }
+    if found.is_empty() {
+        found = outbound::silent(facts, &ends.clone().collect::<Vec<_>>());
     }
     found.truncate(MAX_SHOWN);
     if found.is_empty() && ends.clone().next().is_some() {

@@ -1,9 +1,12 @@
 //! flanneld itself, and programs that are in its way.
 
-use super::super::facts::{Facts, Said};
+use super::super::facts::{CpuLimit, Daemon, Facts, Said};
 use super::super::finding::Finding;
 use super::leases::has_two_leases;
 use crate::control::cli::commands::survey::Wire;
+
+/// Percent of periods in which a limit of CPU time may make flanneld wait without a word.
+const WAITS: u64 = 10;
 
 pub(super) fn privileges(facts: &Facts) -> Vec<Finding> {
     const NAME: &str = "privileges";
@@ -25,6 +28,22 @@ pub(super) fn running(facts: &Facts) -> Vec<Finding> {
             vec![Finding::fail(NAME, text, "systemctl status flanneld; journalctl -u flanneld -e")]
         }
         [] => vec![Finding::warn(NAME, "it does not run here", "systemctl start flanneld")],
+        [Daemon { pid, is_stopped: true, .. }] => {
+            let text = format!("it has pid {pid}, and is stopped by a signal or a debugger");
+            vec![Finding::fail(NAME, text, format!("kill -CONT {pid}"))]
+        }
+        [Daemon { pid, cpu_limit: Some(CpuLimit { percent, waited }), .. }] if *waited >= WAITS => {
+            let text = format!(
+                "it has pid {pid}, and a control group gives it {percent} % of a CPU: it had to wait \
+                 in {waited} % of all periods"
+            );
+            vec![Finding::warn(
+                NAME,
+                text,
+                "systemctl set-property flanneld CPUQuota=, or the \
+                                            container's CPU limit",
+            )]
+        }
         [daemon] => vec![Finding::ok(NAME, format!("it runs with pid {}", daemon.pid))],
         several => {
             let pids: Vec<String> = several.iter().map(|it| it.pid.to_string()).collect();
@@ -176,7 +195,7 @@ pub(super) fn managers(facts: &Facts) -> Vec<Finding> {
 mod tests {
     use super::super::fixture::{facts, levels, link, only};
     use super::*;
-    use crate::control::cli::commands::doctor::facts::{Daemon, UdpPort};
+    use crate::control::cli::commands::doctor::facts::UdpPort;
 
     #[test]
     fn healthy_host_has_no_fault() {
@@ -188,7 +207,13 @@ mod tests {
     #[test]
     fn daemon_that_is_gone_fails_and_one_that_never_ran_warns() {
         let mut facts = facts();
-        facts.daemons.push(Daemon { pid: 8, open_files: None });
+        facts.daemons[0].cpu_limit = Some(CpuLimit { percent: 5, waited: 9 });
+        assert_eq!(levels(&running(&facts)), (0, 0));
+        facts.daemons[0].cpu_limit = Some(CpuLimit { percent: 5, waited: 60 });
+        assert!(only(running(&facts)).text.contains("gives it 5 % of a CPU"));
+        facts.daemons[0].is_stopped = true;
+        assert_eq!(only(running(&facts)).advice.as_deref(), Some("kill -CONT 7"));
+        facts.daemons.push(Daemon { pid: 8, ..Daemon::default() });
         assert_eq!(levels(&running(&facts)), (1, 0));
         facts.daemons.clear();
         assert_eq!(levels(&running(&facts)), (0, 1));

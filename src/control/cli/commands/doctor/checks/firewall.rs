@@ -4,15 +4,15 @@ use std::net::Ipv4Addr;
 
 use super::super::facts::Facts;
 use super::super::finding::Finding;
-use crate::control::cli::commands::survey::{Own, Wire};
+use super::packets;
+use crate::control::cli::commands::survey::Own;
 use crate::control::host::findings::{
     Harm, OverlayFacts, Problem, bridge_problem, dropped_bridged, dropped_forward,
 };
-use crate::control::host::firewall::trace::{Packet, Verdict, Way};
+use crate::control::host::firewall::trace::{Packet, Verdict, Way, accepting};
 
-/// IANA's protocol numbers.
+/// IANA's protocol number.
 const ICMP: u8 = 1;
-const UDP: u8 = 17;
 
 pub(super) fn forward_rules(facts: &Facts) -> Vec<Finding> {
     const NAME: &str = "forward rules";
@@ -22,8 +22,13 @@ pub(super) fn forward_rules(facts: &Facts) -> Vec<Finding> {
     let mut found: Vec<Finding> = unread.collect();
     let Some(overlay) = facts.overlay() else { return found };
     let bridge = bridge_problem(&facts.links, &overlay).0;
-    let peer = Ipv4Addr::from_bits(facts.a_peers_subnet(&overlay).to_bits() + 2);
-    match dropped_forward(&facts.rules, &overlay, bridge.as_deref(), peer) {
+    let peer = packets::a_peers_container(facts, &overlay);
+    let of_all = dropped_forward(&facts.rules, &overlay, bridge.as_deref(), peer);
+    let of_one = || {
+        let mut containers = packets::containers(facts, &overlay).into_iter();
+        containers.find_map(|it| dropped_container(facts, &overlay, it, peer))
+    };
+    match of_all.or_else(of_one) {
         Some(problem) => found.push(Finding::fail(NAME, problem.text, problem.advice)),
         None => found.extend(bridge.and_then(|bridge| bridged(facts, &overlay, &bridge))),
     }
@@ -31,6 +36,35 @@ pub(super) fn forward_rules(facts: &Facts) -> Vec<Finding> {
         found.push(Finding::ok(NAME, "packets of containers pass, out and in"));
     }
     found
+}
+
+/// A rule about one container, as Docker makes them.
+fn dropped_container(
+    facts: &Facts,
+    overlay: &OverlayFacts,
+    container: Ipv4Addr,
+    peer: Ipv4Addr,
+) -> Option<Problem> {
+    let ways = packets::inner(facts, overlay, container, peer).into_iter().zip(["from", "to"]);
+    ways.into_iter().find_map(|(packet, direction)| {
+        let Verdict::Dropped { by, shown_by, insert } = facts.rules.verdict(&packet) else {
+            return None;
+        };
+        let text = format!("{by} drops packets {direction} container {container} of this host");
+        let network = overlay.network;
+        let (of_iptables, of_nft) = match direction {
+            "from" => (
+                format!("-s {container} -d {network}"),
+                format!("ip saddr {container} ip daddr {network}"),
+            ),
+            _ => (
+                format!("-s {network} -d {container}"),
+                format!("ip saddr {network} ip daddr {container}"),
+            ),
+        };
+        let pass = accepting(&insert, &of_iptables, &of_nft);
+        Some(Problem { text, advice: format!("{shown_by}; {pass}"), harm: Harm::Loss })
+    })
 }
 
 /// Rules about what is between the bridge and its ports.
@@ -49,56 +83,30 @@ fn bridged(facts: &Facts, overlay: &OverlayFacts, bridge: &str) -> Option<Findin
 /// Rules about the datagrams between the nodes.
 pub(super) fn outer_rules(facts: &Facts) -> Vec<Finding> {
     const NAME: &str = "port rules";
-    let (Some(own), Some(iface)) = (&facts.own, &facts.iface) else { return Vec::new() };
-    let Some(port) = own.wire.port() else { return Vec::new() };
-    // vxlan has another source port for each flow.
-    let src_port = if matches!(own.wire, Wire::Vxlan { .. }) { 49_152 } else { port };
-    let a_peer = facts.registry.leases.iter().find(|lease| lease.public_ip != own.public_ip);
-    let peer = a_peer.map_or(Ipv4Addr::new(192, 0, 2, 1), |lease| lease.public_ip);
-    let came = Packet {
-        way: Way::Input,
-        src: peer,
-        dst: own.addr,
-        in_link: Some(iface.name.clone()),
-        out_link: None,
-        protocol: UDP,
-        src_port: Some(src_port),
-        dst_port: Some(port),
-    };
-    let goes = Packet {
-        way: Way::Output,
-        src: own.addr,
-        dst: peer,
-        in_link: None,
-        out_link: came.in_link.clone(),
-        ..came.clone()
-    };
-    let dropped =
-        [(came, false), (goes, true)].into_iter().find_map(|(packet, is_ours)| {
-            match facts.rules.verdict(&packet) {
-                Verdict::Dropped { by, shown_by, insert } => {
-                    let what = if is_ours {
-                        format!(
-                            "this host's own datagrams to UDP {port}, to {peer} as to all peers"
-                        )
-                    } else {
-                        format!(
-                            "datagrams to UDP {port} of this host, from {peer} as from all peers"
-                        )
-                    };
-                    let but = fast_path(facts);
-                    let text = format!("{by} drops {what}{but}");
-                    let pass = accepting(
-                        &insert,
-                        &format!("-p udp --dport {port}"),
-                        &format!("udp dport {port}"),
-                    );
-                    let advice = format!("{shown_by}; {pass}");
-                    Some(Finding::fail(NAME, text, advice))
-                }
-                Verdict::Accepted | Verdict::Unsure => None,
-            }
-        });
+    let Some(own) = &facts.own else { return Vec::new() };
+    let Some(port) = own.wire.port().filter(|_| facts.iface.is_some()) else { return Vec::new() };
+    let peers = packets::peers(facts);
+    let is_for_all = |packet: &Packet| [packet.src, packet.dst].contains(&peers[0]);
+    let ways = peers.iter().filter_map(|peer| packets::outer(facts, *peer)).flatten();
+    let dropped = ways.into_iter().find_map(|packet| {
+        let Verdict::Dropped { by, shown_by, insert } = facts.rules.verdict(&packet) else {
+            return None;
+        };
+        let is_ours = packet.way == Way::Output;
+        let all = |word| {
+            if is_for_all(&packet) { format!(" as {word} all peers") } else { String::new() }
+        };
+        let what = if is_ours {
+            format!("this host's own datagrams to UDP {port}, to {}{}", packet.dst, all("to"))
+        } else {
+            format!("datagrams to UDP {port} of this host, from {}{}", packet.src, all("from"))
+        };
+        let but = fast_path(facts);
+        let text = format!("{by} drops {what}{but}");
+        let pass =
+            accepting(&insert, &format!("-p udp --dport {port}"), &format!("udp dport {port}"));
+        Some(Finding::fail(NAME, text, format!("{shown_by}; {pass}")))
+    });
     let passes = || Finding::ok(NAME, format!("UDP {port} passes, out and in"));
     let mut found = vec![dropped.unwrap_or_else(passes)];
     found.extend(to_host(facts, own));
@@ -133,16 +141,6 @@ fn to_host(facts: &Facts, own: &Own) -> Option<Finding> {
     let pass = accepting(&insert, &format!("-s {network}"), &format!("ip saddr {network}"));
     let advice = format!("{shown_by}; {pass}");
     Some(Finding::warn("host rules", text, advice))
-}
-
-/// The command for a rule that accepts before the one that drops: in the same chain, since a packet
-/// that one chain accepts is still dropped by another.
-fn accepting(insert: &str, of_iptables: &str, of_nft: &str) -> String {
-    if insert.starts_with("nft ") {
-        format!("{insert} {of_nft} accept")
-    } else {
-        format!("{insert} {of_iptables} -j ACCEPT")
-    }
 }
 
 /// Programs that write rules of their own again and again.
@@ -209,6 +207,23 @@ mod tests {
         assert!(found.advice.unwrap().ends_with(accept), "in the chain that drops");
         let rule = "-A OUTPUT -p udp -m udp --sport 8285 -j REJECT";
         assert!(only(outer_rules(&with_rules(rule))).text.starts_with(&format!("rule {rule}")));
+    }
+
+    #[test]
+    fn rule_about_one_container_or_one_peer_fails() {
+        let mut facts = with_rules("-A FORWARD -d 10.5.7.5/32 ! -i docker0 -j DROP");
+        assert_eq!(levels(&forward_rules(&facts)), (0, 0));
+        facts.far_ends[0].addrs[0].addr = [10, 5, 7, 5].into();
+        let found = only(forward_rules(&facts));
+        assert!(found.text.ends_with("drops packets to container 10.5.7.5 of this host"));
+        let accept = "iptables -t filter -I FORWARD -s 10.5.0.0/16 -d 10.5.7.5 -j ACCEPT";
+        assert!(found.advice.unwrap().ends_with(accept));
+        let mut facts = with_rules("-A INPUT -s 192.0.2.10/32 -j DROP");
+        assert_eq!(levels(&outer_rules(&facts)), (0, 0));
+        facts.peers[0].public_ip = [192, 0, 2, 10].into();
+        facts.peers[0].verdict.ok = false;
+        let found = only(outer_rules(&facts));
+        assert!(found.text.ends_with("datagrams to UDP 8285 of this host, from 192.0.2.10"));
     }
 
     #[test]

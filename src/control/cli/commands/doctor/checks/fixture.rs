@@ -58,11 +58,9 @@ pub(super) fn link(
     LinkDetails {
         link: Link { index, name: name.to_owned(), mtu, is_up: true, has_carrier: true },
         kind: kind.map(str::to_owned),
-        master: None,
-        vxlan: None,
         addrs: vec![LinkAddr { addr: addr.ip(), prefix_len: addr.prefix() }],
         queue_len: 1000,
-        far_end: None,
+        ..LinkDetails::default()
     }
 }
 
@@ -130,7 +128,7 @@ pub(super) fn facts() -> Facts {
         config: config(),
         are_defaults: false,
         user: User { has_net_admin: true, may_ping: true },
-        daemons: vec![Daemon { pid: 7, open_files: Some(1024) }],
+        daemons: vec![Daemon { pid: 7, open_files: Some(1024), ..Daemon::default() }],
         said: Vec::new(),
         kernel,
         links: vec![
@@ -155,8 +153,12 @@ pub(super) fn facts() -> Facts {
             link: link(2, "eth0", Some("veth"), "0.0.0.0/0", 1472).link,
             mac: Some(Mac([2, 0, 0, 0, 0, 2])),
             addrs: vec![LinkAddr { addr: [10, 5, 7, 2].into(), prefix_len: 24 }],
+            routes: None,
         }],
+        silent_containers: Vec::new(),
         neighbours: Vec::new(),
+        traffic_control: Vec::new(),
+        own_programs: Vec::new(),
         routes: vec![to_peers, to_bridge],
         udp_ports: vec![UdpPort { addr: public_ip, port: 8285, owner }],
         rules: Rules::default(),

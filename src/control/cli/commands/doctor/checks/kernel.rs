@@ -246,7 +246,7 @@ mod tests {
         facts.kernel.sysctls.insert("net.ipv4.neigh.default.gc_thresh3".into(), "1024".into());
         assert_eq!(only(tables(&facts)).check, "neighbours");
         facts.kernel.num_neighbours = 0;
-        facts.daemons = vec![Daemon { pid: 7, open_files: Some(64) }];
+        facts.daemons = vec![Daemon { pid: 7, open_files: Some(64), ..Daemon::default() }];
         assert_eq!(only(tables(&facts)).check, "ulimit");
     }
 

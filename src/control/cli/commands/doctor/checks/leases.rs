@@ -109,6 +109,25 @@ pub(super) fn duplicates(facts: &Facts) -> Vec<Finding> {
     found
 }
 
+/// Addresses of other nodes that this host has.
+pub(super) fn addresses(facts: &Facts) -> Vec<Finding> {
+    let public_ip = facts.own.as_ref().map(|own| own.public_ip);
+    let others = facts.registry.leases.iter().filter(|lease| Some(lease.public_ip) != public_ip);
+    let finding = |lease: &LeaseFact| {
+        let LeaseFact { subnet, public_ip, .. } = lease;
+        let name = &facts.links.iter().find(|it| it.has(*public_ip))?.link.name;
+        let text = format!(
+            "{name} of this host has {public_ip}, which the lease {subnet} names: packets to that node end \
+             here"
+        );
+        let advice = format!(
+            "ip addr del {public_ip} dev {name}; or delete the lease, if it is an old one of this host"
+        );
+        Some(Finding::warn("addresses", text, advice))
+    };
+    others.filter_map(finding).collect()
+}
+
 pub(super) fn own(facts: &Facts) -> Vec<Finding> {
     const NAME: &str = "lease";
     let Some(own) = &facts.own else { return Vec::new() };
@@ -146,6 +165,7 @@ mod tests {
     use super::super::daemons::says;
     use super::super::fixture::{facts, lease, levels, only};
     use super::*;
+    use crate::control::host::net::LinkAddr;
 
     #[test]
     fn healthy_leases_have_no_fault() {
@@ -175,6 +195,18 @@ mod tests {
         facts.registry.leases.push(lease("10.5.9.128/25", "192.0.2.11", "udp"));
         let text = "lease 10.5.9.0/24 of 192.0.2.9 overlaps 10.5.9.128/25 of 192.0.2.11";
         assert_eq!(only(duplicates(&facts)).text, text);
+    }
+
+    #[test]
+    fn address_of_another_node_on_this_host_warns() {
+        let mut facts = facts();
+        assert_eq!(addresses(&facts), []);
+        let addr = LinkAddr { addr: [192, 0, 2, 9].into(), prefix_len: 32 };
+        facts.links[0].addrs.push(addr);
+        let found = only(addresses(&facts));
+        assert!(
+            found.text.starts_with("lo of this host has 192.0.2.9, which the lease 10.5.9.0/24")
+        );
     }
 
     #[test]

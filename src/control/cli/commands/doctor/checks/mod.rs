@@ -5,10 +5,13 @@ mod daemons;
 mod firewall;
 mod kernel;
 mod leases;
+mod links;
 mod overlay;
+mod packets;
 mod peers;
 mod pod_ways;
 mod registry;
+mod rewrites;
 mod routes;
 
 #[cfg(test)]
@@ -22,7 +25,7 @@ use super::finding::{Finding, Level};
 type Check = fn(&Facts) -> Vec<Finding>;
 
 /// Every check, in the order of the table: this process, the host, the registry, the overlay, peers.
-const ALL: [Check; 36] = [
+const ALL: [Check; 42] = [
     daemons::privileges,
     daemons::running,
     daemons::says,
@@ -40,8 +43,13 @@ const ALL: [Check; 36] = [
     kernel::tables,
     kernel::bridge_filter,
     kernel::ipv6,
+    links::arp,
+    links::traffic_control,
+    links::xdp,
     firewall::forward_rules,
     firewall::outer_rules,
+    rewrites::nat,
+    rewrites::may_drop,
     firewall::managers,
     registry::names,
     registry::answers,
@@ -51,6 +59,7 @@ const ALL: [Check; 36] = [
     leases::entries,
     leases::backends,
     leases::duplicates,
+    leases::addresses,
     leases::own,
     overlay::interface,
     overlay::device,
@@ -62,11 +71,12 @@ const ALL: [Check; 36] = [
 ];
 
 /// Checks of this host whose failure keeps packets from peers: what peers answer then says no more.
-const CAUSES: [&str; 9] = [
+const CAUSES: [&str; 10] = [
     "port",
     "port rules",
     "arp",
     "queue",
+    "nat",
     "interface",
     "device",
     "routes",

@@ -120,6 +120,7 @@ fn refused(facts: &Facts, way: &PodWay, number: i32, shown: &str) -> Option<Find
     }
     let ends = facts.routes.iter().filter(|it| it.is_end && it.fields.dst.contains(dst));
     let end = ends.max_by_key(|it| it.fields.dst.prefix());
+    let refusing = facts.policy_rules.iter().find(|rule| rule.table == 0);
     let (cause, advice) = match (end, number) {
         (Some(end), _) => {
             let route = end.fields.dst;
@@ -129,6 +130,10 @@ fn refused(facts: &Facts, way: &PodWay, number: i32, shown: &str) -> Option<Find
             };
             let cause = format!("a route that drops, {route}{table},");
             (cause, format!("ip route show {route}{table}; ip route del {route}{table}"))
+        }
+        (None, _) if refusing.is_some() => {
+            let priority = refusing.map_or(0, |rule| rule.priority);
+            (format!("ip rule {priority}"), format!("ip rule del pref {priority}"))
         }
         (None, libc::ENETUNREACH) => ("a missing route".to_owned(), "ip rule; ip route".to_owned()),
         (None, _) => (
@@ -198,6 +203,11 @@ mod tests {
         facts.routes.push(RouteDetails { fields, protocol: 3, is_end: true });
         let found = only(pod_ways(&facts));
         assert!(found.text.starts_with("a route that drops, 10.5.0.0/16, ends"), "{found:?}");
+        let mut by_rule = with(Forwarded::Refused(libc::ENETUNREACH));
+        by_rule.policy_rules = vec![PolicyRule { priority: 300, table: 0 }];
+        let found = only(pod_ways(&by_rule));
+        assert!(found.text.starts_with("ip rule 300 ends packets from 10.5.7.2"), "{found:?}");
+        assert!(found.advice.unwrap().ends_with("; ip rule del pref 300"));
         let found = only(pod_ways(&with(Forwarded::Refused(libc::ENETUNREACH))));
         assert!(found.text.starts_with("a missing route ends packets"), "{found:?}");
     }

@@ -1,5 +1,6 @@
 //! Reads the [`Facts`]. Changes nothing but one short file next to subnet.env, which is gone at once.
 
+mod containers;
 mod files;
 mod kernel;
 mod peers;
@@ -90,6 +91,14 @@ pub(super) async fn facts(
         policy_rules: netlink.policy_rules().await.unwrap_or_default(),
         // After the peers were asked: whom they ask has an entry now.
         neighbours: netlink.neighbours().await.unwrap_or_default(),
+        traffic_control: netlink
+            .traffic_control(&of_overlay(&links, own.as_ref(), iface.as_ref()))
+            .await,
+        own_programs: daemon.programs,
+        silent_containers: match &own {
+            Some(own) if user.may_ping => containers::silent(own, &links, &far_ends).await,
+            Some(_) | None => Vec::new(),
+        },
         far_ends,
         pod_ways,
         links,
@@ -119,6 +128,23 @@ fn own(
 ) -> Option<Own> {
     let previous = previous_subnet(&config.subnet_file);
     Some(Own::find(registry.network.as_ref()?, iface?, registry, previous, links))
+}
+
+/// The links that packets of containers pass.
+fn of_overlay<'a>(
+    links: &'a [LinkDetails],
+    own: Option<&Own>,
+    iface: Option<&ExternalInterface>,
+) -> Vec<&'a LinkDetails> {
+    let subnet = own.and_then(|own| own.subnet);
+    let is_in_it = |it: &LinkDetails| {
+        subnet.is_some_and(|subnet| it.addrs.iter().any(|own| subnet.contains(own.addr)))
+    };
+    let is_iface = |it: &LinkDetails| iface.is_some_and(|iface| iface.name == it.link.name);
+    let is_passed = |it: &&LinkDetails| is_in_it(it) || is_iface(it);
+    let passed: Vec<u32> = links.iter().filter(is_passed).map(|it| it.link.index).collect();
+    let is_port = |it: &&LinkDetails| it.master.is_some_and(|master| passed.contains(&master));
+    links.iter().filter(|it| is_passed(it) || is_port(it)).collect()
 }
 
 async fn routes(network: Ipv4Network) -> Vec<RouteDetails> {

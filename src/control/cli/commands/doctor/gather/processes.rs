@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::path::Path;
 
-use procfs::process::{FDTarget, LimitValue, Process, all_processes};
+use procfs::process::{FDTarget, LimitValue, ProcState, Process, all_processes};
 
-use super::super::facts::{Daemon, UdpPort};
+use super::super::facts::{CpuLimit, Daemon, UdpPort};
 use crate::control::host::firewall::trace::Rules;
 use crate::control::host::net::LinkDetails;
 
@@ -18,7 +19,38 @@ pub(super) fn daemons(pids: &[u32]) -> Vec<Daemon> {
             LimitValue::Unlimited => None,
         }
     };
-    pids.iter().map(|pid| Daemon { pid: *pid, open_files: open_files(*pid) }).collect()
+    let daemon = |pid: u32| Daemon {
+        pid,
+        is_stopped: is_stopped(pid),
+        cpu_limit: cpu_limit(pid),
+        open_files: open_files(pid),
+    };
+    pids.iter().copied().map(daemon).collect()
+}
+
+fn is_stopped(pid: u32) -> bool {
+    let state = || Process::new(i32::try_from(pid).ok()?).ok()?.stat().ok()?.state().ok();
+    matches!(state(), Some(ProcState::Stopped | ProcState::Tracing))
+}
+
+/// Control groups of version 2, where systemd and container runtimes mount them.
+fn cpu_limit(pid: u32) -> Option<CpuLimit> {
+    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    let group = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let directory = Path::new("/sys/fs/cgroup").join(group);
+    let read = |name| fs::read_to_string(directory.join(name)).ok();
+    limit_of(&read("cpu.max")?, &read("cpu.stat")?)
+}
+
+/// From the files `cpu.max` and `cpu.stat`: cgroup-v2.rst.
+fn limit_of(max: &str, stat: &str) -> Option<CpuLimit> {
+    let mut words = max.split_whitespace().map(str::parse::<u64>);
+    let (quota, period) = (words.next()?.ok()?, words.next()?.ok()?);
+    let number = |name: &str| {
+        stat.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok())
+    };
+    let waited = (number("nr_throttled ")? * 100).checked_div(number("nr_periods ")?)?;
+    Some(CpuLimit { percent: (quota * 100).checked_div(period)?, waited })
 }
 
 /// Sockets that are bound to `ports`, with their owners.
@@ -120,6 +152,27 @@ mod tests {
         let own = std::process::id();
         assert_eq!(daemons(&[own])[0].pid, own);
         assert_eq!(daemons(&[u32::MAX])[0].open_files, None);
+        let stat = "usage_usec 9\nnr_periods 200\nnr_throttled 90\nthrottled_usec 5\n";
+        assert_eq!(limit_of("max 100000\n", stat), None);
+        let limit = CpuLimit { percent: 5, waited: 45 };
+        assert_eq!(limit_of("5000 100000\n", stat), Some(limit));
+        assert_eq!(limit_of("5000 100000\n", "nr_periods 0\nnr_throttled 0\n"), None);
+    }
+
+    #[test]
+    fn stopped_process_is_known() {
+        let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        assert!(!is_stopped(child.id()));
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(15);
+        let mut found = false;
+        while !found && std::time::Instant::now() < deadline {
+            found = is_stopped(child.id());
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(found);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 use super::*;
 use crate::control::cli::commands::ping::observe::{Lease, Longest};
-use crate::control::cli::commands::survey::{Device, FixedMac};
+use crate::control::cli::commands::survey::{Device, FixedMac, WayProblem};
 
 const PEER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 9);
 const REFUSED: Port = Port::Refused { by: Some(PEER), error: IcmpError::Unreachable(3) };
@@ -85,7 +85,8 @@ fn lease_and_route_come_before_the_port() {
     let other = Peer { lease: Some(lease), ..peer() };
     let found = verdict(&own(), &other, &silent(Port::Silent, 3));
     assert_eq!(found.text, "the lease of 192.0.2.9 is for vxlan, and this network is for udp");
-    let shadowed = Peer { way_problem: Some("route x".to_owned()), ..peer() };
+    let [text, advice] = ["route x", "remove it"].map(str::to_owned);
+    let shadowed = Peer { way_problem: Some(WayProblem { text, advice }), ..peer() };
     assert_eq!(verdict(&own(), &shadowed, &silent(Port::Silent, 3)).text, "route x");
     let stranger = Peer { lease: None, ..peer() };
     let found = verdict(&own(), &stranger, &Observed { overlay: None, ..silent(REFUSED, 3) });
