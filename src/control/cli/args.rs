@@ -26,10 +26,10 @@ use crate::control::host::iface::{IfaceRegex, IfaceSpec};
 use crate::dataplane::{Offloads, ThreadConfig};
 
 const ABOUT: &str = "\
-Joins this host to a flannel overlay network: leases a subnet in etcd or in a file, or takes the
+Joins this host to a flannel overlay network: leases a subnet in etcd or in a file, or takes the \
 podCIDR of a Kubernetes node, writes subnet.env, and carries packets between the hosts' subnets.
 
-Every flag may be written -name or --name, with its value behind = or as the next word, and may
+Every flag may be written -name or --name, with its value behind = or as the next word, and may \
 also be given as the variable named in brackets; the command line wins.";
 
 /// What the help text calls the value of a flag that is true or false.

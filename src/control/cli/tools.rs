@@ -25,6 +25,11 @@ pub const EXIT_STATUSES: &str = "\
 Exit status: 0 all is well; 1 something is not, or the command line is wrong; \
 3 flanneld does not run here.";
 
+/// The same of a tool that works without a daemon.
+const EXIT_STATUSES_ALONE: &str = "\
+Exit status: 0 all is well; 1 something is not, or the command line is wrong. It needs no running \
+flanneld.";
+
 /// How a tool ends that did its work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
@@ -133,7 +138,12 @@ pub(super) fn with_commands(command: Command) -> Command {
         .disable_help_flag(true);
     let command = ToolCommand::augment_subcommands(command.subcommand(run));
     command.mut_subcommands(|tool| {
-        if tool.get_name() == RUN { tool } else { tool.after_help(EXIT_STATUSES) }
+        let statuses = match tool.get_name() {
+            RUN => return tool,
+            "ping" | "doctor" => EXIT_STATUSES_ALONE,
+            _ => EXIT_STATUSES,
+        };
+        tool.after_help(statuses)
     })
 }
 

@@ -31,7 +31,8 @@ use crate::control::util::error_chain::error_chain;
 pub(in crate::control::cli) struct PingArgs {
     #[command(flatten)]
     pub(in crate::control::cli) ask: AskArgs,
-    /// The node: its public IP, its subnet, or the address of one of its containers.
+    /// The node: its public IP, a host name with that address, its subnet, or the address of one of
+    /// its containers.
     #[arg(value_name = "PEER|SUBNET|ADDRESS")]
     target: String,
     /// Find the longest packet that passes, on underlay and overlay.
@@ -85,7 +86,8 @@ impl PingArgs {
         let previous = previous_subnet(&config.subnet_file);
         let own = Own::find(network, &iface, &registry, previous, &links);
         let ours = network.backend.backend_type().to_string();
-        let peer = target::find(&self.target, &own, &ours, &registry.leases);
+        let target = target::looked_up(&self.target).await;
+        let peer = target::find(&target, &own, &ours, &registry.leases);
         let mut peer = peer.map_err(|error| local(&error))?;
         if let Some(lease) = &peer.lease {
             let ends = (own.node_addr(lease.subnet), peer.public_ip);

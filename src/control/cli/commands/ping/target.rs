@@ -1,8 +1,11 @@
 //! Whom a text on the command line means.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use ipnetwork::Ipv4Network;
+use tokio::net::lookup_host;
+use tokio::time::timeout;
 
 use super::observe::{Lease, Peer};
 use crate::control::cli::commands::survey::{LeaseFact, Own};
@@ -11,14 +14,29 @@ use crate::control::cli::commands::survey::{LeaseFact, Own};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(in crate::control::cli) enum TargetError {
     #[error(
-        "{0:?} is neither an address nor a subnet: give a node's public IP, its subnet, or the \
-         address of a container; flanneld peers lists them"
+        "{0:?} is neither an address nor a subnet, nor a host name with an IPv4 address: give a node's \
+         public IP, its subnet, or the address of a container; flanneld peers lists them"
     )]
     NoAddress(String),
     #[error("{0} is this node: give another one; flanneld peers lists them")]
     Ourselves(String),
     #[error("no node has leased the subnet of {what}: flanneld peers lists those that are leased")]
     NotLeased { what: String },
+}
+
+/// How long a name may take to be looked up.
+const LOOK_UP: Duration = Duration::from_secs(3);
+
+/// The address of a host name; anything else as it is.
+pub(in crate::control::cli) async fn looked_up(text: &str) -> String {
+    // The resolver takes 10.5.9 for an address.
+    let is_name = |c: char| c.is_ascii_alphanumeric() || ['-', '.', '_'].contains(&c);
+    if !text.chars().all(is_name) || !text.contains(|c: char| c.is_ascii_alphabetic()) {
+        return text.to_owned();
+    }
+    let found = timeout(LOOK_UP, lookup_host((text, 0))).await;
+    let mut addrs = found.ok().and_then(Result::ok).into_iter().flatten();
+    addrs.find(|addr| addr.is_ipv4()).map_or(text.to_owned(), |addr| addr.ip().to_string())
 }
 
 /// The peer that `text` names among `leases`.
@@ -112,6 +130,14 @@ mod tests {
         let other = found("10.5.10.7").unwrap().lease.unwrap().other_backend;
         assert_eq!(other.as_deref(), Some("vxlan"));
         assert_eq!(found("192.0.2.77").unwrap().lease, None);
+    }
+
+    #[tokio::test]
+    async fn host_name_is_looked_up() {
+        assert_eq!(looked_up("localhost").await, "127.0.0.1");
+        for text in ["", "10.5.9", "10.5.9.0/24", "::1", "a host"] {
+            assert_eq!(looked_up(text).await, text);
+        }
     }
 
     #[test]
