@@ -76,7 +76,7 @@ pub(super) struct User {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Daemon {
     pub(super) pid: u32,
-    /// Whether a signal has stopped it, or a debugger.
+    /// Whether a signal has stopped it.
     pub(super) is_stopped: bool,
     /// Its share of CPU time, if its control group limits that and has made it wait.
     pub(super) cpu_limit: Option<CpuLimit>,

@@ -104,9 +104,12 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     fn chain(&mut self, name: &str, depth: usize) -> End {
+        // What comes after a RETURN that may or may not match may not be reached.
+        let mut reached = Fit::Yes;
         for text in self.table.rules(name) {
             let rule = Rule::parse(text, self.packet);
-            if rule.fit == Fit::No {
+            let fit = rule.fit.and(reached);
+            if fit == Fit::No {
                 continue;
             }
             let end = match rule.target.as_deref() {
@@ -115,14 +118,19 @@ impl Walk<'_> {
                 Some(target @ ("DNAT" | "REDIRECT" | "SNAT" | "MASQUERADE" | "NETMAP")) => {
                     End::Rewritten(format!("rule -A {name} {text}"), rewritten(target, text))
                 }
-                Some("RETURN") if rule.fit == Fit::Yes => return End::Returned,
+                Some("RETURN") if fit == Fit::Yes => return End::Returned,
+                Some("RETURN") => {
+                    reached = Fit::Unknown;
+                    continue;
+                }
                 Some(target) if depth < MAX_DEPTH && self.table.chains.contains_key(target) => {
                     self.chain(target, depth + 1)
                 }
                 Some(_) | None => continue,
             };
-            match (end, rule.fit) {
+            match (end, fit) {
                 (End::Returned, Fit::Yes) if rule.is_goto => return End::Returned,
+                (End::Returned, _) if rule.is_goto => reached = Fit::Unknown,
                 (End::Returned, _) => {}
                 (end, Fit::Yes) => return end,
                 (end, _) => self.doubts.take(end, text.contains("--mark ")),

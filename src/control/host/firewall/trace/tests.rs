@@ -86,6 +86,15 @@ fn rule_that_may_accept_leaves_it_open() {
     let rule = "-A FORWARD -m set --match-set banned src -j DROP";
     let found = unsure(saved(&pod_to_pod(), "ACCEPT", rule));
     assert_eq!(found, format!("rule {rule} (table filter)"));
+    let rules = "-A FORWARD -m mark --mark 0x1 -j RETURN\n-A FORWARD -j DROP";
+    assert_eq!(
+        unsure(saved(&pod_to_pod(), "ACCEPT", rules)),
+        "rule -A FORWARD -j DROP (table filter)"
+    );
+    let may_return = r#"{"limit":{"rate":1,"per":"second"}},{"return":null}"#;
+    assert!(
+        unsure(nft(&datagram(), "accept", &[may_return, r#"{"drop":null}"#])).contains("handle 2")
+    );
     let limit = r#"{"limit":{"rate":1,"per":"second","inv":true}},{"drop":null}"#;
     let found = unsure(nft(&datagram(), "accept", &[limit]));
     assert!(found.starts_with("drop rule with handle 1 in chain f"), "{found}");
@@ -108,6 +117,9 @@ fn rules_that_change_addresses_are_found() {
     let snat = "-A POSTROUTING -j X\n-A X -o flannel+ -j SNAT --to-source 192.0.2.77:1-9 --random";
     let source = Rewritten::Source([192, 0, 2, 77].into());
     assert_eq!(found(&pod_to_pod(), snat), Some(source));
+    let by_mark =
+        "-A POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN\n-A POSTROUTING -j MASQUERADE";
+    assert_eq!(found(&pod_to_pod(), by_mark), None, "that of kube-proxy");
     let redirect = "-A PREROUTING -p udp -m udp --dport 8285 -j REDIRECT --to-ports 9999";
     assert_eq!(found(&datagram(), redirect), Some(Rewritten::Destination));
     let chain = |kind: &str| {

@@ -29,7 +29,7 @@ pub(super) fn running(facts: &Facts) -> Vec<Finding> {
         }
         [] => vec![Finding::warn(NAME, "it does not run here", "systemctl start flanneld")],
         [Daemon { pid, is_stopped: true, .. }] => {
-            let text = format!("it has pid {pid}, and is stopped by a signal or a debugger");
+            let text = format!("it has pid {pid}, and a signal (SIGSTOP) has stopped it");
             vec![Finding::fail(NAME, text, format!("kill -CONT {pid}"))]
         }
         [Daemon { pid, cpu_limit: Some(CpuLimit { percent, waited }), .. }] if *waited >= WAITS => {

@@ -16,9 +16,9 @@ pub(super) fn arp(facts: &Facts) -> Vec<Finding> {
     let is_asked = |it: &&LinkDetails| {
         [&bridge, &iface].into_iter().flatten().any(|name| *name == it.link.name)
     };
-    // A tunnel has no hardware address and needs no ARP.
-    let off =
-        facts.links.iter().filter(is_asked).filter(|it| it.is_without_arp && it.mac.is_some());
+    // A tunnel has no hardware address and needs no ARP, as ipvlan does not.
+    let needs_arp = |it: &&LinkDetails| it.mac.is_some() && !it.is_kind("ipvlan");
+    let off = facts.links.iter().filter(is_asked).filter(needs_arp).filter(|it| it.is_without_arp);
     let finding = |it: &LinkDetails| {
         let name = &it.link.name;
         let text = format!("ARP is switched off on {name}: it finds no host there");

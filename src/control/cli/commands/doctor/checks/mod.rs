@@ -87,12 +87,18 @@ const CAUSES: [&str; 10] = [
 /// Checks whose failure turns packets of containers elsewhere.
 const WAY_CAUSES: [&str; 4] = ["routes", "overlap", "bridge", "containers"];
 
+/// Checks whose failure keeps containers from this host itself, too.
+const LOCAL_CAUSES: [&str; 3] = ["arp", "bridge", "bridge rules"];
+
 /// What all checks find. What follows from a fault of this host is not blamed on anything else.
 pub(super) fn run(facts: &Facts) -> Vec<Finding> {
     let mut found: Vec<Finding> = ALL.iter().flat_map(|check| check(facts)).collect();
     let has = |found: &[Finding], causes: &[&str]| {
         found.iter().any(|it| it.level == Level::Fail && causes.contains(&it.check))
     };
+    if has(&found, &LOCAL_CAUSES) {
+        found.retain(|it| it.check != "containers" || it.level != Level::Warn);
+    }
     if !has(&found, &WAY_CAUSES) {
         found.extend(pod_ways::pod_ways(facts));
     }

@@ -30,7 +30,7 @@ pub(super) fn daemons(pids: &[u32]) -> Vec<Daemon> {
 
 fn is_stopped(pid: u32) -> bool {
     let state = || Process::new(i32::try_from(pid).ok()?).ok()?.stat().ok()?.state().ok();
-    matches!(state(), Some(ProcState::Stopped | ProcState::Tracing))
+    state() == Some(ProcState::Stopped)
 }
 
 /// Control groups of version 2, where systemd and container runtimes mount them.

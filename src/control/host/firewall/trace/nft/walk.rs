@@ -28,18 +28,23 @@ impl<'a> Walk<'a> {
         let rules = rules.filter(|rule| {
             rule["family"] == self.family && rule["table"] == self.table && rule["chain"] == name
         });
+        // What comes after a return that may or may not match may not be reached.
+        let mut reached = Fit::Yes;
         for rule in rules.collect::<Vec<_>>() {
             let (fit, action) = self.rule(rule);
-            let (end, is_goto) = match action {
+            let fit = fit.and(reached);
+            let (end, ends_chain) = match action {
                 _ if fit == Fit::No || depth > MAX_DEPTH => continue,
                 None => continue,
                 Some(Action::End(End::Returned)) if fit == Fit::Yes => return End::Returned,
+                Some(Action::End(End::Returned)) => (End::Returned, true),
                 Some(Action::End(end)) => (end, false),
                 Some(Action::Jump(target)) => (self.chain(target, depth + 1), false),
                 Some(Action::Goto(target)) => (self.chain(target, depth + 1), true),
             };
             match (end, fit) {
-                (End::Returned, Fit::Yes) if is_goto => return End::Returned,
+                (End::Returned, Fit::Yes) if ends_chain => return End::Returned,
+                (End::Returned, _) if ends_chain => reached = Fit::Unknown,
                 (End::Returned, _) => {}
                 (end, Fit::Yes) => return end,
                 (end, _) => self.doubts.take(end, rule["expr"].to_string().contains("\"mark\"")),
