@@ -37,7 +37,9 @@ impl ProcessId {
     /// The process that has `pid` now.
     pub fn of(pid: u32) -> Option<Self> {
         let stat = procfs::process::Process::new(i32::try_from(pid).ok()?).ok()?.stat().ok()?;
-        (stat.state != 'Z').then_some(Self { pid, started: stat.starttime })
+        // Of a process that ends, the first thread may be a zombie while others hold its sockets still.
+        let is_alive = stat.state != 'Z' || stat.num_threads > 1;
+        is_alive.then_some(Self { pid, started: stat.starttime })
     }
 
     /// This process.
@@ -45,7 +47,7 @@ impl ProcessId {
         Self::of(std::process::id())
     }
 
-    /// Whether it still runs; a zombie does not.
+    /// Whether a thread of it still runs; a zombie does not.
     pub fn is_alive(self) -> bool {
         Self::of(self.pid) == Some(self)
     }

@@ -95,6 +95,7 @@ mod tests {
         let late = [7_u64.to_be_bytes().as_slice(), &[0; 56]].concat();
         server.send_to(&late, client.local_addr().unwrap()).unwrap();
         assert!(response(&client, 8).is_err());
+        client.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         server.send_to(&late, client.local_addr().unwrap()).unwrap();
         assert!(response(&client, 7).is_ok());
     }
@@ -109,10 +110,11 @@ mod tests {
         let stop = AtomicBool::new(false);
         thread::scope(|scope| {
             scope.spawn(|| answer(&server, &stop));
-            let times = ask(&client, Duration::ZERO);
+            // On a busy machine the first may be lost: the other thread does not run yet.
+            let times: Vec<_> = (0..50).map(|_| ask(&client, Duration::ZERO)).collect();
             stop.store(true, Ordering::Relaxed);
-            assert_eq!(times.len(), 1);
-            assert!(times[0] < LOST);
+            assert!(times.iter().all(|times| times.len() == 1));
+            assert!(times.iter().flatten().any(|time| *time < LOST), "{times:?}");
         });
     }
 }
