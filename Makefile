@@ -8,7 +8,7 @@ PACKAGES := gcc libc6-dev make protobuf-compiler libprotobuf-dev iproute2 iptabl
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build bpf bpf-check lab benchmark interop fuzz check test netns bench install \
+.PHONY: help setup build bpf bpf-check bpf-kernel lab benchmark interop fuzz check test netns bench install \
         uninstall deb rpm tarball static image arm64 docker-test tutorials
 
 help: ## list these targets
@@ -65,6 +65,13 @@ bpf-check: ## whether the compiled programs are those of the source
 	@cmp target/fast_path.bpf.o $(BPF).o || { \
 	    echo "$(BPF).o is not what Debian 12's clang makes of it: run 'make bpf'" >&2; exit 1; \
 	}
+
+# Left out: links of tc came with Linux 6.6, and emulated processors are too slow for a burst.
+bpf-kernel: target/kernel ## the programs of the fast path on Debian 12's Linux, in a virtual machine; needs root
+	@$(MAKE) -s setup PACKAGES="$(PACKAGES) qemu-system-x86 kmod"
+	KERNEL=target/kernel CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=tests/vm/run \
+	    $(CARGO) test --test netns -- --test-threads=1 fast_path::programs \
+	    --skip program_that_somebody_took_away --skip flow_of_which_there_is_much
 
 lab: build ## three nodes, a real etcd, pods that ping across, and a table of throughput
 	target/release/flannel-lab demo
@@ -127,6 +134,13 @@ endef
 
 target/prometheus: # promtool checks our metrics
 	$(call unpack,prometheus,./usr/bin/promtool,promtool)
+
+# The package is called after the version.
+KERNEL_PACKAGE = $(or $(shell apt-cache depends linux-image-amd64 2>/dev/null | \
+    awk '/Depends: linux-image/ { print $$2 }'),linux-image-amd64)
+
+target/kernel: # for a virtual machine
+	$(call unpack,$(KERNEL_PACKAGE),./boot ./lib,linux-6.1)
 
 target/moto: # EC2 and STS for tests
 	@echo "make: fetching moto"; rm -rf $@ $@.part; \
