@@ -10,7 +10,9 @@ use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
 use aya::util::KernelVersion;
 use serde::Serialize;
 
-use super::programs::{DeviceRef, INGRESS, errno_of};
+use super::config::DeviceRef;
+use super::error::errno_of;
+use super::programs::INGRESS;
 
 /// Priority of our filters where there is no tcx, and the upper half of their handles. The lower is the
 /// overlay's port: each daemon of a host has its own, and finds what an earlier one left.
@@ -100,8 +102,14 @@ impl Hook {
         Ok(Self { name, device: device.clone(), program_id, attached_by })
     }
 
-    /// Whether it is there still, as far as that is known: of filters it is not.
-    pub(super) fn is_in_place(&self, links: &BTreeSet<(u32, u32)>) -> bool {
+    /// Whether it sees what leaves its device.
+    pub fn is_egress(&self) -> bool {
+        let [egress, ..] = HOOKS;
+        self.name == egress
+    }
+
+    /// Whether it is there still, if a link holds it.
+    pub(super) fn has_link(&self, links: &BTreeSet<(u32, u32)>) -> bool {
         match self.attached_by {
             AttachedBy::Tcx | AttachedBy::Xdp => {
                 links.contains(&(self.program_id, self.device.index))

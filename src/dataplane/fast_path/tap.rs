@@ -5,7 +5,6 @@
 //! arrives is the inner packet. The socket exists while its capture does.
 
 use std::io::{self, IoSliceMut};
-use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::thread;
@@ -17,8 +16,9 @@ use nix::sys::socket::{ControlMessageOwned, LinkAddr, MsgFlags, recvmsg, setsock
 use nix::sys::time::TimeSpec;
 use socket2::{Domain, SockFilter, Socket, Type};
 
+use super::config::FastConfig;
 use super::path::FastPath;
-use super::programs::FastConfig;
+use super::taken::is_taken;
 use crate::dataplane::capture::{Direction, KernelOffer};
 use crate::dataplane::io::sys::packet_socket;
 use crate::dataplane::packet::headers::{ENCAP_OVERHEAD_V4, IPV4_HEADER_LEN, ipv4, ipv4_at};
@@ -63,7 +63,7 @@ impl FastPath {
                     current = wanted.and_then(|config| open(config).ok());
                 }
                 match &current {
-                    Some(socketed) => socketed.offer_to(&capture, &mut buffer),
+                    Some(socketed) => socketed.offer_to(&path, &capture, &mut buffer),
                     None => thread::sleep(PERIOD),
                 }
             }
@@ -87,9 +87,9 @@ fn open(config: FastConfig) -> io::Result<Socketed> {
     Ok(Socketed { socket, config })
 }
 
-/// Classic BPF that takes datagrams to the overlay's port without a checksum: those of the programs.
-/// It also takes packets to our subnet: XDP's.
-fn filter(config: &FastConfig) -> [SockFilter; 17] {
+/// Classic BPF that takes untagged datagrams to the overlay's port without a checksum, as the programs
+/// send and take them. It also takes packets to our subnet: XDP's.
+fn filter(config: &FastConfig) -> [SockFilter; 19] {
     const LOAD_WORD: u16 = 0x20;
     const LOAD_HALF: u16 = 0x28;
     const LOAD_BYTE: u16 = 0x30;
@@ -97,15 +97,19 @@ fn filter(config: &FastConfig) -> [SockFilter; 17] {
     const JUMP_IF_ANY_BIT: u16 = 0x45;
     const AND: u16 = 0x54;
     const RETURN: u16 = 0x06;
+    /// `SKF_AD_OFF + SKF_AD_VLAN_TAG_PRESENT` of `include/uapi/linux/filter.h`.
+    const HAS_TAG: u32 = 0xffff_f030;
     let (own, mask) = config.own_subnet;
     // Without XDP these never have the right destination.
     let own = if config.xdp.is_some() { own.to_bits() } else { u32::MAX };
     [
         (LOAD_HALF, 0, 0, 12),
-        (JUMP_IF_EQUAL, 0, 13, 0x0800), // IPv4
+        (JUMP_IF_EQUAL, 0, 15, 0x0800), // IPv4
         (LOAD_WORD, 0, 0, 30),          // its destination
         (AND, 0, 0, mask),
-        (JUMP_IF_EQUAL, 11, 0, own),
+        (JUMP_IF_EQUAL, 13, 0, own),
+        (LOAD_WORD, 0, 0, HAS_TAG),
+        (JUMP_IF_EQUAL, 0, 10, 0),
         (LOAD_BYTE, 0, 0, 14),
         (JUMP_IF_EQUAL, 0, 8, 0x45), // no options
         (LOAD_HALF, 0, 0, 20),
@@ -124,7 +128,7 @@ fn filter(config: &FastConfig) -> [SockFilter; 17] {
 
 impl Socketed {
     /// Offers what arrives, until nothing does or it is time to look around.
-    fn offer_to(&self, capture: &KernelOffer, buffer: &mut [u8]) {
+    fn offer_to(&self, path: &FastPath, capture: &KernelOffer, buffer: &mut [u8]) {
         let mut control = cmsg_space!(TimeSpec);
         let until = Instant::now() + PERIOD;
         for _ in 0..MAX_IN_A_ROW {
@@ -142,7 +146,7 @@ impl Socketed {
                 (received.bytes, kind, at)
             };
             let kept = &buffer[..len.min(buffer.len())];
-            if let Some((direction, start)) = self.direction(kind, kept) {
+            if let Some((direction, start)) = self.direction(path, kind, kept, len) {
                 let at = at.unwrap_or_else(SystemTime::now);
                 capture.offer(direction, &kept[start..], len - start, at);
             }
@@ -150,32 +154,34 @@ impl Socketed {
         capture.count_lost(packet_socket::take_lost(self.socket.as_fd()));
     }
 
-    /// The way of a frame, and where its inner packet begins, if it is one that the programs carry:
-    /// what they leave to a worker that worker offers.
-    fn direction(&self, kind: u8, frame: &[u8]) -> Option<(Direction, usize)> {
+    /// The way of a frame of `len` bytes, of which these are the first, and where its inner packet
+    /// begins, if it is one that the programs carry: what they leave to a worker that worker offers.
+    fn direction(
+        &self,
+        path: &FastPath,
+        kind: u8,
+        frame: &[u8],
+        len: usize,
+    ) -> Option<(Direction, usize)> {
         let packet = frame.get(ETHERNET_LEN..).filter(|packet| packet.len() >= IPV4_HEADER_LEN)?;
         let (src, dst) = (ipv4_at(packet, ipv4::SRC), ipv4_at(packet, ipv4::DST));
-        let FastConfig { underlay_addr, own_subnet: (own, mask), xdp, .. } = &self.config;
-        let is_own = |addr: Ipv4Addr| addr.to_bits() & mask == own.to_bits();
-        if xdp.is_some() && kind == TO_US && is_own(dst) {
-            return self.has_slot(src).then_some((Direction::Ingress, ETHERNET_LEN));
-        }
-        let inner = frame.get(OUTER_LEN..).filter(|inner| inner.len() >= IPV4_HEADER_LEN)?;
+        let (config, peer_of) = (&self.config, |addr| path.peer_of(addr));
         match kind {
-            FROM_US if src == *underlay_addr => Some((Direction::Egress, OUTER_LEN)),
-            TO_US if dst == *underlay_addr => {
-                let is_taken = is_own(ipv4_at(inner, ipv4::DST)) && inner[ipv4::TTL] > 1;
-                is_taken.then_some((Direction::Ingress, OUTER_LEN))
+            FROM_US
+                if src == config.underlay_addr && frame.len() >= OUTER_LEN + IPV4_HEADER_LEN =>
+            {
+                Some((Direction::Egress, OUTER_LEN))
+            }
+            // XDP has checked it.
+            TO_US if config.xdp.is_some() && config.is_own(dst) => {
+                let is_of_peer = !config.is_own(src) && peer_of(src).is_some();
+                is_of_peer.then_some((Direction::Ingress, ETHERNET_LEN))
+            }
+            TO_US if is_taken(config, peer_of, packet, len - ETHERNET_LEN) => {
+                Some((Direction::Ingress, OUTER_LEN))
             }
             _ => None,
         }
-    }
-
-    /// Whether an address is one of the overlay's.
-    fn has_slot(&self, addr: Ipv4Addr) -> bool {
-        let FastConfig { network, slot_shift, num_slots, .. } = self.config;
-        let offset = addr.to_bits().wrapping_sub(network.to_bits());
-        offset.checked_shr(slot_shift.into()).unwrap_or(0) < num_slots
     }
 }
 

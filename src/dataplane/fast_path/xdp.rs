@@ -3,8 +3,9 @@
 use aya::Ebpf;
 use aya::programs::{self, ProgramError, XdpMode};
 
+use super::config::DeviceRef;
+use super::error::FastPathError;
 use super::hooks::{AttachedBy, HOOKS, Hook};
-use super::programs::{DeviceRef, FastPathError};
 
 /// The program for frames in one piece and in several, and the one for kernels before 5.18, which
 /// know the former only.

@@ -1,13 +1,12 @@
 //! How the fast path comes and goes.
 
-use std::fs;
-
 use serde_json::Value;
 use twill::lab::host::netns::Netns;
 use twill::lab::network::daemon::Daemon;
 use twill::lab::network::node::Node;
 use twill::lab::{Lab, LabSpec};
 
+use super::seccomp::Filter;
 use super::{assert_nothing_dropped, count, is_active, stats, wait_for_it};
 use crate::harness::{FLANNELD, assert_tcp_is_whole, eventually, ping, pod, spec, up};
 
@@ -98,43 +97,25 @@ fn firewall_that_keeps_superpackets_from_their_device_costs_the_fast_path_and_no
     assert_tcp_is_whole(&lab, pod(&lab, 1), pod(&lab, 0), 4);
 }
 
-/// Has every call of `bpf(2)` fail with EPERM, as seccomp's instructions: `include/uapi/linux/filter.h`.
-fn filter_without_bpf() -> Vec<u8> {
-    const BPF: u32 = if cfg!(target_arch = "aarch64") { 280 } else { 321 };
-    let steps =
-        [(0x20, 0, 0, 0), (0x15, 0, 1, BPF), (6, 0, 0, 0x0005_0001), (6, 0, 0, 0x7fff_0000)];
-    let bytes = |(code, yes, no, value): (u16, u8, u8, u32)| {
-        [&code.to_ne_bytes()[..], &[yes, no], &value.to_ne_bytes()].concat()
-    };
-    steps.into_iter().flat_map(bytes).collect()
-}
-
 #[test]
 fn daemon_that_may_not_load_programs_says_why_once_and_carries_everything_itself() {
-    let filter = tempfile::NamedTempFile::new().unwrap();
-    fs::write(filter.path(), filter_without_bpf()).unwrap();
-    let filtered = format!(
-        "exec bwrap --die-with-parent --dev-bind / / --cap-add ALL --seccomp 3 \"$@\" 3<{}",
-        filter.path().display()
-    );
-    let confined: [(&str, &[&str], Option<&str>); 3] = [
-        ("/usr/bin/prlimit", &["--memlock=0:0"], None),
+    let filter = Filter::new(None, libc::EPERM);
+    let before = |program: &str, args: &[&str]| {
+        let before = args.iter().chain(&[FLANNELD]).map(|arg| (*arg).to_owned()).collect();
+        Daemon { before, ..Daemon::flanneld(program) }
+    };
+    let without_bpf = ["--bounding-set=-bpf,-sys_admin", "--inh-caps=-bpf,-sys_admin"];
+    let confined = [
+        ("prlimit", before("/usr/bin/prlimit", &["--memlock=0:0"]), None),
         (
-            "/usr/bin/setpriv",
-            &["--bounding-set=-bpf,-sys_admin", "--inh-caps=-bpf,-sys_admin"],
+            "setpriv",
+            before("/usr/bin/setpriv", &without_bpf),
             Some("it takes CAP_BPF: in systemd's unit"),
         ),
-        (
-            "/bin/sh",
-            &["-c", &filtered, "sh"],
-            Some("allow it, in systemd's unit by SystemCallFilter"),
-        ),
+        ("bwrap", filter.daemon(), Some("allow it, in systemd's unit by SystemCallFilter")),
     ];
-    let daemons = (1..).zip(&confined).map(|(number, (program, args, _))| {
-        let before =
-            args.iter().map(|arg| (*arg).to_owned()).chain([FLANNELD.to_owned()]).collect();
-        (format!("n{number}"), Daemon { before, ..Daemon::flanneld(*program) })
-    });
+    let daemons =
+        (1..).zip(&confined).map(|(number, (_, daemon, _))| (format!("n{number}"), daemon.clone()));
     let lab = Lab::up(LabSpec { daemons: daemons.collect(), ..spec("fast-caps", 3) }).unwrap();
     for (node, (program, _, expected)) in lab.nodes().iter().zip(&confined) {
         let Some(expected) = expected else {

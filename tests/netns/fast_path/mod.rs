@@ -1,11 +1,13 @@
 //! The short cut in the kernel: what it carries, what it leaves to the workers, and how it comes and
 //! goes.
 
+mod clsact;
 mod jumbo;
 mod life;
 mod mixes;
 mod order;
 mod programs;
+mod seccomp;
 mod xdp;
 
 use serde_json::Value;

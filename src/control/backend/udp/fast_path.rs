@@ -1,12 +1,13 @@
 //! [`ShortCut`]: when the fast path runs, and whether our lease says that we take what peers' kernels
 //! send. See docs/adr/0026-fast-path.md.
 
+mod arrivals;
 mod gpe;
+mod means;
 mod refusal;
 mod stats;
 mod xdp;
 
-use std::io;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -17,7 +18,9 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
+use self::arrivals::{Arrivals, Trouble, merging_device};
 use self::gpe::GpeDevice;
+use self::means::{Means, Unfit};
 use self::refusal::advice;
 pub use self::stats::{FastPathStats, HookStats};
 use crate::control::config::daemon::FastPathChoice;
@@ -26,24 +29,12 @@ use crate::control::host::net::{KernelError, Netlink};
 use crate::control::util::error_chain::error_chain;
 use crate::control::util::rng::rng;
 use crate::dataplane::fast_path::{
-    AttachedBy, DeviceRef, FastConfig, FastCounters, FastPath, FastPathError, Gpe, Hook, MAX_SLOTS,
-    VETH, Wire, Xdp, ethernet_addr, remove_own_left_over, wire,
+    AttachedBy, DeviceRef, FastConfig, FastPath, FastPathError, Gpe, Hook, Xdp,
+    remove_own_left_over,
 };
 
 /// How often it is looked at what arrives.
 const WATCH_PERIOD: Duration = Duration::from_secs(1);
-
-/// Periods in a row in which what arrives is not what the fast path is for, until it is given up.
-const MAX_BAD_PERIODS: u32 = 2;
-
-/// A wire is one of single frames if so many long ones come in a period, and so many times more than
-/// superpackets: where superpackets come, a flow ends one with a shorter frame now and then.
-const MANY_FRAMES: u64 = 5000;
-const FRAMES_TO_SUPERPACKETS: u64 = 10;
-
-/// From that MTU on, the kernel is faster than the workers with single frames of TCP as well: it merges
-/// them without copying them.
-const JUMBO_MTU: u16 = 8000;
 
 /// How long peers may take to learn that our kernel takes nothing any more.
 const WITHDRAWAL: Duration = Duration::from_secs(10);
@@ -57,6 +48,8 @@ pub(super) struct Place {
     /// What the sockets are bound to, and their ports besides the overlay's.
     pub(super) underlay_addr: Ipv4Addr,
     pub(super) source_ports: [u16; 8],
+    /// Where peers send to.
+    pub(super) public_ip: Ipv4Addr,
 }
 
 /// What does not change while the daemon runs.
@@ -65,26 +58,6 @@ pub(super) struct Overlay {
     pub(super) network: SubnetRange<Ipv4Network>,
     pub(super) own: Ipv4Network,
     pub(super) port: u16,
-}
-
-/// How single packets become superpackets, or stay some, on their way from the underlay.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Means {
-    /// A vxlan device removes the outer headers.
-    Gpe {
-        /// They arrive as single packets, which its GRO merges; else as superpackets.
-        merges: bool,
-    },
-    /// XDP removes the outer headers from what is sent to this link address, and GRO merges it.
-    Xdp([u8; 6]),
-}
-
-/// Why the fast path is not for an underlay.
-#[derive(Debug)]
-struct Unfit {
-    reason: String,
-    /// Whether the operator asked for something else.
-    is_fault: bool,
 }
 
 /// What the kernel does not do, and why.
@@ -118,27 +91,6 @@ pub(super) struct ShortCut {
     arrivals: Arrivals,
     /// When they are looked at next.
     next_check: Instant,
-}
-
-/// What has arrived from peers, and for how many periods something was wrong with it.
-#[derive(Debug, Default, Clone)]
-struct Arrivals {
-    counters: FastCounters,
-    /// Whether GRO is to make superpackets of single frames.
-    gro_merges: bool,
-    stuck: u32,
-    framed: u32,
-}
-
-/// What is wrong with it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Trouble {
-    /// Packets go into the vxlan device, and none comes out.
-    Stuck,
-    /// Bulk flows come in single frames.
-    Frames,
-    /// XDP leaves them so: it cannot mark what it takes.
-    NoMetadata,
 }
 
 impl ShortCut {
@@ -178,111 +130,88 @@ impl ShortCut {
             return false;
         }
         let Some(place) = place else {
-            self.stop();
+            self.stop().await;
             return false;
         };
-        let mut means = match self.means(&place) {
-            Ok(means) => means,
-            Err(unfit) => {
-                self.withdraw(&unfit.reason, unfit.is_fault);
-                return false;
-            }
-        };
-        let is_whole = match &self.gpe {
+        match self.means(&place) {
+            Ok(means) if self.is_whole(net, &place, means).await => self.path.config().is_some(),
+            Ok(means) => self.start_again(net, place, means).await,
+            Err(unfit) => self.leave(&unfit).await,
+        }
+    }
+
+    /// Whether what was started last was started for this, and nobody took a part of it away.
+    async fn is_whole(&self, net: &Netlink, place: &Place, means: Means) -> bool {
+        let has_gpe = match &self.gpe {
             Some(gpe) => gpe.exists(net).await,
             None => true,
         };
-        let lost = self.path.lost_hook();
+        let lost = self.lost_hook(net).await;
         if let Some(Hook { name, device, .. }) = &lost {
             let device = &device.name;
             warn!(
                 "somebody detached the {name} program of the fast path from {device}: attaching it again"
             );
         }
-        let is_whole = is_whole && lost.is_none() && self.withdrawn_until.is_none();
-        if is_whole && self.place.as_ref() == Some(&(place.clone(), means)) {
-            return self.path.config().is_some();
+        let is_for_this = self.place.as_ref() == Some(&(place.clone(), means));
+        has_gpe && lost.is_none() && self.withdrawn_until.is_none() && is_for_this
+    }
+
+    /// A place that somebody else took a program of ours from.
+    async fn lost_hook(&self, net: &Netlink) -> Option<Hook> {
+        let lost = self.path.lost_link();
+        if lost.is_some() {
+            return lost;
         }
-        self.stop();
-        let mut started = self.start(net, &place, means).await;
-        if let Err(Refused::NoXdp(reason)) = started {
+        for hook in self.path.hooks() {
+            if hook.attached_by != AttachedBy::Clsact {
+                continue;
+            }
+            // A kernel that does not answer says nothing about the filter.
+            let programs = net.filter_programs(hook.device.index, hook.is_egress()).await;
+            if programs.is_ok_and(|programs| !programs.contains(&hook.program_id)) {
+                return Some(hook);
+            }
+        }
+        None
+    }
+
+    /// Stops what runs, and starts it at `place`; whether that worked.
+    async fn start_again(&mut self, net: &Netlink, place: Place, mut means: Means) -> bool {
+        self.stop().await;
+        let started = loop {
+            let reason = match self.start(net, &place, means).await {
+                Ok(()) => break Ok(()),
+                Err(Refused::All(reason)) => break Err(reason),
+                Err(Refused::NoXdp(reason)) => reason,
+            };
             self.no_xdp = Some((place.underlay.clone(), reason.clone()));
             means = match self.means(&place) {
                 Ok(means) => means,
-                Err(unfit) => {
-                    self.withdraw(&unfit.reason, unfit.is_fault);
-                    return false;
-                }
+                Err(unfit) => return self.leave(&unfit).await,
             };
             warn!("fast path without XDP: {reason}");
-            started = self.start(net, &place, means).await;
+        };
+        let underlay = place.underlay.name.clone();
+        self.place = Some((place, means));
+        if let Err(reason) = started {
+            // It is tried again when the place is another.
+            self.detach().await;
+            self.set_reason(Some(&reason), true);
+            return false;
         }
-        self.place = Some((place.clone(), means));
-        match started {
-            Ok(()) => {
-                let underlay = &place.underlay.name;
-                let by = if matches!(means, Means::Gpe { .. }) { "" } else { ", by XDP" };
-                info!(
-                    %underlay,
-                    "fast path is on: the kernel carries TCP, ICMP and sparse UDP to such peers{by}"
-                );
-                self.set_reason(None, false);
-                true
-            }
-            Err(Refused::All(reason) | Refused::NoXdp(reason)) => {
-                self.stop_at(&reason);
-                false
-            }
-        }
+        let by = if matches!(means, Means::Gpe { .. }) { "" } else { ", by XDP" };
+        info!(
+            %underlay,
+            "fast path is on: the kernel carries TCP, ICMP and sparse UDP to such peers{by}"
+        );
+        self.set_reason(None, false);
+        true
     }
 
     /// Number of the vxlan device.
     pub(super) fn gpe_index(&self) -> Option<u32> {
         self.gpe.as_ref().map(GpeDevice::index)
-    }
-
-    /// How what arrives there is taken, or else why the fast path is not worth it.
-    fn means(&self, place: &Place) -> Result<Means, Unfit> {
-        let of_host = |reason| Unfit { reason, is_fault: false };
-        if self.is_given_up {
-            return Err(of_host(self.current_reason().unwrap_or_default()));
-        }
-        if self.path.num_slots() == 0 {
-            let SubnetRange { network, subnet_len, .. } = self.overlay.network;
-            return Err(of_host(format!(
-                "{network} has more subnets of length {subnet_len} than the {MAX_SLOTS} of its \
-                 table: it takes a smaller Network or SubnetLen"
-            )));
-        }
-        let name = &place.underlay.name;
-        let failed = |error: io::Error| of_host(format!("{name} does not say what it is: {error}"));
-        let no_xdp = self.no_xdp.as_ref().filter(|(underlay, _)| *underlay == place.underlay);
-        let no_xdp = no_xdp.map(|(_, reason)| reason.clone());
-        let wants_xdp = self.choice == FastPathChoice::Xdp && no_xdp.is_none();
-        if wants_xdp && let Some(mac) = ethernet_addr(name).map_err(failed)? {
-            return Ok(Means::Xdp(mac));
-        }
-        match wire(name).map_err(failed)? {
-            Wire::Superpackets => Ok(Means::Gpe { merges: false }),
-            Wire::Frames { driver } if driver == VETH && place.overlay_mtu >= JUMBO_MTU => {
-                Ok(Means::Gpe { merges: true })
-            }
-            Wire::NoEthernet => Err(Unfit {
-                reason: format!(
-                    "{name} has no Ethernet header: it takes an Ethernet interface, by --iface"
-                ),
-                is_fault: wants_xdp,
-            }),
-            Wire::Frames { driver } => Err(match no_xdp {
-                Some(reason) => Unfit { reason, is_fault: true },
-                None => {
-                    let driver = if driver.is_empty() { "no driver" } else { driver.as_str() };
-                    of_host(format!(
-                        "{name} ({driver}) carries single frames: the workers are faster there"
-                    ))
-                }
-            }),
-        }
     }
 
     async fn start(&mut self, net: &Netlink, place: &Place, means: Means) -> Result<(), Refused> {
@@ -309,12 +238,10 @@ impl ShortCut {
         let gpe_config = gpe.as_ref().map(|(gpe, merges)| gpe.as_config(vni, *merges));
         let config = self.config(place, gpe_config, xdp);
         self.gpe = gpe.map(|(gpe, _)| gpe);
-        self.arrivals = Arrivals {
-            counters: self.path.counters(),
-            gro_merges: means != Means::Gpe { merges: false },
-            ..Arrivals::default()
-        };
-        // The verifier takes a tenth of a second, in which leases are to be followed.
+        let gro_merges = means != Means::Gpe { merges: false };
+        self.arrivals = Arrivals::after(self.path.counters(), gro_merges);
+        // The verifier takes a tenth of a second, and a driver may take more, in which leases are to
+        // be followed.
         let path = Arc::clone(&self.path);
         let started = spawn_blocking(move || path.start(config)).await;
         match started {
@@ -330,7 +257,8 @@ impl ShortCut {
 
     fn config(&self, place: &Place, gpe: Option<Gpe>, xdp: Option<Xdp>) -> FastConfig {
         let Overlay { network: SubnetRange { network, subnet_len, .. }, own, port } = self.overlay;
-        let Place { overlay, overlay_mtu, underlay, underlay_addr, source_ports } = place.clone();
+        let Place { overlay, overlay_mtu, underlay, underlay_addr, source_ports, .. } =
+            place.clone();
         let own_mask = u32::MAX.checked_shl(32 - u32::from(own.prefix())).unwrap_or(0);
         FastConfig {
             network: network.network(),
@@ -350,36 +278,45 @@ impl ShortCut {
     }
 
     /// Detaches the programs at once: the device is gone, or was never served.
-    fn stop(&mut self) {
-        self.path.stop();
-        (self.place, self.gpe, self.withdrawn_until) = (None, None, None);
+    async fn stop(&mut self) {
+        self.place = None;
+        self.detach().await;
     }
 
-    /// The same, for a reason that lasts as long as the place is the same.
-    fn stop_at(&mut self, reason: &str) {
-        self.path.stop();
-        self.gpe = None;
+    /// On a thread of its own: a driver may take seconds, in which leases are to be followed.
+    async fn detach(&mut self) {
         self.withdrawn_until = None;
-        self.set_reason(Some(reason), true);
+        let (path, gpe) = (Arc::clone(&self.path), self.gpe.take());
+        let detach = move || {
+            path.stop();
+            drop(gpe);
+        };
+        if let Err(error) = spawn_blocking(detach).await {
+            warn!("detach the BPF programs: {error}");
+        }
     }
 
-    /// Sends nothing more; takes what peers send until they know better.
-    fn withdraw(&mut self, reason: &str, is_fault: bool) {
+    /// Leaves an underlay for which the fast path is not; false, as our lease is to say nothing of it.
+    async fn leave(&mut self, unfit: &Unfit) -> bool {
+        if self.withdraw(&unfit.reason, unfit.is_fault) {
+            self.stop().await;
+        }
+        false
+    }
+
+    /// Sends nothing more; takes what peers send until they know better. Whether they do.
+    fn withdraw(&mut self, reason: &str, is_fault: bool) -> bool {
         if self.path.config().is_none() {
             self.set_reason(Some(reason), is_fault);
-            return;
+            return false;
         }
-        match self.withdrawn_until {
-            None => {
-                self.path.stop_sending();
-                self.set_reason(Some(reason), is_fault);
-                self.withdrawn_until = Some(Instant::now() + WITHDRAWAL);
-            }
-            Some(until) if Instant::now() >= until => {
-                self.stop();
-            }
-            Some(_) => {}
+        if let Some(until) = self.withdrawn_until {
+            return Instant::now() >= until;
         }
+        self.path.stop_sending();
+        self.set_reason(Some(reason), is_fault);
+        self.withdrawn_until = Some(Instant::now() + WITHDRAWAL);
+        false
     }
 
     /// Waits until what arrives shows that the fast path is not for this host, and turns it off.
@@ -425,141 +362,5 @@ impl ShortCut {
             None => {}
         }
         *known = reason.map(str::to_owned);
-    }
-}
-
-impl Trouble {
-    /// The same in words, for a device that has it.
-    fn reason(self, config: &FastConfig) -> Option<String> {
-        let name = &config.underlay.name;
-        match self {
-            Self::Stuck => config.gpe.as_ref().map(|gpe| {
-                format!(
-                    "packets from peers do not reach {}: let UDP port {} in from the peers, and \
-                     restart flanneld",
-                    gpe.device.name, gpe.port
-                )
-            }),
-            Self::Frames => Some(match merging_device(config) {
-                Some(name) => format!(
-                    "packets from peers stay single frames on {name}: turn on its generic receive \
-                     offload (`ethtool -K {name} gro on`) and restart flanneld",
-                ),
-                None => format!(
-                    "peers' packets reach {name} in single frames: the workers are faster there",
-                ),
-            }),
-            Self::NoMetadata => Some(format!(
-                "{name}'s driver has no room for what XDP says to tc: leave out --fast-path=xdp"
-            )),
-        }
-    }
-}
-
-/// The device whose GRO is to make superpackets.
-fn merging_device(config: &FastConfig) -> Option<&str> {
-    let gpe = config.gpe.as_ref().filter(|gpe| gpe.merges).map(|gpe| &gpe.device);
-    gpe.or(config.xdp.as_ref().map(|_| &config.underlay)).map(|device| device.name.as_str())
-}
-
-impl Arrivals {
-    /// Takes over what was counted in one more period; what has been wrong for some of them.
-    fn trouble(&mut self, now: FastCounters) -> Option<Trouble> {
-        let before = std::mem::replace(&mut self.counters, now);
-        let num_in = self.counters.gpe_in - before.gpe_in;
-        let num_out = self.counters.gpe_out - before.gpe_out;
-        let num_merged = self.counters.merged - before.merged;
-        let num_frames = self.counters.frames - before.frames;
-        let is_stuck = num_in > 0 && num_out == 0;
-        let num_superpackets = if self.gro_merges { num_merged } else { num_in };
-        let is_framed = num_frames >= MANY_FRAMES.max(FRAMES_TO_SUPERPACKETS * num_superpackets);
-        self.stuck = if is_stuck { self.stuck + 1 } else { 0 };
-        self.framed = if is_framed { self.framed + 1 } else { 0 };
-        if self.stuck >= MAX_BAD_PERIODS {
-            return Some(Trouble::Stuck);
-        }
-        let num_unmarked =
-            |counters: &FastCounters| counters.xdp.passed.get("no_metadata").copied();
-        let is_marked = num_unmarked(&self.counters) == num_unmarked(&before);
-        let trouble = if is_marked { Trouble::Frames } else { Trouble::NoMetadata };
-        (self.framed >= MAX_BAD_PERIODS).then_some(trouble)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// What is wrong after periods with these sums of superpackets in and out, and of frames.
-    fn trouble(sums: &[(u64, u64, u64)]) -> Option<Trouble> {
-        let mut arrivals = Arrivals::default();
-        let counters = |&(gpe_in, gpe_out, frames)| {
-            arrivals.trouble(FastCounters { gpe_in, gpe_out, frames, ..FastCounters::default() })
-        };
-        sums.iter().map(counters).last().flatten()
-    }
-
-    #[test]
-    fn device_that_swallows_superpackets_is_noticed_and_an_idle_one_is_not() {
-        assert_eq!(trouble(&[(0, 0, 0), (0, 0, 0), (0, 0, 0)]), None);
-        assert_eq!(trouble(&[(10, 9, 0), (20, 20, 0), (21, 20, 0), (21, 21, 0)]), None);
-        assert_eq!(trouble(&[(5, 0, 0), (5, 0, 0), (5, 0, 0)]), None, "nothing new went in");
-        assert_eq!(trouble(&[(5, 0, 0), (6, 0, 0)]), Some(Trouble::Stuck));
-    }
-
-    #[test]
-    fn wire_of_single_frames_is_noticed_and_the_ends_of_superpackets_are_not() {
-        assert_eq!(trouble(&[(0, 0, 9000), (0, 0, 18_000)]), Some(Trouble::Frames));
-        assert_eq!(trouble(&[(0, 0, 9000), (0, 0, 9100)]), None, "it was short");
-        assert_eq!(trouble(&[(9000, 9000, 9000), (18_000, 18_000, 18_000)]), None);
-        assert_eq!(trouble(&[(0, 0, 100), (0, 0, 200), (0, 0, 300)]), None, "hardly anything");
-    }
-
-    #[test]
-    fn xdp_that_gro_does_not_follow_is_noticed_and_why() {
-        let after = |merged, no_metadata| {
-            let mut arrivals = Arrivals { gro_merges: true, ..Arrivals::default() };
-            let counters = |period: u64| {
-                let (frames, merged) = (9000 * period, merged * period);
-                let mut counters = FastCounters { frames, merged, ..FastCounters::default() };
-                counters.xdp.passed.insert("no_metadata", no_metadata * period);
-                arrivals.trouble(counters)
-            };
-            [1, 2].map(counters)[1]
-        };
-        assert_eq!(after(0, 0), Some(Trouble::Frames));
-        assert_eq!(after(0, 9000), Some(Trouble::NoMetadata));
-        assert_eq!(after(1000, 0), None);
-    }
-
-    #[test]
-    fn device_without_ethernet_header_has_no_fast_path() {
-        let network = "10.1.0.0/16".parse().unwrap();
-        let path = Arc::new(FastPath::new(network, 24));
-        let range = SubnetRange {
-            network,
-            subnet_len: 24,
-            subnet_min: network.network(),
-            subnet_max: network.broadcast(),
-        };
-        let overlay = Overlay { network: range, own: "10.1.15.0/24".parse().unwrap(), port: 8285 };
-        let device = |name: &str| DeviceRef { index: 1, name: name.to_owned() };
-        let place = Place {
-            overlay: device("flannel0"),
-            overlay_mtu: 1472,
-            underlay: device("lo"),
-            underlay_addr: Ipv4Addr::LOCALHOST,
-            source_ports: [0; 8],
-        };
-        for choice in [FastPathChoice::Auto, FastPathChoice::Xdp] {
-            let short_cut = ShortCut::new(choice, overlay.clone(), Arc::clone(&path));
-            let unfit = short_cut.means(&place).unwrap_err();
-            assert!(unfit.reason.starts_with("lo has no Ethernet header"), "{}", unfit.reason);
-            assert_eq!(
-                unfit.is_fault,
-                choice == FastPathChoice::Xdp,
-                "a warning if it was asked for"
-            );
-        }
     }
 }

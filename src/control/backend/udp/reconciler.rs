@@ -305,6 +305,7 @@ impl DeviceReconciler {
             underlay: DeviceRef { index: carrier.index, name: carrier.name.clone() },
             underlay_addr: *self.spec.bind_addr.ip(),
             source_ports: self.source_ports,
+            public_ip: self.underlay.iface().public_ip,
         })
     }
 

@@ -9,6 +9,7 @@ mod census;
 mod changes;
 mod container_routes;
 mod far_ends;
+mod filters;
 mod forwarded;
 mod marked_routes;
 mod matched;

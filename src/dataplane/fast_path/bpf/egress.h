@@ -59,17 +59,17 @@ int fast_egress(struct __sk_buff *skb)
 	if (bpf_skb_load_bytes(skb, LINK_LEN, header, sizeof(*header)))
 		return pass(EGRESS, HEADER);
 	len = skb->len - LINK_LEN;
-	if (*(__u8 *)header != 0x45 || bpf_ntohs(header->tot_len) != len ||
-	    header_sum(header) != 0xffff)
-		return pass(EGRESS, HEADER);
-	if (!is_carried(header->protocol))
-		return pass(EGRESS, PROTOCOL);
 	mem->flow = NO_FLOW;
-	if (header->protocol == IPPROTO_UDP &&
+	if (header->version == 4 && header->protocol == IPPROTO_UDP &&
 	    !(header->frag_off & bpf_htons(FRAGMENT_OFFSET))) {
-		if (!find_flow(skb, mem, LINK_LEN + IP_LEN, header->saddr, header->daddr))
+		if (!find_flow(skb, mem, LINK_LEN + header->ihl * 4, header->saddr, header->daddr))
 			return pass(EGRESS, HEADER);
 	}
+	if (*(__u8 *)header != 0x45 || bpf_ntohs(header->tot_len) != len ||
+	    header_sum(header) != 0xffff)
+		return pass_sent(mem, HEADER);
+	if (!is_carried(header->protocol))
+		return pass(EGRESS, PROTOCOL);
 	if (header->frag_off & bpf_htons(FRAGMENT_BITS))
 		return pass_sent(mem, FRAGMENT);
 	if (header->ttl <= 1)
@@ -79,6 +79,10 @@ int fast_egress(struct __sk_buff *skb)
 		return pass(EGRESS, NO_PEER);
 	if (!(peer & PEER_KERNEL_RECEIVE))
 		return pass_sent(mem, WORKER_PEER);
+	/* The peer's kernel takes from us what our lease has, and leaves all else to a socket, to which
+	 * a superpacket, or a packet whose checksum the sender left to the network card, is of no use. */
+	if (!is_own(header->saddr))
+		return pass_sent(mem, OTHER_SUBNET);
 	if (mem->flow != NO_FLOW && (skb->gso_size != 0 || !is_sparse(mem->flow)))
 		return pass_sent(mem, BURST);
 	if (!measure(skb, mem, LINK_LEN, header->protocol, len))

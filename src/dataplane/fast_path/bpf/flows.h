@@ -8,9 +8,10 @@
 #pragma once
 
 #define MAX_UNANSWERED 8       /* packets of a flow since the last one of the other direction */
-#define MAX_IN_WINDOW 2000     /* packets of a flow, answered or not: 100,000 in a second */
 #define WINDOW 20000000ULL     /* ns; two ticks of the coarsest clock */
 #define SILENCE 250000000ULL   /* ns */
+
+const volatile __u32 MAX_IN_WINDOW;  /* packets of a flow, answered or not; set as those of tables.h */
 
 /* Both directions of what two sockets say to each other; others may have the same entry, and are
  * then one flow with it. */

@@ -11,6 +11,8 @@
 /* From that length on a packet is part of a bulk flow, which would have come in superpackets. */
 #define LONG_FRAME 1000
 
+#define VLAN_ID 0x0fff  /* of a tag, IEEE 802.1Q */
+
 static __always_inline void count_from(__u64 peer, const struct extent *extent)
 {
 	struct traffic *traffic = traffic_of(peer);
@@ -90,8 +92,10 @@ static __always_inline int from_xdp(struct __sk_buff *skb)
 	struct iphdr *ip;
 	__u32 len;
 
-	/* XDP does not see a tag that the network card took off. */
-	if (!mem || (skb->vlan_present && bpf_skb_vlan_pop(skb)) ||
+	/* XDP does not see a tag that the network card took off. One with a priority alone goes; a
+	 * packet of another network ends here, as it would at a socket on this device. */
+	if (!mem || (skb->vlan_present &&
+		     ((skb->vlan_tci & VLAN_ID) != 0 || bpf_skb_vlan_pop(skb))) ||
 	    bpf_skb_pull_data(skb, ETH_HLEN + IP_LEN))
 		return drop(INGRESS);
 	ip = (void *)(long)skb->data + ETH_HLEN;

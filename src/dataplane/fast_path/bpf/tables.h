@@ -47,7 +47,7 @@ enum reason {
 	TOO_LONG,        /* for the overlay, or for the path */
 	NO_ROUTE,        /* the host's routes lead elsewhere, or nowhere */
 	NO_NEIGHBOUR,    /* the next hop's link address is not known yet */
-	OTHER_SUBNET,    /* not for our lease */
+	OTHER_SUBNET,    /* not for our lease, or at egress not from it */
 	OUTER_CHECKSUM,  /* only the socket verifies it */
 	BURST,           /* of UDP, which the workers pack */
 	NO_METADATA,     /* the driver has no room for XDP's mark */
