@@ -103,7 +103,8 @@ impl LeaseScale {
 
     fn ends(&self) -> Result<Ends<'_>, LabError> {
         let [client, server] = testbed::pods(&self.lab)?;
-        Ok(Ends { client, server, pids: testbed::pids(&self.lab), pod_mtu: self.pod_mtu })
+        let (netns, pids) = (testbed::netns(&self.lab), testbed::pids(&self.lab));
+        Ok(Ends { client, server, netns, pids, pod_mtu: self.pod_mtu })
     }
 
     /// How long the sending node's daemon takes from its start until the last lease has its route:

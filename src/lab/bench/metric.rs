@@ -11,6 +11,7 @@ pub enum Metric {
     Retransmits,
     Kpps,
     LossPercent,
+    DeviceDrops,
     RttP50Us,
     RttP99Us,
     MachineNsPerPacket,
@@ -37,11 +38,12 @@ pub enum Better {
 
 impl Metric {
     /// All, in the order in which they are shown.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Gbps,
         Self::Retransmits,
         Self::Kpps,
         Self::LossPercent,
+        Self::DeviceDrops,
         Self::RttP50Us,
         Self::RttP99Us,
         Self::MachineNsPerPacket,
@@ -68,6 +70,7 @@ impl Metric {
             Self::MachineNsPerPacket | Self::DaemonNsPerPacket => "ns/packet",
             Self::MachineMsPerGbit | Self::DaemonMsPerGbit => "ms/Gbit",
             Self::ChurnKept => "×",
+            Self::DeviceDrops => "packets/s",
             Self::ChangesPerSecond => "1/s",
             Self::ChangeMs | Self::StartMs => "ms",
             Self::DaemonUsPerChange => "µs",
@@ -82,6 +85,7 @@ impl Metric {
             Self::Retransmits => "retransmits",
             Self::Kpps => "delivered",
             Self::LossPercent => "loss",
+            Self::DeviceDrops => "dropped by devices",
             Self::RttP50Us => "round trip p50",
             Self::RttP99Us => "round trip p99",
             Self::MachineNsPerPacket | Self::MachineMsPerGbit => "CPU, machine",
@@ -106,6 +110,10 @@ impl Metric {
                  floods without regard to loss."
             }
             Self::LossPercent => "Share of the flood that did not arrive.",
+            Self::DeviceDrops => {
+                "Packets a second that network devices between the pods dropped (/proc/net/dev): the \
+                 ring of a veth, of 256 packets or superpackets, was full, or the queue of a TUN."
+            }
             Self::RttP50Us => "Half of all requests were answered in this time.",
             Self::RttP99Us => {
                 "99 in 100 requests were answered in this time; one that is lost counts as 200 ms."
@@ -142,7 +150,10 @@ impl Metric {
 
     /// Whether a ratio of two such figures says anything: not where none at all is the rule.
     pub const fn is_comparable(self) -> bool {
-        !matches!(self, Self::Retransmits | Self::LossPercent | Self::ChangesPerSecond)
+        !matches!(
+            self,
+            Self::Retransmits | Self::LossPercent | Self::DeviceDrops | Self::ChangesPerSecond
+        )
     }
 
     /// What the daemons have in the machine's CPU time.
@@ -166,6 +177,7 @@ impl Metric {
             Self::ChangesPerSecond => Better::Higher,
             Self::Retransmits
             | Self::LossPercent
+            | Self::DeviceDrops
             | Self::RttP50Us
             | Self::RttP99Us
             | Self::MachineNsPerPacket

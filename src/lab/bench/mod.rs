@@ -17,6 +17,7 @@ mod matrix;
 mod testbed;
 mod sample;
 mod cpu;
+mod drops;
 mod leases;
 mod peers;
 mod machine;

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::cpu::CpuTime;
+use super::drops;
 use super::matrix::Workload;
 use super::metric::Metric;
 use super::testbed::Ends;
@@ -43,15 +44,16 @@ fn tcp(ends: &Ends<'_>, flows: usize, time: Duration) -> Result<Sample, LabError
     let bulk = start(ends, flows)?;
     pause(WARM_UP)?;
     let (bytes, resent) = (bulk.received(), retransmits(&ends.client.netns)?);
-    let window = Window::open(&ends.pids)?;
+    let window = Window::open(ends)?;
     pause(time)?;
-    let spent = window.close(&ends.pids)?;
+    let spent = window.close(ends)?;
     let gbits = to_f64(bulk.received() - bytes) * 8e-9;
     let resent = retransmits(&ends.client.netns)?.saturating_sub(resent);
     let per_gbit = |time: Duration| ratio(time.as_secs_f64() * 1e3, gbits);
     let mut sample = vec![
         (Metric::Gbps, gbits / spent.time.as_secs_f64()),
         (Metric::Retransmits, to_f64(resent) / spent.time.as_secs_f64()),
+        (Metric::DeviceDrops, to_f64(spent.drops) / spent.time.as_secs_f64()),
         (Metric::MachineMsPerGbit, per_gbit(spent.cpu.machine)),
     ];
     if !ends.pids.is_empty() {
@@ -66,15 +68,16 @@ fn udp(ends: &Ends<'_>, packet_len: u16, time: Duration) -> Result<Sample, LabEr
     let flood = flood.map_err(LabError::io(format!("flood {}", ends.server.addr)))?;
     pause(WARM_UP)?;
     let (sent, received) = (flood.sent(), flood.received());
-    let window = Window::open(&ends.pids)?;
+    let window = Window::open(ends)?;
     pause(time)?;
-    let spent = window.close(&ends.pids)?;
+    let spent = window.close(ends)?;
     let (sent, received) = (to_f64(flood.sent() - sent), to_f64(flood.received() - received));
     let per_packet = |time: Duration| ratio(time.as_secs_f64() * 1e9, received);
     let mut sample = vec![
         (Metric::Kpps, received / 1e3 / spent.time.as_secs_f64()),
         // What was on its way when the window opened may make it look like a gain.
         (Metric::LossPercent, (100.0 * (1.0 - ratio(received, sent))).max(0.0)),
+        (Metric::DeviceDrops, to_f64(spent.drops) / spent.time.as_secs_f64()),
         (Metric::MachineNsPerPacket, per_packet(spent.cpu.machine)),
     ];
     if !ends.pids.is_empty() {
@@ -100,25 +103,30 @@ fn start(ends: &Ends<'_>, flows: usize) -> Result<Bulk, LabError> {
     bulk.map_err(LabError::io(format!("connect to {}", ends.server.addr)))
 }
 
-/// A stretch of time in which CPU time is counted.
+/// A stretch of time in which CPU time and drops are counted.
 struct Window {
     start: Instant,
     cpu: CpuTime,
+    drops: u64,
 }
 
 struct Spent {
     time: Duration,
     cpu: CpuTime,
+    drops: u64,
 }
 
 impl Window {
-    fn open(pids: &[u32]) -> Result<Self, LabError> {
-        Ok(Self { cpu: CpuTime::read(pids)?, start: Instant::now() })
+    fn open(ends: &Ends<'_>) -> Result<Self, LabError> {
+        let drops = drops::by_devices(&ends.netns)?;
+        Ok(Self { drops, cpu: CpuTime::read(&ends.pids)?, start: Instant::now() })
     }
 
-    fn close(self, pids: &[u32]) -> Result<Spent, LabError> {
+    fn close(self, ends: &Ends<'_>) -> Result<Spent, LabError> {
         let time = self.start.elapsed();
-        Ok(Spent { time, cpu: CpuTime::read(pids)?.since(self.cpu) })
+        let cpu = CpuTime::read(&ends.pids)?.since(self.cpu);
+        let drops = drops::by_devices(&ends.netns)?.saturating_sub(self.drops);
+        Ok(Spent { time, cpu, drops })
     }
 }
 

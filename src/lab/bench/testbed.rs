@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::matrix::Setting;
+use crate::lab::host::netns::Netns;
 use crate::lab::host::process::Process;
 use crate::lab::host::wait::wait_for;
 use crate::lab::network::backend::Backend;
@@ -55,6 +56,8 @@ pub(super) struct Testbed {
 pub(super) struct Ends<'lab> {
     pub(super) client: &'lab Pod,
     pub(super) server: &'lab Pod,
+    /// Where the devices are that packets pass.
+    pub(super) netns: Vec<Netns>,
     /// The daemons that carry its packets; the kernel's own ways have none.
     pub(super) pids: Vec<u32>,
     /// MTU of the pods, in bytes.
@@ -151,6 +154,15 @@ pub(super) fn pods(lab: &Lab) -> Result<[&Pod; 2], LabError> {
     Ok([client, server])
 }
 
+/// The network namespaces of the underlay, of the nodes and of their pods.
+pub(super) fn netns(lab: &Lab) -> Vec<Netns> {
+    let nodes = lab.nodes().iter();
+    let inner = nodes.flat_map(|node| {
+        std::iter::once(node.netns()).chain(node.pods().iter().map(|pod| &pod.netns)).cloned()
+    });
+    std::iter::once(Netns::named(lab.names().underlay())).chain(inner).collect()
+}
+
 /// The daemons of a lab.
 pub(super) fn pids(lab: &Lab) -> Vec<u32> {
     lab.nodes().iter().filter_map(|node| node.process().map(Process::id)).map(|id| id.pid).collect()
@@ -201,7 +213,7 @@ impl Testbed {
             Ok(measure::reaches(&client.netns, server.addr)?.then_some(()))
         })?;
         let pids = if *datapath == Datapath::Overlay { pids(lab) } else { Vec::new() };
-        Ok(Ends { client, server, pids, pod_mtu })
+        Ok(Ends { client, server, netns: netns(lab), pids, pod_mtu })
     }
 
     /// Removes all labs.
