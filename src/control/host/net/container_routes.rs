@@ -122,10 +122,10 @@ mod tests {
     }
 
     #[test]
-    fn own_namespace_is_left_out_and_has_no_number() {
+    fn own_namespace_is_left_out() {
         let ours = fs::metadata("/proc/self/ns/net").unwrap().ino();
         assert!(namespaces().all(|path| fs::metadata(path).map_or(true, |it| it.ino() != ours)));
-        let own = File::open("/proc/self/ns/net").unwrap();
-        assert_eq!(id_of(&own).unwrap(), None, "nobody has asked for one");
+        // Whether it has a number of its own depends on who has asked for one.
+        assert!(id_of(&File::open("/proc/self/ns/net").unwrap()).is_ok());
     }
 }
