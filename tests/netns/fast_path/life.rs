@@ -168,3 +168,21 @@ fn wire_that_turns_out_to_carry_single_frames_is_left_to_the_workers() {
     let reason = stats(b)["reason"].as_str().unwrap().to_owned();
     assert!(reason.contains("reach eth0 in single frames"), "{reason}");
 }
+
+#[test]
+fn host_with_ipsec_policies_has_no_fast_path_for_as_long_as_it_has_them() {
+    let lab = up("fast-ipsec", 2);
+    wait_for_it(&lab);
+    let a = &lab.nodes()[0];
+    let policy = "src 0.0.0.0/0 dst 203.0.113.5/32 dir out";
+    let tmpl = "tmpl proto esp mode transport";
+    a.netns().ip(&format!("xfrm policy add {policy} {tmpl}")).unwrap();
+    eventually("the fast path is off", || !is_active(a));
+    let reason = stats(a)["reason"].as_str().unwrap().to_owned();
+    assert!(reason.contains("IPsec policies"), "{reason}");
+    let before = count(a, "egress", "packets");
+    assert_tcp_is_whole(&lab, pod(&lab, 0), pod(&lab, 1), 4);
+    assert_eq!(count(a, "egress", "packets"), before);
+    a.netns().ip(&format!("xfrm policy delete {policy}")).unwrap();
+    wait_for_it(&lab);
+}

@@ -11,6 +11,7 @@ mod container_routes;
 mod far_ends;
 mod filters;
 mod forwarded;
+mod ipsec;
 mod marked_routes;
 mod matched;
 #[cfg(test)]
@@ -33,6 +34,7 @@ pub use self::changes::{HostChange, HostChanges, watch};
 pub use self::container_routes::ContainerRoutes;
 pub use self::far_ends::{FarEnd, far_ends};
 pub use self::forwarded::{Forwarded, PolicyRule};
+pub use self::ipsec::num_ipsec_policies;
 pub use self::marked_routes::ROUTE_PROTOCOL;
 pub(crate) use self::marked_routes::any_main_route;
 pub use self::neighbours::{Mac, Neighbour, NeighbourKind};

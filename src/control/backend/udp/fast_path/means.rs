@@ -5,6 +5,8 @@ use std::io;
 use super::{Overlay, Place, ShortCut};
 use crate::control::config::daemon::FastPathChoice;
 use crate::control::config::network::SubnetRange;
+use crate::control::host::net::num_ipsec_policies;
+use crate::control::util::error_chain::error_chain;
 use crate::dataplane::fast_path::{MAX_SLOTS, VETH, Wire, ethernet_addr, wire};
 
 /// From that MTU on, the kernel is faster than the workers with single frames of TCP as well: it merges
@@ -39,8 +41,22 @@ impl Unfit {
 }
 
 impl ShortCut {
-    /// How what arrives there is taken, or else why the fast path is not worth it.
+    /// How what arrives there is taken, or else why the fast path is not for it.
     pub(super) fn means(&self, place: &Place) -> Result<Means, Unfit> {
+        let means = self.means_at(place)?;
+        // The programs stand behind the policies of what leaves, and before those of what arrives.
+        match num_ipsec_policies() {
+            Ok(0) => Ok(means),
+            Ok(_) => Err(Unfit::of_host(
+                "this host has IPsec policies (`ip xfrm policy`), which the kernel's way would not \
+                 keep"
+                .to_owned(),
+            )),
+            Err(error) => Err(Unfit::of_host(error_chain(&error))),
+        }
+    }
+
+    fn means_at(&self, place: &Place) -> Result<Means, Unfit> {
         if self.is_given_up {
             return Err(Unfit::of_host(self.current_reason().unwrap_or_default()));
         }
