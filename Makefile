@@ -261,11 +261,12 @@ ARM64_ENV = RUSTC=/usr/bin/rustc CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=a
 ARM64_DIR := target/arm64
 # What qemu cannot run:
 # - it makes fork(2) of vfork(2), so nobody learns that a program cannot be started;
-# - it has no SIOCETHTOOL, no SO_ATTACH_REUSEPORT_CBPF and no SO_RXQ_OVFL.
+# - it has no RTM_GETNSID, no SIOCETHTOOL, no SO_ATTACH_REUSEPORT_CBPF and no SO_RXQ_OVFL.
 ARM64_SKIP := \
     control::host::firewall::command::tests::program_that_cannot_start_is_one_line \
     control::subnet::kube::api::tests::program_that_is_missing_is_named_with_its_hint \
     lab::host::command::tests::missing_tool_is_named \
+    control::host::net::container_routes::tests::own_namespace_is_left_out \
     dataplane::io::sys::ethtool::tests::loopback_segments_by_itself_and_has_no_driver \
     dataplane::io::udp::tests::source_port_decides_which_half_of_the_sockets_receives \
     dataplane::io::udp::tests::datagrams_that_found_no_room_are_counted
