@@ -222,7 +222,7 @@ fn large_host_costs_nothing_and_its_own_routes_are_kept_all_the_same() {
         thread::sleep(Duration::from_millis(60)); // so that each is a change of its own
     }
     let (cpu, memory) = (ticks(pid) - cpu, resident(pid).saturating_sub(memory));
-    // To read all routes anew takes a tenth of a second or more, each time.
+    // To read all routes again takes a tenth of a second or more, each time.
     assert!(cpu <= 100, "{cpu} hundredths of a second of CPU time");
     assert!(memory <= 4096, "{memory} KiB more");
     for accident in ["route replace 10.5.0.0/16 dev lo", "route del 10.5.0.0/16 dev flannel0"] {
