@@ -6,16 +6,11 @@ use std::net::Ipv4Addr;
 use super::config::FastConfig;
 use crate::dataplane::packet::checksum::Sum;
 use crate::dataplane::packet::headers::{
-    ENCAP_OVERHEAD_V4, IPV4_HEADER_LEN, ipv4, ipv4_at, u16_at,
+    ENCAP_OVERHEAD_V4, IPV4_HEADER_LEN, ipv4, ipv4_at, protocol, u16_at,
 };
 
 /// Bytes of the headers before an inner packet.
 const OUTER_LEN: usize = ENCAP_OVERHEAD_V4 as usize;
-
-/// Protocols of inner packets, as the kernel's `include/uapi/linux/in.h` numbers them.
-const ICMP: u8 = 1;
-const TCP: u8 = 6;
-const UDP: u8 = 17;
 
 /// Whether it takes the datagram of `len` bytes that begins with these `bytes`. `peer_of` has the peer
 /// with the subnet of an address.
@@ -34,21 +29,21 @@ pub(super) fn is_taken(
     };
     let Some(inner) = inner.get(..IPV4_HEADER_LEN) else { return false };
     let (src, dst) = (ipv4_at(inner, ipv4::SRC), ipv4_at(inner, ipv4::DST));
-    let (inner_len, protocol) = (len - OUTER_LEN, inner[ipv4::PROTOCOL]);
+    let (inner_len, carried) = (len - OUTER_LEN, inner[ipv4::PROTOCOL]);
     let is_for_us = is_plain(outer, len)
-        && outer[ipv4::PROTOCOL] == UDP
+        && outer[ipv4::PROTOCOL] == protocol::UDP
         && ipv4_at(outer, ipv4::DST) == config.underlay_addr
         && u16_at(udp, 2) == config.port;
     let is_of_kernel = u16_at(udp, 6) == 0 && usize::from(u16_at(udp, 4)) == len - IPV4_HEADER_LEN;
     is_for_us
         && is_of_kernel
         && is_plain(inner, inner_len)
-        && [TCP, ICMP, UDP].contains(&protocol)
+        && [protocol::TCP, protocol::ICMP, protocol::UDP].contains(&carried)
         && config.is_own(dst)
         && !config.is_own(src)
         && peer_of(src) == Some(ipv4_at(outer, ipv4::SRC))
         && inner[ipv4::TTL] > 1
-        && (inner_len <= usize::from(config.overlay_mtu) || protocol == TCP)
+        && (inner_len <= usize::from(config.overlay_mtu) || carried == protocol::TCP)
 }
 
 /// Whether a header of `len` bytes and what follows it has no options, is in one piece, and has a right
