@@ -109,6 +109,10 @@ impl UdpSocket for Uncounted<MemoryUdp> {
         uncounted(|| self.0.take_error())
     }
 
+    fn num_overflows(&self) -> u32 {
+        self.0.num_overflows()
+    }
+
     fn offloads(&self) -> Offloads {
         self.0.offloads()
     }

@@ -32,46 +32,26 @@ impl SendControl {
     }
 }
 
-/// Room for the control messages of one received buffer: `UDP_GRO` and `SO_RXQ_OVFL`.
+/// Room for the control message of one received buffer: `UDP_GRO`.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(8))]
-pub struct RecvControl(pub [u8; 2 * MESSAGE_LEN]);
-
-/// What the control messages of a received buffer say.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Received {
-    /// Length of each datagram, if the kernel joined several (`UDP_GRO`).
-    pub gro_size: Option<usize>,
-    /// Datagrams that the socket has dropped so far because its buffer was full, modulo 2³²
-    /// (`SO_RXQ_OVFL`, `socket(7)`); absent while there were none.
-    pub overflows: Option<u32>,
-}
+pub struct RecvControl(pub [u8; MESSAGE_LEN]);
 
 impl RecvControl {
     /// An empty buffer to receive into.
-    pub const EMPTY: Self = Self([0; 2 * MESSAGE_LEN]);
+    pub const EMPTY: Self = Self([0; MESSAGE_LEN]);
 
-    /// Reads the messages in the first `len` bytes. Both carry 4 bytes: the kernel's `int` and
-    /// `__u32` (`udp_cmsg_recv` in net/ipv4/udp.c, `sock_recv_drops` in net/socket.c).
-    pub fn read(&self, len: usize) -> Received {
-        let mut received = Received::default();
-        let mut rest = &self.0[..len.min(self.0.len())];
-        while let Some(message) = rest.first_chunk::<{ HEADER_LEN + 4 }>() {
-            let word = |at: usize| [message[at], message[at + 1], message[at + 2], message[at + 3]];
-            let data = word(HEADER_LEN);
-            match (i32::from_ne_bytes(word(LEVEL)), i32::from_ne_bytes(word(TYPE))) {
-                (libc::SOL_UDP, libc::UDP_GRO) => {
-                    let gro_size = usize::try_from(i32::from_ne_bytes(data)).ok();
-                    received.gro_size = gro_size.filter(|size| (1..=MAX_PACKET_LEN).contains(size));
-                }
-                (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) => {
-                    received.overflows = Some(u32::from_ne_bytes(data));
-                }
-                _ => {}
-            }
-            rest = rest.get(MESSAGE_LEN..).unwrap_or_default();
-        }
-        received
+    /// Length of each datagram in the buffer, if the kernel joined several: the `int` of `udp_cmsg_recv`
+    /// in net/ipv4/udp.c. The message fills the first `len` bytes.
+    pub fn gro_size(&self, len: usize) -> Option<usize> {
+        let bytes = self.0.get(..len)?;
+        let message = bytes.first_chunk::<{ HEADER_LEN + 4 }>()?;
+        let int = |at: usize| {
+            i32::from_ne_bytes([message[at], message[at + 1], message[at + 2], message[at + 3]])
+        };
+        let is_gro = (int(LEVEL), int(TYPE)) == (libc::SOL_UDP, libc::UDP_GRO);
+        let size = usize::try_from(int(HEADER_LEN)).ok()?;
+        (is_gro && (1..=MAX_PACKET_LEN).contains(&size)).then_some(size)
     }
 }
 
@@ -89,15 +69,11 @@ mod tests {
         bytes
     }
 
-    fn read(messages: &[[u8; MESSAGE_LEN]]) -> Received {
-        let mut control = RecvControl::EMPTY;
-        let bytes = messages.concat();
-        control.0[..bytes.len()].copy_from_slice(&bytes);
-        control.read(bytes.len())
+    fn read(message: [u8; MESSAGE_LEN]) -> Option<usize> {
+        RecvControl(message).gro_size(MESSAGE_LEN)
     }
 
     const GRO: (i32, i32) = (17, 104);
-    const OVERFLOWS: (i32, i32) = (1, 40);
 
     #[test]
     fn segment_message_has_the_bytes_the_kernel_reads() {
@@ -109,23 +85,18 @@ mod tests {
     }
 
     #[test]
-    fn messages_are_read_in_any_order() {
-        let gro = message(GRO.0, GRO.1, 1472);
-        let overflows = message(OVERFLOWS.0, OVERFLOWS.1, 7);
-        let both = Received { gro_size: Some(1472), overflows: Some(7) };
-        assert_eq!(read(&[gro, overflows]), both);
-        assert_eq!(read(&[overflows, gro]), both);
-        assert_eq!(read(&[overflows]), Received { gro_size: None, overflows: Some(7) });
-        assert_eq!(read(&[]), Received::default());
+    fn length_of_joined_datagrams_is_read() {
+        assert_eq!(read(message(GRO.0, GRO.1, 1472)), Some(1472));
+        assert_eq!(RecvControl::EMPTY.gro_size(0), None, "one datagram by itself");
     }
 
     #[test]
     fn unknown_and_impossible_messages_are_ignored() {
-        assert_eq!(read(&[message(0, 8, 64)]), Received::default());
-        assert_eq!(read(&[message(GRO.0, GRO.1, 0)]), Received::default());
-        assert_eq!(read(&[message(GRO.0, GRO.1, u32::MAX)]), Received::default());
-        let mut control = RecvControl::EMPTY;
-        control.0[..MESSAGE_LEN].copy_from_slice(&message(GRO.0, GRO.1, 1472));
-        assert_eq!(control.read(HEADER_LEN), Received::default(), "cut off");
+        assert_eq!(read(message(0, 8, 64)), None);
+        assert_eq!(read(message(GRO.0, GRO.1, 0)), None);
+        assert_eq!(read(message(GRO.0, GRO.1, u32::MAX)), None);
+        let control = RecvControl(message(GRO.0, GRO.1, 1472));
+        assert_eq!(control.gro_size(HEADER_LEN), None, "cut off");
+        assert_eq!(control.gro_size(2 * MESSAGE_LEN), None, "longer than there is room");
     }
 }

@@ -229,6 +229,10 @@ impl UdpSocket for MemoryUdp {
         try_recv(&self.errors)
     }
 
+    fn num_overflows(&self) -> u32 {
+        0
+    }
+
     fn offloads(&self) -> Offloads {
         self.offloads
     }

@@ -1,6 +1,6 @@
 //! [`RecvBatch`]: the buffers of one receive call.
 
-use super::cmsg::{Received, RecvControl};
+use super::cmsg::RecvControl;
 use crate::dataplane::packet::headers::MAX_PACKET_LEN;
 
 /// Most buffers that one call receives. Enough that the cost of the call itself does not matter, few
@@ -20,7 +20,6 @@ pub struct RecvBatch {
     lens: [usize; MAX_BUFFERS],
     gro_sizes: [Option<usize>; MAX_BUFFERS],
     controls: [RecvControl; MAX_BUFFERS],
-    overflows: Option<u32>,
 }
 
 impl Default for RecvBatch {
@@ -37,7 +36,6 @@ impl RecvBatch {
             lens: [0; MAX_BUFFERS],
             gro_sizes: [None; MAX_BUFFERS],
             controls: [RecvControl::EMPTY; MAX_BUFFERS],
-            overflows: None,
         }
     }
 
@@ -53,20 +51,14 @@ impl RecvBatch {
 
     /// Records that buffer `index` received `len` bytes and `control_len` of control messages.
     pub(super) fn set_received(&mut self, index: usize, len: usize, control_len: usize) {
-        let Received { gro_size, overflows } = self.controls[index].read(control_len);
+        let gro_size = self.controls[index].gro_size(control_len);
         self.set(index, len, gro_size);
-        self.overflows = overflows.or(self.overflows);
     }
 
     /// Records what buffer `index` received.
     pub(crate) fn set(&mut self, index: usize, len: usize, gro_size: Option<usize>) {
         self.lens[index] = len.min(STRIDE);
         self.gro_sizes[index] = gro_size;
-    }
-
-    /// How many datagrams the socket has dropped so far because its buffer was full, modulo 2³².
-    pub fn overflows(&self) -> Option<u32> {
-        self.overflows
     }
 
     /// The bytes received into buffer `index`.

@@ -63,6 +63,10 @@ pub trait UdpSocket: Debug + Send {
         Vec::new()
     }
 
+    /// How many datagrams the socket has dropped so far because its receive buffer was full, modulo
+    /// 2³².
+    fn num_overflows(&self) -> u32;
+
     /// How many datagrams one send may be cut into.
     fn max_segments(&self) -> usize {
         MAX_GSO_SEGMENTS
@@ -183,6 +187,13 @@ impl UdpSocket for KernelUdp {
     fn error_sources(&self) -> Vec<RawFd> {
         let sources = self.sources.iter().filter(|_| self.reads_source_errors);
         sources.map(AsRawFd::as_raw_fd).collect()
+    }
+
+    /// Asked for by itself: `SO_RXQ_OVFL` would say it with each datagram, but kernels with hardened
+    /// usercopy kill the thread that receives so what a TCP socket on the same machine sent, which a fast
+    /// path or a tunnel brought here (`put_cmsg` from an skb of `skbuff_fclone_cache`; Linux 6.18).
+    fn num_overflows(&self) -> u32 {
+        sys::sockopt::num_dropped(self.socket.as_fd()).unwrap_or(0)
     }
 
     fn max_segments(&self) -> usize {

@@ -22,13 +22,20 @@ const RECEIVE_CALLS: usize = 4;
 impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
     /// Reads the socket: datagrams of peers for this host.
     pub(super) fn ingress(&mut self, now: Instant) -> Result<Budget, Lost> {
+        let used = self.receive(now)?;
+        if used != Budget::Unused {
+            self.count_overflows();
+        }
+        Ok(used)
+    }
+
+    fn receive(&mut self, now: Instant) -> Result<Budget, Lost> {
         let (mut used, mut has_failed) = (Budget::Unused, false);
         for _ in 0..RECEIVE_CALLS {
             match self.udp.recv(&mut self.batch) {
                 Ok(num_buffers) => {
                     (used, has_failed) = (Budget::Partial, false);
                     self.stats.ingress.reads.add(1);
-                    self.count_overflows();
                     self.process_batch(num_buffers, now);
                     self.flush()?;
                     if num_buffers < self.batch.num_buffers() {
@@ -56,12 +63,9 @@ impl<T: TunQueue, U: UdpSocket> Worker<T, U> {
 
     /// Adds what the socket newly counted as dropped because its receive buffer was full.
     fn count_overflows(&mut self) {
-        if let Some(total) = self.batch.overflows()
-            && total != self.overflows
-        {
-            self.stats.queue_overflows.add(u64::from(total.wrapping_sub(self.overflows)));
-            self.overflows = total;
-        }
+        let total = self.udp.num_overflows();
+        self.stats.queue_overflows.add(u64::from(total.wrapping_sub(self.overflows)));
+        self.overflows = total;
     }
 
     /// Checks every datagram of the batch and collects the valid ones for writing.

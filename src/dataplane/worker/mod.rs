@@ -90,7 +90,7 @@ pub struct Worker<T, U> {
     is_blocked: bool,
     /// A device kept failing in this turn and may still have packets ready.
     is_failing: bool,
-    /// The socket's overflow count at the last receive call.
+    /// The socket's overflow count in the last turn that received something.
     overflows: u32,
     icmp_limits: IcmpLimits,
     quote: Vec<u8>,

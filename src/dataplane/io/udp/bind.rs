@@ -67,7 +67,6 @@ pub fn bind_group(
         share_port(&socket, addr, true)?;
         socket.set_reuse_port(true).map_err(|source| UdpError::Socket { addr, source })?;
         options::grow_buffers(&socket, options::BUFFER_LEN);
-        options::report_overflows(&socket);
         options::discover_path(&socket, long_datagrams);
         let (offloads, refused) = options::negotiate(offloads, &socket, index == 0);
         bind(&socket, addr)?;

@@ -31,14 +31,6 @@ pub(super) fn grow_buffers(socket: &Socket, len: libc::c_int) {
     }
 }
 
-/// Makes the kernel report how many datagrams it dropped because the receive buffer was full.
-pub(super) fn report_overflows(socket: &Socket) {
-    let (level, option) = (libc::SOL_SOCKET, libc::SO_RXQ_OVFL);
-    if let Err(error) = sys::sockopt::set_int(socket.as_fd(), level, option, 1) {
-        warn!(%error, "overflows of the UDP receive queue will not be counted");
-    }
-}
-
 /// Makes the kernel queue the ICMP errors that come back, which it does not do by default for
 /// sockets that are not connected; and sets DF if long datagrams are to be refused.
 ///
