@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use ipnetwork::Ipv4Network;
 
-use super::NextHop;
+use super::{KernelReceive, NextHop};
 
 /// Most slots of the array, as a power of 2: 4 Mi slots of 8 bytes are 32 MiB. A Network that needs
 /// more (for example a /8 cut into /31s) uses only longest-prefix match.
@@ -99,17 +99,22 @@ impl DirectArray {
 pub const NO_ROUTE: u64 = 0;
 const PRESENT: u64 = 1;
 const ANY_SOURCE_PORT: u64 = 2;
-/// In the word of a peer whose kernel takes the overlay's packets.
-pub const KERNEL_RECEIVE: u64 = 4;
+const KERNEL_TCP: u64 = 4;
+const KERNEL_SPARSE: u64 = 8;
+/// What the word of a peer says that its kernel takes.
+pub const KERNEL_RECEIVE: u64 = KERNEL_TCP | KERNEL_SPARSE;
 
 /// Address in bits 63 to 32, port in bits 31 to 16, flags in the lowest.
 ///
 /// The BPF programs read the same words: `dataplane/fast_path/bpf/tables.h`.
 pub fn pack(next_hop: NextHop) -> u64 {
     let NextHop { addr, any_source_port, kernel_receive } = next_hop;
-    let flags = PRESENT
-        | if any_source_port { ANY_SOURCE_PORT } else { 0 }
-        | if kernel_receive { KERNEL_RECEIVE } else { 0 };
+    let kernel_receive = match kernel_receive {
+        KernelReceive::Nothing => 0,
+        KernelReceive::Sparse => KERNEL_SPARSE,
+        KernelReceive::All => KERNEL_TCP | KERNEL_SPARSE,
+    };
+    let flags = PRESENT | if any_source_port { ANY_SOURCE_PORT } else { 0 } | kernel_receive;
     u64::from(addr.ip().to_bits()) << 32 | u64::from(addr.port()) << 16 | flags
 }
 
@@ -118,7 +123,11 @@ fn unpack(word: u64) -> Option<NextHop> {
     #[expect(clippy::cast_possible_truncation, reason = "each field's own bits are taken")]
     let (ip, port) = (Ipv4Addr::from_bits((word >> 32) as u32), (word >> 16) as u16);
     let any_source_port = word & ANY_SOURCE_PORT != 0;
-    let kernel_receive = word & KERNEL_RECEIVE != 0;
+    let kernel_receive = match word & KERNEL_RECEIVE {
+        0 => KernelReceive::Nothing,
+        KERNEL_SPARSE => KernelReceive::Sparse,
+        _ => KernelReceive::All,
+    };
     let next_hop = NextHop { addr: SocketAddrV4::new(ip, port), any_source_port, kernel_receive };
     (word & PRESENT != 0).then_some(next_hop)
 }
@@ -131,11 +140,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn packed_next_hop_comes_back(ip in any::<u32>(), port in any::<u16>(), flags in any::<[bool; 2]>()) {
+        fn packed_next_hop_comes_back(ip in any::<u32>(), port in any::<u16>(), any_source_port in any::<bool>()) {
             let addr = SocketAddrV4::new(Ipv4Addr::from_bits(ip), port);
-            let [any_source_port, kernel_receive] = flags;
-            let next_hop = NextHop { addr, any_source_port, kernel_receive };
-            prop_assert_eq!(unpack(pack(next_hop)), Some(next_hop));
+            for kernel_receive in [KernelReceive::Nothing, KernelReceive::Sparse, KernelReceive::All] {
+                let next_hop = NextHop { addr, any_source_port, kernel_receive };
+                prop_assert_eq!(unpack(pack(next_hop)), Some(next_hop));
+            }
         }
     }
 

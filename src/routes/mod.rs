@@ -13,7 +13,7 @@ mod table;
 mod unusable;
 
 pub use direct::{KERNEL_RECEIVE, NO_ROUTE, pack};
-pub use next_hop::NextHop;
+pub use next_hop::{KernelReceive, NextHop};
 pub use prefix::{Prefix, PrefixError};
 pub use table::{Route, RouteTable};
 pub use unusable::unusable;

@@ -9,14 +9,26 @@ pub struct NextHop {
     pub addr: SocketAddrV4,
     /// The peer accepts datagrams from any source port, so that each flow may have its own.
     pub any_source_port: bool,
-    /// The peer's kernel takes packets that ours has sent, not only its workers those of our workers.
-    pub kernel_receive: bool,
+    /// What the peer's kernel takes that ours has sent.
+    pub kernel_receive: KernelReceive,
+}
+
+/// What of other kernels' packets a node's kernel takes. All else is between workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum KernelReceive {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// ICMP, and UDP with few packets under way.
+    Sparse,
+    /// The same, and TCP.
+    All,
 }
 
 impl NextHop {
     /// A next hop at `addr` that accepts only the network's port as source port. Stock peers behind a
     /// strict firewall need this.
     pub const fn new(addr: SocketAddrV4) -> Self {
-        Self { addr, any_source_port: false, kernel_receive: false }
+        Self { addr, any_source_port: false, kernel_receive: KernelReceive::Nothing }
     }
 }

@@ -19,7 +19,7 @@ mod ways;
 
 use std::error::Error;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use futures_util::future::LocalBoxFuture;
 use tokio::sync::watch;
@@ -29,7 +29,7 @@ use tracing::info;
 use self::device::DeviceSpec;
 use self::engine_handle::EngineHandle;
 pub use self::fast_path::{FastPathStats, HookStats};
-use self::fast_path::{Overlay, Reason, ShortCut};
+use self::fast_path::{Overlay, Said, ShortCut};
 use self::peer_routes::{KernelRouteLookup, PeerRoutes};
 use self::peers::Peers;
 use self::reconciler::{Advertised, DeviceReconciler};
@@ -136,7 +136,7 @@ pub(super) struct UdpBackend {
     routes: PeerRoutes,
     peer_subnets: Arc<PeerSubnets>,
     /// Why there is no fast path.
-    no_fast_path: Reason,
+    said_of_fast_path: Arc<Said>,
     /// What looks at other routes.
     _watch: JoinSet<()>,
 }
@@ -246,7 +246,7 @@ impl UdpBackend {
         let path = Arc::new(FastPath::new(network.v4.network, network.v4.subnet_len));
         let overlay = Overlay { network: network.v4, own: subnet, port };
         let short_cut = ShortCut::new(fast_path, overlay, Arc::clone(&path));
-        let no_fast_path = short_cut.reason();
+        let said_of_fast_path = short_cut.said();
         let (kernel, short_cut) = ((net, changes), (short_cut, Arc::clone(&path)));
         let reconciler =
             DeviceReconciler::new(kernel, spec, underlay, advertised, short_cut, device);
@@ -274,7 +274,7 @@ impl UdpBackend {
             tasks,
             routes: routes.with_fast_path(path),
             peer_subnets,
-            no_fast_path,
+            said_of_fast_path,
             _watch: watch,
         })
     }
@@ -339,9 +339,7 @@ impl Backend for UdpBackend {
     }
 
     fn stats(&self) -> BackendStats {
-        let fast_path = self.engine.fast_path();
-        let reason = self.no_fast_path.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let fast_path = FastPathStats::of(fast_path, reason);
+        let fast_path = FastPathStats::of(self.engine.fast_path(), &self.said_of_fast_path);
         let dataplane = self.engine.counters().snapshot();
         let peers = self.routes.health(&dataplane.narrow_paths, self.mtu);
         BackendStats {

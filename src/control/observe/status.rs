@@ -124,6 +124,7 @@ fn of_fast_path(stats: &FastPathStats) -> FastPath {
     };
     FastPath {
         active: stats.active,
+        carries: stats.carries.iter().map(|what| (*what).to_owned()).collect(),
         reason: stats.reason.clone(),
         hooks: stats.hooks.iter().filter_map(hook).collect(),
     }

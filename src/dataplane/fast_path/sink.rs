@@ -80,14 +80,14 @@ impl FibSink for FastPathSink {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::routes::{KERNEL_RECEIVE, NextHop};
+    use crate::routes::{KERNEL_RECEIVE, KernelReceive, NextHop};
 
     #[test]
     fn slot_has_its_peer_and_no_kernel_peer_where_a_longer_prefix_wins() {
         let path = Arc::new(FastPath::new("10.1.0.0/16".parse().unwrap(), 24));
         let mut sink = FastPathSink::new(Arc::clone(&path));
         let hop = NextHop::new("192.0.2.1:8285".parse().unwrap());
-        let fast = Some(NextHop { kernel_receive: true, ..hop });
+        let fast = Some(NextHop { kernel_receive: KernelReceive::All, ..hop });
         for (subnet, next_hop, is_kernel) in [
             ("10.1.2.0/24", fast, Some(true)),
             ("10.1.2.128/25", Some(hop), Some(false)),

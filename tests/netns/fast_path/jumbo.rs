@@ -2,7 +2,7 @@
 
 use twill::lab::{Lab, LabSpec};
 
-use super::{assert_nothing_dropped, assert_rules_hold, stats, wait_for_it};
+use super::{assert_nothing_dropped, assert_rules_hold, stats, wait_for_it, wait_for_sparse};
 use crate::harness::{assert_tcp_is_whole, assert_udp_is_whole, eventually, ping, pod, spec};
 
 #[test]
@@ -41,5 +41,6 @@ fn kernel_carries_jumbo_frames_which_the_vxlan_device_merges_until_its_gro_is_of
     });
     let reason = stats(b)["reason"].as_str().unwrap().to_owned();
     assert!(reason.contains("stay single frames on flannel0.gpe"), "{reason}");
+    wait_for_sparse(b, "stay single frames on flannel0.gpe");
     assert_tcp_is_whole(&lab, from, to, 64);
 }

@@ -7,7 +7,7 @@ use twill::lab::network::node::Node;
 use twill::lab::{Lab, LabSpec};
 
 use super::seccomp::Filter;
-use super::{assert_nothing_dropped, count, is_active, stats, wait_for_it};
+use super::{assert_nothing_dropped, count, is_active, stats, wait_for_it, wait_for_sparse};
 use crate::harness::{FLANNELD, assert_tcp_is_whole, eventually, ping, pod, spec, up};
 
 /// What is attached to devices in a node's namespace, as bpftool would show it.
@@ -95,6 +95,10 @@ fn firewall_that_keeps_superpackets_from_their_device_costs_the_fast_path_and_no
     });
     assert_tcp_is_whole(&lab, pod(&lab, 0), pod(&lab, 1), 4);
     assert_tcp_is_whole(&lab, pod(&lab, 1), pod(&lab, 0), 4);
+    wait_for_sparse(b, "let UDP port 18285 in");
+    assert!(!links(b).contains(".gpe"), "nothing goes through it");
+    wait_for_it(&lab);
+    assert_tcp_is_whole(&lab, pod(&lab, 0), pod(&lab, 1), 4);
 }
 
 #[test]
@@ -167,6 +171,7 @@ fn wire_that_turns_out_to_carry_single_frames_is_left_to_the_workers() {
     });
     let reason = stats(b)["reason"].as_str().unwrap().to_owned();
     assert!(reason.contains("reach eth0 in single frames"), "{reason}");
+    wait_for_sparse(b, "reach eth0 in single frames");
 }
 
 #[test]

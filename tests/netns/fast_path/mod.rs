@@ -51,6 +51,14 @@ pub fn wait_for_it(lab: &Lab) {
     }
 }
 
+/// Waits until the kernel carries what is sparse, and workers TCP for a reason with this in it.
+fn wait_for_sparse(node: &Node, expected: &str) {
+    let carries = serde_json::json!(["ICMP", "sparse UDP"]);
+    eventually("the kernel carries all but TCP", || stats(node)["carries"] == carries);
+    let stats = stats(node);
+    assert!(stats["reason"].as_str().unwrap().contains(expected), "{stats}");
+}
+
 /// Whether a ping is answered that the sender's kernel carried.
 fn carries_ping(lab: &Lab, from: usize, to: usize) -> bool {
     let node = &lab.nodes()[from];
@@ -155,15 +163,22 @@ fn nodes_without_it_and_stock_nodes_get_what_their_sockets_understand() {
 }
 
 #[test]
-fn single_frames_are_left_to_the_workers() {
+fn workers_carry_tcp_where_single_frames_arrive_and_the_kernel_what_waits_for_an_answer() {
     let lab = Lab::up(LabSpec { frames_only: true, ..spec("fast-frames", 2) }).unwrap();
-    assert_tcp_is_whole(&lab, pod(&lab, 0), pod(&lab, 1), 8);
-    for node in lab.nodes() {
+    wait_for_it(&lab);
+    let (from, to) = (pod(&lab, 0), pod(&lab, 1));
+    let before = lab.nodes().iter().map(|node| count(node, "egress", "packets"));
+    let before: Vec<_> = before.collect();
+    assert_tcp_is_whole(&lab, from, to, 8);
+    for (node, before) in lab.nodes().iter().zip(before) {
         let stats = stats(node);
-        assert_eq!(stats["active"], false);
-        assert!(stats["reason"].as_str().unwrap().contains("eth0 (veth) carries single frames"));
-        assert_eq!(count(node, "egress", "packets"), 0);
-        let said = node.log_tail(1000).matches("fast path is off").count();
-        assert_eq!(said, 1, "one line says why");
+        assert_eq!(count(node, "egress", "packets"), before, "{stats}");
+        assert_eq!(count(node, "ingress", "dropped"), 0, "{stats}");
+        wait_for_sparse(node, "eth0 carries single frames");
+        let said = node.log_tail(1000).matches("; workers carry TCP: eth0 carries").count();
+        assert_eq!(said, 1, "one line says so");
     }
+    assert_udp_is_whole(&lab, from, to, &[64, 1400, 9000]);
+    assert_nothing_dropped(&lab);
+    assert_rules_hold(&lab);
 }

@@ -9,7 +9,7 @@ use twill::lab::host::process::Process;
 use twill::lab::network::node::Node;
 
 use super::life::hooks_are_alive;
-use super::{count, is_active, stats, wait_for_it};
+use super::{count, is_active, stats, wait_for_it, wait_for_sparse};
 use crate::chaos::stream::Stream;
 use crate::harness::{FLANNELD, assert_tcp_is_whole, etcdctl, eventually, ping, pod, up};
 
@@ -117,13 +117,16 @@ fn peer_that_gives_the_fast_path_up_is_sent_to_by_workers_and_nothing_is_lost() 
         // Looked at when a link changes.
         b.netns().ip("link set eth0 txqueuelen 1001").unwrap();
         b.netns().ip("link set eth0 txqueuelen 1000").unwrap();
-        eventually(switch, || is_active(b) == is_on);
+        eventually(switch, || is_active(b) == is_on && (!is_on || stats(b)["carries"][0] == "TCP"));
         eventually("the sender knows", || {
             let before = count(a, "egress", "packets");
             let answered = ping(pod(&lab, 0), "-q -f -c 20", pod(&lab, 1).addr).0;
             answered && (count(a, "egress", "packets") >= before + 20) == is_on
         });
         assert_tcp_is_whole(&lab, pod(&lab, 0), pod(&lab, 1), 4);
+        if !is_on {
+            wait_for_sparse(b, "eth0 carries single frames");
+        }
     }
     let tally = stream.end();
     assert_eq!((tally.lost, tally.corrupt), (0, 0), "{tally:?}");

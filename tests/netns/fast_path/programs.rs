@@ -35,7 +35,7 @@ use twill::dataplane::packet::vnet_hdr::VnetHdr;
 use twill::dataplane::worker::{Budget, Worker};
 use twill::lab::host::netns::Netns;
 use twill::routes::publish::{self, FibSink, RouteChange};
-use twill::routes::{NextHop, Prefix};
+use twill::routes::{KernelReceive, NextHop, Prefix};
 
 use crate::harness::eventually;
 
@@ -51,8 +51,12 @@ const ETHERNET: [u8; 14] = [2, 0, 0, 0, 0, 15, 2, 0, 0, 0, 0, 16, 8, 0];
 const XDP: Xdp = Xdp { mac: [2, 0, 0, 0, 0, 15], mark: 0x1234_5678 };
 const OUTER_LEN: usize = 28;
 
-/// Flags of a peer's word: it is there, it takes any source port, its kernel takes packets.
-const FAST: u64 = 7;
+/// Flags of a peer's word: it is there, it takes any source port, its kernel takes TCP, and the rest.
+const FAST: u64 = 15;
+/// The same of one whose kernel takes ICMP and sparse UDP alone.
+const SPARSE: u64 = FAST & !4;
+/// The same of one whose kernel takes nothing.
+const WORKER: u64 = FAST & !12;
 
 const FROM_US: (&str, &str) = ("10.1.15.2:1000", "10.1.16.2:2000");
 const TO_US: (&str, &str) = ("10.1.16.2:1000", "10.1.15.2:2000");
@@ -133,6 +137,7 @@ fn config() -> FastConfig {
         source_ports: SOURCE_PORTS,
         gpe: None,
         xdp: None,
+        carries_tcp: true,
         attach_by: AttachedBy::best(),
     }
 }

@@ -8,7 +8,10 @@ use twill::lab::network::daemon::Daemon;
 use twill::lab::network::node::Node;
 use twill::lab::{Lab, LabSpec};
 
-use super::{assert_nothing_dropped, assert_rules_hold, count, is_active, stats, wait_for_it};
+use super::{
+    assert_nothing_dropped, assert_rules_hold, count, is_active, stats, wait_for_it,
+    wait_for_sparse,
+};
 use crate::harness::{
     FLANNELD, assert_tcp_is_whole, assert_udp_is_whole, etcdctl, eventually, ping, pod, spec,
 };
@@ -120,8 +123,10 @@ fn xdp_program_of_somebody_else_stays_and_one_line_names_it() {
     lab.wait_reachable().unwrap();
     let (a, b) = (&lab.nodes()[0], &lab.nodes()[1]);
     eventually("the fast path is on at the other", || is_active(a));
-    let reason = stats(b)["reason"].as_str().unwrap().to_owned();
-    assert!(reason.contains("(fast_xdp) of somebody else"), "{reason}");
+    wait_for_sparse(b, "eth0 carries single frames");
+    let hook = stats(b)["hooks"][3].clone();
+    assert_eq!(hook["name"], "xdp");
+    assert!(hook["reason"].as_str().unwrap().contains("(fast_xdp) of somebody else"), "{hook}");
     assert_eq!(b.log_tail(1000).matches("of somebody else").count(), 1);
     assert_eq!(b.netns().ip("link show eth0").unwrap(), shown);
     assert_tcp_is_whole(&lab, pod(&lab, 0), pod(&lab, 1), 4);

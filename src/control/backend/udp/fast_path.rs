@@ -1,43 +1,39 @@
-//! [`ShortCut`]: when the fast path runs, and whether our lease says that we take what peers' kernels
+//! [`ShortCut`]: when the fast path runs, and what our lease says that we take of what peers' kernels
 //! send. See docs/adr/0026-fast-path.md.
 
 mod arrivals;
+mod end;
 mod gpe;
 mod means;
 mod refusal;
+mod said;
+mod start;
 mod stats;
 mod xdp;
 
 use std::net::Ipv4Addr;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use ipnetwork::Ipv4Network;
-use rand::Rng;
-use tokio::task::spawn_blocking;
-use tokio::time::{Instant, sleep_until};
-use tracing::{debug, info, warn};
+use tokio::time::Instant;
+use tracing::{info, warn};
 
-use self::arrivals::{Arrivals, Trouble, merging_device};
+use self::arrivals::Arrivals;
 use self::gpe::GpeDevice;
-use self::means::{Means, Unfit};
+use self::means::Means;
 use self::refusal::advice;
+pub(super) use self::said::Said;
 pub use self::stats::{FastPathStats, HookStats};
 use crate::control::config::daemon::FastPathChoice;
 use crate::control::config::network::SubnetRange;
-use crate::control::host::net::{KernelError, Netlink};
-use crate::control::util::error_chain::error_chain;
-use crate::control::util::rng::rng;
+use crate::control::host::net::Netlink;
 use crate::dataplane::fast_path::{
-    AttachedBy, DeviceRef, FastConfig, FastPath, FastPathError, Gpe, Hook, Xdp,
-    remove_own_left_over,
+    AttachedBy, DeviceRef, FastConfig, FastPath, Hook, remove_own_left_over,
 };
+use crate::routes::KernelReceive;
 
-/// How often it is looked at what arrives.
-const WATCH_PERIOD: Duration = Duration::from_secs(1);
-
-/// How long peers may take to learn that our kernel takes nothing any more.
-const WITHDRAWAL: Duration = Duration::from_secs(10);
+/// Why it is off for a moment.
+const OTHER_WIRE: &str = "the underlay changed; it begins again for what that is now";
 
 /// Where the programs run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,15 +56,13 @@ pub(super) struct Overlay {
     pub(super) port: u16,
 }
 
-/// What the kernel does not do, and why.
-#[derive(Debug)]
-enum Refused {
-    All(String),
-    NoXdp(String),
-}
+/// An underlay that does not do something, and why.
+type Lacking = Option<(DeviceRef, String)>;
 
-/// Why the fast path does not run; `None` while it does. Shared with who reports it.
-pub(super) type Reason = Arc<Mutex<Option<String>>>;
+/// Why it is lacking on this `underlay`, if it is.
+fn why_lacking(lacking: &Lacking, underlay: &DeviceRef) -> Option<String> {
+    lacking.as_ref().filter(|(of, _)| of == underlay).map(|(_, reason)| reason.clone())
+}
 
 /// Starts and stops the fast path.
 #[derive(Debug)]
@@ -76,14 +70,14 @@ pub(super) struct ShortCut {
     choice: FastPathChoice,
     overlay: Overlay,
     path: Arc<FastPath>,
-    reason: Reason,
+    said: Arc<Said>,
     /// What the programs were last started for, also if that failed.
     place: Option<(Place, Means)>,
-    /// The underlay that does not take XDP, and why.
-    no_xdp: Option<(DeviceRef, String)>,
+    /// The underlay that does not take XDP.
+    no_xdp: Lacking,
+    /// The underlay on which the workers have to carry TCP, although it looks as if kernels could.
+    no_tcp: Lacking,
     gpe: Option<GpeDevice>,
-    /// What arrived showed that the fast path is not for this host: it stays off.
-    is_given_up: bool,
     /// What a killed daemon left on the underlay is removed.
     is_swept: bool,
     /// Our lease says no more that our kernel takes packets; until then it goes on taking them.
@@ -95,16 +89,19 @@ pub(super) struct ShortCut {
 
 impl ShortCut {
     pub(super) fn new(choice: FastPathChoice, overlay: Overlay, path: Arc<FastPath>) -> Self {
-        let reason = (choice == FastPathChoice::Off).then(|| "turned off by flag".to_owned());
+        let said = Said::default();
+        if choice == FastPathChoice::Off {
+            said.turned_off("turned off by flag");
+        }
         Self {
             choice,
             overlay,
             path,
-            reason: Arc::new(Mutex::new(reason)),
+            said: Arc::new(said),
             place: None,
             no_xdp: None,
+            no_tcp: None,
             gpe: None,
-            is_given_up: false,
             is_swept: false,
             withdrawn_until: None,
             arrivals: Arrivals::default(),
@@ -112,14 +109,14 @@ impl ShortCut {
         }
     }
 
-    /// Why the fast path does not run, now and later.
-    pub(super) fn reason(&self) -> Reason {
-        Arc::clone(&self.reason)
+    /// What there is to say of it, now and later.
+    pub(super) fn said(&self) -> Arc<Said> {
+        Arc::clone(&self.said)
     }
 
-    /// Sees to it that the programs run at `place` if they may, and nowhere else. Returns whether our
-    /// lease may say that our kernel takes packets.
-    pub(super) async fn reconcile(&mut self, net: &Netlink, place: Option<Place>) -> bool {
+    /// Sees to it that the programs run at `place` if they may, and nowhere else. Returns what our lease
+    /// may say that our kernel takes.
+    pub(super) async fn reconcile(&mut self, net: &Netlink, place: Option<Place>) -> KernelReceive {
         if let Some(place) = &place
             && !std::mem::replace(&mut self.is_swept, true)
             && remove_own_left_over(&place.underlay.name, self.overlay.port)
@@ -127,16 +124,37 @@ impl ShortCut {
             info!("a filter that a killed flanneld left on {} is removed", place.underlay.name);
         }
         if self.choice == FastPathChoice::Off {
-            return false;
+            return KernelReceive::Nothing;
         }
         let Some(place) = place else {
             self.stop().await;
-            return false;
+            return KernelReceive::Nothing;
         };
         match self.means(&place) {
-            Ok(means) if self.is_whole(net, &place, means).await => self.path.config().is_some(),
+            Ok(means) if self.is_whole(net, &place, means).await => {}
+            // Peers' kernels must stop sending before ours stops taking it, if for a moment.
+            Ok(means)
+                if self.runs_by_others(&place, means) && !self.withdraw(OTHER_WIRE, false) => {}
             Ok(means) => self.start_again(net, place, means).await,
             Err(unfit) => self.leave(&unfit).await,
+        }
+        self.takes()
+    }
+
+    /// Whether programs run at `place` by other means.
+    fn runs_by_others(&self, place: &Place, means: Means) -> bool {
+        let (at, others) = match &self.place {
+            Some((at, by)) => (at, *by),
+            None => return false,
+        };
+        at == place && others != means && self.path.config().is_some()
+    }
+
+    fn takes(&self) -> KernelReceive {
+        match self.path.config().filter(|_| self.withdrawn_until.is_none()) {
+            None => KernelReceive::Nothing,
+            Some(FastConfig { carries_tcp: false, .. }) => KernelReceive::Sparse,
+            Some(_) => KernelReceive::All,
         }
     }
 
@@ -176,191 +194,8 @@ impl ShortCut {
         None
     }
 
-    /// Stops what runs, and starts it at `place`; whether that worked.
-    async fn start_again(&mut self, net: &Netlink, place: Place, mut means: Means) -> bool {
-        self.stop().await;
-        let started = loop {
-            let reason = match self.start(net, &place, means).await {
-                Ok(()) => break Ok(()),
-                Err(Refused::All(reason)) => break Err(reason),
-                Err(Refused::NoXdp(reason)) => reason,
-            };
-            self.no_xdp = Some((place.underlay.clone(), reason.clone()));
-            means = match self.means(&place) {
-                Ok(means) => means,
-                Err(unfit) => return self.leave(&unfit).await,
-            };
-            warn!("fast path without XDP: {reason}");
-        };
-        let underlay = place.underlay.name.clone();
-        self.place = Some((place, means));
-        if let Err(reason) = started {
-            // It is tried again when the place is another.
-            self.detach().await;
-            self.set_reason(Some(&reason), true);
-            return false;
-        }
-        let by = if matches!(means, Means::Gpe { .. }) { "" } else { ", by XDP" };
-        info!(
-            %underlay,
-            "fast path is on: the kernel carries TCP, ICMP and sparse UDP to such peers{by}"
-        );
-        self.set_reason(None, false);
-        true
-    }
-
     /// Number of the vxlan device.
     pub(super) fn gpe_index(&self) -> Option<u32> {
         self.gpe.as_ref().map(GpeDevice::index)
-    }
-
-    async fn start(&mut self, net: &Netlink, place: &Place, means: Means) -> Result<(), Refused> {
-        let vni = rng().random_range(1..1 << 24);
-        let mut xdp = None;
-        let gpe = match means {
-            Means::Gpe { merges } => {
-                let gpe = GpeDevice::make(net, &place.overlay.name, self.overlay.port).await;
-                let gpe = gpe.map_err(|error: KernelError| {
-                    let missing = error.source.raw_os_error() == Some(libc::EOPNOTSUPP);
-                    let help = if missing { "; it takes the kernel's module vxlan" } else { "" };
-                    let error = error_chain(&error);
-                    Refused::All(format!(
-                        "no vxlan device to take superpackets apart: {error}{help}"
-                    ))
-                })?;
-                Some((gpe, merges))
-            }
-            Means::Xdp(mac) => {
-                xdp = Some(Xdp { mac, mark: rng().random_range(1..=u32::MAX) });
-                None
-            }
-        };
-        let gpe_config = gpe.as_ref().map(|(gpe, merges)| gpe.as_config(vni, *merges));
-        let config = self.config(place, gpe_config, xdp);
-        self.gpe = gpe.map(|(gpe, _)| gpe);
-        let gro_merges = means != Means::Gpe { merges: false };
-        self.arrivals = Arrivals::after(self.path.counters(), gro_merges);
-        // The verifier takes a tenth of a second, and a driver may take more, in which leases are to
-        // be followed.
-        let path = Arc::clone(&self.path);
-        let started = spawn_blocking(move || path.start(config)).await;
-        match started {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error @ FastPathError::NoXdp { .. })) => {
-                debug!("fast path: {}", error_chain(&error));
-                Err(Refused::NoXdp(xdp::refusal(net, &place.underlay, &error).await))
-            }
-            Ok(Err(error)) => Err(Refused::All(advice(&error))),
-            Err(error) => Err(Refused::All(format!("load the BPF programs: {error}"))),
-        }
-    }
-
-    fn config(&self, place: &Place, gpe: Option<Gpe>, xdp: Option<Xdp>) -> FastConfig {
-        let Overlay { network: SubnetRange { network, subnet_len, .. }, own, port } = self.overlay;
-        let Place { overlay, overlay_mtu, underlay, underlay_addr, source_ports, .. } =
-            place.clone();
-        let own_mask = u32::MAX.checked_shl(32 - u32::from(own.prefix())).unwrap_or(0);
-        FastConfig {
-            network: network.network(),
-            slot_shift: 32 - subnet_len.min(32),
-            num_slots: u32::try_from(self.path.num_slots()).unwrap_or(0),
-            own_subnet: (own.network(), own_mask),
-            underlay_addr,
-            underlay,
-            overlay,
-            overlay_mtu,
-            port,
-            source_ports,
-            gpe,
-            xdp,
-            attach_by: AttachedBy::best(),
-        }
-    }
-
-    /// Detaches the programs at once: the device is gone, or was never served.
-    async fn stop(&mut self) {
-        self.place = None;
-        self.detach().await;
-    }
-
-    /// On a thread of its own: a driver may take seconds, in which leases are to be followed.
-    async fn detach(&mut self) {
-        self.withdrawn_until = None;
-        let (path, gpe) = (Arc::clone(&self.path), self.gpe.take());
-        let detach = move || {
-            path.stop();
-            drop(gpe);
-        };
-        if let Err(error) = spawn_blocking(detach).await {
-            warn!("detach the BPF programs: {error}");
-        }
-    }
-
-    /// Leaves an underlay for which the fast path is not; false, as our lease is to say nothing of it.
-    async fn leave(&mut self, unfit: &Unfit) -> bool {
-        if self.withdraw(&unfit.reason, unfit.is_fault) {
-            self.stop().await;
-        }
-        false
-    }
-
-    /// Sends nothing more; takes what peers send until they know better. Whether they do.
-    fn withdraw(&mut self, reason: &str, is_fault: bool) -> bool {
-        if self.path.config().is_none() {
-            self.set_reason(Some(reason), is_fault);
-            return false;
-        }
-        if let Some(until) = self.withdrawn_until {
-            return Instant::now() >= until;
-        }
-        self.path.stop_sending();
-        self.set_reason(Some(reason), is_fault);
-        self.withdrawn_until = Some(Instant::now() + WITHDRAWAL);
-        false
-    }
-
-    /// Waits until what arrives shows that the fast path is not for this host, and turns it off.
-    ///
-    /// # Cancel safety
-    /// Dropping the future loses nothing.
-    pub(super) async fn given_up(&mut self) {
-        let Some(config) = self.path.config().filter(|_| !self.is_given_up) else {
-            return std::future::pending().await;
-        };
-        let (trouble, reason) = loop {
-            sleep_until(self.next_check).await;
-            self.next_check = Instant::now() + WATCH_PERIOD;
-            let trouble = self.arrivals.trouble(self.path.counters());
-            if let Some(trouble) = trouble
-                && let Some(reason) = trouble.reason(&config)
-            {
-                break (trouble, reason);
-            }
-        };
-        self.is_given_up = true;
-        if trouble == Trouble::Stuck {
-            // Packets are taken as they come until peers know that they are to send none.
-            self.path.bypass_gpe();
-        }
-        let is_fault = trouble == Trouble::Stuck || merging_device(&config).is_some();
-        self.withdraw(&reason, is_fault);
-    }
-
-    fn current_reason(&self) -> Option<String> {
-        self.reason.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Logs a reason that is new: a warning if somebody can do something about it.
-    fn set_reason(&self, reason: Option<&str>, is_fault: bool) {
-        let mut known = self.reason.lock().unwrap_or_else(PoisonError::into_inner);
-        match reason {
-            Some(reason) if known.as_deref() == Some(reason) => {}
-            Some(reason) if is_fault => {
-                warn!("fast path is off, workers carry everything: {reason}")
-            }
-            Some(reason) => info!("fast path is off, workers carry everything: {reason}"),
-            None => {}
-        }
-        *known = reason.map(str::to_owned);
     }
 }

@@ -10,8 +10,8 @@ use super::heard::PeerName;
 use super::source_ports;
 use super::ways::{NoWay, Verdict};
 use crate::control::subnet::lease::{Lease, LeaseAttrs, LeaseEvent, print_key};
-use crate::routes::NextHop;
 use crate::routes::publish::RouteChange;
+use crate::routes::{KernelReceive, NextHop};
 
 /// The peers, by their leases, and how each is reached.
 #[derive(Debug)]
@@ -187,7 +187,7 @@ impl Peers {
         NextHop {
             addr: SocketAddrV4::new(attrs.public_ip(), self.port),
             any_source_port: self.spreads_flows && source_ports::are_any(attrs),
-            kernel_receive: source_ports::is_kernel(attrs),
+            kernel_receive: source_ports::kernel_receive(attrs),
         }
     }
 }
@@ -195,7 +195,9 @@ impl Peers {
 impl Addr {
     /// How a peer there is reached, if it is.
     fn reach(&self, next_hop: NextHop) -> Option<NextHop> {
-        let kernel_receive = next_hop.kernel_receive && !self.has_mtu;
+        // The programs know no MTU of a route.
+        let kernel_receive =
+            if self.has_mtu { KernelReceive::Nothing } else { next_hop.kernel_receive };
         self.no_way.is_none().then_some(NextHop { kernel_receive, ..next_hop })
     }
 }
@@ -343,11 +345,13 @@ mod tests {
     fn kernel_sends_to_peers_that_say_so_unless_the_route_there_has_an_mtu() {
         let mut peers = peers(true);
         let mut lease = lease("192.0.2.2");
-        lease.attrs = source_ports::advertise_kernel(lease.attrs);
+        lease.attrs = source_ports::advertise_kernel(lease.attrs, KernelReceive::All);
         let (next_hop, _) = after(&mut peers, [LeaseEvent::Added(lease)]);
-        assert!(next_hop.unwrap().kernel_receive);
+        assert_eq!(next_hop.unwrap().kernel_receive, KernelReceive::All);
         let verdict = |mtu| Verdict { addr: ip("192.0.2.2"), no_way: None, mtu };
-        for (mtu, kernel_receive) in [(Some(1300), false), (None, true)] {
+        for (mtu, kernel_receive) in
+            [(Some(1300), KernelReceive::Nothing), (None, KernelReceive::All)]
+        {
             let changes = peers.take_verdict(verdict(mtu));
             let next_hops: Vec<_> = changes.iter().map(|change| change.next_hop.unwrap()).collect();
             assert_eq!(next_hops.len(), 1);

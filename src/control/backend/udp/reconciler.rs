@@ -36,6 +36,7 @@ use crate::control::util::error_chain::error_chain;
 use crate::control::util::log_limit::LogLimit;
 use crate::dataplane::EngineError;
 use crate::dataplane::fast_path::{DeviceRef, FastPath};
+use crate::routes::KernelReceive;
 
 /// Debounce window for netlink events.
 const SETTLE: Duration = Duration::from_millis(50);
@@ -62,12 +63,14 @@ pub(super) struct Advertised {
 }
 
 impl Advertised {
-    /// Says what follows from the interface, and whether our kernel takes what peers' kernels send.
+    /// Says what follows from the interface, and what our kernel takes of what peers' kernels send.
     /// With the network's port alone, a lease is stock's to the byte.
-    fn update(&self, iface: &ExternalInterface, kernel_receive: bool) {
+    fn update(&self, iface: &ExternalInterface, kernel_receive: KernelReceive) {
         let attrs = source_ports::attrs(iface, self.source_ports, self.host.as_ref());
-        let kernel_receive = kernel_receive && self.source_ports == SourcePorts::Auto;
-        let attrs = if kernel_receive { source_ports::advertise_kernel(attrs) } else { attrs };
+        let attrs = match self.source_ports {
+            SourcePorts::Auto => source_ports::advertise_kernel(attrs, kernel_receive),
+            SourcePorts::Shared => attrs,
+        };
         let is_new = |said: &mut LeaseAttrs| {
             let is_new = *said != attrs;
             *said = attrs;

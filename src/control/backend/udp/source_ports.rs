@@ -10,10 +10,12 @@ use crate::control::config::daemon::SourcePorts;
 use crate::control::host::iface::ExternalInterface;
 use crate::control::subnet::host_id::HostId;
 use crate::control::subnet::lease::LeaseAttrs;
+use crate::routes::KernelReceive;
 
 /// Members of `BackendData`.
 const ANY_SOURCE_PORT: &str = "AnySourcePort";
 const KERNEL_RECEIVE: &str = "KernelReceive";
+const KERNEL_RECEIVE_SPARSE: &str = "KernelReceiveSparse";
 
 /// Whether flows to and from us may use any source port. Behind a NAT only the network's own port is
 /// known to pass.
@@ -40,9 +42,13 @@ pub(super) fn advertise(attrs: LeaseAttrs) -> LeaseAttrs {
     with_member(attrs, ANY_SOURCE_PORT)
 }
 
-/// Adds to what our lease says that our kernel takes what peers' kernels send.
-pub(super) fn advertise_kernel(attrs: LeaseAttrs) -> LeaseAttrs {
-    with_member(attrs, KERNEL_RECEIVE)
+/// Adds to what our lease says what our kernel takes of what peers' kernels send.
+pub(super) fn advertise_kernel(attrs: LeaseAttrs, takes: KernelReceive) -> LeaseAttrs {
+    match takes {
+        KernelReceive::Nothing => attrs,
+        KernelReceive::Sparse => with_member(attrs, KERNEL_RECEIVE_SPARSE),
+        KernelReceive::All => with_member(attrs, KERNEL_RECEIVE),
+    }
 }
 
 /// Whether a lease says that its node takes datagrams from any source port. The data of another
@@ -51,9 +57,13 @@ pub(super) fn are_any(attrs: &LeaseAttrs) -> bool {
     has_member(attrs, ANY_SOURCE_PORT)
 }
 
-/// Whether a lease says that its node's kernel takes what ours sends.
-pub(super) fn is_kernel(attrs: &LeaseAttrs) -> bool {
-    has_member(attrs, KERNEL_RECEIVE)
+/// What a lease says that its node's kernel takes of what ours sends.
+pub(super) fn kernel_receive(attrs: &LeaseAttrs) -> KernelReceive {
+    if has_member(attrs, KERNEL_RECEIVE) {
+        return KernelReceive::All;
+    }
+    let is_sparse = has_member(attrs, KERNEL_RECEIVE_SPARSE);
+    if is_sparse { KernelReceive::Sparse } else { KernelReceive::Nothing }
 }
 
 fn with_member(mut attrs: LeaseAttrs, member: &str) -> LeaseAttrs {
@@ -84,13 +94,20 @@ mod tests {
     #[test]
     fn kernel_that_takes_packets_is_advertised_together_with_the_ports() {
         let attrs = || LeaseAttrs::udp([192, 0, 2, 1].into());
-        let both = advertise_kernel(advertise(attrs()));
-        assert!(are_any(&both) && is_kernel(&both));
-        let alone = advertise_kernel(attrs());
-        assert!(!are_any(&alone) && is_kernel(&alone) && !is_kernel(&advertise(attrs())));
-        let json =
-            r#"{"PublicIP":"192.0.2.1","PublicIPv6":null,"BackendData":{"KernelReceive":true}}"#;
-        assert_eq!(alone.to_json(), json);
+        for (takes, data) in [
+            (KernelReceive::All, r#"{"KernelReceive":true}"#),
+            (KernelReceive::Sparse, r#"{"KernelReceiveSparse":true}"#),
+        ] {
+            let both = advertise_kernel(advertise(attrs()), takes);
+            assert!(are_any(&both) && kernel_receive(&both) == takes);
+            let alone = advertise_kernel(attrs(), takes);
+            assert!(!are_any(&alone) && kernel_receive(&alone) == takes);
+            let json =
+                format!(r#"{{"PublicIP":"192.0.2.1","PublicIPv6":null,"BackendData":{data}}}"#);
+            assert_eq!(alone.to_json(), json);
+        }
+        let nothing = advertise_kernel(advertise(attrs()), KernelReceive::Nothing);
+        assert_eq!(kernel_receive(&nothing), KernelReceive::Nothing);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::control::cli::client::{Client, ToolError};
 use crate::control::cli::term::paint::Paint;
 use crate::control::cli::term::{WIDTH, print, print_json, units, wrap};
 use crate::control::cli::tools::{AskArgs, Exit};
-use crate::control::observe::api::{FastPathHook, Status, Underlay, paths};
+use crate::control::observe::api::{FastPath, FastPathHook, Status, Underlay, paths};
 
 /// Flags of `flanneld status`.
 #[derive(Debug, Args)]
@@ -119,13 +119,7 @@ fn rows(status: &Status) -> Vec<(&'static str, String)> {
         };
         rows.push(("packets", format!("{}, carried {by}{offloads}", path.backend)));
         if let Some(fast_path) = &path.fast_path {
-            let reason = fast_path.reason.as_deref().unwrap_or("it is not in use");
-            let text = if fast_path.active {
-                format!("the kernel carries TCP, ICMP and sparse UDP: {}", hooks(&fast_path.hooks))
-            } else {
-                reason.to_owned()
-            };
-            rows.push(("fast path", text));
+            rows.push(("fast path", fast_path_text(fast_path)));
         }
     }
     if let Some(rules) = &status.rules {
@@ -149,6 +143,20 @@ fn rows(status: &Status) -> Vec<(&'static str, String)> {
         rows.push(("bridge", text));
     }
     rows
+}
+
+/// What the kernel carries, by which programs, and why not all that it could.
+fn fast_path_text(fast_path: &FastPath) -> String {
+    let reason = fast_path.reason.as_deref();
+    if !fast_path.active {
+        return reason.unwrap_or("it is not in use").to_owned();
+    }
+    let carried = match fast_path.carries.as_slice() {
+        [most @ .., last] if !most.is_empty() => format!("{} and {last}", most.join(", ")),
+        few => few.concat(),
+    };
+    let but = reason.map(|reason| format!("; workers carry TCP: {reason}")).unwrap_or_default();
+    format!("the kernel carries {carried}: {}{but}", hooks(&fast_path.hooks))
 }
 
 /// Which programs are where.
@@ -210,6 +218,7 @@ mod tests {
                 offloads: ["tso", "uso", "gso", "gro"].map(str::to_owned).to_vec(),
                 fast_path: Some(FastPath {
                     active: true,
+                    carries: ["TCP", "ICMP", "sparse UDP"].map(str::to_owned).to_vec(),
                     reason: None,
                     hooks: [("egress", "flannel0", 7), ("ingress", "eth0", 2)]
                         .map(|(name, device, ifindex)| FastPathHook {

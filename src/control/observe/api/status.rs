@@ -113,10 +113,13 @@ pub struct DataPath {
     pub fast_path: Option<FastPath>,
 }
 
-/// Whether the kernel carries TCP, ICMP and sparse UDP by itself, past the workers.
+/// Whether the kernel carries packets by itself, past the workers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FastPath {
     pub active: bool,
+    /// What it carries: `TCP`, `ICMP`, `sparse UDP`.
+    #[serde(default)]
+    pub carries: Vec<String>,
     /// Why it does not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,

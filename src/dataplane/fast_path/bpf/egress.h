@@ -43,6 +43,7 @@ int fast_egress(struct __sk_buff *skb)
 	struct udphdr *udp;
 	struct ethhdr *eth;
 	__u32 len, port;
+	bool is_tcp;
 	__u64 peer;
 	long way;
 
@@ -68,7 +69,8 @@ int fast_egress(struct __sk_buff *skb)
 	if (*(__u8 *)header != 0x45 || bpf_ntohs(header->tot_len) != len ||
 	    header_sum(header) != 0xffff)
 		return pass_sent(mem, HEADER);
-	if (!is_carried(header->protocol))
+	is_tcp = header->protocol == IPPROTO_TCP;
+	if (!is_carried(header->protocol) || (is_tcp && !CARRIES_TCP))
 		return pass(EGRESS, PROTOCOL);
 	if (header->frag_off & bpf_htons(FRAGMENT_BITS))
 		return pass_sent(mem, FRAGMENT);
@@ -77,7 +79,7 @@ int fast_egress(struct __sk_buff *skb)
 	peer = peer_at(slot_of(header->daddr));
 	if (!(peer & PEER_PRESENT))
 		return pass(EGRESS, NO_PEER);
-	if (!(peer & PEER_KERNEL_RECEIVE))
+	if (!(peer & (is_tcp ? PEER_KERNEL_TCP : PEER_KERNEL_SPARSE)))
 		return pass_sent(mem, WORKER_PEER);
 	/* The peer's kernel takes from us what our lease has, and leaves all else to a socket, to which
 	 * a superpacket, or a packet whose checksum the sender left to the network card, is of no use. */

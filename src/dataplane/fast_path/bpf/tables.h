@@ -19,6 +19,7 @@ const volatile __u32 LINK_LEN;         /* bytes before the IP header at egress: 
 const volatile __u32 GPE_PORT;         /* where the vxlan device listens; 0 without one */
 const volatile __u32 GPE_VNI;          /* known to nobody else */
 const volatile __u32 GPE_MERGES;       /* whether it gets single frames of TCP, for GRO to merge */
+const volatile __u32 CARRIES_TCP;      /* whether TCP leaves past the workers */
 const volatile __u16 UNDERLAY_MAC[3];  /* in network order */
 const volatile __u32 XDP_MARK;         /* known to nobody else; 0 without XDP */
 
@@ -26,7 +27,8 @@ const volatile __u32 XDP_MARK;         /* known to nobody else; 0 without XDP */
  * without a peer. One load sees one peer: user space replaces the word as a whole. */
 #define PEER_PRESENT 1
 #define PEER_ANY_SOURCE_PORT 2
-#define PEER_KERNEL_RECEIVE 4
+#define PEER_KERNEL_TCP 4     /* its kernel takes TCP */
+#define PEER_KERNEL_SPARSE 8  /* and this: ICMP, and UDP with few packets under way */
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -39,11 +41,11 @@ struct {
 /* Why a packet is left to the workers. counters.rs has the same order. */
 enum reason {
 	HEADER,          /* options, a wrong length or checksum */
-	PROTOCOL,        /* neither TCP nor ICMP nor UDP */
+	PROTOCOL,        /* neither TCP nor ICMP nor UDP, or TCP where workers are faster */
 	FRAGMENT,
 	TTL,             /* would end here */
 	NO_PEER,         /* nobody has the destination, or the sender is not who has the source */
-	WORKER_PEER,     /* the peer's kernel does not take the overlay's packets */
+	WORKER_PEER,     /* the peer's kernel does not take such packets */
 	TOO_LONG,        /* for the overlay, or for the path */
 	NO_ROUTE,        /* the host's routes lead elsewhere, or nowhere */
 	NO_NEIGHBOUR,    /* the next hop's link address is not known yet */

@@ -93,7 +93,7 @@ fn largest_table_is_loaded_and_its_peers_are_read() {
     let host = Host::new("bpf-large", FAST);
     let path = Arc::new(FastPath::new("10.0.0.0/8".parse().unwrap(), 28));
     let mut sink = FastPathSink::new(Arc::clone(&path));
-    let hop = NextHop { kernel_receive: true, ..NextHop::new(PEER.parse().unwrap()) };
+    let hop = NextHop { kernel_receive: KernelReceive::All, ..NextHop::new(PEER.parse().unwrap()) };
     let change = |number: u32| RouteChange {
         subnet: Ipv4Network::containing((0x0a00_0000 + number * 0x800).into(), 28).unwrap(),
         next_hop: Some(hop),

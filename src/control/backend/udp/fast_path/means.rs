@@ -2,12 +2,12 @@
 
 use std::io;
 
-use super::{Overlay, Place, ShortCut};
+use super::{Overlay, Place, ShortCut, why_lacking};
 use crate::control::config::daemon::FastPathChoice;
 use crate::control::config::network::SubnetRange;
 use crate::control::host::net::num_ipsec_policies;
 use crate::control::util::error_chain::error_chain;
-use crate::dataplane::fast_path::{MAX_SLOTS, VETH, Wire, ethernet_addr, wire};
+use crate::dataplane::fast_path::{DeviceRef, MAX_SLOTS, VETH, Wire, ethernet_addr, wire};
 
 /// From that MTU on, the kernel is faster than the workers with single frames of TCP as well: it merges
 /// them without copying them.
@@ -23,6 +23,8 @@ pub(super) enum Means {
     },
     /// XDP removes the outer headers from what is sent to this link address, and GRO merges it.
     Xdp([u8; 6]),
+    /// Nothing merges them: the workers carry TCP, as they are faster then.
+    Sparse,
 }
 
 /// Why the fast path is not for an underlay.
@@ -38,6 +40,11 @@ impl Unfit {
     const fn of_host(reason: String) -> Self {
         Self { reason, is_fault: false }
     }
+}
+
+/// Why the workers carry TCP on an underlay of which nothing else is known.
+pub(super) fn single_frames(underlay: &DeviceRef) -> String {
+    format!("{} carries single frames: they are faster there", underlay.name)
 }
 
 impl ShortCut {
@@ -57,9 +64,6 @@ impl ShortCut {
     }
 
     fn means_at(&self, place: &Place) -> Result<Means, Unfit> {
-        if self.is_given_up {
-            return Err(Unfit::of_host(self.current_reason().unwrap_or_default()));
-        }
         self.overlay.check(place)?;
         if self.path.num_slots() == 0 {
             let SubnetRange { network, subnet_len, .. } = self.overlay.network;
@@ -71,16 +75,19 @@ impl ShortCut {
         let name = &place.underlay.name;
         let failed =
             |error: io::Error| Unfit::of_host(format!("{name} does not say what it is: {error}"));
-        let no_xdp = self.no_xdp.as_ref().filter(|(underlay, _)| *underlay == place.underlay);
-        let no_xdp = no_xdp.map(|(_, reason)| reason.clone());
-        let wants_xdp = self.choice == FastPathChoice::Xdp && no_xdp.is_none();
+        let no_tcp = why_lacking(&self.no_tcp, &place.underlay);
+        let has_tcp = no_tcp.is_none();
+        let lacking = no_tcp.or_else(|| why_lacking(&self.no_xdp, &place.underlay));
+        let wants_xdp = self.choice == FastPathChoice::Xdp && lacking.is_none();
         if wants_xdp && let Some(mac) = ethernet_addr(name).map_err(failed)? {
             return Ok(Means::Xdp(mac));
         }
         match wire(name).map_err(failed)? {
-            Wire::Superpackets => Ok(Means::Gpe { merges: false }),
-            Wire::Frames { driver } if driver == VETH && place.overlay_mtu >= JUMBO_MTU => {
-                Ok(Means::Gpe { merges: true })
+            Wire::Superpackets if has_tcp => Ok(Means::Gpe { merges: false }),
+            Wire::Superpackets => Ok(Means::Sparse),
+            Wire::Frames { driver } if driver == VETH => {
+                let is_long = has_tcp && place.overlay_mtu >= JUMBO_MTU;
+                Ok(if is_long { Means::Gpe { merges: true } } else { Means::Sparse })
             }
             Wire::NoEthernet => Err(Unfit {
                 reason: format!(
@@ -88,7 +95,7 @@ impl ShortCut {
                 ),
                 is_fault: wants_xdp,
             }),
-            Wire::Frames { driver } => Err(match no_xdp {
+            Wire::Frames { driver } => Err(match lacking {
                 Some(reason) => Unfit { reason, is_fault: true },
                 None => {
                     let driver = if driver.is_empty() { "no driver" } else { driver.as_str() };
@@ -130,7 +137,7 @@ mod tests {
     use ipnetwork::Ipv4Network;
 
     use super::*;
-    use crate::dataplane::fast_path::{DeviceRef, FastPath};
+    use crate::dataplane::fast_path::FastPath;
 
     const OWN: Ipv4Addr = Ipv4Addr::LOCALHOST;
 

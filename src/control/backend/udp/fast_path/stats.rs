@@ -2,14 +2,17 @@
 
 use serde::Serialize;
 
-use crate::dataplane::fast_path::{AttachedBy, FastCounters, FastPath, HOOKS, Hook};
+use super::said::{Reasons, Said};
+use crate::dataplane::fast_path::{AttachedBy, FastConfig, FastCounters, FastPath, HOOKS, Hook};
 
 /// Whether the kernel carries packets by itself, and by which programs.
 #[derive(Debug, Clone, Serialize)]
 pub struct FastPathStats {
     /// Whether it does.
     pub active: bool,
-    /// Why it does not, and what would change that.
+    /// What it carries: `TCP`, `ICMP`, `sparse UDP`.
+    pub carries: &'static [&'static str],
+    /// Why it does not carry all that it could, and what would change that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// Every hook, in use or not.
@@ -46,24 +49,32 @@ pub struct HookUse {
 }
 
 impl FastPathStats {
-    /// Of `path`, which does not run for `reason` if there is one.
-    pub(in crate::control::backend::udp) fn of(path: &FastPath, reason: Option<String>) -> Self {
-        let hooks = path.hooks();
-        let is_active = path.config().is_some() && reason.is_none();
+    /// Of `path`, of which this is said.
+    pub(in crate::control::backend::udp) fn of(path: &FastPath, said: &Said) -> Self {
+        let Reasons { off, no_tcp, no_xdp } = said.reasons();
+        let (hooks, config) = (path.hooks(), path.config().filter(|_| off.is_none()));
         let stats = |name| {
-            let why = match (name, reason.as_deref()) {
-                (_, Some(reason)) => reason,
-                (_, None) if !is_active => "the fast path has not begun yet",
-                ("gpe", None) => "XDP takes the outer headers: no superpackets arrive with them",
-                (_, None) => "it takes --fast-path=xdp and a driver that has XDP",
+            let why = match (name, off.as_deref()) {
+                (_, Some(off)) => off,
+                (_, None) if config.is_none() => "the fast path has not begun yet",
+                ("gpe", None) => no_tcp.as_deref().unwrap_or("XDP takes the outer headers"),
+                (_, None) => {
+                    let for_xdp = "it takes --fast-path=xdp and a driver that has XDP";
+                    no_xdp.as_deref().unwrap_or(for_xdp)
+                }
             };
             HookStats::of(name, &hooks, why)
         };
         Self {
-            active: is_active,
+            active: config.is_some(),
+            carries: match &config {
+                None => &[],
+                Some(FastConfig { carries_tcp: false, .. }) => &["ICMP", "sparse UDP"],
+                Some(_) => &["TCP", "ICMP", "sparse UDP"],
+            },
             hooks: HOOKS.into_iter().map(stats).collect(),
-            reason,
             counters: path.counters(),
+            reason: off.or(no_tcp),
         }
     }
 }

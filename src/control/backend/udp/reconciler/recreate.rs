@@ -8,6 +8,7 @@ use crate::control::backend::udp::device::Device;
 use crate::control::backend::udp::underlay::room;
 use crate::control::conditions::Condition;
 use crate::dataplane::io::udp::KernelUdp;
+use crate::routes::KernelReceive;
 
 impl DeviceReconciler {
     /// Switches to another address, if ours is gone for good and there is one. Returns whether it
@@ -32,7 +33,7 @@ impl DeviceReconciler {
             old.addr, old.name, iface.addr, iface.name, iface.public_ip
         );
         self.spec.engine.longest_whole = room(iface.mtu);
-        self.advertised.update(&iface, false);
+        self.advertised.update(&iface, KernelReceive::Nothing);
         self.short_cut.reconcile(&self.net, None).await;
         self.underlay.followed_mut().follow(iface);
         self.link = None;
