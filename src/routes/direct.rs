@@ -99,10 +99,10 @@ impl DirectArray {
 pub const NO_ROUTE: u64 = 0;
 const PRESENT: u64 = 1;
 const ANY_SOURCE_PORT: u64 = 2;
-const KERNEL_TCP: u64 = 4;
+const KERNEL_BULK_TCP: u64 = 4;
 const KERNEL_SPARSE: u64 = 8;
 /// What the word of a peer says that its kernel takes.
-pub const KERNEL_RECEIVE: u64 = KERNEL_TCP | KERNEL_SPARSE;
+pub const KERNEL_RECEIVE: u64 = KERNEL_BULK_TCP | KERNEL_SPARSE;
 
 /// Address in bits 63 to 32, port in bits 31 to 16, flags in the lowest.
 ///
@@ -112,7 +112,7 @@ pub fn pack(next_hop: NextHop) -> u64 {
     let kernel_receive = match kernel_receive {
         KernelReceive::Nothing => 0,
         KernelReceive::Sparse => KERNEL_SPARSE,
-        KernelReceive::All => KERNEL_TCP | KERNEL_SPARSE,
+        KernelReceive::All => KERNEL_BULK_TCP | KERNEL_SPARSE,
     };
     let flags = PRESENT | if any_source_port { ANY_SOURCE_PORT } else { 0 } | kernel_receive;
     u64::from(addr.ip().to_bits()) << 32 | u64::from(addr.port()) << 16 | flags

@@ -19,9 +19,9 @@ pub enum KernelReceive {
     /// Nothing.
     #[default]
     Nothing,
-    /// ICMP, and UDP with few packets under way.
+    /// ICMP, and TCP and UDP with few packets under way.
     Sparse,
-    /// The same, and TCP.
+    /// The same, and all of TCP.
     All,
 }
 

@@ -32,8 +32,8 @@ pub struct FastConfig {
     pub gpe: Option<Gpe>,
     /// Whether XDP removes the outer headers, and whose.
     pub xdp: Option<Xdp>,
-    /// Whether they carry TCP, besides ICMP and sparse UDP.
-    pub carries_tcp: bool,
+    /// Whether they carry all of TCP; else that of sparse flows, as of UDP.
+    pub bulk_tcp: bool,
     /// How they are to be attached.
     pub attach_by: AttachedBy,
 }

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! bpf/egress.h    overlay device → peers whose leases say that their kernels take it
-//! bpf/flows.h     which flows of UDP are sparse
+//! bpf/flows.h     which flows are sparse
 //! bpf/ingress.h   underlay → overlay device
 //! bpf/xdp.h       before the underlay's GRO, if the operator asks for it
 //! config.rs       what they must know of this node

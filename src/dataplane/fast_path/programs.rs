@@ -207,7 +207,7 @@ fn open(
         .override_global("GPE_PORT", &gpe_port, true)
         .override_global("GPE_VNI", &gpe_vni, true)
         .override_global("GPE_MERGES", &gpe_merges, true)
-        .override_global("CARRIES_TCP", &u32::from(config.carries_tcp), true)
+        .override_global("BULK_TCP", &u32::from(config.bulk_tcp), true)
         .override_global("UNDERLAY_MAC", &mac, true)
         .override_global("XDP_MARK", &mark, true)
         .map_max_entries("PEERS", config.num_slots)

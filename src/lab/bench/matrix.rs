@@ -19,11 +19,13 @@ pub(super) enum Workload {
     Tcp(usize),
     /// UDP packets of so many bytes, headers included.
     Udp(u16),
-    /// Request and response.
+    /// Request and response by UDP.
     Latency {
         /// While TCP flows fill the same direction.
         loaded: bool,
     },
+    /// Request and response in a TCP connection, while TCP flows fill the same direction.
+    TcpLatency,
     /// One TCP flow in a network of so many leases.
     Leases,
 }
@@ -58,7 +60,7 @@ const W2_JUMBO: Setting = Setting { frames_only: true, mtu: 9000 };
 const IDLE: Workload = Workload::Latency { loaded: false };
 const LOADED: Workload = Workload::Latency { loaded: true };
 
-const EVERYTHING: [Workload; 8] = [
+const EVERYTHING: [Workload; 9] = [
     Workload::Tcp(1),
     Workload::Tcp(4),
     Workload::Tcp(16),
@@ -67,6 +69,7 @@ const EVERYTHING: [Workload; 8] = [
     Workload::Udp(1400),
     IDLE,
     LOADED,
+    Workload::TcpLatency,
 ];
 /// What the length of packets has most to do with.
 const BULK: [Workload; 2] = [Workload::Tcp(1), Workload::Tcp(4)];
@@ -185,8 +188,9 @@ impl Workload {
             Self::Tcp(1) => "TCP, 1 flow".to_owned(),
             Self::Tcp(flows) => format!("TCP, {flows} flows"),
             Self::Udp(len) => format!("UDP, {len} B packets"),
-            Self::Latency { loaded: false } => "round trip, idle".to_owned(),
-            Self::Latency { loaded: true } => "round trip under load".to_owned(),
+            Self::Latency { loaded: false } => "UDP round trip, idle".to_owned(),
+            Self::Latency { loaded: true } => "UDP round trip under load".to_owned(),
+            Self::TcpLatency => "TCP round trip under load".to_owned(),
             Self::Leases => "many leases".to_owned(),
         }
     }
@@ -199,6 +203,7 @@ impl fmt::Display for Workload {
             Self::Udp(len) => write!(f, "udp-{len}"),
             Self::Latency { loaded: false } => f.write_str("latency-idle"),
             Self::Latency { loaded: true } => f.write_str("latency-loaded"),
+            Self::TcpLatency => f.write_str("latency-loaded-tcp"),
             Self::Leases => f.write_str("leases"),
         }
     }
@@ -219,7 +224,9 @@ mod tests {
         assert_eq!(only(&["w1-1500/tcp-1"]), ["w1-1500/tcp-1"]);
         assert_eq!(only(&["w2-9000"]), ["w2-9000/tcp-1", "w2-9000/tcp-4"]);
         assert_eq!(only(&["leases", "w2/udp-64"]), ["w2-1500/udp-64", "w1-1500/leases"]);
-        assert_eq!(only(&["latency"]).len(), 4);
+        assert_eq!(only(&["latency"]).len(), 6);
+        let loaded = ["w2-1500/latency-loaded", "w2-1500/latency-loaded-tcp"];
+        assert_eq!(only(&loaded[..1]), loaded);
         assert_eq!(only(&[]).len(), Matrix::full().cases.len());
     }
 

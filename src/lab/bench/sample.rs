@@ -1,5 +1,7 @@
 //! One system, one workload, once: a few figures.
 
+use std::io;
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use super::cpu::CpuTime;
@@ -36,7 +38,8 @@ pub(super) fn take(
         Workload::Tcp(flows) => tcp(ends, flows, time),
         Workload::Leases => tcp(ends, 1, time),
         Workload::Udp(len) => udp(ends, len, time),
-        Workload::Latency { loaded } => latency(ends, loaded, time),
+        Workload::Latency { loaded } => latency(ends, loaded, round_trips::measure, time),
+        Workload::TcpLatency => latency(ends, true, round_trips::measure_tcp, time),
     }
 }
 
@@ -86,11 +89,18 @@ fn udp(ends: &Ends<'_>, packet_len: u16, time: Duration) -> Result<Sample, LabEr
     Ok(sample)
 }
 
-fn latency(ends: &Ends<'_>, loaded: bool, time: Duration) -> Result<Sample, LabError> {
+type RoundTrips = fn(&Netns, &Netns, Ipv4Addr, Duration) -> io::Result<Vec<Duration>>;
+
+fn latency(
+    ends: &Ends<'_>,
+    loaded: bool,
+    measure: RoundTrips,
+    time: Duration,
+) -> Result<Sample, LabError> {
     let load = if loaded { Some(start(ends, NUM_LOADING_FLOWS)?) } else { None };
     pause(WARM_UP)?;
     let (from, to) = (&ends.client.netns, &ends.server.netns);
-    let times = round_trips::measure(from, to, ends.server.addr, time);
+    let times = measure(from, to, ends.server.addr, time);
     let times = times.map_err(LabError::io(format!("ask {}", ends.server.addr)))?;
     drop(load);
     let micros = |share| percentile(&times, share).as_secs_f64() * 1e6;

@@ -1,7 +1,7 @@
-//! Requests and responses: one small UDP datagram there and back, one after the other.
+//! Requests and responses: a few bytes there and back, one after the other, by UDP or in one TCP connection.
 
-use std::io;
-use std::net::{Ipv4Addr, UdpSocket};
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -39,6 +39,54 @@ pub fn measure(
         times.sort_unstable();
         Ok(times)
     })
+}
+
+/// A connection in which nothing comes for so long is broken.
+const BROKEN: Duration = Duration::from_secs(10);
+
+/// The same by TCP. Here nothing is lost: what TCP has to send again takes its time.
+///
+/// # Errors
+/// The connection could not be made, or broke.
+pub fn measure_tcp(
+    from: &Netns,
+    to: &Netns,
+    addr: Ipv4Addr,
+    time: Duration,
+) -> io::Result<Vec<Duration>> {
+    let listener = to.enter(|| TcpListener::bind((addr, 0)))?;
+    let server_addr = listener.local_addr()?;
+    let client = from.enter(|| TcpStream::connect_timeout(&server_addr, BROKEN))?;
+    let (server, _) = listener.accept()?;
+    for stream in [&client, &server] {
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(BROKEN))?;
+    }
+    thread::scope(|scope| {
+        let answering = scope.spawn(|| answer_tcp(server));
+        let mut times = ask_tcp(client, time)?;
+        times.sort_unstable();
+        // It ends with the connection.
+        drop(answering.join());
+        Ok(times)
+    })
+}
+
+fn ask_tcp(mut client: TcpStream, time: Duration) -> io::Result<Vec<Duration>> {
+    let (start, mut times) = (Instant::now(), Vec::new());
+    let mut bytes = [0; PAYLOAD_LEN];
+    while times.is_empty() || start.elapsed() < time {
+        let sent = Instant::now();
+        client.write_all(&bytes)?;
+        client.read_exact(&mut bytes)?;
+        times.push(sent.elapsed());
+    }
+    Ok(times)
+}
+
+fn answer_tcp(mut server: TcpStream) {
+    let mut bytes = [0; PAYLOAD_LEN];
+    while server.read_exact(&mut bytes).and_then(|()| server.write_all(&bytes)).is_ok() {}
 }
 
 fn ask(client: &UdpSocket, time: Duration) -> Vec<Duration> {
@@ -85,6 +133,20 @@ fn answer(server: &UdpSocket, stop: &AtomicBool) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_request_in_a_connection_has_a_time_and_its_end_is_no_response() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let connect = || TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let client = connect();
+        let (server, _) = listener.accept().unwrap();
+        let answering = thread::spawn(|| answer_tcp(server));
+        assert_eq!(ask_tcp(client, Duration::ZERO).unwrap().len(), 1);
+        answering.join().unwrap();
+        let client = connect();
+        drop(listener.accept().unwrap());
+        assert!(ask_tcp(client, Duration::ZERO).is_err());
+    }
 
     #[test]
     fn late_response_is_no_response() {

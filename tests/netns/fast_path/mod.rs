@@ -10,10 +10,12 @@ mod programs;
 mod seccomp;
 mod xdp;
 
+use std::time::Duration;
+
 use serde_json::Value;
 use twill::lab::network::daemon::Daemon;
 use twill::lab::network::node::Node;
-use twill::lab::traffic::probe;
+use twill::lab::traffic::{probe, round_trips};
 use twill::lab::{Lab, LabSpec};
 
 use crate::harness::{
@@ -51,10 +53,10 @@ pub fn wait_for_it(lab: &Lab) {
     }
 }
 
-/// Waits until the kernel carries what is sparse, and workers TCP for a reason with this in it.
+/// Waits until the kernel carries what is sparse, and workers bulk TCP for a reason with this in it.
 fn wait_for_sparse(node: &Node, expected: &str) {
-    let carries = serde_json::json!(["ICMP", "sparse UDP"]);
-    eventually("the kernel carries all but TCP", || stats(node)["carries"] == carries);
+    let carries = serde_json::json!(["ICMP", "sparse TCP", "sparse UDP"]);
+    eventually("the kernel carries what is sparse", || stats(node)["carries"] == carries);
     let stats = stats(node);
     assert!(stats["reason"].as_str().unwrap().contains(expected), "{stats}");
 }
@@ -163,19 +165,28 @@ fn nodes_without_it_and_stock_nodes_get_what_their_sockets_understand() {
 }
 
 #[test]
-fn workers_carry_tcp_where_single_frames_arrive_and_the_kernel_what_waits_for_an_answer() {
+fn workers_carry_bulk_tcp_where_single_frames_arrive_and_the_kernel_what_waits_for_an_answer() {
     let lab = Lab::up(LabSpec { frames_only: true, ..spec("fast-frames", 2) }).unwrap();
     wait_for_it(&lab);
+    let (a, b) = (&lab.nodes()[0], &lab.nodes()[1]);
     let (from, to) = (pod(&lab, 0), pod(&lab, 1));
-    let before = lab.nodes().iter().map(|node| count(node, "egress", "packets"));
-    let before: Vec<_> = before.collect();
-    assert_tcp_is_whole(&lab, from, to, 8);
-    for (node, before) in lab.nodes().iter().zip(before) {
-        let stats = stats(node);
-        assert_eq!(count(node, "egress", "packets"), before, "{stats}");
-        assert_eq!(count(node, "ingress", "dropped"), 0, "{stats}");
+    let bytes = |node| count(node, "egress", "bytes");
+    let before = (bytes(a), by_workers(a, "egress"), bytes(b));
+    assert_tcp_is_whole(&lab, from, to, 16);
+    let now = (bytes(a), by_workers(a, "egress"), bytes(b));
+    assert!(now.0 - before.0 < 1 << 20 && now.1 - before.1 > 10_000, "{before:?}, {now:?}");
+    assert!(now.2 > before.2, "acknowledgements: {}", stats(b));
+
+    // Requests and answers in one connection.
+    let before = now;
+    let times =
+        round_trips::measure_tcp(&from.netns, &to.netns, to.addr, Duration::from_millis(500));
+    assert!(times.unwrap().len() > 50);
+    let num = by_workers(a, "egress") - before.1;
+    assert!(num < 10 && bytes(a) - before.0 > 50 * 100, "{num}: {}", stats(a));
+    for node in lab.nodes() {
         wait_for_sparse(node, "eth0 carries single frames");
-        let said = node.log_tail(1000).matches("; workers carry TCP: eth0 carries").count();
+        let said = node.log_tail(1000).matches("; workers carry bulk TCP: eth0 carries").count();
         assert_eq!(said, 1, "one line says so");
     }
     assert_udp_is_whole(&lab, from, to, &[64, 1400, 9000]);

@@ -90,6 +90,14 @@ impl Host {
         Self { netns, bench }
     }
 
+    /// One on which the kernel carries what is sparse alone.
+    fn of_single_frames(topic: &str) -> Self {
+        let mut host = Self::new(topic, FAST);
+        let sparse = || bench_of(FastConfig { bulk_tcp: false, ..config() }, FAST);
+        host.bench = host.netns.enter(|| Ok(sparse())).unwrap();
+        host
+    }
+
     /// Runs a program where the host's routes are.
     fn run(&mut self, run: impl FnOnce(&mut Bench) -> Fate + Send) -> Fate {
         self.netns.enter(|| Ok(run(&mut self.bench))).unwrap()
@@ -137,7 +145,7 @@ fn config() -> FastConfig {
         source_ports: SOURCE_PORTS,
         gpe: None,
         xdp: None,
-        carries_tcp: true,
+        bulk_tcp: true,
         attach_by: AttachedBy::best(),
     }
 }

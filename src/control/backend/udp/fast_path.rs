@@ -75,8 +75,8 @@ pub(super) struct ShortCut {
     place: Option<(Place, Means)>,
     /// The underlay that does not take XDP.
     no_xdp: Lacking,
-    /// The underlay on which the workers have to carry TCP, although it looks as if kernels could.
-    no_tcp: Lacking,
+    /// The underlay on which the workers have to carry TCP in bulk, although it looks as if kernels could.
+    no_bulk_tcp: Lacking,
     gpe: Option<GpeDevice>,
     /// What a killed daemon left on the underlay is removed.
     is_swept: bool,
@@ -100,7 +100,7 @@ impl ShortCut {
             said: Arc::new(said),
             place: None,
             no_xdp: None,
-            no_tcp: None,
+            no_bulk_tcp: None,
             gpe: None,
             is_swept: false,
             withdrawn_until: None,
@@ -153,7 +153,7 @@ impl ShortCut {
     fn takes(&self) -> KernelReceive {
         match self.path.config().filter(|_| self.withdrawn_until.is_none()) {
             None => KernelReceive::Nothing,
-            Some(FastConfig { carries_tcp: false, .. }) => KernelReceive::Sparse,
+            Some(FastConfig { bulk_tcp: false, .. }) => KernelReceive::Sparse,
             Some(_) => KernelReceive::All,
         }
     }

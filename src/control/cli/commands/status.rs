@@ -155,7 +155,8 @@ fn fast_path_text(fast_path: &FastPath) -> String {
         [most @ .., last] if !most.is_empty() => format!("{} and {last}", most.join(", ")),
         few => few.concat(),
     };
-    let but = reason.map(|reason| format!("; workers carry TCP: {reason}")).unwrap_or_default();
+    let but =
+        reason.map(|reason| format!("; workers carry bulk TCP: {reason}")).unwrap_or_default();
     format!("the kernel carries {carried}: {}{but}", hooks(&fast_path.hooks))
 }
 

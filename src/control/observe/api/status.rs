@@ -117,7 +117,7 @@ pub struct DataPath {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FastPath {
     pub active: bool,
-    /// What it carries: `TCP`, `ICMP`, `sparse UDP`.
+    /// What it carries: `TCP` or `sparse TCP`, `ICMP`, `sparse UDP`.
     #[serde(default)]
     pub carries: Vec<String>,
     /// Why it does not.

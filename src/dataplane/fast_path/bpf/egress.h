@@ -29,6 +29,12 @@ static __always_inline __u16 source_port(__u64 peer, __u32 hash)
 	return peer & PEER_ANY_SOURCE_PORT && port ? port : PORT;
 }
 
+/* What a peer's word says if its kernel takes this. */
+static __always_inline __u64 kernel_flag(__u8 protocol)
+{
+	return protocol == IPPROTO_TCP && BULK_TCP ? PEER_KERNEL_BULK_TCP : PEER_KERNEL_SPARSE;
+}
+
 SEC("classifier")
 int fast_egress(struct __sk_buff *skb)
 {
@@ -43,7 +49,6 @@ int fast_egress(struct __sk_buff *skb)
 	struct udphdr *udp;
 	struct ethhdr *eth;
 	__u32 len, port;
-	bool is_tcp;
 	__u64 peer;
 	long way;
 
@@ -61,7 +66,7 @@ int fast_egress(struct __sk_buff *skb)
 		return pass(EGRESS, HEADER);
 	len = skb->len - LINK_LEN;
 	mem->flow = NO_FLOW;
-	if (header->version == 4 && header->protocol == IPPROTO_UDP &&
+	if (header->version == 4 && is_by_flow(header->protocol) &&
 	    !(header->frag_off & bpf_htons(FRAGMENT_OFFSET))) {
 		if (!find_flow(skb, mem, LINK_LEN + header->ihl * 4, header->saddr, header->daddr))
 			return pass(EGRESS, HEADER);
@@ -69,8 +74,7 @@ int fast_egress(struct __sk_buff *skb)
 	if (*(__u8 *)header != 0x45 || bpf_ntohs(header->tot_len) != len ||
 	    header_sum(header) != 0xffff)
 		return pass_sent(mem, HEADER);
-	is_tcp = header->protocol == IPPROTO_TCP;
-	if (!is_carried(header->protocol) || (is_tcp && !CARRIES_TCP))
+	if (!is_carried(header->protocol))
 		return pass(EGRESS, PROTOCOL);
 	if (header->frag_off & bpf_htons(FRAGMENT_BITS))
 		return pass_sent(mem, FRAGMENT);
@@ -79,16 +83,18 @@ int fast_egress(struct __sk_buff *skb)
 	peer = peer_at(slot_of(header->daddr));
 	if (!(peer & PEER_PRESENT))
 		return pass(EGRESS, NO_PEER);
-	if (!(peer & (is_tcp ? PEER_KERNEL_TCP : PEER_KERNEL_SPARSE)))
+	if (!(peer & kernel_flag(header->protocol)))
 		return pass_sent(mem, WORKER_PEER);
 	/* The peer's kernel takes from us what our lease has, and leaves all else to a socket, to which
 	 * a superpacket, or a packet whose checksum the sender left to the network card, is of no use. */
 	if (!is_own(header->saddr))
 		return pass_sent(mem, OTHER_SUBNET);
-	if (mem->flow != NO_FLOW && (skb->gso_size != 0 || !is_sparse(mem->flow)))
+	if (header->protocol == IPPROTO_UDP && skb->gso_size != 0)
 		return pass_sent(mem, BURST);
 	if (!measure(skb, mem, LINK_LEN, header->protocol, len))
-		return pass(EGRESS, HEADER);
+		return pass_sent(mem, HEADER);
+	if (mem->flow != NO_FLOW && !is_sparse(mem->flow, extent->num))
+		return pass_sent(mem, BURST);
 	if (extent->longest > OVERLAY_MTU || len > LONGEST_INNER)
 		return pass_sent(mem, TOO_LONG);
 	way = route(skb, peer, extent->longest + OUTER_LEN, fib);

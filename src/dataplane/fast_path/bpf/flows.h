@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* Which flows of UDP take the short cut: those of which few packets are under way.
+/* Which flows of UDP take the short cut, and of TCP where single frames arrive: those of which few
+ * packets are under way.
  *
  * The workers pack the packets of a burst, which makes them faster than the kernel; a packet that
  * somebody waits for is faster without them. A flow leaves the short cut at any packet, as what went
@@ -25,7 +26,7 @@ struct flow {
 };
 
 #define FLOW_BITS 13
-#define NO_FLOW 0xffffffff  /* of a packet that is none of UDP, or shows no ports */
+#define NO_FLOW 0xffffffff  /* of a packet that needs none, or shows no ports */
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -33,6 +34,12 @@ struct {
 	__type(value, struct flow);
 	__uint(max_entries, 1 << FLOW_BITS);
 } FLOWS SEC(".maps");
+
+/* Whether the kernel carries a packet only if its flow is sparse. */
+static __always_inline bool is_by_flow(__u8 protocol)
+{
+	return protocol == IPPROTO_UDP || (protocol == IPPROTO_TCP && !BULK_TCP);
+}
 
 /* Finds the flow of the packet with these addresses whose ports are at `offset`: the same one in
  * both directions. */
@@ -56,8 +63,8 @@ static __always_inline struct flow *flow_at(__u32 number)
 	return bpf_map_lookup_elem(&FLOWS, &KEY(number));
 }
 
-/* Counts a packet that we send. Returns whether the flow stays in the kernel. */
-static __always_inline bool is_sparse(__u32 number)
+/* Counts packets that we send. Returns whether the flow stays in the kernel. */
+static __always_inline bool is_sparse(__u32 number, __u32 num)
 {
 	/* The time of the last tick: reading it costs no more than a variable. */
 	__u64 now = bpf_ktime_get_coarse_ns(), since;
@@ -77,8 +84,8 @@ static __always_inline bool is_sparse(__u32 number)
 		flow->window = now;
 		flow->in_window = 0;
 	}
-	flow->in_window++;
-	flow->unanswered++;
+	flow->in_window += num;
+	flow->unanswered += num;
 	if (flow->unanswered > MAX_UNANSWERED || flow->in_window > MAX_IN_WINDOW)
 		flow->is_burst = 1;
 	return !flow->is_burst;

@@ -102,7 +102,7 @@ static __always_inline int from_xdp(struct __sk_buff *skb)
 	if ((void *)(ip + 1) > (void *)(long)skb->data_end)
 		return drop(INGRESS);
 	len = skb->len - ETH_HLEN;
-	if (ip->protocol == IPPROTO_UDP &&
+	if (is_by_flow(ip->protocol) &&
 	    find_flow(skb, mem, ETH_HLEN + IP_LEN, ip->saddr, ip->daddr))
 		answer(mem->flow);
 	/* A superpacket of UDP, which GRO makes if somebody turned that on, counts as one packet. */
@@ -145,7 +145,7 @@ int fast_ingress(struct __sk_buff *skb)
 	if (!mem)
 		return TC_ACT_UNSPEC;
 	len = skb->len - ETH_HLEN - OUTER_LEN;
-	if (ip->protocol == IPPROTO_UDP &&
+	if (is_by_flow(ip->protocol) &&
 	    find_flow(skb, mem, ETH_HLEN + OUTER_LEN + IP_LEN, ip->saddr, ip->daddr))
 		answer(mem->flow);
 	reason = refusal(outer, len);

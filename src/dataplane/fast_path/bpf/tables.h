@@ -19,7 +19,7 @@ const volatile __u32 LINK_LEN;         /* bytes before the IP header at egress: 
 const volatile __u32 GPE_PORT;         /* where the vxlan device listens; 0 without one */
 const volatile __u32 GPE_VNI;          /* known to nobody else */
 const volatile __u32 GPE_MERGES;       /* whether it gets single frames of TCP, for GRO to merge */
-const volatile __u32 CARRIES_TCP;      /* whether TCP leaves past the workers */
+const volatile __u32 BULK_TCP;         /* whether all of TCP is carried; else that of sparse flows is */
 const volatile __u16 UNDERLAY_MAC[3];  /* in network order */
 const volatile __u32 XDP_MARK;         /* known to nobody else; 0 without XDP */
 
@@ -27,8 +27,8 @@ const volatile __u32 XDP_MARK;         /* known to nobody else; 0 without XDP */
  * without a peer. One load sees one peer: user space replaces the word as a whole. */
 #define PEER_PRESENT 1
 #define PEER_ANY_SOURCE_PORT 2
-#define PEER_KERNEL_TCP 4     /* its kernel takes TCP */
-#define PEER_KERNEL_SPARSE 8  /* and this: ICMP, and UDP with few packets under way */
+#define PEER_KERNEL_BULK_TCP 4  /* its kernel takes all of TCP */
+#define PEER_KERNEL_SPARSE 8    /* and this: ICMP, and TCP and UDP with few packets under way */
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -41,7 +41,7 @@ struct {
 /* Why a packet is left to the workers. counters.rs has the same order. */
 enum reason {
 	HEADER,          /* options, a wrong length or checksum */
-	PROTOCOL,        /* neither TCP nor ICMP nor UDP, or TCP where workers are faster */
+	PROTOCOL,        /* neither TCP nor ICMP nor UDP */
 	FRAGMENT,
 	TTL,             /* would end here */
 	NO_PEER,         /* nobody has the destination, or the sender is not who has the source */
@@ -51,7 +51,7 @@ enum reason {
 	NO_NEIGHBOUR,    /* the next hop's link address is not known yet */
 	OTHER_SUBNET,    /* not for our lease, or at egress not from it */
 	OUTER_CHECKSUM,  /* only the socket verifies it */
-	BURST,           /* of UDP, which the workers pack */
+	BURST,           /* of a flow that is not sparse, which the workers pack */
 	NO_METADATA,     /* the driver has no room for XDP's mark */
 	NUM_REASONS,
 };

@@ -33,8 +33,8 @@ const CHAPTERS: [Chapter; 6] = [
     },
     Chapter {
         title: "Round trips",
-        about: "A request of 64 bytes and its response, one after the other: on an idle machine, \
-                and while four TCP flows fill the way of the requests.",
+        about: "A request of 64 bytes and its response, one after the other, by UDP and in a TCP \
+                connection: on an idle machine, and while four TCP flows fill the way of the requests.",
         workloads: "latency-",
         charts: &[Metric::RttP50Us, Metric::RttP99Us],
     },

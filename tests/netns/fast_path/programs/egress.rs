@@ -107,18 +107,11 @@ fn what_is_not_understood_is_left_to_the_workers() {
 }
 
 #[test]
-fn tcp_is_left_to_the_workers_where_single_frames_leave_or_arrive() {
-    let mut here = Host::new("bpf-sparse", FAST);
-    let sparse = || bench_of(FastConfig { carries_tcp: false, ..config() }, FAST);
-    here.bench = here.netns.enter(|| Ok(sparse())).unwrap();
-    let there = Host::new("bpf-sparse-peer", SPARSE);
-    for (mut host, reason) in [(here, "protocol"), (there, "worker_peer")] {
-        for packet in [udp(FROM_US).build(), ping(FROM_US, 56)] {
-            assert_sent(&host.egress(&packet), &packet);
-        }
-        assert_eq!(host.egress(&tcp(FROM_US).build()), Fate::Passed);
-        assert_eq!(host.passed(true), [(reason, 1)]);
-        // The socket could make nothing of what a kernel sent that does not know yet.
-        assert!(matches!(host.ingress(&datagram(&tcp(TO_US).build())), Fate::Redirected(_)));
+fn tcp_is_left_to_the_workers_of_a_peer_where_single_frames_arrive() {
+    let mut host = Host::new("bpf-sparse-peer", SPARSE);
+    for packet in [udp(FROM_US).build(), ping(FROM_US, 56)] {
+        assert_sent(&host.egress(&packet), &packet);
     }
+    assert_eq!(host.egress(&tcp(FROM_US).build()), Fate::Passed);
+    assert_eq!(host.passed(true), [("worker_peer", 1)]);
 }

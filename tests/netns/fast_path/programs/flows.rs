@@ -109,3 +109,30 @@ fn flow_of_which_there_is_much_is_a_burst_though_it_is_answered() {
         Fate::Passed
     });
 }
+
+/// Where single frames leave, TCP is as UDP.
+#[test]
+fn tcp_is_the_kernels_while_few_segments_wait_for_an_answer() {
+    let mut host = Host::of_single_frames("bpf-flow-tcp");
+    host.run(|bench| {
+        let found = without_pause(Duration::from_millis(15), |flow| {
+            let here =
+                format!("10.1.15.2:{}", u16::from_be_bytes([flow.request[20], flow.request[21]]));
+            flow.request = tcp((&here, FROM_US.1)).build();
+            let answer = tcp((FROM_US.1, &here)).build();
+            let first = flow.num_taken(bench, 6);
+            let is_taken = bench.ingress(&datagram(&answer), 0).unwrap() != Fate::Passed;
+            let second = flow.num_taken(bench, 6);
+            (first, is_taken, second)
+        });
+        assert_eq!(found, (6, true, 6));
+        // Superpackets count as their segments. The kernel's test run makes none whose headers could grow.
+        for (port, gso_size, reason) in [(900, 50, "header"), (901, 10, "burst")] {
+            let packet = tcp((&format!("10.1.15.2:{port}"), FROM_US.1)).build();
+            let before = bench.counters().egress.passed[reason];
+            assert_eq!(bench.egress(&packet, gso_size).unwrap(), Fate::Passed);
+            assert_eq!(bench.counters().egress.passed[reason] - before, 1, "{gso_size}");
+        }
+        Fate::Passed
+    });
+}

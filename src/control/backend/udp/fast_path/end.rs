@@ -59,15 +59,15 @@ impl ShortCut {
         false
     }
 
-    /// Waits until what arrives shows that the kernel is not to take TCP on this underlay, and withdraws.
-    /// The next reconciliation begins again, without TCP.
+    /// Waits until what arrives shows that the kernel is not to take bulk TCP on this underlay, and withdraws.
+    /// The next reconciliation begins again, without that.
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.
     pub(in crate::control::backend::udp) async fn given_up(&mut self) {
         let watched = self.path.config().filter(|config| {
             let is_running = self.withdrawn_until.is_none();
-            is_running && config.carries_tcp
+            is_running && config.bulk_tcp
         });
         let Some(config) = watched else {
             return std::future::pending().await;
@@ -82,7 +82,7 @@ impl ShortCut {
                 break (trouble, reason);
             }
         };
-        self.no_tcp = Some((config.underlay.clone(), reason.clone()));
+        self.no_bulk_tcp = Some((config.underlay.clone(), reason.clone()));
         if trouble == Trouble::Stuck {
             // Packets are taken as they come until peers know that they are to send none.
             self.path.bypass_gpe();

@@ -23,7 +23,7 @@ pub(super) enum Means {
     },
     /// XDP removes the outer headers from what is sent to this link address, and GRO merges it.
     Xdp([u8; 6]),
-    /// Nothing merges them: the workers carry TCP, as they are faster then.
+    /// Nothing merges them: the workers carry TCP in bulk, as they are faster then.
     Sparse,
 }
 
@@ -42,7 +42,7 @@ impl Unfit {
     }
 }
 
-/// Why the workers carry TCP on an underlay of which nothing else is known.
+/// Why the workers carry TCP in bulk on an underlay of which nothing else is known.
 pub(super) fn single_frames(underlay: &DeviceRef) -> String {
     format!("{} carries single frames: they are faster there", underlay.name)
 }
@@ -75,9 +75,9 @@ impl ShortCut {
         let name = &place.underlay.name;
         let failed =
             |error: io::Error| Unfit::of_host(format!("{name} does not say what it is: {error}"));
-        let no_tcp = why_lacking(&self.no_tcp, &place.underlay);
-        let has_tcp = no_tcp.is_none();
-        let lacking = no_tcp.or_else(|| why_lacking(&self.no_xdp, &place.underlay));
+        let no_bulk_tcp = why_lacking(&self.no_bulk_tcp, &place.underlay);
+        let has_tcp = no_bulk_tcp.is_none();
+        let lacking = no_bulk_tcp.or_else(|| why_lacking(&self.no_xdp, &place.underlay));
         let wants_xdp = self.choice == FastPathChoice::Xdp && lacking.is_none();
         if wants_xdp && let Some(mac) = ethernet_addr(name).map_err(failed)? {
             return Ok(Means::Xdp(mac));

@@ -13,8 +13,8 @@ pub(in crate::control::backend::udp) struct Said(Mutex<Reasons>);
 pub(in crate::control::backend::udp) struct Reasons {
     /// Why workers carry everything.
     pub(super) off: Option<String>,
-    /// Why workers carry TCP.
-    pub(super) no_tcp: Option<String>,
+    /// Why workers carry TCP in bulk.
+    pub(super) no_bulk_tcp: Option<String>,
     /// Why there is no XDP although it was asked for.
     pub(super) no_xdp: Option<String>,
 }
@@ -40,8 +40,8 @@ impl Said {
     }
 
     /// It is on, and lacks this.
-    pub(super) fn on(&self, no_tcp: Option<String>, no_xdp: Option<String>) {
-        *self.lock() = Reasons { off: None, no_tcp, no_xdp };
+    pub(super) fn on(&self, no_bulk_tcp: Option<String>, no_xdp: Option<String>) {
+        *self.lock() = Reasons { off: None, no_bulk_tcp, no_xdp };
     }
 
     pub(in crate::control::backend::udp) fn reasons(&self) -> Reasons {

@@ -35,7 +35,7 @@ impl ShortCut {
                 Ok(()) => break Ok(()),
                 Err(Refused::All(reason)) => break Err(reason),
                 Err(Refused::NoXdp(reason)) => (&mut self.no_xdp, "XDP", reason),
-                Err(Refused::NoGpe(reason)) => (&mut self.no_tcp, "TCP", reason),
+                Err(Refused::NoGpe(reason)) => (&mut self.no_bulk_tcp, "bulk TCP", reason),
             };
             *lacking = Some((place.underlay.clone(), reason.clone()));
             means = match self.means(&place) {
@@ -52,19 +52,19 @@ impl ShortCut {
             self.said.off(&reason, true);
             return;
         }
-        let no_tcp = (means == Means::Sparse).then(|| {
-            let known = why_lacking(&self.no_tcp, &underlay);
+        let no_bulk_tcp = (means == Means::Sparse).then(|| {
+            let known = why_lacking(&self.no_bulk_tcp, &underlay);
             known.unwrap_or_else(|| single_frames(&underlay))
         });
-        let what = if no_tcp.is_some() { "" } else { "TCP, " };
+        let what = if no_bulk_tcp.is_some() { "ICMP, sparse TCP" } else { "TCP, ICMP" };
         let by = if matches!(means, Means::Xdp(_)) { ", by XDP" } else { "" };
-        let but = no_tcp.as_ref().map(|why| format!("; workers carry TCP: {why}"));
+        let but = no_bulk_tcp.as_ref().map(|why| format!("; workers carry bulk TCP: {why}"));
         info!(
             underlay = underlay.name,
-            "fast path is on: the kernel carries {what}ICMP and sparse UDP to such peers{by}{}",
+            "fast path is on: the kernel carries {what} and sparse UDP to such peers{by}{}",
             but.unwrap_or_default()
         );
-        self.said.on(no_tcp, why_lacking(&self.no_xdp, &underlay));
+        self.said.on(no_bulk_tcp, why_lacking(&self.no_xdp, &underlay));
     }
 
     async fn start(&mut self, net: &Netlink, place: &Place, means: Means) -> Result<(), Refused> {
@@ -93,7 +93,7 @@ impl ShortCut {
         let config = FastConfig {
             gpe: gpe_config,
             xdp,
-            carries_tcp: means != Means::Sparse,
+            bulk_tcp: means != Means::Sparse,
             ..self.config(place)
         };
         self.gpe = gpe.map(|(gpe, _)| gpe);
@@ -133,7 +133,7 @@ impl ShortCut {
             source_ports,
             gpe: None,
             xdp: None,
-            carries_tcp: false,
+            bulk_tcp: false,
             attach_by: AttachedBy::best(),
         }
     }

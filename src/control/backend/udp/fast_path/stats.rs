@@ -10,7 +10,7 @@ use crate::dataplane::fast_path::{AttachedBy, FastConfig, FastCounters, FastPath
 pub struct FastPathStats {
     /// Whether it does.
     pub active: bool,
-    /// What it carries: `TCP`, `ICMP`, `sparse UDP`.
+    /// What it carries: `TCP` or `sparse TCP`, `ICMP`, `sparse UDP`.
     pub carries: &'static [&'static str],
     /// Why it does not carry all that it could, and what would change that.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -51,13 +51,13 @@ pub struct HookUse {
 impl FastPathStats {
     /// Of `path`, of which this is said.
     pub(in crate::control::backend::udp) fn of(path: &FastPath, said: &Said) -> Self {
-        let Reasons { off, no_tcp, no_xdp } = said.reasons();
+        let Reasons { off, no_bulk_tcp, no_xdp } = said.reasons();
         let (hooks, config) = (path.hooks(), path.config().filter(|_| off.is_none()));
         let stats = |name| {
             let why = match (name, off.as_deref()) {
                 (_, Some(off)) => off,
                 (_, None) if config.is_none() => "the fast path has not begun yet",
-                ("gpe", None) => no_tcp.as_deref().unwrap_or("XDP takes the outer headers"),
+                ("gpe", None) => no_bulk_tcp.as_deref().unwrap_or("XDP takes the outer headers"),
                 (_, None) => {
                     let for_xdp = "it takes --fast-path=xdp and a driver that has XDP";
                     no_xdp.as_deref().unwrap_or(for_xdp)
@@ -69,12 +69,12 @@ impl FastPathStats {
             active: config.is_some(),
             carries: match &config {
                 None => &[],
-                Some(FastConfig { carries_tcp: false, .. }) => &["ICMP", "sparse UDP"],
+                Some(FastConfig { bulk_tcp: false, .. }) => &["ICMP", "sparse TCP", "sparse UDP"],
                 Some(_) => &["TCP", "ICMP", "sparse UDP"],
             },
             hooks: HOOKS.into_iter().map(stats).collect(),
             counters: path.counters(),
-            reason: off.or(no_tcp),
+            reason: off.or(no_bulk_tcp),
         }
     }
 }
