@@ -186,7 +186,7 @@ fn workers_carry_bulk_tcp_where_single_frames_arrive_and_the_kernel_what_waits_f
     assert!(num < 10 && bytes(a) - before.0 > 50 * 100, "{num}: {}", stats(a));
     for node in lab.nodes() {
         wait_for_sparse(node, "eth0 carries single frames");
-        let said = node.log_tail(1000).matches("; workers carry bulk TCP: eth0 carries").count();
+        let said = node.log_tail(1000).matches("; workers bulk TCP: eth0 carries").count();
         assert_eq!(said, 1, "one line says so");
     }
     assert_udp_is_whole(&lab, from, to, &[64, 1400, 9000]);

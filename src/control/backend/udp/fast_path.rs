@@ -33,7 +33,7 @@ use crate::dataplane::fast_path::{
 use crate::routes::KernelReceive;
 
 /// Why it is off for a moment.
-const OTHER_WIRE: &str = "the underlay changed; it begins again for what that is now";
+const OTHER_WIRE: &str = "the underlay is another kind of wire now, for which it begins again";
 
 /// Where the programs run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -143,11 +143,8 @@ impl ShortCut {
 
     /// Whether programs run at `place` by other means.
     fn runs_by_others(&self, place: &Place, means: Means) -> bool {
-        let (at, others) = match &self.place {
-            Some((at, by)) => (at, *by),
-            None => return false,
-        };
-        at == place && others != means && self.path.config().is_some()
+        let is_other = matches!(&self.place, Some((at, others)) if at == place && *others != means);
+        is_other && self.path.config().is_some()
     }
 
     fn takes(&self) -> KernelReceive {

@@ -52,18 +52,25 @@ impl ShortCut {
             self.said.off(&reason, true);
             return;
         }
-        let no_bulk_tcp = (means == Means::Sparse).then(|| {
-            let known = why_lacking(&self.no_bulk_tcp, &underlay);
-            known.unwrap_or_else(|| single_frames(&underlay))
-        });
-        let what = if no_bulk_tcp.is_some() { "ICMP, sparse TCP" } else { "TCP, ICMP" };
-        let by = if matches!(means, Means::Xdp(_)) { ", by XDP" } else { "" };
-        let but = no_bulk_tcp.as_ref().map(|why| format!("; workers carry bulk TCP: {why}"));
+        // Logged already if it is known.
+        let known = why_lacking(&self.no_bulk_tcp, &underlay);
+        let (what, more) = match means {
+            Means::Gpe { .. } => ("TCP, ICMP", String::new()),
+            Means::Xdp(_) => ("TCP, ICMP", ", by XDP".to_owned()),
+            Means::Sparse if known.is_some() => {
+                ("ICMP, sparse TCP", "; workers bulk TCP".to_owned())
+            }
+            Means::Sparse => {
+                let more = format!("; workers bulk TCP: {}", single_frames(&underlay));
+                ("ICMP, sparse TCP", more)
+            }
+        };
         info!(
             underlay = underlay.name,
-            "fast path is on: the kernel carries {what} and sparse UDP to such peers{by}{}",
-            but.unwrap_or_default()
+            "fast path is on: the kernel carries {what} and sparse UDP to such peers{more}"
         );
+        let no_bulk_tcp = known.unwrap_or_else(|| single_frames(&underlay));
+        let no_bulk_tcp = (means == Means::Sparse).then_some(no_bulk_tcp);
         self.said.on(no_bulk_tcp, why_lacking(&self.no_xdp, &underlay));
     }
 
