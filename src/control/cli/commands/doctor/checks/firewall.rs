@@ -10,6 +10,7 @@ use crate::control::host::findings::{
     Harm, OverlayFacts, Problem, bridge_problem, dropped_bridged, dropped_forward,
 };
 use crate::control::host::firewall::trace::{Packet, Verdict, Way, accepting};
+use crate::control::host::net::LinkDetails;
 
 /// IANA's protocol number.
 const ICMP: u8 = 1;
@@ -114,10 +115,18 @@ pub(super) fn outer_rules(facts: &Facts) -> Vec<Finding> {
 }
 
 /// What passes in spite of a rule about the port. The fast path takes packets before INPUT and sends
-/// them after OUTPUT; while it is in use it has a device.
+/// them after OUTPUT; where it carries bulk TCP it has a device of its own, or XDP.
 fn fast_path(facts: &Facts) -> &'static str {
-    let is_on = facts.links.iter().any(|link| link.link.name.ends_with(".gpe"));
-    if is_on { "; the fast path passes it by: only bulk UDP of pods is lost" } else { "" }
+    let is_ours = |program: Option<u32>| program.is_some_and(|id| facts.own_programs.contains(&id));
+    let carries_bulk =
+        |link: &LinkDetails| link.link.name.ends_with(".gpe") || is_ours(link.xdp_program);
+    if facts.links.iter().any(carries_bulk) {
+        "; the fast path passes it by: only bulk UDP of pods is lost"
+    } else if !facts.own_programs.is_empty() {
+        "; the fast path passes it by: only bulk TCP and UDP of pods is lost"
+    } else {
+        ""
+    }
 }
 
 /// Rules about what pods and peers send to this host itself.
@@ -196,11 +205,13 @@ mod tests {
         let found = only(outer_rules(&with_rules("-A INPUT -p udp -m udp --dport 8285 -j DROP")));
         assert!(found.text.contains("drops datagrams to UDP 8285 of this host, from 192.0.2.9"));
         let mut fast = with_rules("-A INPUT -p udp -m udp --dport 8285 -j DROP");
+        fast.own_programs = vec![7];
+        assert!(only(outer_rules(&fast)).text.ends_with("only bulk TCP and UDP of pods is lost"));
+        fast.links[0].xdp_program = Some(7);
+        assert!(only(outer_rules(&fast)).text.ends_with("by: only bulk UDP of pods is lost"));
+        fast.links[0].xdp_program = None;
         fast.links[0].link.name = "flannel0.gpe".to_owned();
-        let found = only(outer_rules(&fast));
-        assert!(
-            found.text.ends_with("; the fast path passes it by: only bulk UDP of pods is lost")
-        );
+        assert!(only(outer_rules(&fast)).text.ends_with("by: only bulk UDP of pods is lost"));
         let found = only(outer_rules(&with_rules("-A OUTPUT -o eth0 -p udp -j REJECT")));
         assert!(found.text.contains("drops this host's own datagrams to UDP 8285"));
         let accept = "; iptables -t filter -I OUTPUT -p udp --dport 8285 -j ACCEPT";
