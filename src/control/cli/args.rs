@@ -246,7 +246,7 @@ struct DataPlaneFlags {
     source_ports: SourcePorts,
 
     /// Whether the kernel carries TCP, ICMP and sparse UDP by itself, with BPF programs, to and from
-    /// peers that say they do so too: auto what is faster that way, where the kernel has what it takes; xdp
+    /// peers that say they do so too: auto those of them with which the kernel is faster; xdp
     /// also behind network cards whose driver has native XDP (measure whether that is faster); off
     /// never. With --offload=off it is off.
     #[arg(long, value_name = "auto|xdp|off", default_value = "auto", value_parser = FastPathChoice::from_str)]

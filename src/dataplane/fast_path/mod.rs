@@ -1,5 +1,5 @@
-//! The short cut: BPF programs that carry TCP, ICMP and sparse UDP between the overlay device and the
-//! underlay without leaving the kernel, and leave all else to the workers. See docs/adr/0026-fast-path.md.
+//! The short cut: BPF programs that carry TCP (where single frames arrive: sparse flows of it), ICMP and
+//! sparse UDP between the overlay device and the underlay without leaving the kernel, and leave all else to the workers. See docs/adr/0026-fast-path.md.
 //!
 //! ```text
 //! bpf/egress.h    overlay device → peers whose leases say that their kernels take it

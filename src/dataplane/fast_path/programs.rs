@@ -1,8 +1,11 @@
 //! The programs of `bpf/`: loaded for one pair of devices, attached and detached.
 
+use std::time::Duration;
+
 use aya::maps::Array;
 use aya::programs::{SchedClassifier, TcAttachType};
 use aya::{Ebpf, EbpfLoader};
+use nix::time::{ClockId, clock_gettime};
 
 use super::config::{DeviceRef, FastConfig};
 use super::error::FastPathError;
@@ -34,12 +37,16 @@ pub(super) enum Switch {
 pub(super) struct Constants {
     /// Bytes before an IP header on the overlay device.
     pub(super) link_len: u32,
-    /// Most packets of a flow of UDP in a window of `bpf/flows.h`, answered or not.
+    /// Most packets of a flow in a window of `bpf/flows.h`, answered or not.
     pub(super) max_in_window: u32,
+    /// How long after loading flows that are new to the programs are the workers', which may have had
+    /// them before: loading and attaching takes a part of it, the rest is a flow's silence.
+    pub(super) settle: Duration,
 }
 
 /// A TUN device, and flows of at most 100,000 packets in a second.
-pub(super) const CONSTANTS: Constants = Constants { link_len: 0, max_in_window: 2000 };
+pub(super) const CONSTANTS: Constants =
+    Constants { link_len: 0, max_in_window: 2000, settle: Duration::from_millis(750) };
 
 /// The loaded programs. They are detached when the value is dropped.
 #[derive(Debug)]
@@ -187,6 +194,10 @@ fn open(
         .as_ref()
         .map_or((0, 0, 0), |gpe| (u32::from(gpe.port), gpe.vni, u32::from(gpe.merges)));
     let (mac, mark) = config.xdp.as_ref().map_or(([0; 3], 0), |xdp| (xdp.mac_words(), xdp.mark));
+    // The clock of `bpf_ktime_get_coarse_ns()`. One that cannot be read leaves flows to the workers.
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::MAX, Duration::from);
+    let flows_from = u64::try_from(now.saturating_add(constants.settle).as_nanos());
+    let flows_from = flows_from.unwrap_or(u64::MAX);
     let num_processors = u32::try_from(num_processors()).unwrap_or(1);
     let all_traffic = num_processors.saturating_mul(num_traffic.into());
     EbpfLoader::new()
@@ -204,6 +215,7 @@ fn open(
         .override_global("SOURCE_PORTS", &config.source_ports, true)
         .override_global("LINK_LEN", &constants.link_len, true)
         .override_global("MAX_IN_WINDOW", &constants.max_in_window, true)
+        .override_global("FLOWS_FROM", &flows_from, true)
         .override_global("GPE_PORT", &gpe_port, true)
         .override_global("GPE_VNI", &gpe_vni, true)
         .override_global("GPE_MERGES", &gpe_merges, true)

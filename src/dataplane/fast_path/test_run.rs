@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use aya::programs::{ProgramError, TestRun, TestRunOptions, TestRunResult};
 
@@ -50,7 +51,8 @@ pub struct Bench {
 const NUM_TRAFFIC: u16 = 32;
 
 /// A slow machine makes so many packets within a window.
-const CONSTANTS_OF_TEST: Constants = Constants { link_len: 14, max_in_window: 64 };
+const CONSTANTS_OF_TEST: Constants =
+    Constants { link_len: 14, max_in_window: 64, settle: Duration::ZERO };
 
 impl Bench {
     /// Loads them with these peers: a slot, and its word, each.

@@ -171,19 +171,20 @@ fn workers_carry_bulk_tcp_where_single_frames_arrive_and_the_kernel_what_waits_f
     let (a, b) = (&lab.nodes()[0], &lab.nodes()[1]);
     let (from, to) = (pod(&lab, 0), pod(&lab, 1));
     let bytes = |node| count(node, "egress", "bytes");
+    // Programs that were just loaded leave flows to the workers at first.
+    let by_both = || by_workers(a, "egress") + by_workers(b, "egress");
+    eventually("the kernels carry requests and responses", || {
+        let before = (bytes(a), by_both());
+        let time = Duration::from_millis(100);
+        let times = round_trips::measure_tcp(&from.netns, &to.netns, to.addr, time).unwrap();
+        by_both() - before.1 < 10 && bytes(a) - before.0 > times.len() as u64 * 100
+    });
     let before = (bytes(a), by_workers(a, "egress"), bytes(b));
     assert_tcp_is_whole(&lab, from, to, 16);
     let now = (bytes(a), by_workers(a, "egress"), bytes(b));
     assert!(now.0 - before.0 < 1 << 20 && now.1 - before.1 > 10_000, "{before:?}, {now:?}");
     assert!(now.2 > before.2, "acknowledgements: {}", stats(b));
 
-    // Requests and answers in one connection.
-    let before = now;
-    let times =
-        round_trips::measure_tcp(&from.netns, &to.netns, to.addr, Duration::from_millis(500));
-    assert!(times.unwrap().len() > 50);
-    let num = by_workers(a, "egress") - before.1;
-    assert!(num < 10 && bytes(a) - before.0 > 50 * 100, "{num}: {}", stats(a));
     for node in lab.nodes() {
         wait_for_sparse(node, "eth0 carries single frames");
         let said = node.log_tail(1000).matches("; workers bulk TCP: eth0 carries").count();

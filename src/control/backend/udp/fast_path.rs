@@ -20,6 +20,7 @@ use tracing::{info, warn};
 
 use self::arrivals::Arrivals;
 use self::gpe::GpeDevice;
+pub(super) use self::means::JUMBO_MTU;
 use self::means::Means;
 use self::refusal::advice;
 pub(super) use self::said::Said;
@@ -39,7 +40,10 @@ const OTHER_WIRE: &str = "the underlay is another kind of wire now, for which it
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) overlay: DeviceRef,
+    /// The longest packets that the workers take, in bytes.
     pub(super) overlay_mtu: u16,
+    /// Whether both devices take long ones now.
+    pub(super) is_jumbo: bool,
     pub(super) underlay: DeviceRef,
     /// What the sockets are bound to, and their ports besides the overlay's.
     pub(super) underlay_addr: Ipv4Addr,
@@ -131,6 +135,8 @@ impl ShortCut {
             return KernelReceive::Nothing;
         };
         match self.means(&place) {
+            // What was begun there is finished: peers may not know yet.
+            Ok(_) if self.is_withdrawing(&place) => {}
             Ok(means) if self.is_whole(net, &place, means).await => {}
             // Peers' kernels must stop sending before ours stops taking it, if for a moment.
             Ok(means)
@@ -139,6 +145,12 @@ impl ShortCut {
             Err(unfit) => self.leave(&unfit).await,
         }
         self.takes()
+    }
+
+    /// Whether peers are yet to learn that our kernel is about to take nothing at `place`.
+    fn is_withdrawing(&self, place: &Place) -> bool {
+        let is_here = self.place.as_ref().is_some_and(|(at, _)| at == place);
+        is_here && self.withdrawn_until.is_some_and(|until| Instant::now() < until)
     }
 
     /// Whether programs run at `place` by other means.

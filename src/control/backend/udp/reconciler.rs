@@ -17,7 +17,7 @@ use tracing::{trace, warn};
 
 use super::device::{Device, DeviceSpec};
 use super::engine_handle::EngineHandle;
-use super::fast_path::{Place, ShortCut};
+use super::fast_path::{JUMBO_MTU, Place, ShortCut};
 use super::repair_limit::RepairLimit;
 use super::source_ports;
 use super::underlay::Underlay;
@@ -305,6 +305,7 @@ impl DeviceReconciler {
         Some(Place {
             overlay: DeviceRef { index: link.index, name: self.engine.name() },
             overlay_mtu: self.spec.engine.tun_mtu,
+            is_jumbo: self.mtu.min(self.spec.engine.tun_mtu) >= JUMBO_MTU,
             underlay: DeviceRef { index: carrier.index, name: carrier.name.clone() },
             underlay_addr: *self.spec.bind_addr.ip(),
             source_ports: self.source_ports,

@@ -120,7 +120,7 @@ pub struct FastPath {
     /// What it carries: `TCP` or `sparse TCP`, `ICMP`, `sparse UDP`.
     #[serde(default)]
     pub carries: Vec<String>,
-    /// Why it does not.
+    /// Why it does not carry all that it could.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// Where its programs are attached.

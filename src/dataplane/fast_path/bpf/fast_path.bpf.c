@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* The short cut of TCP, ICMP and sparse UDP between the overlay device and the underlay: what the workers do,
+/* The short cut of TCP (all, or sparse flows), ICMP and sparse UDP between the overlay device and the underlay: what the workers do,
  * without leaving the kernel. Whatever these programs do not surely understand they leave, unchanged,
  * to the workers. `make bpf` compiles this to fast_path.bpf.o. */
 #include <stdbool.h>

@@ -12,7 +12,9 @@
 #define WINDOW 20000000ULL     /* ns; two ticks of the coarsest clock */
 #define SILENCE 250000000ULL   /* ns */
 
-const volatile __u32 MAX_IN_WINDOW;  /* packets of a flow, answered or not; set as those of tables.h */
+/* Set as those of tables.h. */
+const volatile __u32 MAX_IN_WINDOW;  /* packets of a flow, answered or not */
+const volatile __u64 FLOWS_FROM;     /* ns; until then the workers may have packets of any flow */
 
 /* Both directions of what two sockets say to each other; others may have the same entry, and are
  * then one flow with it. */
@@ -69,9 +71,11 @@ static __always_inline bool is_sparse(__u32 number, __u32 num)
 	/* The time of the last tick: reading it costs no more than a variable. */
 	__u64 now = bpf_ktime_get_coarse_ns(), since;
 	struct flow *flow = flow_at(number);
+	bool is_first;
 
 	if (!flow)
 		return false;
+	is_first = flow->last == 0;
 	/* Another processor may have had a later tick. */
 	since = now > flow->last ? now - flow->last : 0;
 	if (since != 0)
@@ -86,7 +90,8 @@ static __always_inline bool is_sparse(__u32 number, __u32 num)
 	}
 	flow->in_window += num;
 	flow->unanswered += num;
-	if (flow->unanswered > MAX_UNANSWERED || flow->in_window > MAX_IN_WINDOW)
+	if (flow->unanswered > MAX_UNANSWERED || flow->in_window > MAX_IN_WINDOW ||
+	    (is_first && now < FLOWS_FROM))
 		flow->is_burst = 1;
 	return !flow->is_burst;
 }
@@ -100,7 +105,7 @@ static __always_inline void answer(__u32 number)
 		flow->unanswered = 0;
 }
 
-/* Leaves a packet to the workers, and if it is of UDP, what follows it closely as well. */
+/* Leaves a packet to the workers, and if it is of a flow, what follows it closely as well. */
 static __always_inline int pass_sent(struct scratch *mem, enum reason reason)
 {
 	struct flow *flow = mem->flow != NO_FLOW ? flow_at(mem->flow) : NULL;

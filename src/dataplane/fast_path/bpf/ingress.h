@@ -11,6 +11,9 @@
 /* From that length on a packet is part of a bulk flow, which would have come in superpackets. */
 #define LONG_FRAME 1000
 
+#define TCP_FLAGS 13   /* where they are in the header, RFC 9293 section 3.1 */
+#define TCP_PSH 0x08
+
 #define VLAN_ID 0x0fff  /* of a tag, IEEE 802.1Q */
 
 static __always_inline void count_from(__u64 peer, const struct extent *extent)
@@ -68,13 +71,30 @@ static __always_inline bool is_marked(struct __sk_buff *skb)
 	return XDP_MARK != 0 && (void *)(mark + 1) <= (void *)(long)skb->data && *mark == XDP_MARK;
 }
 
+/* Whether a segment is the last of what its sender had: there was nothing to merge it with. */
+static __noinline bool is_pushed(struct __sk_buff *skb, struct scratch *mem, __u32 offset)
+{
+	return bpf_skb_load_bytes(skb, offset + IP_LEN + TCP_FLAGS, &mem->tcp_flags, 1) ||
+	       mem->tcp_flags & TCP_PSH;
+}
+
+/* Counts a long segment that came by itself, though its peer's kernel sends superpackets. */
+static __always_inline void count_frame(struct __sk_buff *skb, struct scratch *mem, __u32 offset,
+					__u8 protocol, __u32 len, __u64 peer)
+{
+	if (protocol == IPPROTO_TCP && len >= LONG_FRAME && peer & PEER_KERNEL_BULK_TCP &&
+	    !is_pushed(skb, mem, offset))
+		count(FRAMES, 1);
+}
+
 /* What GRO made of a packet of `len` bytes whose outer headers were removed before it. */
-static __always_inline void count_merging(const struct __sk_buff *skb, __u8 protocol, __u32 len)
+static __always_inline void count_merging(struct __sk_buff *skb, struct scratch *mem, __u32 offset,
+					  __u8 protocol, __u32 len, __u64 peer)
 {
 	if (skb->gso_size != 0)
 		count(MERGED, 1);
-	else if (len >= LONG_FRAME && protocol == IPPROTO_TCP)
-		count(FRAMES, 1);
+	else
+		count_frame(skb, mem, offset, protocol, len, peer);
 }
 
 /* Whether the vxlan device takes it: all of TCP where it merges, so that no flow has two ways. */
@@ -90,6 +110,7 @@ static __always_inline int from_xdp(struct __sk_buff *skb)
 {
 	struct scratch *mem = scratch();
 	struct iphdr *ip;
+	__u64 peer;
 	__u32 len;
 
 	/* XDP does not see a tag that the network card took off. One with a priority alone goes; a
@@ -107,8 +128,9 @@ static __always_inline int from_xdp(struct __sk_buff *skb)
 		answer(mem->flow);
 	/* A superpacket of UDP, which GRO makes if somebody turned that on, counts as one packet. */
 	measure(skb, mem, ETH_HLEN, ip->protocol, len);
-	count_merging(skb, ip->protocol, len);
-	count_from(peer_at(slot_of(ip->saddr)), &mem->extent);
+	peer = peer_at(slot_of(ip->saddr));
+	count_merging(skb, mem, ETH_HLEN, ip->protocol, len, peer);
+	count_from(peer, &mem->extent);
 	return bpf_redirect(OVERLAY_IFINDEX, BPF_F_INGRESS);
 }
 
@@ -119,6 +141,7 @@ int fast_ingress(struct __sk_buff *skb)
 	struct scratch *mem;
 	struct udphdr *udp;
 	enum reason reason;
+	__u64 peer;
 	__u32 len;
 
 	if (is_marked(skb))
@@ -166,9 +189,10 @@ int fast_ingress(struct __sk_buff *skb)
 	if ((void *)(ip + 1) > (void *)(long)skb->data_end)
 		return drop(INGRESS);
 	decrement_ttl(ip);
-	if (mem->extent.num == 1 && len >= LONG_FRAME && ip->protocol == IPPROTO_TCP)
-		count(FRAMES, 1);
-	count_from(peer_at(slot_of(ip->saddr)), &mem->extent);
+	peer = peer_at(slot_of(ip->saddr));
+	if (mem->extent.num == 1)
+		count_frame(skb, mem, ETH_HLEN, ip->protocol, len, peer);
+	count_from(peer, &mem->extent);
 	return bpf_redirect(OVERLAY_IFINDEX, BPF_F_INGRESS);
 }
 
@@ -198,7 +222,7 @@ int gpe_ingress(struct __sk_buff *skb)
 		return drop(INGRESS);
 	count(GPE_OUT, 1);
 	if (GPE_MERGES)
-		count_merging(skb, ip->protocol, skb->len);
+		count_merging(skb, mem, 0, ip->protocol, skb->len, peer);
 	count_from(peer, &mem->extent);
 	return bpf_redirect(OVERLAY_IFINDEX, BPF_F_INGRESS);
 }

@@ -134,6 +134,7 @@ struct scratch {
 	struct iphdr ip;
 	struct extent extent;
 	__u8 data_offset;
+	__u8 tcp_flags;
 	__be16 ports[2];
 	__u32 flow;
 };

@@ -109,3 +109,15 @@ fn frames_of_others_and_of_other_networks_are_none_for_xdp() {
     }
     assert_eq!(host.bench.counters(), before);
 }
+
+#[test]
+fn long_segment_that_is_alone_by_nature_is_no_sign_of_single_frames() {
+    const ACK: u8 = 0x10;
+    const PSH: u8 = 0x08;
+    for (peer, flags, num_frames) in [(FAST, ACK, 1), (FAST, ACK | PSH, 0), (SPARSE, ACK, 0)] {
+        let mut host = Host::new("bpf-alone", peer);
+        let inner = tcp(TO_US).payload(&payload(1200)).flags(flags).build();
+        assert!(matches!(host.ingress(&datagram(&inner)), Fate::Redirected(_)));
+        assert_eq!(host.bench.counters().frames, num_frames, "{peer}, {flags}");
+    }
+}

@@ -14,7 +14,7 @@ use super::means::Unfit;
 /// How often it is looked at what arrives.
 const WATCH_PERIOD: Duration = Duration::from_secs(1);
 
-/// How long peers may take to learn that our kernel takes nothing any more.
+/// How long peers may take to learn that our kernel is about to take nothing.
 const WITHDRAWAL: Duration = Duration::from_secs(10);
 
 impl ShortCut {
@@ -82,6 +82,9 @@ impl ShortCut {
                 break (trouble, reason);
             }
         };
+        if config.xdp.is_some() {
+            self.no_xdp = Some((config.underlay.clone(), reason.clone()));
+        }
         self.no_bulk_tcp = Some((config.underlay.clone(), reason.clone()));
         if trouble == Trouble::Stuck {
             // Packets are taken as they come until peers know that they are to send none.

@@ -11,7 +11,7 @@ use crate::dataplane::fast_path::{DeviceRef, MAX_SLOTS, VETH, Wire, ethernet_add
 
 /// From that MTU on, the kernel is faster than the workers with single frames of TCP as well: it merges
 /// them without copying them.
-const JUMBO_MTU: u16 = 8000;
+pub(in crate::control::backend::udp) const JUMBO_MTU: u16 = 8000;
 
 /// How single packets become superpackets, or stay some, on their way from the underlay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,7 +86,7 @@ impl ShortCut {
             Wire::Superpackets if has_tcp => Ok(Means::Gpe { merges: false }),
             Wire::Superpackets => Ok(Means::Sparse),
             Wire::Frames { driver } if driver == VETH => {
-                let is_long = has_tcp && place.overlay_mtu >= JUMBO_MTU;
+                let is_long = has_tcp && place.is_jumbo;
                 Ok(if is_long { Means::Gpe { merges: true } } else { Means::Sparse })
             }
             Wire::NoEthernet => Err(Unfit {
@@ -156,6 +156,7 @@ mod tests {
         let place = Place {
             overlay: device("flannel0"),
             overlay_mtu: 1472,
+            is_jumbo: false,
             underlay: device("lo"),
             underlay_addr: OWN,
             public_ip,

@@ -21,6 +21,8 @@ use crate::dataplane::fast_path::{AttachedBy, FastConfig, FastPathError, Xdp};
 #[derive(Debug)]
 enum Refused {
     All(String),
+    /// A device went, or does not take a program: it may next time.
+    Attach(String),
     NoXdp(String),
     /// There is no device that takes superpackets apart.
     NoGpe(String),
@@ -30,10 +32,15 @@ impl ShortCut {
     /// Stops what runs, and starts it at `place`.
     pub(super) async fn start_again(&mut self, net: &Netlink, place: Place, mut means: Means) {
         self.stop().await;
+        let mut is_final = true;
         let started = loop {
             let (lacking, what, reason) = match self.start(net, &place, means).await {
                 Ok(()) => break Ok(()),
                 Err(Refused::All(reason)) => break Err(reason),
+                Err(Refused::Attach(reason)) => {
+                    is_final = false;
+                    break Err(reason);
+                }
                 Err(Refused::NoXdp(reason)) => (&mut self.no_xdp, "XDP", reason),
                 Err(Refused::NoGpe(reason)) => (&mut self.no_bulk_tcp, "bulk TCP", reason),
             };
@@ -45,9 +52,9 @@ impl ShortCut {
             warn!("fast path without {what}: {reason}");
         };
         let underlay = place.underlay.clone();
-        self.place = Some((place, means));
+        // Without a place it is tried again soon, else when the place is another.
+        self.place = is_final.then_some((place, means));
         if let Err(reason) = started {
-            // It is tried again when the place is another.
             self.detach().await;
             self.said.off(&reason, true);
             return;
@@ -82,7 +89,11 @@ impl ShortCut {
                 let gpe = GpeDevice::make(net, &place.overlay.name, self.overlay.port).await;
                 let gpe = gpe.map_err(|error: KernelError| {
                     let missing = error.source.raw_os_error() == Some(libc::EOPNOTSUPP);
-                    let help = if missing { "; it takes the kernel's module vxlan" } else { "" };
+                    let help = if missing {
+                        "; load the kernel's module vxlan and restart flanneld"
+                    } else {
+                        ""
+                    };
                     let error = error_chain(&error);
                     Refused::NoGpe(format!(
                         "no vxlan device to take superpackets apart: {error}{help}"
@@ -116,12 +127,13 @@ impl ShortCut {
                 debug!("fast path: {}", error_chain(&error));
                 Err(Refused::NoXdp(xdp::refusal(net, &place.underlay, &error).await))
             }
+            Ok(Err(error @ FastPathError::Attach { .. })) => Err(Refused::Attach(advice(&error))),
             Ok(Err(error)) => Err(Refused::All(advice(&error))),
             Err(error) => Err(Refused::All(format!("load the BPF programs: {error}"))),
         }
     }
 
-    /// For ICMP and sparse UDP at `place`.
+    /// For ICMP and sparse flows at `place`.
     fn config(&self, place: &Place) -> FastConfig {
         let Overlay { network: SubnetRange { network, subnet_len, .. }, own, port } = self.overlay;
         let Place { overlay, overlay_mtu, underlay, underlay_addr, source_ports, .. } =
