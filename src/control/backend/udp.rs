@@ -135,7 +135,7 @@ pub(super) struct UdpBackend {
     tasks: JoinSet<BackendError>,
     routes: PeerRoutes,
     peer_subnets: Arc<PeerSubnets>,
-    /// Why there is no fast path.
+    /// What there is to say of the fast path.
     said_of_fast_path: Arc<Said>,
     /// What looks at other routes.
     _watch: JoinSet<()>,

@@ -98,8 +98,7 @@ fn assert_understood(lab: &Lab, pair: [(usize, Kind); 2], bulk_tcp: bool) {
             assert_eq!(xdp == ingress, *kind == Kind::Xdp, "{said}");
         } else {
             // Of two fast ones, kernels may carry the acknowledgements.
-            assert!(is_fast || egress + ingress + xdp == 0, "{said}");
-            assert!(workers > 0 || is_fast, "{said}");
+            assert!(workers > 2000 && (is_fast || egress + ingress + xdp == 0), "{said}");
         }
     }
     assert_udp_is_whole(lab, pod(lab, from), pod(lab, to), &[64, 1400, 9000]);

@@ -44,7 +44,7 @@ impl Unfit {
 
 /// Why the workers carry TCP in bulk on an underlay of which nothing else is known.
 pub(super) fn single_frames(underlay: &DeviceRef) -> String {
-    format!("{} carries single frames: they are faster there", underlay.name)
+    format!("{} carries single frames, with which workers are faster", underlay.name)
 }
 
 impl ShortCut {
